@@ -1,0 +1,1 @@
+//! Recomputes every recorded decision of a log and compares.

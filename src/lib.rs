@@ -1,0 +1,1 @@
+//! tinygate trains world models in stages behind gates.
