@@ -1,0 +1,765 @@
+//! Everything that can happen in a run, as live types.
+//!
+//! *Facts* come from outside the machine: a chunk's result, a metric, a
+//! checkpoint, a person's change. *Decisions* are what the machine answered;
+//! [`Event::is_decision`] tells them apart, and replay recomputes each of them.
+//!
+//! These types are what today's code works with. What stands on the disk is
+//! [`super::stored`], frozen by version.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{Attempt, ChunkNumber, Restart, Seq, StageName, Step};
+use super::policy::{Policy, SettingKey, SettingValue, Settings};
+use super::scalar::Scalar;
+
+/// An event at its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub seq: Seq,
+    /// Milliseconds since 1970-01-01 UTC by the writer's clock. For people: no
+    /// decision reads it.
+    pub time_ms: u64,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    // facts
+    RunCreated(Box<RunCreated>),
+    ProcessStarted(ProcessStarted),
+    RunInterrupted(RunInterrupted),
+    SettingChanged(SettingChanged),
+    FallbackGranted(FallbackGranted),
+    StageMeasured(StageMeasured),
+    MetricsLogged(MetricsLogged),
+    CheckpointWritten(CheckpointWritten),
+    CheckpointJudged(CheckpointJudged),
+    HeldOutScored(HeldOutScored),
+    PictureScored(PictureScored),
+    ChunkFinished(ChunkFinished),
+    ChunkFailed(ChunkFailed),
+    StoreRepaired(StoreRepaired),
+    // decisions
+    StageStarted(StageStarted),
+    ChunkStarted(ChunkStarted),
+    SamplesSuperseded(SamplesSuperseded),
+    GateDecided(Box<GateDecided>),
+    PatchApplied(PatchApplied),
+    PatchDeferred(PatchDeferred),
+    FailureDecided(FailureDecided),
+    StageReopened(StageReopened),
+    CheckpointDeleted(CheckpointDeleted),
+    StagePassed(StagePassed),
+    StageStopped(StageStopped),
+    RunFinished(RunFinished),
+    RunStopped(RunStopped),
+}
+
+impl Event {
+    /// Whether the machine made it: true for what replay recomputes.
+    pub fn is_decision(&self) -> bool {
+        match self {
+            Event::RunCreated(_)
+            | Event::ProcessStarted(_)
+            | Event::RunInterrupted(_)
+            | Event::SettingChanged(_)
+            | Event::FallbackGranted(_)
+            | Event::StageMeasured(_)
+            | Event::MetricsLogged(_)
+            | Event::CheckpointWritten(_)
+            | Event::CheckpointJudged(_)
+            | Event::HeldOutScored(_)
+            | Event::PictureScored(_)
+            | Event::ChunkFinished(_)
+            | Event::ChunkFailed(_)
+            | Event::StoreRepaired(_) => false,
+            Event::StageStarted(_)
+            | Event::ChunkStarted(_)
+            | Event::SamplesSuperseded(_)
+            | Event::GateDecided(_)
+            | Event::PatchApplied(_)
+            | Event::PatchDeferred(_)
+            | Event::FailureDecided(_)
+            | Event::StageReopened(_)
+            | Event::CheckpointDeleted(_)
+            | Event::StagePassed(_)
+            | Event::StageStopped(_)
+            | Event::RunFinished(_)
+            | Event::RunStopped(_) => true,
+        }
+    }
+}
+
+/// The first event of every log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunCreated {
+    pub run: String,
+    pub tinygate_version: String,
+    pub libtorch_version: String,
+    /// Version of the decision rules this log is decided by.
+    pub rules: u32,
+    pub seed: u64,
+    /// Ranks whose gradients are averaged.
+    pub world_size: u32,
+    /// The whole config with every default filled in.
+    pub config: serde_json::Value,
+    pub policy: Policy,
+    pub dataset: Dataset,
+    /// Held-out losses of predictors that need no training, where the data alone gives them.
+    pub trivial_predictors: Vec<Metric>,
+    pub parent: Option<Parent>,
+    /// Checkpoints given by the user; each counts as accepted at its step.
+    pub init_from: Vec<InitFrom>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dataset {
+    pub files: Vec<String>,
+    /// BLAKE3 of shape and bytes, hexadecimal.
+    pub blake3: String,
+    pub frames: u64,
+    pub height: u32,
+    pub width: u32,
+    pub training_windows: u64,
+    pub held_out_windows: u64,
+}
+
+/// The run this one was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    pub run: String,
+    pub path: String,
+    /// Deferred patches of the parent that this run's config takes over.
+    pub patches: Vec<SettingPatch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitFrom {
+    pub stage: StageName,
+    pub checkpoint: CheckpointRef,
+    pub files: Vec<FileRecord>,
+}
+
+/// A named number. `None`: not applicable (a denominator near 0, say).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metric {
+    pub name: String,
+    pub value: Option<Scalar>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStarted {
+    pub host: String,
+    pub pid: u32,
+    pub tinygate_version: String,
+    pub libtorch_version: String,
+    pub devices: Vec<String>,
+    /// Threads libtorch computes with.
+    pub threads: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInterrupted {
+    pub reason: InterruptReason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+pub enum InterruptReason {
+    /// SIGINT or SIGTERM.
+    Signal { name: String },
+    /// The disk is full, a file is missing: nobody's failure, resumable.
+    Environment { detail: String },
+}
+
+/// A person changed a setting while resuming.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingChanged {
+    /// `None`: a setting of the whole policy.
+    pub stage: Option<StageName>,
+    pub key: SettingKey,
+    pub from: SettingValue,
+    pub to: SettingValue,
+    pub who: String,
+    pub why: String,
+}
+
+/// The user allowed fewer devices than ranks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FallbackGranted {
+    pub ranks_wanted: u32,
+    pub ranks_available: u32,
+    /// What accumulation is multiplied by to make up for the missing ranks.
+    pub accumulation_factor: u32,
+    /// `config` or `command line`.
+    pub granted_by: String,
+}
+
+/// Trivial predictors of a stage on its held-out windows, by the stage's own loss.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageMeasured {
+    pub stage: StageName,
+    /// `trivial_loss`, and `trivial_loss_moving` where the stage has frames.
+    pub trivial: Vec<Metric>,
+    /// What the trivial predictor is: `mean_image`, `previous_frame`, `token_marginals`.
+    pub predictor: String,
+}
+
+/// A block of samples, columnar and sparse.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsLogged {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    pub columns: Vec<Column>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub steps: Steps,
+    /// As many as there are steps; raw bits.
+    pub values: Vec<Scalar>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Steps {
+    /// `first`, `first + stride`, ... for as many values as there are.
+    Stride {
+        first: u64,
+        stride: u64,
+    },
+    List(Vec<u64>),
+}
+
+impl Steps {
+    /// Step of the value at `index`; `None` past the end or past `u64`.
+    pub fn at(&self, index: usize) -> Option<Step> {
+        match self {
+            Steps::Stride { first, stride } => (index as u64)
+                .checked_mul(*stride)
+                .and_then(|offset| first.checked_add(offset))
+                .map(Step::new),
+            Steps::List(steps) => steps.get(index).copied().map(Step::new),
+        }
+    }
+}
+
+/// Names of the metrics the trainer logs, and the machine reads.
+pub mod metric {
+    pub const LOSS: &str = "train/loss";
+    pub const LEARNING_RATE: &str = "learning_rate";
+    pub const GRAD_NORM: &str = "grad_norm";
+    pub const UNIQUE_ACTIONS: &str = "unique_actions";
+    pub const ACTION_ENTROPY: &str = "action_entropy";
+    pub const CODEBOOK_USAGE: &str = "codebook_usage";
+    pub const UPDATES_PER_SECOND: &str = "updates_per_second";
+    pub const HELD_OUT_LOSS: &str = "held_out_loss";
+    pub const HELD_OUT_LOSS_MOVING: &str = "held_out_loss_moving";
+    pub const TRIVIAL_LOSS: &str = "trivial_loss";
+    pub const TRIVIAL_LOSS_MOVING: &str = "trivial_loss_moving";
+    pub const GATE_LOSS: &str = "gate_loss";
+    pub const LATEST_LOSS: &str = "latest_loss";
+    pub const SKILL: &str = "skill";
+    pub const SKILL_MOVING: &str = "skill_moving";
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointRef {
+    /// Relative to the run directory inside it.
+    pub path: String,
+    pub step: Step,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Hexadecimal.
+    pub blake3: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointWritten {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    pub checkpoint: CheckpointRef,
+    /// Windows the stage had consumed at this step.
+    pub samples_seen: u64,
+    pub files: Vec<FileRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointJudged {
+    pub stage: StageName,
+    pub checkpoint: CheckpointRef,
+    /// `None`: accepted.
+    pub rejected: Option<Rejection>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// Stable, for programs: `missing_file`, `too_small`, ...
+    pub code: String,
+    /// For people.
+    pub text: String,
+}
+
+/// Losses on the held-out windows at a gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldOutScored {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    pub step: Step,
+    pub values: Vec<Metric>,
+}
+
+/// The picture of a gate, and what it scores.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PictureScored {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    pub step: Step,
+    /// Relative to the run directory.
+    pub path: String,
+    pub blake3: String,
+    /// Over all held-out frames together.
+    pub pooled: StructureScores,
+    pub frames: Vec<StructureScores>,
+}
+
+/// Structure of predicted against true frames, both without the data's mean image.
+/// `None`: the ratio's denominator is below 1e-12.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StructureScores {
+    pub flatness: Option<Scalar>,
+    pub stripes: Option<Scalar>,
+    pub blockiness: Option<Scalar>,
+    pub ssim: Option<Scalar>,
+    pub mse_ratio: Option<Scalar>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkFinished {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    /// The chunk's `to`.
+    pub step: Step,
+    pub samples_seen: u64,
+    /// Wall-clock seconds of this process in the chunk.
+    pub seconds: Scalar,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkFailed {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    /// Last update done.
+    pub step: Step,
+    pub failure: ChunkFailure,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "failure", rename_all = "snake_case")]
+pub enum ChunkFailure {
+    OutOfMemory { detail: String },
+    WorkerExited { status: String, stderr: String },
+    WorkerTimedOut { seconds: u64, stderr: String },
+    CheckpointUnloadable { path: String, detail: String },
+}
+
+/// The store found one of its two copies damaged and rebuilt it from the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreRepaired {
+    /// `journal` or `sled`.
+    pub copy: String,
+    pub detail: String,
+    /// Where the damaged bytes were put, relative to the run directory.
+    pub quarantine: Option<String>,
+    /// Events the rebuilt copy got back.
+    pub restored: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageStarted {
+    pub stage: StageName,
+    pub settings: Settings,
+    /// Checkpoints of passed stages this one builds on, in the order of the stages.
+    pub upstream: Vec<Upstream>,
+    pub resume_from: Option<CheckpointRef>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    pub stage: StageName,
+    pub checkpoint: CheckpointRef,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkStarted {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    pub restart: Restart,
+    /// The chunk is `(from, to]`.
+    pub from: Step,
+    pub to: Step,
+    pub samples_seen: u64,
+    /// `None`: fresh weights.
+    pub resume_from: Option<CheckpointRef>,
+    pub settings: Settings,
+}
+
+/// A chunk goes on from a checkpoint; its samples after that step count no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SamplesSuperseded {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    pub after: Step,
+    /// `None`: from fresh weights.
+    pub resume_from: Option<CheckpointRef>,
+}
+
+/// What happens after a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    Continue,
+    Retune,
+    RestartStage,
+    Stop,
+}
+
+impl Action {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Action::Continue => "continue",
+            Action::Retune => "retune",
+            Action::RestartStage => "restart_stage",
+            Action::Stop => "stop",
+        }
+    }
+}
+
+/// A gate's decision with everything it was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateDecided {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    pub gate_step: Step,
+    pub decision: Action,
+    /// Gate loss, latest loss, skill values, then each criterion's value by its name.
+    pub metrics: Vec<Metric>,
+    pub resume_from: Option<CheckpointRef>,
+    pub config_patch_applied: Vec<SettingPatch>,
+    pub criteria: Vec<CriterionResult>,
+    pub findings: Vec<Finding>,
+    /// Failures of the stage after this gate.
+    pub failures: u32,
+    /// Place on the ladder after this gate, counted from 0.
+    pub cursor: u32,
+    /// The rung applied, counted from 1.
+    pub rung: Option<u32>,
+    pub skipped: Vec<RungSkipped>,
+    /// `n_actions` for the next full cycle, if this gate deferred it.
+    pub deferred: Option<SettingPatch>,
+    pub restart: Option<RestartReason>,
+    pub stop: Option<StopReason>,
+}
+
+/// A setting before and after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingPatch {
+    pub key: SettingKey,
+    pub from: SettingValue,
+    pub to: SettingValue,
+    pub why: PatchReason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PatchReason {
+    /// Rung of the ladder, counted from 1.
+    Rung(u32),
+    /// A failed gate at the target.
+    Extension,
+    OutOfMemory,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CriterionResult {
+    pub name: String,
+    pub verdict: Verdict,
+    pub value: Option<Scalar>,
+    pub limit: Option<Scalar>,
+    /// Why it failed or does not apply, where the numbers alone do not say it.
+    pub why: Option<CriterionReason>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Pass,
+    Fail,
+    NotApplicable,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum CriterionReason {
+    OnlyAtTarget,
+    /// No gate before this one in the lineage.
+    FreshStart,
+    PreviousNotFinite,
+    NotFinite,
+    TooFewSamples {
+        found: u64,
+        needed: u64,
+    },
+    Missing {
+        metric: String,
+    },
+    Stale {
+        metric: String,
+        last: Step,
+        needed_after: Step,
+    },
+    NoPicture,
+    /// The trivial loss is below 1e-9.
+    NoSkillToMeasure,
+    NoCheckpoint,
+    NotJudged,
+    Rejected {
+        code: String,
+        text: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
+pub enum Finding {
+    /// The limit is `factor` times looser than a predictor that learned nothing.
+    VacuousLimit {
+        criterion: String,
+        limit: Scalar,
+        predictor: String,
+        trivial_loss: Scalar,
+        factor: Scalar,
+    },
+    /// A passing gate no better than the trivial predictor.
+    NoSkill {
+        metric: String,
+        skill: Scalar,
+        predictor: String,
+    },
+    /// Late samples lie on both sides of the limit.
+    DecidedByNoise {
+        criterion: String,
+        limit: Scalar,
+        within: u32,
+        beyond: u32,
+    },
+    Cause {
+        cause: Cause,
+        single_action_share: Option<Scalar>,
+        median_entropy: Option<Scalar>,
+        rising: bool,
+        r2_learning_rate: Option<Scalar>,
+        r2_entropy: Option<Scalar>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    Upstream,
+    Dynamics,
+    Mixed,
+    Undetermined,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RungSkipped {
+    /// Counted from 1.
+    pub rung: u32,
+    pub why: SkipReason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipReason {
+    AtBound,
+    LossNotDropping,
+    NoPreviousGate,
+    EntropyNotCollapsed,
+    AlreadyDeferred,
+    ExtensionsUsedUp,
+    NotASettingOfThisStage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartReason {
+    pub cause: RestartCause,
+    /// The restart number from here on.
+    pub restart: Restart,
+    pub abandoned: Vec<ChunkNumber>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartCause {
+    NoAcceptedCheckpoint,
+    NonFiniteLoss,
+    StructureLost,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+pub enum StopReason {
+    RetriesExceeded {
+        failures: u32,
+        max_retries: u32,
+    },
+    NoRungApplies,
+    ExtensionsExceeded {
+        extensions: u32,
+        max_extensions: u32,
+    },
+    ChunkFailuresExceeded {
+        failures: u32,
+        max_chunk_failures: u32,
+    },
+    OutOfMemoryAtFloor {
+        batch_size_per_gpu: u32,
+    },
+    /// A chunk number, attempt or step past its range.
+    CountersExhausted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatchApplied {
+    pub stage: StageName,
+    pub gate_step: Step,
+    pub patch: SettingPatch,
+}
+
+/// A patch for the next full cycle; this run does not change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatchDeferred {
+    pub stage: StageName,
+    pub gate_step: Step,
+    pub patch: SettingPatch,
+}
+
+/// The answer to a chunk that failed without a gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureDecided {
+    pub stage: StageName,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    pub cause: FailureCause,
+    pub answer: FailureAnswer,
+    /// Failures of the stage after this answer.
+    pub failures: u32,
+    /// Chunk failures in a row after this answer.
+    pub chunk_failures: u32,
+    pub patches: Vec<SettingPatch>,
+    /// Windows per update before and after, where halving the batch changes it.
+    pub effective_batch: Option<EffectiveBatch>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectiveBatch {
+    pub before: u64,
+    pub after: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCause {
+    OutOfMemory,
+    WorkerExited,
+    WorkerTimedOut,
+    CheckpointUnloadable,
+    /// The same chunk was interrupted too often without a new checkpoint.
+    Interrupted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureAnswer {
+    RunAgain,
+    Stop,
+}
+
+/// A stopped stage goes on because a person allowed more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageReopened {
+    pub stage: StageName,
+    pub gate_step: Step,
+    pub decision: Action,
+    pub resume_from: Option<CheckpointRef>,
+    pub config_patch_applied: Vec<SettingPatch>,
+    pub cursor: u32,
+    pub rung: Option<u32>,
+    pub skipped: Vec<RungSkipped>,
+    pub deferred: Option<SettingPatch>,
+    pub restart: Option<RestartReason>,
+}
+
+/// Retention. The directory goes after this event is durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointDeleted {
+    pub stage: StageName,
+    pub checkpoint: CheckpointRef,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagePassed {
+    pub stage: StageName,
+    /// The passing gate's checkpoint, handed on to the next stage.
+    pub checkpoint: CheckpointRef,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageStopped {
+    pub stage: StageName,
+    pub step: Step,
+    pub reason: StopReason,
+    pub blocking: Vec<Blocking>,
+    /// The best known checkpoint.
+    pub best: Option<CheckpointRef>,
+}
+
+/// A criterion that kept a stage from passing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocking {
+    pub criterion: String,
+    /// As at the last gate where it failed.
+    pub value: Option<Scalar>,
+    pub limit: Option<Scalar>,
+    /// Gates of the stage at which it failed.
+    pub gates: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFinished {
+    pub stages: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStopped {
+    pub stage: StageName,
+}

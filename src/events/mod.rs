@@ -1,0 +1,16 @@
+//! The vocabulary of a run: every event the log can hold.
+//!
+//! Live types stand here and change with the code. What is on the disk stands
+//! in `stored`: one frozen struct per kind and version, upgraded by `From`.
+//! The JSON form of the live types is stable, for people and for tools. Nothing
+//! here reads a file or a clock.
+
+mod event;
+mod ids;
+mod policy;
+mod scalar;
+
+pub use event::*;
+pub use ids::{Attempt, ChunkNumber, Restart, Seq, StageName, Step};
+pub use policy::*;
+pub use scalar::Scalar;
