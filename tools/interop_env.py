@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 import libtorch
 from libtorch import SetupError, cache_folder, check_space, from_os_error, locked, make_cache, remove, say
@@ -97,7 +97,10 @@ def make(env: Dict[str, str], cache: Path, venv: Path) -> None:
                 "install venv (Debian, Ubuntu: `apt install python3-venv`)",
             )
         command = [str(venv / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-        if subprocess.run(command + ["-r", str(REQUIREMENTS)], env=pip_env(env, cache, temporary), stdout=sys.stderr).returncode != 0:
+        command += kept_wheel(cache) + ["-r", str(REQUIREMENTS)]
+        # pip's temporary files stay on the cache's disk: /tmp may be small.
+        pip_env = dict(env, TMPDIR=str(temporary), PIP_CACHE_DIR=env.get("PIP_CACHE_DIR") or str(cache / "pip"))
+        if subprocess.run(command, env=pip_env, stdout=sys.stderr).returncode != 0:
             raise SetupError("pip could not install PyTorch (its own words are above)", "check the network and the disk, then run this again")
         (venv / STAMP).write_text(stamp())
     except BaseException:
@@ -107,15 +110,11 @@ def make(env: Dict[str, str], cache: Path, venv: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def pip_env(env: Dict[str, str], cache: Path, temporary: Path) -> Dict[str, str]:
-    """The wheels kept from fetching libtorch are looked at first; pip's temporary files stay on the cache's disk."""
-    links = [env["PIP_FIND_LINKS"]] if env.get("PIP_FIND_LINKS") else []
-    if (cache / "wheels").is_dir():
-        links.append((cache / "wheels").as_uri())
-    found = dict(env, TMPDIR=str(temporary), PIP_CACHE_DIR=env.get("PIP_CACHE_DIR") or str(cache / "pip"))
-    if links:
-        found["PIP_FIND_LINKS"] = " ".join(links)
-    return found
+def kept_wheel(cache: Path) -> List[str]:
+    """The torch wheel kept from fetching libtorch, if it is one for this Python: pip takes the file rather than the net."""
+    tag = "-cp%d%d-cp%d%d-" % (sys.version_info[:2] * 2)
+    found = sorted((cache / "wheels").glob("torch-%s-*.whl" % libtorch.VERSION))
+    return [str(wheel) for wheel in found if tag in wheel.name][:1]
 
 
 if __name__ == "__main__":
