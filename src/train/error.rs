@@ -58,7 +58,9 @@ pub enum StateError {
         found: usize,
         expected: usize,
     },
-    #[error("buffer `{name}` differs from the one this config makes: the model was made for other settings")]
+    #[error(
+        "buffer `{name}` differs from the one this config makes: the model was made for other settings"
+    )]
     Buffer { name: String },
 }
 
@@ -109,16 +111,48 @@ mod tests {
 
     #[test]
     fn out_of_memory_is_told_from_other_failures() {
-        check("the CPU allocator of Linux", "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4503599627370496 bytes. Error code 12 (Cannot allocate memory)", true);
-        check("the CPU allocator elsewhere", "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 800 bytes.", true);
-        check("the CUDA caching allocator", "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 14.58 GiB", true);
-        check("the CUDA runtime", "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", true);
-        check("cuBLAS", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", true);
+        check(
+            "the CPU allocator of Linux",
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4503599627370496 bytes. Error code 12 (Cannot allocate memory)",
+            true,
+        );
+        check(
+            "the CPU allocator elsewhere",
+            "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 800 bytes.",
+            true,
+        );
+        check(
+            "the CUDA caching allocator",
+            "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 14.58 GiB",
+            true,
+        );
+        check(
+            "the CUDA runtime",
+            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+            true,
+        );
+        check(
+            "cuBLAS",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            true,
+        );
         check("cuDNN", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", true);
         check("the C++ library", "std::bad_alloc", true);
-        check("shapes that do not fit", "The size of tensor a (3) must match the size of tensor b (4) at non-singleton dimension 0", false);
-        check("a device that is not there", "CUDA error: no CUDA-capable device is detected", false);
-        check("a shape whose name has memory in it", "Expected contiguous memory format", false);
+        check(
+            "shapes that do not fit",
+            "The size of tensor a (3) must match the size of tensor b (4) at non-singleton dimension 0",
+            false,
+        );
+        check(
+            "a device that is not there",
+            "CUDA error: no CUDA-capable device is detected",
+            false,
+        );
+        check(
+            "a shape whose name has memory in it",
+            "Expected contiguous memory format",
+            false,
+        );
         check("an empty message", "", false);
     }
 
@@ -126,13 +160,19 @@ mod tests {
     fn the_message_ends_before_the_stack_trace() {
         let text = "mat1 and mat2 shapes cannot be multiplied\nException raised from meta at x.cpp:1\nframe #0";
         let error = TrainError::from(TchError::Torch(text.to_owned()));
-        assert_eq!(error.to_string(), "libtorch failed: mat1 and mat2 shapes cannot be multiplied");
+        assert_eq!(
+            error.to_string(),
+            "libtorch failed: mat1 and mat2 shapes cannot be multiplied"
+        );
     }
 
     #[test]
     fn a_real_allocation_that_cannot_succeed_is_out_of_memory() {
         let huge = tch::Tensor::f_zeros([1_i64 << 52], (tch::Kind::Float, tch::Device::Cpu));
         let error = huge.map_err(TrainError::from).err();
-        assert!(matches!(error, Some(TrainError::OutOfMemory { .. })), "{error:?}");
+        assert!(
+            matches!(error, Some(TrainError::OutOfMemory { .. })),
+            "{error:?}"
+        );
     }
 }

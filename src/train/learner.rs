@@ -111,7 +111,10 @@ impl Observed {
     /// Adds what another micro-batch or rank observed of the same model.
     pub fn merge(&mut self, other: Observed) {
         match (&mut self.action_counts, other.action_counts) {
-            (Some(mine), Some(theirs)) => mine.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine += theirs),
+            (Some(mine), Some(theirs)) => mine
+                .iter_mut()
+                .zip(theirs)
+                .for_each(|(mine, theirs)| *mine += theirs),
             (mine, theirs) => *mine = mine.take().or(theirs),
         }
         match (&mut self.codes, other.codes) {
@@ -125,16 +128,33 @@ impl Batch {
     /// Frames u8 `[B, T, H, W, 3]` for video tokenizer or latent actions.
     pub fn from_frames(frames: &Tensor, config: &ModelConfig, device: Device) -> Result<Batch> {
         check_frames(frames, config)?;
-        Ok(Batch::Rows(patches_of_bytes(frames, config.patch_size, device)?))
+        Ok(Batch::Rows(patches_of_bytes(
+            frames,
+            config.patch_size,
+            device,
+        )?))
     }
 
     /// Codes `[B, T, P]` i64 and quantized actions `[B, T - 1, A]` f32 for dynamics.
-    pub fn from_codes(codes: &Tensor, actions: &Tensor, mask: TokenMask, config: &ModelConfig, device: Device) -> Result<Batch> {
+    pub fn from_codes(
+        codes: &Tensor,
+        actions: &Tensor,
+        mask: TokenMask,
+        config: &ModelConfig,
+        device: Device,
+    ) -> Result<Batch> {
         let quantizer = super::models::Quantizer::new(config.latent_dim, config.num_bins);
         let codes = codes.f_to_device(device)?;
         let latents = quantizer.latents_of_codes(&codes)?;
         let actions = actions.f_to_device(device)?;
-        Ok(Batch::Masked(TokenBatch { tokens: Tokens { codes, latents, actions }, mask }))
+        Ok(Batch::Masked(TokenBatch {
+            tokens: Tokens {
+                codes,
+                latents,
+                actions,
+            },
+            mask,
+        }))
     }
 }
 
@@ -148,15 +168,31 @@ pub struct Learner {
 
 impl Learner {
     /// A fresh model; its first weights follow from `key` alone.
-    pub fn new(stage: Stage, config: &ModelConfig, key: &InitKey, device: Device) -> Result<Learner> {
+    pub fn new(
+        stage: Stage,
+        config: &ModelConfig,
+        key: &InitKey,
+        device: Device,
+    ) -> Result<Learner> {
         let (model, layout) = match stage {
-            Stage::VideoTokenizer => VideoTokenizer::new(config, device).map(|(m, l)| (StageModel::Video(m), l))?,
-            Stage::LatentActions => LatentActions::new(config, device).map(|(m, l)| (StageModel::Latent(m), l))?,
-            Stage::Dynamics => Dynamics::new(config, device).map(|(m, l)| (StageModel::Dynamics(m), l))?,
+            Stage::VideoTokenizer => {
+                VideoTokenizer::new(config, device).map(|(m, l)| (StageModel::Video(m), l))?
+            }
+            Stage::LatentActions => {
+                LatentActions::new(config, device).map(|(m, l)| (StageModel::Latent(m), l))?
+            }
+            Stage::Dynamics => {
+                Dynamics::new(config, device).map(|(m, l)| (StageModel::Dynamics(m), l))?
+            }
         };
         let mut parameters = layout.build(key, device)?;
         let optimizer = AdamW::new(&mut parameters)?;
-        Ok(Learner { model, config: config.clone(), parameters, optimizer })
+        Ok(Learner {
+            model,
+            config: config.clone(),
+            parameters,
+            optimizer,
+        })
     }
 
     pub fn parameters(&self) -> &Parameters {
@@ -183,7 +219,11 @@ impl Learner {
 
     /// Replaces the weights and, when given, the optimizer's state, else it starts anew.
     /// Nothing changes unless everything fits.
-    pub fn load(&mut self, model: &[NamedTensor], optimizer: Option<&OptimizerState>) -> Result<()> {
+    pub fn load(
+        &mut self,
+        model: &[NamedTensor],
+        optimizer: Option<&OptimizerState>,
+    ) -> Result<()> {
         let optimizer = match optimizer {
             Some(state) => AdamW::import(&self.parameters, state)?,
             None => AdamW::new(&mut self.parameters)?,
@@ -199,8 +239,12 @@ impl Learner {
         let weights = self.frozen()?;
         let rows = match (&self.model, batch) {
             (StageModel::Video(model), Batch::Rows(rows)) => model.forward(&weights, rows)?.0,
-            (StageModel::Latent(model), Batch::Rows(rows)) => model.forward(&weights, rows)?.prediction,
-            (StageModel::Dynamics(model), Batch::Masked(batch)) => return model.scores(&weights, &batch.tokens, &batch.mask),
+            (StageModel::Latent(model), Batch::Rows(rows)) => {
+                model.forward(&weights, rows)?.prediction
+            }
+            (StageModel::Dynamics(model), Batch::Masked(batch)) => {
+                return model.scores(&weights, &batch.tokens, &batch.mask);
+            }
             (model, _) => return Err(wrong_batch(model)),
         };
         frames_of(&rows, self.config.patch_size, self.config.frame_size)
@@ -209,7 +253,9 @@ impl Learner {
     /// Codes `[B, T, P]` of the video tokenizer.
     pub fn codes(&self, batch: &Batch) -> Result<Tensor> {
         match (&self.model, batch) {
-            (StageModel::Video(model), Batch::Rows(rows)) => Ok(model.tokenize(&self.frozen()?, rows)?.0),
+            (StageModel::Video(model), Batch::Rows(rows)) => {
+                Ok(model.tokenize(&self.frozen()?, rows)?.0)
+            }
             (model, _) => Err(wrong_batch(model)),
         }
     }
@@ -222,25 +268,50 @@ impl Learner {
         for batch in batches {
             let weights = self.parameters.weights(&leaves)?;
             let (loss, observed) = self.loss(&weights, batch, wanted)?;
-            let divided = if batches.len() == 1 { loss.shallow_clone() } else { loss.f_mul_scalar(share)? };
+            let divided = if batches.len() == 1 {
+                loss.shallow_clone()
+            } else {
+                loss.f_mul_scalar(share)?
+            };
             let gradients = Tensor::f_run_backward(&[divided], &leaves, false, false)?;
-            let gradients: [Tensor; GROUPS] = gradients.try_into().map_err(|_| TrainError::Tensor("bug: a gradient is missing".to_owned()))?;
+            let gradients: [Tensor; GROUPS] = gradients
+                .try_into()
+                .map_err(|_| TrainError::Tensor("bug: a gradient is missing".to_owned()))?;
             let loss = loss.f_double_value(&[])?;
             match &mut sum {
-                None => sum = Some(Accumulated { gradients, loss, observed }),
+                None => {
+                    sum = Some(Accumulated {
+                        gradients,
+                        loss,
+                        observed,
+                    })
+                }
                 Some(sum) => sum.add(gradients, loss, observed)?,
             }
         }
-        let mut sum = sum.ok_or_else(|| TrainError::Input { what: "an update", found: "no micro-batch".to_owned(), expected: "at least one".to_owned() })?;
+        let mut sum = sum.ok_or_else(|| TrainError::Input {
+            what: "an update",
+            found: "no micro-batch".to_owned(),
+            expected: "at least one".to_owned(),
+        })?;
         sum.loss *= share;
         Ok(sum)
     }
 
     /// Clips the gradients and takes one optimizer step.
-    pub fn apply(&mut self, mut accumulated: Accumulated, learning_rate: f64) -> Result<UpdateMetrics> {
+    pub fn apply(
+        &mut self,
+        mut accumulated: Accumulated,
+        learning_rate: f64,
+    ) -> Result<UpdateMetrics> {
         let grad_norm = clip(&mut accumulated.gradients)?;
-        self.optimizer.update(&mut self.parameters, &accumulated.gradients, learning_rate)?;
-        Ok(UpdateMetrics { loss: accumulated.loss, grad_norm, observed: accumulated.observed })
+        self.optimizer
+            .update(&mut self.parameters, &accumulated.gradients, learning_rate)?;
+        Ok(UpdateMetrics {
+            loss: accumulated.loss,
+            grad_norm,
+            observed: accumulated.observed,
+        })
     }
 
     /// Gradients by parameter, in `state_dict()` order.
@@ -254,8 +325,13 @@ impl Learner {
             (StageModel::Video(model), Batch::Rows(rows)) => {
                 let (reconstruction, quantized) = model.forward(weights, rows)?;
                 if wanted.codebook {
-                    let seen = host_integers(&model.codes_of_quantized(&quantized)?)?.into_iter().collect();
-                    observed.codes = Some(CodeUse { seen, codebook_size: self.config.codebook_size() });
+                    let seen = host_integers(&model.codes_of_quantized(&quantized)?)?
+                        .into_iter()
+                        .collect();
+                    observed.codes = Some(CodeUse {
+                        seen,
+                        codebook_size: self.config.codebook_size(),
+                    });
                 }
                 model.loss(&reconstruction, rows)?
             }
@@ -281,7 +357,10 @@ impl Learner {
         let mut counts = vec![0; self.config.n_actions as usize];
         for index in host_integers(&action_indices(quantized)?)? {
             // A diverged model has no action: its loss tells, and the count is left out.
-            if let Some(count) = usize::try_from(index).ok().and_then(|index| counts.get_mut(index)) {
+            if let Some(count) = usize::try_from(index)
+                .ok()
+                .and_then(|index| counts.get_mut(index))
+            {
                 *count += 1;
             }
         }
@@ -307,7 +386,10 @@ impl Accumulated {
 
 /// All elements of an integer tensor, row-major.
 pub(crate) fn host_integers(tensor: &Tensor) -> Result<Vec<i64>> {
-    let host = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Int64)?.f_contiguous()?;
+    let host = tensor
+        .f_to_device(Device::Cpu)?
+        .f_to_kind(Kind::Int64)?
+        .f_contiguous()?;
     let mut values = vec![0; host.numel()];
     host.f_copy_data(&mut values, host.numel())?;
     Ok(values)
@@ -318,5 +400,9 @@ fn wrong_batch(model: &StageModel) -> TrainError {
         StageModel::Video(_) | StageModel::Latent(_) => ("tokens", "frames"),
         StageModel::Dynamics(_) => ("frames", "tokens, actions and a mask"),
     };
-    TrainError::Input { what: "a micro-batch of this stage", found: found.to_owned(), expected: expected.to_owned() }
+    TrainError::Input {
+        what: "a micro-batch of this stage",
+        found: found.to_owned(),
+        expected: expected.to_owned(),
+    }
 }

@@ -34,7 +34,12 @@ pub fn maskgit_mask(
             }
         }
     }
-    TokenMask { batch, time, positions, masked }
+    TokenMask {
+        batch,
+        time,
+        positions,
+        masked,
+    }
 }
 
 impl TokenMask {
@@ -42,12 +47,20 @@ impl TokenMask {
     pub fn last_frame(batch: usize, time: usize, positions: usize) -> TokenMask {
         let is_last = |i: usize| (i / positions.max(1)) % time.max(1) + 1 == time;
         let masked = (0..batch * time * positions).map(is_last).collect();
-        TokenMask { batch, time, positions, masked }
+        TokenMask {
+            batch,
+            time,
+            positions,
+            masked,
+        }
     }
 
     /// Row-major places of the masked tokens.
     pub fn places(&self) -> Vec<i64> {
-        (0_i64..).zip(&self.masked).filter_map(|(place, masked)| masked.then_some(place)).collect()
+        (0_i64..)
+            .zip(&self.masked)
+            .filter_map(|(place, masked)| masked.then_some(place))
+            .collect()
     }
 }
 
@@ -77,10 +90,26 @@ mod tests {
     #[test]
     fn the_numbers_are_used_in_the_documented_order() {
         let (m, o) = (true, false);
-        check("all masked but the anchors", &[0.0, 0.1, 0.1, 0.1, 0.1, 0.0, 0.9], &[o, m, m, o]);
-        check("a number equal to the ratio does not mask", &[0.0, 0.5, 0.49, 0.5, 0.49, 0.0, 0.0], &[o, o, o, m]);
-        check("the ratio rises with the first number", &[0.8, 0.89, 0.89, 0.91, 0.89, 0.9, 0.0], &[m, o, o, m]);
-        check("the largest uniform is the last time step", &[0.0, 0.1, 0.1, 0.1, 0.1, 1.0 - f64::EPSILON, 0.5], &[m, m, o, o]);
+        check(
+            "all masked but the anchors",
+            &[0.0, 0.1, 0.1, 0.1, 0.1, 0.0, 0.9],
+            &[o, m, m, o],
+        );
+        check(
+            "a number equal to the ratio does not mask",
+            &[0.0, 0.5, 0.49, 0.5, 0.49, 0.0, 0.0],
+            &[o, o, o, m],
+        );
+        check(
+            "the ratio rises with the first number",
+            &[0.8, 0.89, 0.89, 0.91, 0.89, 0.9, 0.0],
+            &[m, o, o, m],
+        );
+        check(
+            "the largest uniform is the last time step",
+            &[0.0, 0.1, 0.1, 0.1, 0.1, 1.0 - f64::EPSILON, 0.5],
+            &[m, m, o, o],
+        );
     }
 
     #[test]
@@ -89,7 +118,10 @@ mod tests {
             let mask = maskgit_mask(3, 4, 25, uniforms(seed));
             for b in 0..3 {
                 for p in 0..25 {
-                    assert!((0..4).any(|t| !mask.masked[(b * 4 + t) * 25 + p]), "seed {seed}, {b}, {p}");
+                    assert!(
+                        (0..4).any(|t| !mask.masked[(b * 4 + t) * 25 + p]),
+                        "seed {seed}, {b}, {p}"
+                    );
                 }
             }
             let share = mask.places().len() as f64 / 300.0;

@@ -13,11 +13,18 @@ pub mod models;
 mod optimizer;
 mod parameters;
 mod schedule;
+mod stage_trainer;
 
 pub use error::{Result, StateError, TrainError};
 pub use init::{Init, InitKey};
-pub use learner::{Accumulated, Batch, CodeUse, Learner, Observed, Stage, TokenBatch, UpdateMetrics, Wanted};
+pub use learner::{
+    Accumulated, Batch, CodeUse, Learner, Observed, Stage, TokenBatch, UpdateMetrics, Wanted,
+};
 pub use mask::{TokenMask, maskgit_mask};
 pub use optimizer::{CLIP_NORM, OptimizerState, WEIGHT_DECAY};
 pub use parameters::{Element, NamedTensor, Parameters, decays};
 pub use schedule::learning_rate;
+pub use stage_trainer::{
+    Evaluation, FrozenModel, HeldOut, MicroBatch, PredictedFrames, StageKind, StageTrainer,
+    TokenCounts,
+};

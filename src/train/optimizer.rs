@@ -44,18 +44,30 @@ impl AdamW {
     }
 
     /// One update in place. `gradients` is laid out as the flat tensors, after clipping.
-    pub fn update(&mut self, parameters: &mut Parameters, gradients: &[Tensor; GROUPS], learning_rate: f64) -> Result<()> {
+    pub fn update(
+        &mut self,
+        parameters: &mut Parameters,
+        gradients: &[Tensor; GROUPS],
+        learning_rate: f64,
+    ) -> Result<()> {
         self.step += 1;
         let correction_1 = 1.0 - BETA_1.powf(self.step as f64);
         let correction_2 = 1.0 - BETA_2.powf(self.step as f64);
         let [decayed, _] = parameters.flats_mut();
         let _ = decayed.f_mul_scalar_(1.0 - learning_rate * WEIGHT_DECAY)?;
-        let groups = parameters.flats_mut().iter_mut().zip(gradients).zip(&mut self.exp_avg).zip(&mut self.exp_avg_sq);
+        let groups = parameters
+            .flats_mut()
+            .iter_mut()
+            .zip(gradients)
+            .zip(&mut self.exp_avg)
+            .zip(&mut self.exp_avg_sq);
         for (((flat, gradient), exp_avg), exp_avg_sq) in groups {
             let _ = exp_avg.f_lerp_(gradient, 1.0 - BETA_1)?;
             let _ = exp_avg_sq.f_lerp_(&gradient.f_square()?, 1.0 - BETA_2)?;
             let mut denominator = exp_avg_sq.f_sqrt()?;
-            let _ = denominator.f_div_scalar_(correction_2.sqrt())?.f_add_scalar_(EPSILON)?;
+            let _ = denominator
+                .f_div_scalar_(correction_2.sqrt())?
+                .f_add_scalar_(EPSILON)?;
             let step = exp_avg.f_mul_scalar(-learning_rate / correction_1)?;
             let _ = flat.f_addcdiv_(&step, &denominator)?;
         }
@@ -85,7 +97,10 @@ impl AdamW {
 pub(crate) fn clip(gradients: &mut [Tensor; GROUPS]) -> Result<f64> {
     let mut squares = 0.0;
     for gradient in gradients.iter() {
-        let norm = gradient.f_to_kind(Kind::Double)?.f_norm()?.f_double_value(&[])?;
+        let norm = gradient
+            .f_to_kind(Kind::Double)?
+            .f_norm()?
+            .f_double_value(&[])?;
         squares += norm * norm;
     }
     let norm = squares.sqrt();

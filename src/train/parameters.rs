@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::error::{Result, StateError, TrainError};
 use super::init::{Init, InitKey};
@@ -58,8 +58,16 @@ pub fn decays(name: &str, shape: &[i64]) -> bool {
 }
 
 enum Entry {
-    Parameter { name: String, shape: Vec<i64>, init: Init, piece: PieceId },
-    Buffer { name: String, values: Vec<i64> },
+    Parameter {
+        name: String,
+        shape: Vec<i64>,
+        init: Init,
+        piece: PieceId,
+    },
+    Buffer {
+        name: String,
+        values: Vec<i64>,
+    },
 }
 
 /// The plan of a model's parameters, filled in the order of TinyWorlds' `state_dict()`.
@@ -78,7 +86,12 @@ impl Layout {
 
     /// Adds a parameter to a piece, all of whose members must decay, or none.
     pub fn add(&mut self, piece: PieceId, name: String, shape: &[i64], init: Init) {
-        self.entries.push(Entry::Parameter { name, shape: shape.to_vec(), init, piece });
+        self.entries.push(Entry::Parameter {
+            name,
+            shape: shape.to_vec(),
+            init,
+            piece,
+        });
     }
 
     /// Adds a parameter that is a piece of its own.
@@ -97,8 +110,15 @@ impl Layout {
     pub fn build(self, key: &InitKey, device: Device) -> Result<Parameters> {
         let mut pieces: Vec<Piece> = (0..self.pieces).map(|_| Piece::default()).collect();
         for entry in &self.entries {
-            if let Entry::Parameter { name, shape, piece, .. } = entry {
-                let group = if decays(name, shape) { Group::Decayed } else { Group::Plain };
+            if let Entry::Parameter {
+                name, shape, piece, ..
+            } = entry
+            {
+                let group = if decays(name, shape) {
+                    Group::Decayed
+                } else {
+                    Group::Plain
+                };
                 piece_at(&mut pieces, *piece)?.grow(name, shape, group)?;
             }
         }
@@ -113,8 +133,17 @@ impl Layout {
         let mut entries = Vec::with_capacity(self.entries.len());
         for entry in self.entries {
             entries.push(match entry {
-                Entry::Buffer { name, values } => Stored { name, shape: vec![values.len() as i64], place: Place::Buffer(values) },
-                Entry::Parameter { name, shape, init, piece } => {
+                Entry::Buffer { name, values } => Stored {
+                    name,
+                    shape: vec![values.len() as i64],
+                    place: Place::Buffer(values),
+                },
+                Entry::Parameter {
+                    name,
+                    shape,
+                    init,
+                    piece,
+                } => {
                     let piece = piece_at(&mut pieces, piece)?;
                     let count: i64 = shape.iter().product();
                     let offset = piece.filled;
@@ -122,18 +151,32 @@ impl Layout {
                     let values = key.values(&name, count as usize, init);
                     let flat = &mut numbers[piece.group as usize];
                     flat[offset as usize..][..values.len()].copy_from_slice(&values);
-                    Stored { name, shape, place: Place::Flat { group: piece.group, offset } }
+                    Stored {
+                        name,
+                        shape,
+                        place: Place::Flat {
+                            group: piece.group,
+                            offset,
+                        },
+                    }
                 }
             });
         }
         let [decayed, plain] = numbers;
         let flats = [flat_tensor(&decayed, device)?, flat_tensor(&plain, device)?];
-        Ok(Parameters { entries, pieces, flats, device })
+        Ok(Parameters {
+            entries,
+            pieces,
+            flats,
+            device,
+        })
     }
 }
 
 fn piece_at(pieces: &mut [Piece], id: PieceId) -> Result<&mut Piece> {
-    pieces.get_mut(id.0).ok_or_else(|| TrainError::Tensor(format!("bug: no piece {}", id.0)))
+    pieces
+        .get_mut(id.0)
+        .ok_or_else(|| TrainError::Tensor(format!("bug: no piece {}", id.0)))
 }
 
 fn flat_tensor(values: &[f32], device: Device) -> Result<Tensor> {
@@ -150,13 +193,22 @@ struct Piece {
 
 impl Default for Piece {
     fn default() -> Self {
-        Piece { group: Group::Plain, shape: Vec::new(), offset: 0, filled: 0 }
+        Piece {
+            group: Group::Plain,
+            shape: Vec::new(),
+            offset: 0,
+            filled: 0,
+        }
     }
 }
 
 impl Piece {
     fn numel(&self) -> i64 {
-        if self.shape.is_empty() { 0 } else { self.shape.iter().product() }
+        if self.shape.is_empty() {
+            0
+        } else {
+            self.shape.iter().product()
+        }
     }
 
     fn grow(&mut self, name: &str, shape: &[i64], group: Group) -> Result<()> {
@@ -167,7 +219,9 @@ impl Piece {
         };
         *rows += shape.first().copied().unwrap_or(0);
         if self.shape.get(1..) != shape.get(1..) || self.group != group {
-            return Err(TrainError::Tensor(format!("bug: `{name}` does not fit its piece")));
+            return Err(TrainError::Tensor(format!(
+                "bug: `{name}` does not fit its piece"
+            )));
         }
         Ok(())
     }
@@ -242,7 +296,12 @@ impl Parameters {
     pub(crate) fn weights(&self, flats: &[Tensor; GROUPS]) -> Result<Weights> {
         let mut pieces: Vec<Option<Tensor>> = self.pieces.iter().map(|_| None).collect();
         for (group, flat) in [Group::Decayed, Group::Plain].into_iter().zip(flats) {
-            let members = || self.pieces.iter().enumerate().filter(move |(_, piece)| piece.group == group);
+            let members = || {
+                self.pieces
+                    .iter()
+                    .enumerate()
+                    .filter(move |(_, piece)| piece.group == group)
+            };
             let sizes: Vec<i64> = members().map(|(_, piece)| piece.numel()).collect();
             // One split has one gradient operation (a concatenation); a slice per piece would
             // have one gradient of the flat tensor's full length each.
@@ -252,7 +311,8 @@ impl Parameters {
             }
         }
         let pieces = pieces.into_iter().collect::<Option<Vec<_>>>();
-        let pieces = pieces.ok_or_else(|| TrainError::Tensor("bug: a piece without numbers".to_owned()))?;
+        let pieces =
+            pieces.ok_or_else(|| TrainError::Tensor("bug: a piece without numbers".to_owned()))?;
         Ok(Weights { pieces })
     }
 
@@ -263,10 +323,21 @@ impl Parameters {
             .iter()
             .map(|entry| {
                 let (element, bytes) = match &entry.place {
-                    Place::Buffer(values) => (Element::I64, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-                    Place::Flat { group, offset } => (Element::F32, float_bytes(&host[*group as usize], *offset, entry)),
+                    Place::Buffer(values) => (
+                        Element::I64,
+                        values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                    ),
+                    Place::Flat { group, offset } => (
+                        Element::F32,
+                        float_bytes(&host[*group as usize], *offset, entry),
+                    ),
                 };
-                Ok(NamedTensor { name: entry.name.clone(), shape: outer_shape(&entry.shape), element, bytes })
+                Ok(NamedTensor {
+                    name: entry.name.clone(),
+                    shape: outer_shape(&entry.shape),
+                    element,
+                    bytes,
+                })
             })
             .collect()
     }
@@ -278,10 +349,15 @@ impl Parameters {
     pub fn load(&mut self, tensors: &[NamedTensor]) -> Result<()> {
         let entries: Vec<&Stored> = self.entries.iter().collect();
         let given = match_up(tensors, &entries)?;
-        let mut hosts = [vec![0.0; self.flats[0].numel()], vec![0.0; self.flats[1].numel()]];
+        let mut hosts = [
+            vec![0.0; self.flats[0].numel()],
+            vec![0.0; self.flats[1].numel()],
+        ];
         for (entry, tensor) in entries.iter().zip(given) {
             match &entry.place {
-                Place::Flat { group, offset } => write_floats(&mut hosts[*group as usize], *offset, tensor)?,
+                Place::Flat { group, offset } => {
+                    write_floats(&mut hosts[*group as usize], *offset, tensor)?
+                }
                 Place::Buffer(values) => check_buffer(values, tensor)?,
             }
         }
@@ -297,7 +373,12 @@ impl Parameters {
         for entry in &self.entries {
             if let Place::Flat { group, offset } = &entry.place {
                 let bytes = float_bytes(&host[*group as usize], *offset, entry);
-                tensors.push(NamedTensor { name: entry.name.clone(), shape: outer_shape(&entry.shape), element: Element::F32, bytes });
+                tensors.push(NamedTensor {
+                    name: entry.name.clone(),
+                    shape: outer_shape(&entry.shape),
+                    element: Element::F32,
+                    bytes,
+                });
             }
         }
         Ok(tensors)
@@ -308,13 +389,19 @@ impl Parameters {
         let is_flat = |entry: &&Stored| matches!(entry.place, Place::Flat { .. });
         let entries: Vec<&Stored> = self.entries.iter().filter(is_flat).collect();
         let given = match_up(tensors, &entries)?;
-        let mut hosts = [vec![0.0; self.flats[0].numel()], vec![0.0; self.flats[1].numel()]];
+        let mut hosts = [
+            vec![0.0; self.flats[0].numel()],
+            vec![0.0; self.flats[1].numel()],
+        ];
         for (entry, tensor) in entries.iter().zip(given) {
             if let Place::Flat { group, offset } = &entry.place {
                 write_floats(&mut hosts[*group as usize], *offset, tensor)?;
             }
         }
-        Ok([flat_tensor(&hosts[0], self.device)?, flat_tensor(&hosts[1], self.device)?])
+        Ok([
+            flat_tensor(&hosts[0], self.device)?,
+            flat_tensor(&hosts[1], self.device)?,
+        ])
     }
 }
 
@@ -324,7 +411,8 @@ fn outer_shape(shape: &[i64]) -> Vec<usize> {
 
 fn host_floats(flat: &Tensor) -> Result<Vec<f32>> {
     let mut values = vec![0.0; flat.numel()];
-    flat.f_to_device(Device::Cpu)?.f_copy_data(&mut values, flat.numel())?;
+    flat.f_to_device(Device::Cpu)?
+        .f_copy_data(&mut values, flat.numel())?;
     Ok(values)
 }
 
@@ -349,16 +437,29 @@ fn check_buffer(values: &[i64], tensor: &NamedTensor) -> Result<()> {
     if tensor.element != Element::I64 {
         return Err(wrong_element(tensor, Element::I64));
     }
-    let found = tensor.bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+    let found = tensor
+        .bytes
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|bytes| i64::from_le_bytes(*bytes));
     if found.eq(values.iter().copied()) {
         return Ok(());
     }
-    Err(StateError::Buffer { name: tensor.name.clone() }.into())
+    Err(StateError::Buffer {
+        name: tensor.name.clone(),
+    }
+    .into())
 }
 
 fn wrong_element(tensor: &NamedTensor, expected: Element) -> TrainError {
     let (found, expected) = (tensor.element.name(), expected.name());
-    StateError::Element { name: tensor.name.clone(), found, expected }.into()
+    StateError::Element {
+        name: tensor.name.clone(),
+        found,
+        expected,
+    }
+    .into()
 }
 
 /// Finds each entry's tensor by name and checks shape and length; extra tensors are an error.
@@ -366,16 +467,26 @@ fn match_up<'a>(tensors: &'a [NamedTensor], entries: &[&Stored]) -> Result<Vec<&
     let mut by_name = BTreeMap::new();
     for tensor in tensors {
         if by_name.insert(tensor.name.as_str(), tensor).is_some() {
-            return Err(StateError::Twice { name: tensor.name.clone() }.into());
+            return Err(StateError::Twice {
+                name: tensor.name.clone(),
+            }
+            .into());
         }
     }
     let mut found = Vec::with_capacity(entries.len());
     for entry in entries {
         let name = || entry.name.clone();
-        let tensor = by_name.remove(entry.name.as_str()).ok_or_else(|| StateError::Missing { name: name() })?;
+        let tensor = by_name
+            .remove(entry.name.as_str())
+            .ok_or_else(|| StateError::Missing { name: name() })?;
         let expected = outer_shape(&entry.shape);
         if tensor.shape != expected {
-            return Err(StateError::Shape { name: name(), found: tensor.shape.clone(), expected }.into());
+            return Err(StateError::Shape {
+                name: name(),
+                found: tensor.shape.clone(),
+                expected,
+            }
+            .into());
         }
         let size = match tensor.element {
             Element::F32 => 4,
@@ -383,12 +494,20 @@ fn match_up<'a>(tensors: &'a [NamedTensor], entries: &[&Stored]) -> Result<Vec<&
         };
         let expected = expected.iter().product::<usize>() * size;
         if tensor.bytes.len() != expected {
-            return Err(StateError::Length { name: name(), found: tensor.bytes.len(), expected }.into());
+            return Err(StateError::Length {
+                name: name(),
+                found: tensor.bytes.len(),
+                expected,
+            }
+            .into());
         }
         found.push(tensor);
     }
     match by_name.into_keys().next() {
-        Some(name) => Err(StateError::Unexpected { name: name.to_owned() }.into()),
+        Some(name) => Err(StateError::Unexpected {
+            name: name.to_owned(),
+        }
+        .into()),
         None => Ok(found),
     }
 }

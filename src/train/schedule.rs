@@ -43,7 +43,12 @@ mod tests {
         check("one before the peak", 49, 1000, 1.96);
         check("the peak", 50, 1000, 2.0);
         check("half of the cosine", 525, 1000, 2.0 * 0.505);
-        check("a quarter past the half", 525 + 237, 1000, 0.311_122_730_956_714);
+        check(
+            "a quarter past the half",
+            525 + 237,
+            1000,
+            0.311_122_730_956_714,
+        );
         check("the target", 1000, 1000, 0.02);
         check("one past the target", 1001, 1000, 0.02);
         check("far past the target", u64::MAX, 1000, 0.02);

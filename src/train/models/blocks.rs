@@ -31,17 +31,34 @@ impl Linear {
 
     /// Several layers of the same input as one product; their outputs are concatenated.
     pub fn stacked(layout: &mut Layout, names: &[String], inputs: i64, outputs: i64) -> Linear {
-        let linear = Linear { weight: layout.piece(), bias: layout.piece() };
+        let linear = Linear {
+            weight: layout.piece(),
+            bias: layout.piece(),
+        };
         for name in names {
-            layout.add(linear.weight, format!("{name}.weight"), &[outputs, inputs], Init::FanIn(inputs));
-            layout.add(linear.bias, format!("{name}.bias"), &[outputs], Init::FanIn(inputs));
+            layout.add(
+                linear.weight,
+                format!("{name}.weight"),
+                &[outputs, inputs],
+                Init::FanIn(inputs),
+            );
+            layout.add(
+                linear.bias,
+                format!("{name}.bias"),
+                &[outputs],
+                Init::FanIn(inputs),
+            );
         }
         linear
     }
 
     /// A 1 x 1 convolution, applied to rows: the same numbers under a four-dimensional shape.
     pub fn pointwise(layout: &mut Layout, name: &str, inputs: i64, outputs: i64) -> Linear {
-        let weight = layout.single(format!("{name}.weight"), &[outputs, inputs, 1, 1], Init::FanIn(inputs));
+        let weight = layout.single(
+            format!("{name}.weight"),
+            &[outputs, inputs, 1, 1],
+            Init::FanIn(inputs),
+        );
         let bias = layout.single(format!("{name}.bias"), &[outputs], Init::FanIn(inputs));
         Linear { weight, bias }
     }
@@ -79,7 +96,13 @@ impl LayerNorm {
 
     pub fn apply(&self, weights: &Weights, input: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (&weights[self.weight], &weights[self.bias]);
-        Ok(input.f_layer_norm([weight.size1()?], Some(weight), Some(bias), NORM_EPSILON, false)?)
+        Ok(input.f_layer_norm(
+            [weight.size1()?],
+            Some(weight),
+            Some(bias),
+            NORM_EPSILON,
+            false,
+        )?)
     }
 }
 
@@ -91,8 +114,13 @@ pub(crate) struct Film {
 impl Film {
     fn frames(&self, from: i64, steps: i64) -> Result<Film> {
         let cut = |tensor: &Tensor| tensor.f_narrow(1, from, steps);
-        let pairs = self.pairs.iter().map(|(scale, shift)| Ok((cut(scale)?, cut(shift)?)));
-        Ok(Film { pairs: pairs.collect::<Result<_>>()? })
+        let pairs = self
+            .pairs
+            .iter()
+            .map(|(scale, shift)| Ok((cut(scale)?, cut(shift)?)));
+        Ok(Film {
+            pairs: pairs.collect::<Result<_>>()?,
+        })
     }
 }
 
@@ -109,7 +137,13 @@ impl Norm {
             Norm::Rms(weight) => rms_norm(input, &weights[*weight]),
             Norm::Film(index) => {
                 let embed_dim = input.size().last().copied().unwrap_or(0);
-                let normed = input.f_layer_norm([embed_dim], None::<&Tensor>, None::<&Tensor>, NORM_EPSILON, false)?;
+                let normed = input.f_layer_norm(
+                    [embed_dim],
+                    None::<&Tensor>,
+                    None::<&Tensor>,
+                    NORM_EPSILON,
+                    false,
+                )?;
                 match film.and_then(|film| film.pairs.get(*index)) {
                     Some((scale, shift)) => Ok(shift.f_addcmul(&normed, scale)?),
                     None => Ok(normed),
@@ -120,7 +154,9 @@ impl Norm {
 }
 
 fn rms_norm(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    Ok(input.f_internal_fused_rms_norm([weight.size1()?], Some(weight), NORM_EPSILON)?.0)
+    Ok(input
+        .f_internal_fused_rms_norm([weight.size1()?], Some(weight), NORM_EPSILON)?
+        .0)
 }
 
 /// Makes the norms of one transformer: its conditioned norms share one product per forward pass.
@@ -138,21 +174,36 @@ struct Conditioning {
 impl NormMaker {
     fn new(layout: &mut Layout, embed_dim: i64, conditioning_dim: Option<i64>) -> NormMaker {
         let conditioning = conditioning_dim.map(|dim| Conditioning {
-            linear: Linear { weight: layout.piece(), bias: layout.piece() },
+            linear: Linear {
+                weight: layout.piece(),
+                bias: layout.piece(),
+            },
             dim,
             norms: 0,
         });
-        NormMaker { embed_dim, conditioning }
+        NormMaker {
+            embed_dim,
+            conditioning,
+        }
     }
 
     fn make(&mut self, layout: &mut Layout, prefix: &str) -> Norm {
         let Some(conditioning) = &mut self.conditioning else {
-            return Norm::Rms(layout.single(format!("{prefix}.norm.rms.weight"), &[self.embed_dim], Init::Ones));
+            return Norm::Rms(layout.single(
+                format!("{prefix}.norm.rms.weight"),
+                &[self.embed_dim],
+                Init::Ones,
+            ));
         };
         let name = format!("{prefix}.norm.to_gamma_beta.1");
         let rows = 2 * self.embed_dim;
         let linear = &conditioning.linear;
-        layout.add(linear.weight, format!("{name}.weight"), &[rows, conditioning.dim], Init::Normal(FILM_DEVIATION));
+        layout.add(
+            linear.weight,
+            format!("{name}.weight"),
+            &[rows, conditioning.dim],
+            Init::Normal(FILM_DEVIATION),
+        );
         layout.add(linear.bias, format!("{name}.bias"), &[rows], Init::Zeros);
         conditioning.norms += 1;
         Norm::Film(conditioning.norms - 1)
@@ -167,28 +218,50 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(layout: &mut Layout, prefix: &str, config: &ModelConfig, norms: &mut NormMaker) -> Attention {
+    fn new(
+        layout: &mut Layout,
+        prefix: &str,
+        config: &ModelConfig,
+        norms: &mut NormMaker,
+    ) -> Attention {
         let dim = config.embed_dim;
         let names = ["q_proj", "k_proj", "v_proj"].map(|name| format!("{prefix}.{name}"));
         let qkv = Linear::stacked(layout, &names, dim, dim);
         let out = Linear::new(layout, &format!("{prefix}.out_proj"), dim, dim);
-        Attention { qkv, out, norm: norms.make(layout, prefix), heads: config.num_heads }
+        Attention {
+            qkv,
+            out,
+            norm: norms.make(layout, prefix),
+            heads: config.num_heads,
+        }
     }
 
     /// Over the patches of each frame: `[B, T, P, E]` to the same.
-    fn over_patches(&self, weights: &Weights, film: Option<&Film>, input: &Tensor) -> Result<Tensor> {
+    fn over_patches(
+        &self,
+        weights: &Weights,
+        film: Option<&Film>,
+        input: &Tensor,
+    ) -> Result<Tensor> {
         let (batch, time, patches, dim) = input.size4()?;
         let qkv = self.qkv.apply(weights, input)?;
         let qkv = qkv.f_view([batch * time, patches, 3, self.heads, dim / self.heads])?;
         let qkv = qkv.f_permute([2, 0, 3, 1, 4])?.f_unbind(0)?;
         let mixed = fused_attention(&qkv, false)?;
-        let mixed = mixed.f_transpose(1, 2)?.f_reshape([batch, time, patches, dim])?;
+        let mixed = mixed
+            .f_transpose(1, 2)?
+            .f_reshape([batch, time, patches, dim])?;
         self.finish(weights, film, input, &mixed)
     }
 
     /// [`Attention::over_patches`] of frames whose patches are all alike, `[B, T, 1, E]`: each
     /// attends to equals, so what it gets is its own value.
-    fn over_equal_patches(&self, weights: &Weights, film: Option<&Film>, input: &Tensor) -> Result<Tensor> {
+    fn over_equal_patches(
+        &self,
+        weights: &Weights,
+        film: Option<&Film>,
+        input: &Tensor,
+    ) -> Result<Tensor> {
         let mixed = self.qkv.apply_last(weights, input, 3)?;
         self.finish(weights, film, input, &mixed)
     }
@@ -199,19 +272,35 @@ impl Attention {
         let width = dim / self.heads;
         let qkv = self.qkv.apply(weights, input)?;
         let mixed = if time <= SHORT_WINDOW {
-            let qkv = qkv.f_view([batch, time, patches, 3, self.heads, width])?.f_unbind(3)?;
+            let qkv = qkv
+                .f_view([batch, time, patches, 3, self.heads, width])?
+                .f_unbind(3)?;
             short_causal_attention(&qkv)?.f_reshape([batch, time, patches, dim])?
         } else {
             let qkv = qkv.f_view([batch, time, patches, 3, self.heads, width])?;
-            let qkv = qkv.f_permute([3, 0, 2, 4, 1, 5])?.f_reshape([3, batch * patches, self.heads, time, width])?;
+            let qkv = qkv.f_permute([3, 0, 2, 4, 1, 5])?.f_reshape([
+                3,
+                batch * patches,
+                self.heads,
+                time,
+                width,
+            ])?;
             let mixed = fused_attention(&qkv.f_unbind(0)?, true)?;
-            let mixed = mixed.f_view([batch, patches, self.heads, time, width])?.f_permute([0, 3, 1, 2, 4])?;
+            let mixed = mixed
+                .f_view([batch, patches, self.heads, time, width])?
+                .f_permute([0, 3, 1, 2, 4])?;
             mixed.f_reshape([batch, time, patches, dim])?
         };
         self.finish(weights, film, input, &mixed)
     }
 
-    fn finish(&self, weights: &Weights, film: Option<&Film>, input: &Tensor, mixed: &Tensor) -> Result<Tensor> {
+    fn finish(
+        &self,
+        weights: &Weights,
+        film: Option<&Film>,
+        input: &Tensor,
+        mixed: &Tensor,
+    ) -> Result<Tensor> {
         let out = self.out.apply(weights, mixed)?;
         self.norm.apply(weights, film, &input.f_add(&out)?)
     }
@@ -222,7 +311,16 @@ fn fused_attention(qkv: &[Tensor], causal: bool) -> Result<Tensor> {
     let [query, key, value] = qkv else {
         return Err(TrainError::Tensor(format!("bug: {} of q, k, v", qkv.len())));
     };
-    Ok(Tensor::f_scaled_dot_product_attention(query, key, value, None::<&Tensor>, 0.0, causal, None, false)?)
+    Ok(Tensor::f_scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        None::<&Tensor>,
+        0.0,
+        causal,
+        None,
+        false,
+    )?)
 }
 
 /// The same over the second dimension of q, k, v of `[B, T, P, heads, d]`, for a small `T`: as
@@ -233,11 +331,21 @@ fn short_causal_attention(qkv: &[Tensor]) -> Result<Tensor> {
     };
     let (_, time, _, _, width) = query.size5()?;
     let query = query.f_mul_scalar(1.0 / (width as f64).sqrt())?;
-    let scores = query.f_unsqueeze(2)?.f_mul(&key.f_unsqueeze(1)?)?.f_sum_dim_intlist(-1, true, None)?;
-    let later = Tensor::f_full([time, time], f64::NEG_INFINITY, (Kind::Float, query.device()))?.f_triu(1)?;
+    let scores = query
+        .f_unsqueeze(2)?
+        .f_mul(&key.f_unsqueeze(1)?)?
+        .f_sum_dim_intlist(-1, true, None)?;
+    let later = Tensor::f_full(
+        [time, time],
+        f64::NEG_INFINITY,
+        (Kind::Float, query.device()),
+    )?
+    .f_triu(1)?;
     let scores = scores.f_add(&later.f_view([1, time, time, 1, 1, 1])?)?;
     let shares = scores.f_softmax(2, None)?;
-    Ok(shares.f_mul(&value.f_unsqueeze(1)?)?.f_sum_dim_intlist(2, false, None)?)
+    Ok(shares
+        .f_mul(&value.f_unsqueeze(1)?)?
+        .f_sum_dim_intlist(2, false, None)?)
 }
 
 struct FeedForward {
@@ -247,12 +355,21 @@ struct FeedForward {
 }
 
 impl FeedForward {
-    fn new(layout: &mut Layout, prefix: &str, config: &ModelConfig, norms: &mut NormMaker) -> FeedForward {
+    fn new(
+        layout: &mut Layout,
+        prefix: &str,
+        config: &ModelConfig,
+        norms: &mut NormMaker,
+    ) -> FeedForward {
         let (dim, inner) = (config.embed_dim, config.feed_forward());
         let names = ["w_v", "w_g"].map(|name| format!("{prefix}.{name}"));
         let gated = Linear::stacked(layout, &names, dim, inner);
         let out = Linear::new(layout, &format!("{prefix}.w_o"), inner, dim);
-        FeedForward { gated, out, norm: norms.make(layout, prefix) }
+        FeedForward {
+            gated,
+            out,
+            norm: norms.make(layout, prefix),
+        }
     }
 
     /// `norm(x + w_o(silu(w_v x) * w_g x))`
@@ -273,7 +390,12 @@ struct Block {
 }
 
 impl Block {
-    fn after_patches(&self, weights: &Weights, film: Option<&Film>, input: &Tensor) -> Result<Tensor> {
+    fn after_patches(
+        &self,
+        weights: &Weights,
+        film: Option<&Film>,
+        input: &Tensor,
+    ) -> Result<Tensor> {
         let input = self.temporal.over_time(weights, film, input)?;
         self.feed_forward.apply(weights, film, &input)
     }
@@ -290,18 +412,41 @@ pub(crate) struct Transformer {
 }
 
 impl Transformer {
-    pub fn new(layout: &mut Layout, prefix: &str, config: &ModelConfig, conditioning_dim: Option<i64>) -> Transformer {
+    pub fn new(
+        layout: &mut Layout,
+        prefix: &str,
+        config: &ModelConfig,
+        conditioning_dim: Option<i64>,
+    ) -> Transformer {
         let mut norms = NormMaker::new(layout, config.embed_dim, conditioning_dim);
         let mut block = |index| {
             let prefix = format!("{prefix}.blocks.{index}");
             Block {
-                spatial: Attention::new(layout, &format!("{prefix}.spatial_attn"), config, &mut norms),
-                temporal: Attention::new(layout, &format!("{prefix}.temporal_attn"), config, &mut norms),
-                feed_forward: FeedForward::new(layout, &format!("{prefix}.ffn"), config, &mut norms),
+                spatial: Attention::new(
+                    layout,
+                    &format!("{prefix}.spatial_attn"),
+                    config,
+                    &mut norms,
+                ),
+                temporal: Attention::new(
+                    layout,
+                    &format!("{prefix}.temporal_attn"),
+                    config,
+                    &mut norms,
+                ),
+                feed_forward: FeedForward::new(
+                    layout,
+                    &format!("{prefix}.ffn"),
+                    config,
+                    &mut norms,
+                ),
             }
         };
         let blocks = (0..config.num_blocks).map(&mut block).collect();
-        Transformer { blocks, conditioning: norms.conditioning }
+        Transformer {
+            blocks,
+            conditioning: norms.conditioning,
+        }
     }
 
     /// Embeddings with positions, `[B, T, P, E]`, to the same.
@@ -315,16 +460,28 @@ impl Transformer {
 
     /// The same for a first frame `[B, 1, P, E]` and later frames `[1, T - 1, 1, E]` that are
     /// alike in every sample and patch: the first attention over patches is theirs for nothing.
-    pub fn apply_to_first(&self, weights: &Weights, film: &Film, first: &Tensor, later: &Tensor) -> Result<Tensor> {
+    pub fn apply_to_first(
+        &self,
+        weights: &Weights,
+        film: &Film,
+        first: &Tensor,
+        later: &Tensor,
+    ) -> Result<Tensor> {
         let Some((block, rest)) = self.blocks.split_first() else {
             return Err(TrainError::Tensor("bug: no blocks".to_owned()));
         };
         let (batch, _, patches, dim) = first.size4()?;
         let steps = later.size4()?.1;
-        let seen = block.spatial.over_patches(weights, Some(&film.frames(0, 1)?), first)?;
-        let alike = block.spatial.over_equal_patches(weights, Some(&film.frames(1, steps)?), later)?;
+        let seen = block
+            .spatial
+            .over_patches(weights, Some(&film.frames(0, 1)?), first)?;
+        let alike =
+            block
+                .spatial
+                .over_equal_patches(weights, Some(&film.frames(1, steps)?), later)?;
         let alike = alike.f_expand([batch, steps, patches, dim], false)?;
-        let mut state = block.after_patches(weights, Some(film), &Tensor::f_cat(&[seen, alike], 1)?)?;
+        let mut state =
+            block.after_patches(weights, Some(film), &Tensor::f_cat(&[seen, alike], 1)?)?;
         for block in rest {
             state = block.apply(weights, Some(film), &state)?;
         }
@@ -339,10 +496,16 @@ impl Transformer {
         };
         let rows = conditioning.size3()?.1;
         let all = layer.linear.apply(weights, &conditioning.f_silu()?)?;
-        let all = all.f_constant_pad_nd([0, 0, steps - rows, 0])?.f_unsqueeze(2)?;
+        let all = all
+            .f_constant_pad_nd([0, 0, steps - rows, 0])?
+            .f_unsqueeze(2)?;
         let halves = all.f_chunk(2 * layer.norms as i64, -1)?;
         let (pairs, _) = halves.as_chunks::<2>();
-        let pairs = pairs.iter().map(|[gamma, beta]| Ok((gamma.f_add_scalar(1.0)?, beta.shallow_clone())));
-        Ok(Film { pairs: pairs.collect::<Result<_>>()? })
+        let pairs = pairs
+            .iter()
+            .map(|[gamma, beta]| Ok((gamma.f_add_scalar(1.0)?, beta.shallow_clone())));
+        Ok(Film {
+            pairs: pairs.collect::<Result<_>>()?,
+        })
     }
 }

@@ -42,7 +42,11 @@ impl Dynamics {
         let l = &mut layout;
         let (dim, latent) = (config.embed_dim, config.latent_dim);
         let model = Dynamics {
-            mask_token: l.single("mask_token".to_owned(), &[1, 1, 1, latent], Init::Normal(MASK_DEVIATION)),
+            mask_token: l.single(
+                "mask_token".to_owned(),
+                &[1, 1, 1, latent],
+                Init::Normal(MASK_DEVIATION),
+            ),
             latent_embed: Linear::new(l, "latent_embed", latent, dim),
             transformer: Transformer::new(l, "transformer", config, Some(config.action_dim())),
             to_scores: Linear::new(l, "output_mlp", dim, config.codebook_size()),
@@ -56,34 +60,53 @@ impl Dynamics {
         let (batch, time, patches, _) = tokens.latents.size4()?;
         let found = [mask.batch, mask.time, mask.positions].map(|n| n as i64);
         if found != [batch, time, patches] || mask.masked.len() as i64 != batch * time * patches {
-            return Err(TrainError::Input { what: "a token mask", found: format!("{found:?}"), expected: format!("{:?}", [batch, time, patches]) });
+            return Err(TrainError::Input {
+                what: "a token mask",
+                found: format!("{found:?}"),
+                expected: format!("{:?}", [batch, time, patches]),
+            });
         }
         let masked = Tensor::f_from_slice(&mask.masked)?.f_view([batch, time, patches, 1])?;
         let masked = masked.f_to_device(tokens.latents.device())?;
         let seen = weights[self.mask_token].f_where_self(&masked, &tokens.latents)?;
-        let embedded = self.latent_embed.apply(weights, &seen)?.f_add(&self.positions.first(time)?)?;
+        let embedded = self
+            .latent_embed
+            .apply(weights, &seen)?
+            .f_add(&self.positions.first(time)?)?;
         let film = self.transformer.film(weights, &tokens.actions, time)?;
         self.transformer.apply(weights, Some(&film), embedded)
     }
 
     /// Scores of every code for every token, `[B, T, P, codebook]`.
     pub fn scores(&self, weights: &Weights, tokens: &Tokens, mask: &TokenMask) -> Result<Tensor> {
-        self.to_scores.apply(weights, &self.hidden(weights, tokens, mask)?)
+        self.to_scores
+            .apply(weights, &self.hidden(weights, tokens, mask)?)
     }
 
     /// Scores `[n, codebook]` of the masked tokens in row-major order, and their codes `[n]`.
-    pub fn masked_scores(&self, weights: &Weights, tokens: &Tokens, mask: &TokenMask) -> Result<(Tensor, Tensor)> {
+    pub fn masked_scores(
+        &self,
+        weights: &Weights,
+        tokens: &Tokens,
+        mask: &TokenMask,
+    ) -> Result<(Tensor, Tensor)> {
         let hidden = self.hidden(weights, tokens, mask)?.f_flatten(0, 2)?;
         let places = Tensor::f_from_slice(&mask.places())?.f_to_device(hidden.device())?;
-        let scores = self.to_scores.apply(weights, &hidden.f_index_select(0, &places)?)?;
-        Ok((scores, tokens.codes.f_flatten(0, -1)?.f_index_select(0, &places)?))
+        let scores = self
+            .to_scores
+            .apply(weights, &hidden.f_index_select(0, &places)?)?;
+        Ok((
+            scores,
+            tokens.codes.f_flatten(0, -1)?.f_index_select(0, &places)?,
+        ))
     }
 
     /// Mean cross-entropy of the masked tokens, in nats; 0 when none is masked.
     pub fn loss(&self, weights: &Weights, tokens: &Tokens, mask: &TokenMask) -> Result<Tensor> {
         let (scores, codes) = self.masked_scores(weights, tokens, mask)?;
         let count = codes.size1()?.max(1) as f64;
-        let sum = scores.f_cross_entropy_loss(&codes, None::<&Tensor>, Reduction::Sum, -100, 0.0)?;
+        let sum =
+            scores.f_cross_entropy_loss(&codes, None::<&Tensor>, Reduction::Sum, -100, 0.0)?;
         Ok(sum.f_div_scalar(count)?)
     }
 }

@@ -23,7 +23,11 @@ pub fn frame_tensor(bytes: &[u8], batch: usize, time: usize, size: usize) -> Res
             expected: format!("{expected} for {batch} x {time} frames of {size} x {size} RGB"),
         });
     }
-    Ok(Tensor::f_from_data_size(bytes, &shape.map(|n| n as i64), Kind::Uint8)?)
+    Ok(Tensor::f_from_data_size(
+        bytes,
+        &shape.map(|n| n as i64),
+        Kind::Uint8,
+    )?)
 }
 
 /// Checks a micro-batch `[batch, time, size, size, 3]` of u8 against the config.
@@ -39,7 +43,10 @@ pub(crate) fn check_frames(frames: &Tensor, config: &ModelConfig) -> Result<()> 
     Err(TrainError::Input {
         what: "a micro-batch",
         found: format!("{kind:?} {shape:?}"),
-        expected: format!("Uint8 [batch, 2 to {}, {side}, {side}, 3]", config.context_length),
+        expected: format!(
+            "Uint8 [batch, 2 to {}, {side}, {side}, 3]",
+            config.context_length
+        ),
     })
 }
 
@@ -55,8 +62,13 @@ pub(crate) fn patches_of_bytes(frames: &Tensor, patch: i64, device: Device) -> R
 
 /// A mask of pixels `[B, T, H, W]` (nonzero = chosen) as patch rows of 0 and 1, one per channel.
 pub(crate) fn mask_rows(pixels: &Tensor, patch: i64, device: Device) -> Result<Tensor> {
-    let chosen = pixels.f_to_device(device)?.f_ne(0)?.f_to_kind(Kind::Uint8)?;
-    let channels = chosen.f_unsqueeze(-1)?.f_expand([-1, -1, -1, -1, 3], false)?;
+    let chosen = pixels
+        .f_to_device(device)?
+        .f_ne(0)?
+        .f_to_kind(Kind::Uint8)?;
+    let channels = chosen
+        .f_unsqueeze(-1)?
+        .f_expand([-1, -1, -1, -1, 3], false)?;
     Ok(byte_rows(&channels, patch)?.f_to_kind(Kind::Float)?)
 }
 
@@ -92,7 +104,9 @@ mod tests {
 
     #[test]
     fn bytes_become_the_same_rows_as_normalised_frames() {
-        let bytes: Vec<u8> = (0..2 * 3 * 8 * 8 * 3).map(|i| (i * 7 % 256) as u8).collect();
+        let bytes: Vec<u8> = (0..2 * 3 * 8 * 8 * 3)
+            .map(|i| (i * 7 % 256) as u8)
+            .collect();
         let frames = frame_tensor(&bytes, 2, 3, 8).unwrap();
         let rows = patches_of_bytes(&frames, 4, Device::Cpu).unwrap();
         let floats = ((frames.to_kind(Kind::Float) / 255.0) - 0.5) / 0.5;
@@ -115,6 +129,9 @@ mod tests {
     #[test]
     fn a_micro_batch_of_the_wrong_length_is_refused() {
         let error = frame_tensor(&[0; 5], 1, 2, 4).unwrap_err();
-        assert_eq!(error.to_string(), "a micro-batch is 5 bytes, expected 96 for 1 x 2 frames of 4 x 4 RGB");
+        assert_eq!(
+            error.to_string(),
+            "a micro-batch is 5 bytes, expected 96 for 1 x 2 frames of 4 x 4 RGB"
+        );
     }
 }

@@ -16,8 +16,13 @@ pub(crate) struct Quantizer {
 
 impl Quantizer {
     pub fn new(latent_dim: i64, bins: i64) -> Quantizer {
-        let basis = (0..latent_dim).scan(1_i64, |next, _| Some(std::mem::replace(next, next.saturating_mul(bins))));
-        Quantizer { bins, basis: basis.collect() }
+        let basis = (0..latent_dim).scan(1_i64, |next, _| {
+            Some(std::mem::replace(next, next.saturating_mul(bins)))
+        });
+        Quantizer {
+            bins,
+            basis: basis.collect(),
+        }
     }
 
     /// One that is part of a model, so that its buffer is saved.
@@ -49,7 +54,9 @@ impl Quantizer {
 
     /// Digits `[.., L]` to codes `[..]`, i64.
     pub fn codes(&self, digits: &Tensor) -> Result<Tensor> {
-        let basis = Tensor::f_from_slice(&self.basis)?.f_to_kind(Kind::Float)?.f_to_device(digits.device())?;
+        let basis = Tensor::f_from_slice(&self.basis)?
+            .f_to_kind(Kind::Float)?
+            .f_to_device(digits.device())?;
         Ok(digits.f_matmul(&basis)?.f_to_kind(Kind::Int64)?)
     }
 
@@ -63,7 +70,10 @@ impl Quantizer {
 
     /// Digits or levels `0..=bins-1` to `[-1, 1]`.
     pub fn levels_to_latents(&self, levels: &Tensor) -> Result<Tensor> {
-        Ok(levels.f_mul_scalar(2.0)?.f_div_scalar((self.bins - 1) as f64)?.f_sub_scalar(1.0)?)
+        Ok(levels
+            .f_mul_scalar(2.0)?
+            .f_div_scalar((self.bins - 1) as f64)?
+            .f_sub_scalar(1.0)?)
     }
 
     fn bounded(&self, latents: &Tensor) -> Result<Tensor> {
@@ -71,7 +81,10 @@ impl Quantizer {
     }
 
     fn scaled(&self, unit: &Tensor) -> Result<Tensor> {
-        Ok(unit.f_add_scalar(1.0)?.f_mul_scalar(0.5)?.f_mul_scalar((self.bins - 1) as f64)?)
+        Ok(unit
+            .f_add_scalar(1.0)?
+            .f_mul_scalar(0.5)?
+            .f_mul_scalar((self.bins - 1) as f64)?)
     }
 }
 
@@ -93,7 +106,8 @@ mod tests {
 
     #[test]
     fn digits_are_the_same_before_and_after_quantization() {
-        let latents = Tensor::linspace(-4.0, 4.0, 3 * 999, (Kind::Float, tch::Device::Cpu)).view([-1, 3]);
+        let latents =
+            Tensor::linspace(-4.0, 4.0, 3 * 999, (Kind::Float, tch::Device::Cpu)).view([-1, 3]);
         let quantized = quantizer().quantize(&latents).unwrap();
         let direct = quantizer().digits(&latents).unwrap();
         assert_eq!(direct, quantizer().digits_of_quantized(&quantized).unwrap());
@@ -104,7 +118,11 @@ mod tests {
     #[test]
     fn the_gradient_passes_the_rounding_by() {
         let latents = Tensor::from_slice(&[0.3_f32, -0.2, 0.9]).set_requires_grad(true);
-        quantizer().quantize(&latents).unwrap().sum(Kind::Float).backward();
+        quantizer()
+            .quantize(&latents)
+            .unwrap()
+            .sum(Kind::Float)
+            .backward();
         let slope = Tensor::from_slice(&[1.0_f32; 3]) - latents.detach().tanh().square();
         assert!((latents.grad() - slope).abs().max().double_value(&[]) < 1e-6);
     }

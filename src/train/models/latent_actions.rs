@@ -66,7 +66,11 @@ impl LatentActions {
             head_in: Linear::new(l, "encoder.action_head.1", 2 * dim, 4 * bits),
             head_out: Linear::new(l, "encoder.action_head.3", 4 * bits, bits),
             quantizer: Quantizer::saved(l, bits, ACTION_BINS),
-            mask_token: l.single("decoder.mask_token".to_owned(), &[1, 1, 1, dim], Init::Zeros),
+            mask_token: l.single(
+                "decoder.mask_token".to_owned(),
+                &[1, 1, 1, dim],
+                Init::Zeros,
+            ),
             decoder_embed: Linear::pointwise(l, "decoder.patch_embed.proj", pixels, dim),
             decoder: Transformer::new(l, "decoder.transformer", config, Some(bits)),
             frame_norm: LayerNorm::new(l, "decoder.frame_head.0", dim),
@@ -79,11 +83,22 @@ impl LatentActions {
     /// Patch rows `[B, T, P, 3 p^2]` to unquantized actions `[B, T - 1, A]`.
     pub fn encode(&self, weights: &Weights, rows: &Tensor) -> Result<Tensor> {
         let steps = rows.size4()?.1;
-        let embedded = self.encoder_embed.apply(weights, rows)?.f_add(&self.positions.first(steps)?)?;
+        let embedded = self
+            .encoder_embed
+            .apply(weights, rows)?
+            .f_add(&self.positions.first(steps)?)?;
         let encoded = self.encoder.apply(weights, None, embedded)?;
         let pooled = encoded.f_mean_dim(2, false, None)?;
-        let pairs = Tensor::f_cat(&[pooled.f_narrow(1, 0, steps - 1)?, pooled.f_narrow(1, 1, steps - 1)?], -1)?;
-        let inner = self.head_in.apply(weights, &self.head_norm.apply(weights, &pairs)?)?;
+        let pairs = Tensor::f_cat(
+            &[
+                pooled.f_narrow(1, 0, steps - 1)?,
+                pooled.f_narrow(1, 1, steps - 1)?,
+            ],
+            -1,
+        )?;
+        let inner = self
+            .head_in
+            .apply(weights, &self.head_norm.apply(weights, &pairs)?)?;
         self.head_out.apply(weights, &inner.f_gelu("none")?)
     }
 
@@ -94,17 +109,25 @@ impl LatentActions {
     /// Draws frames `1..T` from the first frame of `rows` and quantized actions `[B, T - 1, A]`.
     fn decode(&self, weights: &Weights, rows: &Tensor, quantized: &Tensor) -> Result<Tensor> {
         let steps = rows.size4()?.1 - 1;
-        let first = self.decoder_embed.apply(weights, &rows.f_narrow(1, 0, 1)?)?;
+        let first = self
+            .decoder_embed
+            .apply(weights, &rows.f_narrow(1, 0, 1)?)?;
         let first = first.f_add(&self.positions.first(1)?)?;
         let film = self.decoder.film(weights, quantized, steps)?;
         let decoded = if steps == 1 {
             self.decoder.apply(weights, Some(&film), first)?
         } else {
             // A masked token has its time, but, as in TinyWorlds, not its place.
-            let later = self.positions.time(1, steps - 1)?.f_add(&weights[self.mask_token])?;
-            self.decoder.apply_to_first(weights, &film, &first, &later)?
+            let later = self
+                .positions
+                .time(1, steps - 1)?
+                .f_add(&weights[self.mask_token])?;
+            self.decoder
+                .apply_to_first(weights, &film, &first, &later)?
         };
-        let pixels = self.to_pixels.apply(weights, &self.frame_norm.apply(weights, &decoded)?)?;
+        let pixels = self
+            .to_pixels
+            .apply(weights, &self.frame_norm.apply(weights, &decoded)?)?;
         Ok(pixels.f_tanh()?)
     }
 
@@ -112,16 +135,29 @@ impl LatentActions {
         let actions = self.encode(weights, rows)?;
         let quantized = self.quantize(&actions)?;
         let prediction = self.decode(weights, rows, &quantized)?;
-        Ok(ActionPass { prediction, actions, quantized })
+        Ok(ActionPass {
+            prediction,
+            actions,
+            quantized,
+        })
     }
 
     /// Smooth-L1 to the frames after the first, plus the penalty on actions that do not vary.
     pub fn loss(&self, pass: &ActionPass, rows: &Tensor) -> Result<ActionLoss> {
-        let reconstruction = pass.prediction.f_smooth_l1_loss(&next_frames(rows)?, Reduction::Mean, 1.0)?;
-        let variance = pass.actions.f_var_dim(0, false, false)?.f_mean(Kind::Float)?;
+        let reconstruction =
+            pass.prediction
+                .f_smooth_l1_loss(&next_frames(rows)?, Reduction::Mean, 1.0)?;
+        let variance = pass
+            .actions
+            .f_var_dim(0, false, false)?
+            .f_mean(Kind::Float)?;
         let short = variance.f_neg()?.f_add_scalar(VARIANCE_TARGET)?;
         let penalty = short.f_relu()?.f_mul_scalar(VARIANCE_WEIGHT)?;
-        Ok(ActionLoss { total: reconstruction.f_add(&penalty)?, reconstruction, penalty })
+        Ok(ActionLoss {
+            total: reconstruction.f_add(&penalty)?,
+            reconstruction,
+            penalty,
+        })
     }
 }
 

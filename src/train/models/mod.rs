@@ -13,6 +13,6 @@ mod positions;
 pub(crate) mod video_tokenizer;
 
 pub use config::{ConfigError, ModelConfig};
+pub(crate) use frames::{check_frames, mask_rows, patches_of_bytes};
 pub use frames::{frame_tensor, frames_of, patches_of};
 pub(crate) use fsq::Quantizer;
-pub(crate) use frames::{check_frames, mask_rows, patches_of_bytes};

@@ -22,16 +22,24 @@ impl Positions {
         let spatial = config.embed_dim - temporal;
         let x_dim = (spatial / 2) & !1;
         let y_dim = spatial - x_dim;
-        let x = waves(side, x_dim)?.f_unsqueeze(0)?.f_expand([side, side, x_dim], false)?;
-        let y = waves(side, y_dim)?.f_unsqueeze(1)?.f_expand([side, side, y_dim], false)?;
+        let x = waves(side, x_dim)?
+            .f_unsqueeze(0)?
+            .f_expand([side, side, x_dim], false)?;
+        let y = waves(side, y_dim)?
+            .f_unsqueeze(1)?
+            .f_expand([side, side, y_dim], false)?;
         let no_time = Tensor::f_zeros([side, side, temporal], (Kind::Float, Device::Cpu))?;
-        let place = Tensor::f_cat(&[x, y, no_time], -1)?.f_view([1, 1, side * side, config.embed_dim])?;
+        let place =
+            Tensor::f_cat(&[x, y, no_time], -1)?.f_view([1, 1, side * side, config.embed_dim])?;
         let steps = config.context_length;
         let no_place = Tensor::f_zeros([steps, spatial], (Kind::Float, Device::Cpu))?;
         let time = Tensor::f_cat(&[no_place, waves(steps, temporal)?], -1)?;
         let time = time.f_view([1, steps, 1, config.embed_dim])?;
         let all = place.f_add(&time)?;
-        Ok(Positions { time: time.f_to_device(device)?, all: all.f_to_device(device)? })
+        Ok(Positions {
+            time: time.f_to_device(device)?,
+            all: all.f_to_device(device)?,
+        })
     }
 
     /// Place and time of the first `steps` frames, `[1, steps, P, E]`.

@@ -47,9 +47,13 @@ impl VideoTokenizer {
     /// Patch rows `[B, T, P, 3 p^2]` to unquantized latents `[B, T, P, L]`.
     pub fn encode(&self, weights: &Weights, rows: &Tensor) -> Result<Tensor> {
         let steps = rows.size4()?.1;
-        let embedded = self.embed.apply(weights, rows)?.f_add(&self.positions.first(steps)?)?;
+        let embedded = self
+            .embed
+            .apply(weights, rows)?
+            .f_add(&self.positions.first(steps)?)?;
         let encoded = self.encoder.apply(weights, None, embedded)?;
-        self.head.apply(weights, &self.head_norm.apply(weights, &encoded)?)
+        self.head
+            .apply(weights, &self.head_norm.apply(weights, &encoded)?)
     }
 
     /// Quantized latents `[B, T, P, L]` to patch rows `[B, T, P, 3 p^2]`.
@@ -75,12 +79,16 @@ impl VideoTokenizer {
     /// Patch rows to codes `[B, T, P]` (i64) and the latents `[B, T, P, L]` they stand for.
     pub fn tokenize(&self, weights: &Weights, rows: &Tensor) -> Result<(Tensor, Tensor)> {
         let digits = self.quantizer.digits(&self.encode(weights, rows)?)?;
-        Ok((self.quantizer.codes(&digits)?, self.quantizer.levels_to_latents(&digits)?))
+        Ok((
+            self.quantizer.codes(&digits)?,
+            self.quantizer.levels_to_latents(&digits)?,
+        ))
     }
 
     /// Codes of latents that are quantized already.
     pub fn codes_of_quantized(&self, quantized: &Tensor) -> Result<Tensor> {
-        self.quantizer.codes(&self.quantizer.digits_of_quantized(quantized)?)
+        self.quantizer
+            .codes(&self.quantizer.digits_of_quantized(quantized)?)
     }
 
     /// Codes `[B, T, P]` to patch rows `[B, T, P, 3 p^2]`.
