@@ -2,3 +2,5 @@
 
 pub mod events;
 pub mod machine;
+#[cfg(feature = "train")]
+pub mod train;

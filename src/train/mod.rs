@@ -1,0 +1,30 @@
+//! Training: everything that touches libtorch.
+//!
+//! TinyWorlds' three models ([`models`]), their parameters and first weights, the optimizer, the
+//! schedule, and the trainer of one stage ([`StageTrainer`]). Randomness, data, gates, files and
+//! clocks belong to others: weights, batches, masks and rates come in, metrics and tensors go out.
+//! Invariant: a failure inside libtorch, lack of memory too, is an error and never a panic.
+
+mod error;
+mod init;
+mod learner;
+mod mask;
+pub mod models;
+mod optimizer;
+mod parameters;
+mod schedule;
+mod stage_trainer;
+
+pub use error::{Result, StateError, TrainError};
+pub use init::{Init, InitKey};
+pub use learner::{
+    Accumulated, Batch, CodeUse, Learner, Observed, Stage, TokenBatch, UpdateMetrics, Wanted,
+};
+pub use mask::{TokenMask, maskgit_mask};
+pub use optimizer::{CLIP_NORM, OptimizerState, WEIGHT_DECAY};
+pub use parameters::{Element, NamedTensor, Parameters, decays};
+pub use schedule::learning_rate;
+pub use stage_trainer::{
+    Evaluation, FrozenModel, HeldOut, MicroBatch, PredictedFrames, StageKind, StageTrainer,
+    TokenCounts,
+};
