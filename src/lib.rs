@@ -1,3 +1,4 @@
 //! tinygate trains world models in stages behind gates.
 
 pub mod events;
+pub mod store;
