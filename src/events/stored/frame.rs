@@ -264,7 +264,7 @@ mod tests {
         let expected = [
             1, 0, 112, 0, 1, 0, 3, 0, // format, kind, version, flags
             0, 104, 229, 207, 139, 1, 0, 0, // time
-            4, 0, 0, 0, 22, 151, 120, 22, // length, checksum
+            4, 0, 0, 0, 23, 225, 42, 60, // length, checksum
             3, 0, 0, 0,
         ];
         assert_eq!(bytes, expected);
