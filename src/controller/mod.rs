@@ -237,9 +237,11 @@ impl<'a> Controller<'a> {
 
     /// Metrics may wait for the next durable append; every other fact is acknowledged.
     fn append_fact(&mut self, fact: Event) -> Result<(), ControlError> {
-        let durability = match &fact {
-            Event::MetricsLogged(_) => Durability::Lazy,
-            _ => Durability::Durable,
+        let lazy = matches!(fact, Event::MetricsLogged(_));
+        let durability = if lazy {
+            Durability::Lazy
+        } else {
+            Durability::Durable
         };
         self.append(fact, durability)
     }
