@@ -1,1 +1,3 @@
 //! tinygate trains world models in stages behind gates.
+
+pub mod checkpoint;
