@@ -1,5 +1,6 @@
 //! tinygate trains world models in stages behind gates.
 
+pub mod checkpoint;
 pub mod controller;
 pub mod events;
 pub mod machine;
