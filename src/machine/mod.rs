@@ -1,0 +1,3 @@
+//! The rules by which gates are decided.
+
+pub mod presets;
