@@ -1,5 +1,7 @@
 //! What a config means: defaults, presets, the log's JSON, and changes on resume.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

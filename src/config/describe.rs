@@ -221,7 +221,7 @@ impl<'a> Writer<'a> {
         let (meaning, kind) = (key.meaning, key.kind);
         match key.unit {
             "" => self.put(format_args!("# {meaning} ({kind})\n")),
-            unit => self.put(format_args!("# {meaning} ({kind} {unit})\n")),
+            unit => self.put(format_args!("# {meaning} [{unit}] ({kind})\n")),
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Fault, Place, Problem};
+use super::error::{ConfigError, Fault, Place, Problem};
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -33,6 +33,22 @@ pub(super) enum Value {
 }
 
 impl Value {
+    pub fn text(&self) -> Option<&str> {
+        if let Value::Text(text) = self {
+            Some(text)
+        } else {
+            None
+        }
+    }
+
+    pub fn list(&self) -> Option<&[Value]> {
+        if let Value::List(items) = self {
+            Some(items)
+        } else {
+            None
+        }
+    }
+
     /// For an error: what stands there.
     pub fn found(&self) -> String {
         match self {
@@ -63,10 +79,8 @@ impl Override {
     ///
     /// # Errors
     /// A text without `=`, with an empty or malformed key, or with a broken value.
-    pub fn parse(text: &str) -> Result<Override, super::ConfigError> {
-        read_override(text).map_err(|problem| super::ConfigError::Invalid {
-            problems: vec![problem],
-        })
+    pub fn parse(text: &str) -> Result<Override, ConfigError> {
+        read_override(text)
     }
 
     /// The dotted key.
@@ -75,16 +89,19 @@ impl Override {
     }
 }
 
-fn read_override(text: &str) -> Result<Override, Problem> {
+fn read_override(text: &str) -> Result<Override, ConfigError> {
     let place = Place::CommandLine {
         text: Arc::from(shortened(text)),
     };
-    let refuse = |why| Problem {
-        place: place.clone(),
-        fault: Fault::Override {
+    let refuse = |why| {
+        let fault = Fault::Override {
             text: shortened(text),
             why,
-        },
+        };
+        let place = place.clone();
+        ConfigError::Invalid {
+            problems: vec![Problem { place, fault }],
+        }
     };
     let (key, value) = text
         .split_once('=')

@@ -288,16 +288,11 @@ fn stage_names(tree: &Node) -> Vec<String> {
     let Value::Table(entries) = &tree.value else {
         return standard();
     };
-    let Some(Value::List(items)) = entries.get("stages").map(|node| &node.value) else {
+    let Some(items) = entries.get("stages").and_then(|node| node.value.list()) else {
         return standard();
     };
-    let named = items.iter().take(keys::LIST_MOST).filter_map(|item| {
-        if let Value::Text(name) = item {
-            Some(name.clone())
-        } else {
-            None
-        }
-    });
+    let items = items.iter().take(keys::LIST_MOST);
+    let named = items.filter_map(|item| item.text().map(str::to_owned));
     named.filter(|name| !keys::is_reserved(name)).collect()
 }
 
@@ -306,13 +301,11 @@ fn check(key: &Key, path: &str, node: &Node) -> Result<Given, Fault> {
     let value = &node.value;
     match key.kind {
         Kind::Count { least, most } => count(key, path, value, least, most),
-        Kind::CountOrAuto { least, most } => match value {
-            Value::Text(text) if text == "auto" => Ok(Given::Auto),
-            _ => count(key, path, value, least, most),
-        },
+        Kind::CountOrAuto { .. } if value.text() == Some("auto") => Ok(Given::Auto),
+        Kind::CountOrAuto { least, most } => count(key, path, value, least, most),
         Kind::Real { above, least, most } => {
             let range = real_range(above, least, most, key.unit);
-            let x = real(path, value, &key.kind.to_string())?;
+            let x = real(key, path, value)?;
             let inside = above.is_none_or(|above| x > above) && x >= least && x <= most;
             if inside {
                 Ok(Given::Real(Scalar::new(x)))
@@ -320,21 +313,17 @@ fn check(key: &Key, path: &str, node: &Node) -> Result<Given, Fault> {
                 Err(out_of_range(path, format!("{x:?}"), range))
             }
         }
-        Kind::Flag => match value {
-            Value::Flag(flag) => Ok(Given::Flag(*flag)),
-            _ => Err(wrong_type(key, path, value)),
-        },
-        Kind::Choice(choices) => match value {
-            Value::Text(text) if choices.contains(&text.as_str()) => Ok(Given::Text(text.clone())),
-            Value::Text(text) => Err(not_a_choice(path, text, choices)),
-            _ => Err(wrong_type(key, path, value)),
-        },
-        Kind::Device => match value {
-            Value::Text(text) if super::Device::from_name(text).is_some() => {
-                Ok(Given::Text(text.clone()))
+        Kind::Flag => {
+            if let Value::Flag(flag) = value {
+                Ok(Given::Flag(*flag))
+            } else {
+                Err(wrong_type(key, path, value))
             }
-            Value::Text(text) => Err(not_a_choice(path, text, &["auto", "cpu", "cuda", "cuda:0"])),
-            _ => Err(wrong_type(key, path, value)),
+        }
+        Kind::Choice(choices) => choice(key, path, value, choices),
+        Kind::Device => match value.text().and_then(super::Device::from_name) {
+            Some(device) => Ok(Given::Text(device.to_string())),
+            None => choice(key, path, value, &["auto", "cpu", "cuda", "cuda:0"]),
         },
         Kind::Paths => paths(key, path, value),
         Kind::Stages => stages(key, path, value),
@@ -370,35 +359,56 @@ fn not_a_choice(path: &str, found: &str, choices: &[&str]) -> Fault {
     }
 }
 
+fn choice(key: &Key, path: &str, value: &Value, choices: &[&str]) -> Result<Given, Fault> {
+    let Some(text) = value.text() else {
+        return Err(wrong_type(key, path, value));
+    };
+    if choices.contains(&text) {
+        Ok(Given::Text(text.to_owned()))
+    } else {
+        Err(not_a_choice(path, text, choices))
+    }
+}
+
 fn count(key: &Key, path: &str, value: &Value, least: u64, most: u64) -> Result<Given, Fault> {
-    let range = || format!("{least} to {most}{}", spaced(key.unit));
+    let outside = |found: String| {
+        let range = format!("{least} to {most}{}", spaced(key.unit));
+        Err(out_of_range(path, found, range))
+    };
     match value {
         Value::Integer(n) => match u64::try_from(*n) {
             Ok(n) if (least..=most).contains(&n) => Ok(Given::Count(n)),
-            _ => Err(out_of_range(path, n.to_string(), range())),
+            _ => outside(n.to_string()),
         },
-        Value::TooLarge(text) => Err(out_of_range(path, shortened(text), range())),
+        Value::TooLarge(text) => outside(shortened(text)),
         Value::Float(x) if x.fract() == 0.0 && x.abs() < 1e15 => Err(Fault::WrongType {
             key: path.to_owned(),
             found: value.found(),
             expected: key.kind.to_string(),
             hint: Some(format!("write `{x:.0}`")),
         }),
-        _ => Err(wrong_type(key, path, value)),
+        Value::Float(_)
+        | Value::Text(_)
+        | Value::Flag(_)
+        | Value::Date(_)
+        | Value::Null
+        | Value::List(_)
+        | Value::Table(_) => Err(wrong_type(key, path, value)),
     }
 }
 
 /// A TOML integer counts as a real number too.
-fn real(path: &str, value: &Value, expected: &str) -> Result<f64, Fault> {
+fn real(key: &Key, path: &str, value: &Value) -> Result<f64, Fault> {
     match value {
         Value::Float(x) => Ok(*x),
         Value::Integer(n) => Ok(*n as f64),
-        _ => Err(Fault::WrongType {
-            key: path.to_owned(),
-            found: value.found(),
-            expected: expected.to_owned(),
-            hint: None,
-        }),
+        Value::TooLarge(_)
+        | Value::Text(_)
+        | Value::Flag(_)
+        | Value::Date(_)
+        | Value::Null
+        | Value::List(_)
+        | Value::Table(_) => Err(wrong_type(key, path, value)),
     }
 }
 
@@ -419,7 +429,7 @@ fn spaced(unit: &str) -> String {
 
 /// A list of strings, not too long.
 fn texts(key: &Key, path: &str, value: &Value) -> Result<Vec<String>, Fault> {
-    let Value::List(items) = value else {
+    let Some(items) = value.list() else {
         return Err(wrong_type(key, path, value));
     };
     if items.len() > keys::LIST_MOST {
@@ -428,11 +438,11 @@ fn texts(key: &Key, path: &str, value: &Value) -> Result<Vec<String>, Fault> {
     }
     items
         .iter()
-        .map(|item| match item {
-            Value::Text(text) => Ok(text.clone()),
-            other => Err(Fault::WrongType {
+        .map(|item| match item.text() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(Fault::WrongType {
                 key: path.to_owned(),
-                found: format!("a list with {}", other.found()),
+                found: format!("a list with {}", item.found()),
                 expected: key.kind.to_string(),
                 hint: None,
             }),
@@ -460,9 +470,9 @@ fn not_empty(path: &str, names: &[String]) -> Result<(), Fault> {
 }
 
 fn paths(key: &Key, path: &str, value: &Value) -> Result<Given, Fault> {
-    let found = match value {
-        Value::Text(text) => vec![text.clone()],
-        _ => texts(key, path, value)?,
+    let found = match value.text() {
+        Some(text) => vec![text.to_owned()],
+        None => texts(key, path, value)?,
     };
     not_empty(path, &found)?;
     if found
@@ -520,7 +530,7 @@ fn criteria(key: &Key, path: &str, value: &Value) -> Result<Given, Fault> {
 
 fn limit(key: &Key, path: &str, value: &Value, least: f64, most: f64) -> Result<Given, Fault> {
     let one = |value: &Value| -> Result<Scalar, Fault> {
-        let x = real(path, value, &key.kind.to_string())?;
+        let x = real(key, path, value)?;
         if x >= least && x <= most {
             Ok(Scalar::new(x))
         } else {
@@ -532,7 +542,7 @@ fn limit(key: &Key, path: &str, value: &Value, least: f64, most: f64) -> Result<
         key: path.to_owned(),
         why,
     };
-    let Value::List(rows) = value else {
+    let Some(rows) = value.list() else {
         return one(value).map(|x| Given::Limit(Limit::Constant(x)));
     };
     if rows.is_empty() || rows.len() > keys::LIST_MOST {
@@ -544,11 +554,7 @@ fn limit(key: &Key, path: &str, value: &Value, least: f64, most: f64) -> Result<
     }
     let mut schedule: Vec<(u64, Scalar)> = Vec::with_capacity(rows.len());
     for row in rows {
-        let pair = match row {
-            Value::List(pair) => pair.as_slice(),
-            _ => &[],
-        };
-        let [Value::Integer(step), limit] = pair else {
+        let Some([Value::Integer(step), limit]) = row.list() else {
             return Err(bad(format!(
                 "entry {} is {}, not a step and a limit",
                 schedule.len() + 1,
