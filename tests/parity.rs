@@ -15,16 +15,69 @@ use tinygate::train::{
     Batch, Element, InitKey, Learner, NamedTensor, Stage, TokenMask, Wanted, learning_rate,
 };
 
-const OUTPUT: f64 = 1e-5;
-const LOSS: f64 = 1e-6;
-const GRADIENT: f64 = 1e-5;
+/// What is compared, in the order of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Check {
+    Output,
+    Tokens,
+    Loss,
+    Gradient,
+    /// The gradient of a key's bias, which shifts all scores of a query alike: 0 in exact
+    /// arithmetic, rounding noise in both programs.
+    ZeroGradient,
+    Losses,
+    Norms,
+    Rates,
+    Final,
+    /// AdamW makes full steps of the noise.
+    FinalKeyBias,
+}
+
 /// A gradient's largest entry counts as at least this share of the global norm.
 const GRADIENT_FLOOR: f64 = 1e-6;
-const COURSE: f64 = 1e-4;
-const FINAL: f64 = 1e-4;
-/// The gradient of a key's bias is 0 in exact arithmetic (it shifts all scores of a query alike),
-/// so AdamW scales rounding noise to full steps.
-const FINAL_KEY_BIAS: f64 = 1e-3;
+/// Runs with weights moved by one unit in the last place, made when a limit is exceeded.
+const MOVED_RUNS: u64 = 8;
+/// A deviation may be this many times what moved weights cause.
+const MOVED_FACTOR: f64 = 2.0;
+
+impl Check {
+    fn limit(self) -> f64 {
+        match self {
+            Check::Output | Check::Gradient => 1e-5,
+            Check::Tokens => 0.0,
+            Check::Loss => 1e-6,
+            Check::ZeroGradient => 1.0,
+            Check::Losses | Check::Norms | Check::Rates | Check::Final => 1e-4,
+            Check::FinalKeyBias => 1e-3,
+        }
+    }
+
+    /// Largest difference, in units that depend on the check.
+    fn deviation(self, ours: &[f64], theirs: &[f64], norm: f64) -> f64 {
+        assert_eq!(ours.len(), theirs.len(), "{self:?}");
+        let differences = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
+        // A NaN on either side is the result.
+        let largest = differences.fold(0.0, |most, value| if value <= most { most } else { value });
+        let floor = GRADIENT_FLOOR * norm;
+        let size = || {
+            theirs
+                .iter()
+                .fold(0.0_f64, |most, value| most.max(value.abs()))
+        };
+        match self {
+            Check::Output | Check::Tokens | Check::Loss | Check::Final | Check::FinalKeyBias => {
+                largest
+            }
+            Check::Gradient => largest / size().max(floor),
+            Check::ZeroGradient => largest / floor,
+            Check::Losses | Check::Norms | Check::Rates if largest == 0.0 => 0.0,
+            Check::Losses | Check::Norms | Check::Rates => largest / size(),
+        }
+    }
+}
+
+/// Everything a run of ten updates shows, by check and by what it is of.
+type Values = BTreeMap<(Check, String), Vec<f64>>;
 
 struct Fixture {
     path: PathBuf,
@@ -38,57 +91,22 @@ struct Stored {
     bytes: Vec<u8>,
 }
 
-/// Largest deviation of each check, and what lies beyond its limit.
-#[derive(Default)]
-struct Report {
-    failures: Vec<String>,
-}
-
-impl Report {
-    fn check(
-        &mut self,
-        place: &str,
-        name: &str,
-        deviations: impl IntoIterator<Item = (String, f64)>,
-        limit: f64,
-    ) {
-        let mut largest = (String::from("nothing compared"), f64::NAN);
-        for (what, deviation) in deviations {
-            if !(deviation <= limit) {
-                self.failures.push(format!(
-                    "{place}: {name} of {what} deviates by {deviation:e}, allowed {limit:e}"
-                ));
-            }
-            if !(deviation <= largest.1) {
-                largest = (what, deviation);
-            }
-        }
-        if largest.1.is_nan() {
-            self.failures
-                .push(format!("{place}: {name}: {}", largest.0));
-        }
-        println!(
-            "{place}: {name}: largest deviation {:.2e} of {limit:.0e} allowed ({})",
-            largest.1, largest.0
-        );
-    }
-}
-
 #[test]
 fn every_fixture_is_reproduced() {
     let folder = std::env::var_os("TINYGATE_FIXTURES").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"),
         PathBuf::from,
     );
-    let mut report = Report::default();
-    for path in fixture_files(&folder).unwrap() {
-        reproduce(&Fixture::read(&path), &mut report);
-    }
+    let failures: Vec<String> = fixture_files(&folder)
+        .unwrap()
+        .iter()
+        .flat_map(|path| reproduce(&Fixture::read(path)))
+        .collect();
     assert!(
-        report.failures.is_empty(),
+        failures.is_empty(),
         "{} deviations:\n{}",
-        report.failures.len(),
-        report.failures.join("\n")
+        failures.len(),
+        failures.join("\n")
     );
 }
 
@@ -119,194 +137,158 @@ fn fixture_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-fn reproduce(fixture: &Fixture, report: &mut Report) {
+/// Compares one fixture; gives what deviates too far.
+///
+/// Some values are no better known than f32 allows: where the latent actions of a batch are
+/// nearly alike, the gradient of their variance is a difference of rounding errors, and changes
+/// by far more than its limit when the order of a sum does (TinyWorlds' own changes between
+/// CPUs). So a value beyond its limit is measured against its sensitivity: how far it moves when
+/// every weight moves by one unit in the last place. The report names each value so judged.
+fn reproduce(fixture: &Fixture) -> Vec<String> {
+    tch::set_num_threads(1); // as the fixtures were made
     let place = fixture
         .path
         .file_stem()
         .unwrap()
         .to_string_lossy()
         .into_owned();
+    let theirs = fixture.values();
+    let ours = run(fixture, &fixture.named("param."));
+    let names = |values: &Values| values.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&ours), names(&theirs), "{place}: what is compared");
+    let norm = fixture.floats("grad_norms")[0];
+    let mut moved: Option<Vec<Values>> = None;
+    let mut failures = Vec::new();
+    let mut largest: BTreeMap<Check, (f64, String)> = BTreeMap::new();
+    for (key, theirs) in &theirs {
+        let (check, what) = key;
+        let deviation = check.deviation(&ours[key], theirs, norm);
+        let worst = largest.entry(*check).or_insert((-1.0, String::new()));
+        if !(deviation <= worst.0) {
+            *worst = (deviation, what.clone());
+        }
+        if deviation <= check.limit() {
+            continue;
+        }
+        let moved = moved.get_or_insert_with(|| {
+            (0..MOVED_RUNS)
+                .map(|seed| run(fixture, &fixture.moved_weights(seed)))
+                .collect()
+        });
+        let distances = moved
+            .iter()
+            .map(|values| check.deviation(&values[key], &ours[key], norm));
+        let sensitivity = distances.fold(0.0, f64::max);
+        let judged = format!(
+            "{place}: {check:?} of {what} deviates by {deviation:.1e}, limit {:.0e}, sensitivity {sensitivity:.1e}",
+            check.limit()
+        );
+        if deviation <= MOVED_FACTOR * sensitivity {
+            println!("{judged}: within rounding");
+        } else {
+            failures.push(judged);
+        }
+    }
+    for (check, (deviation, what)) in largest {
+        println!(
+            "{place}: {check:?}: largest deviation {deviation:.1e}, limit {:.0e} ({what})",
+            check.limit()
+        );
+    }
+    failures
+}
+
+/// Ten updates from `weights`.
+fn run(fixture: &Fixture, weights: &[NamedTensor]) -> Values {
     let config = fixture.config();
     let key = InitKey {
         run_seed: 0,
-        stage: place.clone(),
+        stage: "parity".to_owned(),
         restart: 0,
     };
     let mut learner = Learner::new(fixture.stage(), &config, &key, Device::Cpu).unwrap();
-    let initial = fixture.named("param.");
-    learner.load(&initial, None).unwrap();
+    learner.load(weights, None).unwrap();
     assert_eq!(
         sorted(learner.export().unwrap()),
-        initial,
-        "{place}: names, shapes, bytes after loading"
+        weights,
+        "names, shapes and bytes after loading"
     );
 
+    let mut values = Values::new();
     let batches: Vec<Batch> = (0..fixture.updates())
         .map(|update| fixture.batch(update, &config))
         .collect();
-    let output = learner.output(&batches[0]).unwrap();
-    report.check(
-        &place,
-        "output",
-        [(
-            "the first batch".to_owned(),
-            largest_difference(&output, &fixture.tensor("output")),
-        )],
-        OUTPUT,
+    let mut put = |check, what: &str, found: Vec<f64>| {
+        assert!(values.insert((check, what.to_owned()), found).is_none())
+    };
+    put(
+        Check::Output,
+        "the first batch",
+        doubles(&learner.output(&batches[0]).unwrap()),
     );
     if fixture.tensors.contains_key("tokens_initial") {
-        let codes = learner.codes(&batches[0]).unwrap();
-        let different = codes
-            .ne_tensor(&fixture.tensor("tokens_initial"))
-            .sum(Kind::Int64)
-            .int64_value(&[]);
-        report.check(
-            &place,
-            "tokens",
-            [(format!("{} tokens", codes.numel()), different as f64)],
-            0.0,
+        put(
+            Check::Tokens,
+            "the first batch",
+            doubles(&learner.codes(&batches[0]).unwrap()),
         );
     }
-    check_gradients(&place, fixture, &learner, &batches[0], report);
-    check_course(&place, fixture, &mut learner, &batches, report);
-    check_final(&place, fixture, &learner, report);
-}
-
-fn check_gradients(
-    place: &str,
-    fixture: &Fixture,
-    learner: &Learner,
-    batch: &Batch,
-    report: &mut Report,
-) {
-    let accumulated = learner
-        .accumulate(std::slice::from_ref(batch), Wanted::default())
-        .unwrap();
-    let loss = (accumulated.loss() - fixture.floats("losses")[0]).abs();
-    report.check(place, "loss", [("the first batch".to_owned(), loss)], LOSS);
-    let floor = GRADIENT_FLOOR * fixture.floats("grad_norms")[0];
-    let gradients = learner.export_gradients(&accumulated).unwrap();
-    let expected = fixture.named("grad.");
-    let names =
-        |tensors: &[NamedTensor]| tensors.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
-    let gradients = sorted(gradients);
-    assert_eq!(
-        names(&gradients),
-        names(&expected),
-        "{place}: parameters with a gradient"
-    );
-    let (noise, real): (Vec<_>, Vec<_>) = gradients
-        .iter()
-        .zip(&expected)
-        .partition(|(ours, _)| ours.name.ends_with("k_proj.bias"));
-    let deviation = |ours: &NamedTensor, theirs: &NamedTensor| {
-        let largest = floats_of(theirs)
-            .iter()
-            .fold(floor, |most, value| most.max(value.abs()));
-        (
-            ours.name.clone(),
-            differ(&floats_of(ours), &floats_of(theirs)) / largest,
-        )
-    };
-    report.check(
-        place,
-        "gradient",
-        real.into_iter()
-            .map(|(ours, theirs)| deviation(ours, theirs)),
-        GRADIENT,
-    );
-    // Rounding noise around 0 on both sides: nothing to compare but its size.
-    let sizes = noise.into_iter().map(|(ours, _)| {
-        (
-            ours.name.clone(),
-            differ(&floats_of(ours), &vec![0.0; floats_of(ours).len()]),
-        )
-    });
-    report.check(place, "gradient that is 0", sizes, floor);
-}
-
-fn check_course(
-    place: &str,
-    fixture: &Fixture,
-    learner: &mut Learner,
-    batches: &[Batch],
-    report: &mut Report,
-) {
     let target = fixture.setting("total_updates") as u64;
     let base: f64 = fixture.settings["learning_rate"].parse().unwrap();
-    let (mut losses, mut norms, mut rates) = (Vec::new(), Vec::new(), Vec::new());
-    for (update, batch) in (0_u64..).zip(batches) {
+    for (update, batch) in (0_u64..).zip(&batches) {
         let rate = learning_rate(update, target, base);
         let accumulated = learner
             .accumulate(std::slice::from_ref(batch), Wanted::default())
             .unwrap();
-        let metrics = learner.apply(accumulated, rate).unwrap();
-        losses.push(metrics.loss);
-        norms.push(metrics.grad_norm);
-        rates.push(rate);
-    }
-    for (name, ours, key) in [
-        ("losses", losses, "losses"),
-        ("gradient norms", norms, "grad_norms"),
-        ("rates", rates, "learning_rates"),
-    ] {
-        let theirs = fixture.floats(key);
-        assert_eq!(ours.len(), theirs.len(), "{place}: {name}");
-        let relative = |(ours, theirs): (&f64, &f64)| {
-            if ours == theirs {
-                0.0
-            } else {
-                ((ours - theirs) / theirs).abs()
+        if update == 0 {
+            put(Check::Loss, "the first batch", vec![accumulated.loss()]);
+            for gradient in learner.export_gradients(&accumulated).unwrap() {
+                put(
+                    gradient_check(&gradient.name),
+                    &gradient.name,
+                    floats_of(&gradient),
+                );
             }
-        };
-        let deviations = ours.iter().zip(&theirs).map(relative).enumerate();
-        report.check(
-            place,
-            name,
-            deviations.map(|(update, value)| (format!("update {}", update + 1), value)),
-            COURSE,
-        );
+        }
+        let metrics = learner.apply(accumulated, rate).unwrap();
+        let what = update_name(update);
+        put(Check::Losses, &what, vec![metrics.loss]);
+        put(Check::Norms, &what, vec![metrics.grad_norm]);
+        put(Check::Rates, &what, vec![rate]);
+    }
+    for tensor in learner
+        .export()
+        .unwrap()
+        .iter()
+        .filter(|tensor| tensor.element == Element::F32)
+    {
+        put(final_check(&tensor.name), &tensor.name, floats_of(tensor));
+    }
+    values
+}
+
+fn update_name(update: u64) -> String {
+    format!("update {:2}", update + 1)
+}
+
+fn gradient_check(name: &str) -> Check {
+    if name.ends_with("k_proj.bias") {
+        Check::ZeroGradient
+    } else {
+        Check::Gradient
     }
 }
 
-fn check_final(place: &str, fixture: &Fixture, learner: &Learner, report: &mut Report) {
-    let ours = sorted(learner.export().unwrap());
-    let theirs = fixture.named("final.");
-    assert_eq!(ours.len(), theirs.len(), "{place}: final weights");
-    let pairs: Vec<_> = ours
-        .iter()
-        .zip(&theirs)
-        .filter(|(ours, _)| ours.element == Element::F32)
-        .collect();
-    let deviation = |(ours, theirs): &(&NamedTensor, &NamedTensor)| {
-        assert_eq!(ours.name, theirs.name, "{place}");
-        (
-            ours.name.clone(),
-            differ(&floats_of(ours), &floats_of(theirs)),
-        )
-    };
-    let (noise, real): (Vec<_>, Vec<_>) = pairs
-        .iter()
-        .partition(|(ours, _)| ours.name.ends_with("k_proj.bias"));
-    report.check(place, "final weights", real.iter().map(deviation), FINAL);
-    report.check(
-        place,
-        "final k_proj.bias",
-        noise.iter().map(deviation),
-        FINAL_KEY_BIAS,
-    );
+fn final_check(name: &str) -> Check {
+    if name.ends_with("k_proj.bias") {
+        Check::FinalKeyBias
+    } else {
+        Check::Final
+    }
 }
 
-fn largest_difference(ours: &Tensor, theirs: &Tensor) -> f64 {
-    assert_eq!(ours.size(), theirs.size());
-    (ours - theirs).abs().max().double_value(&[])
-}
-
-/// Largest difference; a NaN on either side is the result.
-fn differ(ours: &[f64], theirs: &[f64]) -> f64 {
-    assert_eq!(ours.len(), theirs.len());
-    let differences = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |most, value| if value <= most { most } else { value })
+fn doubles(tensor: &Tensor) -> Vec<f64> {
+    Vec::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).unwrap()
 }
 
 fn sorted(mut tensors: Vec<NamedTensor>) -> Vec<NamedTensor> {
@@ -395,6 +377,87 @@ impl Fixture {
 
     fn floats(&self, name: &str) -> Vec<f64> {
         Vec::try_from(self.tensor(name).to_kind(Kind::Double)).unwrap()
+    }
+
+    /// What the fixture holds of everything that [`run`] measures.
+    fn values(&self) -> Values {
+        let mut values = Values::new();
+        let mut put =
+            |check, what: String, found| assert!(values.insert((check, what), found).is_none());
+        put(
+            Check::Output,
+            "the first batch".to_owned(),
+            doubles(&self.tensor("output")),
+        );
+        if self.tensors.contains_key("tokens_initial") {
+            put(
+                Check::Tokens,
+                "the first batch".to_owned(),
+                doubles(&self.tensor("tokens_initial")),
+            );
+        }
+        put(
+            Check::Loss,
+            "the first batch".to_owned(),
+            self.floats("losses")[..1].to_vec(),
+        );
+        for (check, key) in [
+            (Check::Losses, "losses"),
+            (Check::Norms, "grad_norms"),
+            (Check::Rates, "learning_rates"),
+        ] {
+            for (update, value) in (0..).zip(self.floats(key)) {
+                put(check, update_name(update), vec![value]);
+            }
+        }
+        for gradient in self.named("grad.") {
+            put(
+                gradient_check(&gradient.name),
+                gradient.name.clone(),
+                floats_of(&gradient),
+            );
+        }
+        for tensor in self
+            .named("final.")
+            .iter()
+            .filter(|tensor| tensor.element == Element::F32)
+        {
+            put(
+                final_check(&tensor.name),
+                tensor.name.clone(),
+                floats_of(tensor),
+            );
+        }
+        values
+    }
+
+    /// The first weights, each moved up or down by one unit in the last place.
+    fn moved_weights(&self, seed: u64) -> Vec<NamedTensor> {
+        let mut weights = self.named("param.");
+        let mut bits = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        for tensor in weights
+            .iter_mut()
+            .filter(|tensor| tensor.element == Element::F32)
+        {
+            for bytes in tensor.bytes.as_chunks_mut::<4>().0 {
+                // xorshift64
+                bits ^= bits << 13;
+                bits ^= bits >> 7;
+                bits ^= bits << 17;
+                let value = f32::from_le_bytes(*bytes);
+                let moved = if bits & (1 << 40) == 0 {
+                    value.next_up()
+                } else {
+                    value.next_down()
+                };
+                *bytes = if value == 0.0 {
+                    *bytes
+                } else {
+                    moved.to_le_bytes()
+                };
+            }
+        }
+        weights
     }
 
     /// The tensors whose names begin with `prefix`, sorted by the rest.

@@ -28,3 +28,11 @@ pub use stage_trainer::{
     Evaluation, FrozenModel, HeldOut, MicroBatch, PredictedFrames, StageKind, StageTrainer,
     TokenCounts,
 };
+
+/// Sets how many threads libtorch computes with on a CPU, in this process; at least one.
+///
+/// The count is part of a run's identity: sums are split by it, so another count gives other
+/// bits. Call it on the thread that trains, before the first tensor.
+pub fn use_threads(count: u16) {
+    tch::set_num_threads(i32::from(count.max(1)));
+}

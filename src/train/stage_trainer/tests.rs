@@ -87,6 +87,8 @@ enum Which {
 const ALL: [Which; 3] = [Which::Video, Which::Latent, Which::Dynamics];
 
 fn trainer(which: Which) -> StageTrainer {
+    // Tests run beside each other: more threads each would only wait for one another.
+    crate::train::use_threads(1);
     let kind = match which {
         Which::Video => StageKind::VideoTokenizer,
         Which::Latent => StageKind::LatentActions,
