@@ -12,6 +12,7 @@
 mod files;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -56,6 +57,23 @@ pub trait Observer {
     /// An event that is durable, and the state after it and all events known by then.
     fn recorded(&mut self, record: &Record, state: &RunState);
     fn progressed(&mut self, progress: &Progress);
+}
+
+/// A request to stop at the next update, with a checkpoint. Set once, by a signal;
+/// the trainer looks at it between updates.
+#[derive(Debug, Default)]
+pub struct StopRequest(OnceLock<String>);
+
+impl StopRequest {
+    /// Asks the trainer to stop; the first signal's name stays.
+    pub fn request(&self, signal: &str) {
+        let _ = self.0.set(signal.to_owned());
+    }
+
+    /// The signal that asked, if one did.
+    pub fn requested(&self) -> Option<String> {
+        self.0.get().cloned()
+    }
 }
 
 /// How a process's part of a run ended.

@@ -5,6 +5,7 @@
 //! clocks belong to others: weights, batches, masks and rates come in, metrics and tensors go out.
 //! Invariant: a failure inside libtorch, lack of memory too, is an error and never a panic.
 
+pub mod actor;
 mod error;
 mod init;
 mod learner;
