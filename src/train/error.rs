@@ -66,9 +66,10 @@ pub enum StateError {
 
 impl From<TchError> for TrainError {
     fn from(error: TchError) -> Self {
-        let message = match error {
-            TchError::Torch(text) => first_line(&text).to_owned(),
-            other => other.to_string(),
+        let message = if let TchError::Torch(text) = &error {
+            first_line(text).to_owned()
+        } else {
+            error.to_string()
         };
         if says_out_of_memory(&message) {
             TrainError::OutOfMemory { message }

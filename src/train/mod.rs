@@ -26,8 +26,8 @@ pub use optimizer::{CLIP_NORM, OptimizerState, WEIGHT_DECAY};
 pub use parameters::{Element, NamedTensor, Parameters, decays};
 pub use schedule::learning_rate;
 pub use stage_trainer::{
-    Evaluation, FrozenModel, HeldOut, MicroBatch, PredictedFrames, StageKind, StageTrainer,
-    TokenCounts,
+    Evaluation, FrozenModel, FrozenModels, HeldOut, MicroBatch, PredictedFrames, StageKind,
+    StageTrainer, TokenCounts,
 };
 
 /// Sets how many threads libtorch computes with on a CPU, in this process; at least one.

@@ -113,3 +113,92 @@ pub(crate) fn clip(gradients: &mut [Tensor; GROUPS]) -> Result<f64> {
     }
     Ok(norm)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::init::{Init, InitKey};
+    use crate::train::parameters::{Layout, decays};
+
+    /// One decayed matrix, then a norm's scale, a bias and a norm's matrix, none of them decayed.
+    fn parameters() -> Parameters {
+        let mut layout = Layout::default();
+        for (name, shape) in SHAPES {
+            layout.single(name.to_owned(), shape, Init::FanIn(4));
+        }
+        let key = InitKey {
+            run_seed: 1,
+            stage: "test".to_owned(),
+            restart: 0,
+        };
+        layout.build(&key, tch::Device::Cpu).unwrap()
+    }
+
+    const SHAPES: [(&str, &[i64]); 4] = [
+        ("embed.weight", &[2, 3]),
+        ("norm.rms.weight", &[3]),
+        ("embed.bias", &[2]),
+        ("norm.to_gamma_beta.1.weight", &[2, 2]),
+    ];
+
+    fn values(tensors: &[NamedTensor]) -> Vec<f64> {
+        let bytes: Vec<u8> = tensors.iter().flat_map(|t| t.bytes.clone()).collect();
+        let floats = bytes.as_chunks::<4>().0.iter();
+        floats.map(|b| f64::from(f32::from_le_bytes(*b))).collect()
+    }
+
+    fn constant(parameters: &mut Parameters, value: f64) -> [Tensor; GROUPS] {
+        let [decayed, plain] = parameters.flats_mut();
+        [decayed.full_like(value), plain.full_like(value)]
+    }
+
+    #[test]
+    fn two_updates_follow_the_formula_and_decay_only_what_decays() {
+        let mut parameters = parameters();
+        let mut optimizer = AdamW::new(&mut parameters).unwrap();
+        let decayed: Vec<bool> = SHAPES
+            .iter()
+            .flat_map(|(name, shape)| {
+                std::iter::repeat_n(decays(name, shape), shape.iter().product::<i64>() as usize)
+            })
+            .collect();
+        assert_eq!(decayed.iter().filter(|decays| **decays).count(), 6);
+        let mut want = values(&parameters.export().unwrap());
+        let (mut m, mut v, rate) = (0.0, 0.0, 0.1);
+        for (step, gradient) in [(1, 0.5), (2, -0.25)] {
+            let gradients = constant(&mut parameters, gradient);
+            optimizer.update(&mut parameters, &gradients, rate).unwrap();
+            m = 0.9 * m + 0.1 * gradient;
+            v = 0.999 * v + 0.001 * gradient * gradient;
+            let m_hat = m / (1.0 - 0.9_f64.powi(step));
+            let v_hat: f64 = v / (1.0 - 0.999_f64.powi(step));
+            for (weight, decayed) in want.iter_mut().zip(&decayed) {
+                *weight *= if *decayed { 1.0 - rate * 0.01 } else { 1.0 };
+                *weight -= rate * m_hat / (v_hat.sqrt() + 1e-8);
+            }
+        }
+        for (found, want) in values(&parameters.export().unwrap()).iter().zip(&want) {
+            assert!((found - want).abs() < 1e-6, "{found} {want}");
+        }
+        assert_eq!(optimizer.export(&parameters).unwrap().step, 2);
+    }
+
+    #[track_caller]
+    fn check_clip(name: &str, value: f64, want_norm: f64, want_value: f64) {
+        let mut gradients = constant(&mut parameters(), value);
+        let norm = clip(&mut gradients).unwrap();
+        let found = gradients[1].double_value(&[0]);
+        let near = |a: f64, b: f64| (a.is_nan() && b.is_nan()) || (a - b).abs() < 1e-5;
+        assert!(near(norm, want_norm), "{name}: norm {norm}");
+        assert!(near(found, want_value), "{name}: value {found}");
+    }
+
+    #[test]
+    fn gradients_are_scaled_down_to_norm_one_and_never_up() {
+        let root = 15.0_f64.sqrt();
+        check_clip("a large norm", 2.0, 2.0 * root, 1.0 / root);
+        check_clip("a small norm", 0.01, 0.01 * root, 0.01);
+        check_clip("no gradient", 0.0, 0.0, 0.0);
+        check_clip("not a number stays one", f64::NAN, f64::NAN, f64::NAN);
+    }
+}

@@ -30,14 +30,17 @@ pub struct FrozenModel {
     pub weights: Vec<NamedTensor>,
 }
 
+/// What dynamics sees frames through.
+pub struct FrozenModels {
+    pub video_tokenizer: FrozenModel,
+    pub latent_actions: FrozenModel,
+}
+
 /// Which stage to train, with what it needs of the stages before.
 pub enum StageKind {
     VideoTokenizer,
     LatentActions,
-    Dynamics {
-        video_tokenizer: FrozenModel,
-        latent_actions: FrozenModel,
-    },
+    Dynamics(Box<FrozenModels>),
 }
 
 pub struct StageTrainer {
@@ -118,10 +121,11 @@ impl StageTrainer {
                 learner: Learner::new(Stage::LatentActions, config, key, device)?,
                 frozen: None,
             }),
-            StageKind::Dynamics {
-                video_tokenizer,
-                latent_actions,
-            } => {
+            StageKind::Dynamics(frozen) => {
+                let FrozenModels {
+                    video_tokenizer,
+                    latent_actions,
+                } = *frozen;
                 check_tokenizer(&video_tokenizer.config, config)?;
                 check_actions(&latent_actions.config, config)?;
                 let tokenizer = thaw(Stage::VideoTokenizer, &video_tokenizer, key, device)?;
@@ -396,13 +400,13 @@ impl StageTrainer {
 impl TokenCounts {
     /// Smoothed share of `code` at `position`.
     fn share(&self, position: usize, code: usize) -> f64 {
-        let row = self
+        let mut row = self
             .counts
             .iter()
             .skip(position * self.codebook_size)
             .take(self.codebook_size);
         let total = row.clone().sum::<u64>() as f64;
-        let count = row.skip(code).next().copied().unwrap_or(0) as f64;
+        let count = row.nth(code).copied().unwrap_or(0) as f64;
         (count + 1.0 / self.codebook_size as f64) / (total + 1.0)
     }
 

@@ -97,10 +97,10 @@ fn trainer(which: Which) -> StageTrainer {
                 config: config(),
                 weights: trainer(which).export().unwrap(),
             };
-            StageKind::Dynamics {
+            StageKind::Dynamics(Box::new(FrozenModels {
                 video_tokenizer: frozen(Which::Video),
                 latent_actions: frozen(Which::Latent),
-            }
+            }))
         }
     };
     StageTrainer::new(kind, &config(), &key(), Device::Cpu).unwrap()
@@ -558,7 +558,7 @@ fn frozen_models_of_another_shape_are_refused() {
         config,
         weights: trainer(which).export().unwrap(),
     };
-    let kind = StageKind::Dynamics {
+    let kind = StageKind::Dynamics(Box::new(FrozenModels {
         video_tokenizer: frozen(
             Which::Video,
             ModelConfig {
@@ -567,13 +567,13 @@ fn frozen_models_of_another_shape_are_refused() {
             },
         ),
         latent_actions: frozen(Which::Latent, config()),
-    };
+    }));
     check_error(
         "another codebook",
         StageTrainer::new(kind, &config(), &key(), Device::Cpu),
         "the frozen video tokenizer has `num_bins` = 3, expected this stage's 4",
     );
-    let kind = StageKind::Dynamics {
+    let kind = StageKind::Dynamics(Box::new(FrozenModels {
         video_tokenizer: frozen(Which::Video, config()),
         latent_actions: frozen(
             Which::Latent,
@@ -582,7 +582,7 @@ fn frozen_models_of_another_shape_are_refused() {
                 ..config()
             },
         ),
-    };
+    }));
     check_error(
         "other actions",
         StageTrainer::new(kind, &config(), &key(), Device::Cpu),
@@ -617,4 +617,22 @@ fn the_default_models_have_tinyworlds_parameter_counts() {
     assert_eq!(count(Stage::VideoTokenizer, 4), 138_821);
     assert_eq!(count(Stage::LatentActions, 2), 74_066);
     assert_eq!(count(Stage::Dynamics, 8), 173_077);
+}
+
+#[test]
+fn a_batch_beyond_all_memory_is_an_error_and_training_goes_on() {
+    let mut video = trainer(Which::Video);
+    let before = (video.export().unwrap(), video.export_optimizer().unwrap());
+    // One window seen 2^40 times: no memory until it is made into patches, then petabytes.
+    let frames = windows(1, 1).expand([1 << 40, 4, 16, 16, 3], false);
+    let found = video.update(&[MicroBatch { frames, mask: None }], 0.1, Wanted::default());
+    assert!(
+        matches!(found, Err(TrainError::OutOfMemory { .. })),
+        "{found:?}"
+    );
+    assert_eq!(
+        (video.export().unwrap(), video.export_optimizer().unwrap()),
+        before
+    );
+    assert!(train(&mut video, Which::Video, 1..2)[0].loss.is_finite());
 }
