@@ -546,6 +546,23 @@ fn text_that_is_not_toml() {
 }
 
 #[test]
+fn a_text_of_another_kind_is_not_read_to_its_end() {
+    let text: String = (0..20_000).map(|n| format!("word_{n} = {n}\n")).collect();
+    let found = problems(&text, &[]);
+    // The data are missing too.
+    assert!(
+        found.starts_with("1001 problems in the config\n"),
+        "{}",
+        &found[..200]
+    );
+    assert!(
+        found.ends_with("\nand 951 more"),
+        "{}",
+        &found[found.len() - 200..]
+    );
+}
+
+#[test]
 fn files_that_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let load = |name: &str| {
