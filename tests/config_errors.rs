@@ -546,6 +546,23 @@ fn text_that_is_not_toml() {
 }
 
 #[test]
+fn a_text_of_another_kind_is_not_read_to_its_end() {
+    let text: String = (0..20_000).map(|n| format!("word_{n} = {n}\n")).collect();
+    let found = problems(&text, &[]);
+    // The data are missing too.
+    assert!(
+        found.starts_with("1001 problems in the config\n"),
+        "{}",
+        &found[..200]
+    );
+    assert!(
+        found.ends_with("\nand 951 more"),
+        "{}",
+        &found[found.len() - 200..]
+    );
+}
+
+#[test]
 fn files_that_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let load = |name: &str| {
@@ -630,4 +647,41 @@ fn overrides() {
         "data.path=[1",
         "--set data.path=[1: `data.path=[1` is not `key=value`: the value is not valid TOML",
     );
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014).
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[test]
+fn a_damaged_config_is_read_or_refused_and_never_panics() {
+    let whole = tinygate::config::init(tinygate::machine::presets::Preset::Strict);
+    let mut state = 7;
+    let (mut read, mut refused) = (0, 0);
+    for _ in 0..500 {
+        let mut text: Vec<char> = whole.chars().collect();
+        for _ in 0..1 + next(&mut state) % 4 {
+            let at = next(&mut state) as usize % text.len();
+            let other = ['\n', '"', '[', ']', '=', '.', '-', '9', 'e', 'é', '#'];
+            text[at] = other[next(&mut state) as usize % other.len()];
+        }
+        let text: String = text.into_iter().collect();
+        match Config::parse(&text, "run.toml", Path::new("/configs"), &[]) {
+            Ok(loaded) => {
+                let again = Config::from_json(&loaded.config.to_json());
+                assert_eq!(again.ok(), Some(loaded.config), "{text}");
+                read += 1;
+            }
+            Err(error) => {
+                assert!(!error.problems().is_empty() && !error.to_string().is_empty());
+                refused += 1;
+            }
+        }
+    }
+    assert!(read > 20 && refused > 20, "{read} read, {refused} refused");
 }

@@ -264,6 +264,21 @@ fn paths_of_overrides_are_taken_from_the_working_directory() {
 }
 
 #[test]
+fn a_new_cycle_takes_a_config_with_fewer_actions() {
+    let first = config("n_actions = 8\n[latent_actions]\nlearning_rate = 3e-4");
+    let next = first.with(&sets(&["n_actions=4"])).unwrap();
+    assert_eq!(
+        next,
+        config("n_actions = 4\n[latent_actions]\nlearning_rate = 3e-4")
+    );
+    let error = first.with(&sets(&["n_actions=3"])).unwrap_err().to_string();
+    assert!(
+        error.starts_with("--set n_actions=3: `n_actions` = 3 is not a power of two"),
+        "{error}"
+    );
+}
+
+#[test]
 fn devices() {
     for (name, want) in [
         ("auto", Some(Device::Auto)),

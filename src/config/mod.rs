@@ -160,6 +160,21 @@ impl Config {
             .map_err(|problems| ConfigError::Invalid { problems })
     }
 
+    /// The config with overrides, for a new run: whatever they change, they may.
+    /// [`Config::resume`] is for a run that goes on.
+    ///
+    /// # Errors
+    /// Every problem of the config.
+    pub fn with(&self, overrides: &[Override]) -> Result<Config, ConfigError> {
+        let mut tree = tree::from_json(&self.to_json());
+        for change in overrides {
+            tree::overlay(&mut tree, change);
+        }
+        resolve::resolve(&tree, Path::new(""))
+            .map(|loaded| loaded.config)
+            .map_err(|problems| ConfigError::Invalid { problems })
+    }
+
     /// The config as TOML. Of each key, `given` says whether somebody set it.
     pub fn to_toml(&self, given: &BTreeSet<String>) -> String {
         describe::show(self, given)

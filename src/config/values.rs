@@ -35,6 +35,9 @@ pub(super) struct Values {
     stages: Vec<String>,
 }
 
+/// Problems after which a text is no config at all, and is read no further.
+const PROBLEMS_MOST: usize = 1_000;
+
 pub(super) const STANDARD_STAGES: [&str; 3] = ["video_tokenizer", "latent_actions", "dynamics"];
 
 impl Values {
@@ -168,6 +171,9 @@ impl Values {
 
     /// `path` is as the user writes it, `pattern` as the table of keys does.
     fn walk(&mut self, node: &Node, path: &str, pattern: &str) {
+        if self.problems.len() >= PROBLEMS_MOST {
+            return;
+        }
         if let Some(key) = keys::find(pattern) {
             match check(key, path, node) {
                 Ok(given) => {
@@ -179,7 +185,7 @@ impl Values {
         } else if pattern.is_empty() || keys::is_table(pattern) {
             let Value::Table(entries) = &node.value else {
                 let fault = Fault::WrongType {
-                    key: path.to_owned(),
+                    key: if path.is_empty() { "config" } else { path }.to_owned(),
                     found: node.value.found(),
                     expected: "a table".to_owned(),
                     hint: None,
