@@ -18,8 +18,9 @@ use super::command::{Decision, Idle};
 use super::stage::{self, Phase, RunPolicy, StageState};
 use super::{Command, RULES};
 use crate::events::{
-    Event, FallbackGranted, InitFrom, InterruptReason, Policy, RunCreated, RunFinished, RunStopped,
-    SettingChanged, SettingKey, SettingValue, StageName, StageStarted, Upstream,
+    CheckpointRef, Event, FallbackGranted, InitFrom, InterruptReason, Policy, RunCreated,
+    RunFinished, RunStopped, SettingChanged, SettingKey, SettingValue, StageName, StageStarted,
+    Upstream,
 };
 
 /// Everything known of a run: the fold of its log.
@@ -125,10 +126,11 @@ pub fn apply(state: &mut RunState, event: &Event) {
         }
         Event::SettingChanged(changed) => on_setting_changed(state, changed, event),
         Event::CheckpointJudged(judged) => {
-            if judged.rejected.is_none() {
+            let before = newest_accepted(state);
+            to_stage(state, &judged.stage, event);
+            if judged.rejected.is_none() && newest_accepted(state) != before {
                 state.process.interruptions = 0;
             }
-            to_stage(state, &judged.stage, event);
         }
         Event::StagePassed(passed) => {
             to_stage(state, &passed.stage, event);
@@ -299,6 +301,11 @@ fn on_process_started(state: &mut RunState) {
         process.interruptions = process.interruptions.saturating_add(1);
     }
     process.excused = false;
+}
+
+fn newest_accepted(state: &RunState) -> Option<CheckpointRef> {
+    let newest = state.stage()?.newest_accepted()?;
+    Some(newest.reference.clone())
 }
 
 fn on_stage_passed(state: &mut RunState) {

@@ -9,16 +9,19 @@
 //!                     checkpoint_deleted
 //!             records chunk_started                    training
 //!             records stage_passed                     passed
+//!             records stage_stopped (counters at end)  stopped
 //! training    awaits  metrics_logged, held_out_scored, training
 //!                     picture_scored, checkpoint_*
 //!             awaits  chunk_finished                   gating
 //!             awaits  chunk_failed                     failed
-//!             sees    process_started (a crash)        rewinding, failed when too often
+//!             sees    process_started (a crash)        rewinding
 //! rewinding   awaits  checkpoint_judged                rewinding
 //!             records samples_superseded               training, recording when the start is gone
-//! gating      awaits  checkpoint_judged (after crash)  gating
+//!             records failure_decided (too often)      recording, ending
+//! gating      awaits  checkpoint_judged                gating
 //!             records gate_decided                     recording, stopping
-//! failed      records failure_decided                  recording, ending
+//! failed      awaits  checkpoint_judged                failed
+//!             records failure_decided                  recording, ending
 //! ending      records gate_decided (stop)              stopping
 //! stopping    records stage_stopped                    stopped
 //! stopped     sees    setting_changed (max_retries)    reopening
@@ -339,9 +342,9 @@ pub const TRANSITIONS: &[(PhaseKind, &str, &[PhaseKind])] = {
         (Recording, "stage_stopped", &[Stopped]),
         (Training, "chunk_finished", &[Gating]),
         (Training, "chunk_failed", &[Failed]),
-        (Training, "process_started", &[Rewinding, Failed]),
-        (Rewinding, "process_started", &[Rewinding, Failed]),
+        (Training, "process_started", &[Rewinding]),
         (Rewinding, "samples_superseded", &[Training, Recording]),
+        (Rewinding, "failure_decided", &[Recording, Ending]),
         (Gating, "gate_decided", &[Recording, Stopping]),
         (Failed, "failure_decided", &[Recording, Ending]),
         (Ending, "gate_decided", &[Stopping]),
@@ -382,18 +385,22 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
             Some(record(event))
         }
         Phase::Training => stage.chunk.as_ref().map(|chunk| train(stage, chunk)),
-        Phase::Rewinding => Some(judge_first(stage).unwrap_or_else(|| rewind(stage))),
+        Phase::Rewinding => Some(judge_first(stage).unwrap_or_else(|| {
+            let chunk = stage.chunk.as_ref();
+            match chunk.filter(|_| run.policy.max_interruptions.max(1) <= run.interruptions) {
+                Some(chunk) => fail(run.policy, stage, chunk, FailureCause::Interrupted),
+                None => rewind(stage),
+            }
+        })),
         Phase::Gating => {
             let chunk = stage.chunk.as_ref()?;
             Some(judge_first(stage).unwrap_or_else(|| {
                 record(Event::GateDecided(Box::new(decide_gate(run, stage, chunk))))
             }))
         }
-        Phase::Failed { cause, step } => {
+        Phase::Failed { cause, .. } => {
             let chunk = stage.chunk.as_ref()?;
-            Some(record(Event::FailureDecided(decide_failure(
-                run.policy, stage, chunk, *cause, *step,
-            ))))
+            Some(judge_first(stage).unwrap_or_else(|| fail(run.policy, stage, chunk, *cause)))
         }
         Phase::Ending { reason, step } => {
             let chunk = stage.chunk.as_ref()?;
@@ -444,7 +451,13 @@ fn train(stage: &StageState, chunk: &ChunkState) -> Decision {
     })))
 }
 
-/// A checkpoint written by a process that went away before it was judged.
+fn fail(policy: &Policy, stage: &StageState, chunk: &ChunkState, cause: FailureCause) -> Decision {
+    record(Event::FailureDecided(decide_failure(
+        policy, stage, chunk, cause,
+    )))
+}
+
+/// A checkpoint that is not judged yet: its writer went away, or was faster.
 fn judge_first(stage: &StageState) -> Option<Decision> {
     let waiting = stage
         .lineage_checkpoints()
@@ -882,7 +895,6 @@ fn decide_failure(
     stage: &StageState,
     chunk: &ChunkState,
     cause: FailureCause,
-    _step: Step,
 ) -> FailureDecided {
     let mut decided = FailureDecided {
         stage: stage.name().clone(),
@@ -1123,7 +1135,12 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
         }
         Event::ChunkFinished(event) => on_chunk_finished(stage, event),
         Event::ChunkFailed(event) => on_chunk_failed(stage, event),
-        Event::ProcessStarted(_) => on_process_started(run, stage),
+        // The process that trained is gone.
+        Event::ProcessStarted(_) => {
+            if stage.phase == Phase::Training {
+                stage.phase = Phase::Rewinding;
+            }
+        }
         Event::SamplesSuperseded(event) => on_samples_superseded(stage, event),
         Event::GateDecided(event) => on_gate_decided(stage, event),
         Event::PatchApplied(event) => on_patch_applied(stage, &event.patch),
@@ -1351,22 +1368,6 @@ fn on_chunk_failed(stage: &mut StageState, event: &ChunkFailed) {
     }
 }
 
-/// The process that trained is gone. The run counts how often that happened.
-fn on_process_started(run: RunPolicy<'_>, stage: &mut StageState) {
-    if !matches!(stage.phase, Phase::Training | Phase::Rewinding) {
-        return;
-    }
-    let step = stage.step();
-    stage.phase = if run.policy.max_interruptions <= run.interruptions {
-        Phase::Failed {
-            cause: FailureCause::Interrupted,
-            step,
-        }
-    } else {
-        Phase::Rewinding
-    };
-}
-
 fn on_samples_superseded(stage: &mut StageState, event: &SamplesSuperseded) {
     if stage.phase != Phase::Rewinding {
         return;
@@ -1545,7 +1546,12 @@ fn on_patch_applied(stage: &mut StageState, patch: &SettingPatch) {
 }
 
 fn on_failure_decided(policy: &Policy, stage: &mut StageState, event: &FailureDecided) {
-    let Phase::Failed { step, .. } = stage.phase else {
+    let failed_at = if let Phase::Failed { step, .. } = stage.phase {
+        Some(step)
+    } else {
+        (stage.phase == Phase::Rewinding).then(|| stage.step())
+    };
+    let Some(step) = failed_at else {
         return;
     };
     stage.phase = match event.answer {
