@@ -229,7 +229,25 @@ impl StageState {
     /// Among checkpoints at gate steps with a finite gate loss, the lowest, ties to
     /// the earlier; for latent actions only where actions are in use, while there is one.
     pub fn best_known(&self) -> Option<&Checkpoint> {
-        best(self.checkpoints.iter(), self.policy.model)
+        let at_gates = self
+            .checkpoints
+            .iter()
+            .filter_map(|checkpoint| Some((checkpoint, checkpoint.gate?)));
+        best(at_gates, self.policy.model)
+    }
+
+    /// The checkpoint of the gate at `step`: the last the lineage has there.
+    pub fn gate_checkpoint(&self, step: Step) -> Option<&Checkpoint> {
+        self.checkpoints.get(self.place_at(step)?)
+    }
+
+    fn place_at(&self, step: Step) -> Option<usize> {
+        let is_at = |place: &&usize| {
+            self.checkpoints
+                .get(**place)
+                .is_some_and(|checkpoint| checkpoint.reference.step == step)
+        };
+        self.lineage.iter().rfind(is_at).copied()
     }
 
     /// Updates done that the present weights stand for.
@@ -239,7 +257,7 @@ impl StageState {
             (_, Some(chunk)) => chunk
                 .samples(metric::LOSS)
                 .last()
-                .map_or(chunk.start(), |(step, _)| *step),
+                .map_or(chunk.start().max(chunk.from), |(step, _)| *step),
             (_, None) => self
                 .newest_accepted()
                 .map_or(Step::FIRST, |checkpoint| checkpoint.reference.step),
@@ -268,23 +286,22 @@ impl Checkpoint {
     }
 }
 
+/// The lowest gate loss among checkpoints with their gates.
 fn best<'a>(
-    checkpoints: impl Iterator<Item = &'a Checkpoint>,
+    at_gates: impl Iterator<Item = (&'a Checkpoint, CheckpointGate)>,
     model: ModelKind,
 ) -> Option<&'a Checkpoint> {
-    let at_gates: Vec<(&Checkpoint, f64, bool)> = checkpoints
-        .filter(|checkpoint| checkpoint.is_usable())
-        .filter_map(|checkpoint| {
-            let gate = checkpoint.gate?;
+    let eligible: Vec<(&Checkpoint, f64, bool)> = at_gates
+        .filter(|(checkpoint, _)| checkpoint.is_usable())
+        .filter_map(|(checkpoint, gate)| {
             Some((checkpoint, gate.gate_loss?.finite()?, gate.actions_in_use))
         })
         .collect();
     let in_use_only =
-        model == ModelKind::LatentActions && at_gates.iter().any(|(_, _, in_use)| *in_use);
+        model == ModelKind::LatentActions && eligible.iter().any(|(_, _, in_use)| *in_use);
     let mut best: Option<(&Checkpoint, f64)> = None;
-    for (checkpoint, loss, in_use) in at_gates {
-        let eligible = in_use || !in_use_only;
-        if eligible && best.is_none_or(|(_, lowest)| loss < lowest) {
+    for (checkpoint, loss, in_use) in eligible {
+        if (in_use || !in_use_only) && best.is_none_or(|(_, lowest)| loss < lowest) {
             best = Some((checkpoint, loss));
         }
     }
@@ -643,20 +660,29 @@ fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Ga
         return decided;
     }
     let failures = stage.failures.saturating_add(1);
-    let stop = (stage.max_retries < failures).then_some(StopReason::RetriesExceeded {
-        failures,
-        max_retries: stage.max_retries,
-    });
-    let retry = match stop {
-        Some(stop) => Err(stop),
-        None => retry(run.policy, stage, chunk, &evaluation),
+    let streak = visual_streak(stage, &evaluation.criteria);
+    let start = start_after(run.policy, stage, chunk, &evaluation, streak);
+    let resume_from = start
+        .resume_from
+        .map(|checkpoint| checkpoint.reference.clone());
+    let retry = if stage.max_retries < failures {
+        Err(StopReason::RetriesExceeded {
+            failures,
+            max_retries: stage.max_retries,
+        })
+    } else {
+        let climb = climb(stage, chunk, &evaluation);
+        match climb.rung {
+            Some(_) => retry(stage, chunk, start, climb),
+            None => Err(StopReason::NoRungApplies),
+        }
     };
     let mut decided = undecided(stage, chunk, evaluation);
     decided.failures = failures;
+    decided.resume_from = resume_from;
     match retry {
         Ok(retry) => {
             decided.decision = retry.action();
-            decided.resume_from = retry.resume_from;
             decided.config_patch_applied = retry.patches;
             decided.cursor = retry.climb.cursor;
             decided.rung = retry.climb.rung;
@@ -697,11 +723,17 @@ fn undecided(stage: &StageState, chunk: &ChunkState, evaluation: Evaluation) -> 
     }
 }
 
+/// Where the chunk after a failed gate starts, and whether that is a restart.
+#[derive(Clone, Copy)]
+struct Start<'a> {
+    cause: Option<RestartCause>,
+    resume_from: Option<&'a Checkpoint>,
+}
+
 /// How a failed gate goes on.
 struct Retry {
     climb: Climb,
     patches: Vec<SettingPatch>,
-    resume_from: Option<CheckpointRef>,
     restart: Option<RestartReason>,
 }
 
@@ -713,19 +745,6 @@ impl Retry {
             Action::Retune
         }
     }
-}
-
-fn retry(
-    policy: &Policy,
-    stage: &StageState,
-    chunk: &ChunkState,
-    evaluation: &Evaluation,
-) -> Result<Retry, StopReason> {
-    let climb = climb(stage, chunk, evaluation);
-    if climb.rung.is_none() {
-        return Err(StopReason::NoRungApplies);
-    }
-    go_on(policy, stage, chunk, evaluation, climb)
 }
 
 fn climb(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) -> Climb {
@@ -764,52 +783,58 @@ fn entropy_collapsed(policy: &StagePolicy, criteria: &[CriterionResult]) -> bool
         })
 }
 
-fn go_on(
-    policy: &Policy,
+fn retry(
     stage: &StageState,
     chunk: &ChunkState,
-    evaluation: &Evaluation,
+    start: Start<'_>,
     climb: Climb,
 ) -> Result<Retry, StopReason> {
-    let cause = restart_cause(stage, chunk, evaluation);
-    let resume_from = match cause {
-        None => retry_point(policy.retry_from, stage),
-        Some(RestartCause::NoAcceptedCheckpoint) => None,
-        Some(RestartCause::NonFiniteLoss | RestartCause::StructureLost) => best_passed(stage),
-    }
-    .cloned();
-    let restart = match cause {
+    let restart = match start.cause {
         None => None,
         Some(cause) => Some(RestartReason {
             cause,
             restart: stage.restart.next().ok_or(StopReason::CountersExhausted)?,
-            abandoned: abandoned(stage, chunk, resume_from.as_ref()),
+            abandoned: abandoned(stage, chunk, start.resume_from),
         }),
     };
-    let mut patches: Vec<SettingPatch> = climb.patch.clone().into_iter().collect();
-    patches.extend(extension(stage, resume_from.as_ref(), &patches)?);
     Ok(Retry {
+        patches: with_extension(stage, start.resume_from, climb.patch.clone())?,
         climb,
-        patches,
-        resume_from: resume_from.map(|checkpoint| checkpoint.reference),
         restart,
     })
 }
 
-fn restart_cause(
-    stage: &StageState,
+/// `streak` counts the gates in a row, with this one, at which the structure was lost.
+fn fresh_start<'a>(
+    policy: &Policy,
+    stage: &'a StageState,
     chunk: &ChunkState,
     evaluation: &Evaluation,
-) -> Option<RestartCause> {
-    let lost_now = visual_failed(&stage.policy, &evaluation.criteria);
-    if chunk.losses().iter().any(|loss| !loss.is_finite()) {
+    streak: u32,
+) -> Start<'a> {
+    let cause = if chunk.losses().iter().any(|loss| !loss.is_finite()) {
         Some(RestartCause::NonFiniteLoss)
-    } else if lost_now && 1 <= stage.visual_streak {
+    } else if 2 <= streak {
         Some(RestartCause::StructureLost)
     } else if stage.newest_accepted().is_none() {
         Some(RestartCause::NoAcceptedCheckpoint)
     } else {
         None
+    };
+    let resume_from = match cause {
+        None => retry_point(policy.retry_from, stage, chunk, evaluation.gate_loss),
+        Some(RestartCause::NoAcceptedCheckpoint) => None,
+        Some(RestartCause::NonFiniteLoss | RestartCause::StructureLost) => best_passed(stage),
+    };
+    Start { cause, resume_from }
+}
+
+/// Failing `visual_structure` gates in a row, with this one.
+fn visual_streak(stage: &StageState, criteria: &[CriterionResult]) -> u32 {
+    if visual_failed(&stage.policy, criteria) {
+        stage.visual_streak.saturating_add(1)
+    } else {
+        0
     }
 }
 
@@ -823,23 +848,53 @@ fn visual_failed(policy: &StagePolicy, criteria: &[CriterionResult]) -> bool {
 }
 
 /// Where a retry starts; each choice falls back to the newest accepted checkpoint.
-fn retry_point(retry_from: RetryFrom, stage: &StageState) -> Option<&Checkpoint> {
+/// The gate that just failed is not noted on its checkpoint yet, and counts.
+fn retry_point<'a>(
+    retry_from: RetryFrom,
+    stage: &'a StageState,
+    chunk: &ChunkState,
+    gate_loss: Option<Scalar>,
+) -> Option<&'a Checkpoint> {
     let chosen = match retry_from {
         RetryFrom::Newest => None,
         RetryFrom::LastPassed => stage.lineage_checkpoints().rfind(|checkpoint| {
             checkpoint.is_usable() && checkpoint.gate.is_some_and(|gate| gate.passed)
         }),
-        RetryFrom::Best => best(stage.lineage_checkpoints(), stage.policy.model),
+        RetryFrom::Best => {
+            let here = stage.gate_checkpoint(chunk.to);
+            let at_gates = stage.lineage_checkpoints().filter_map(|checkpoint| {
+                let is_here = here.is_some_and(|here| here.reference == checkpoint.reference);
+                let gate = is_here.then(|| checkpoint_gate(stage, chunk, gate_loss, false));
+                Some((checkpoint, gate.or(checkpoint.gate)?))
+            });
+            best(at_gates, stage.policy.model)
+        }
     };
     chosen.or_else(|| stage.newest_accepted())
 }
 
+/// What a gate says of its checkpoint.
+fn checkpoint_gate(
+    stage: &StageState,
+    chunk: &ChunkState,
+    gate_loss: Option<Scalar>,
+    passed: bool,
+) -> CheckpointGate {
+    let actions = chunk.samples(metric::UNIQUE_ACTIONS).last();
+    CheckpointGate {
+        gate_loss,
+        passed,
+        actions_in_use: stage.policy.model != ModelKind::LatentActions
+            || actions.is_some_and(|(_, actions)| 2.0 <= actions.get()),
+    }
+}
+
 /// The best known checkpoint whose own gate passed, of any lineage.
 fn best_passed(stage: &StageState) -> Option<&Checkpoint> {
-    let passed = stage
-        .checkpoints
-        .iter()
-        .filter(|checkpoint| checkpoint.gate.is_some_and(|gate| gate.passed));
+    let passed = stage.checkpoints.iter().filter_map(|checkpoint| {
+        let gate = checkpoint.gate.filter(|gate| gate.passed)?;
+        Some((checkpoint, gate))
+    });
     best(passed, stage.policy.model)
 }
 
@@ -861,33 +916,42 @@ fn abandoned(
 }
 
 /// A failed gate whose resume step is at or past the target extends it, so that
-/// there is a next chunk.
-fn extension(
+/// there is a next chunk. A rung that extends too, but not as far, goes as far.
+fn with_extension(
     stage: &StageState,
     resume_from: Option<&Checkpoint>,
-    patches: &[SettingPatch],
-) -> Result<Option<SettingPatch>, StopReason> {
+    rung: Option<SettingPatch>,
+) -> Result<Vec<SettingPatch>, StopReason> {
     let resume_step = resume_from.map_or(0, |checkpoint| checkpoint.reference.step.get());
+    let mut patches: Vec<SettingPatch> = rung.into_iter().collect();
     let mut patched = stage.settings.clone();
-    for patch in patches {
+    for patch in &patches {
         ladder::set(&mut patched, patch.key, patch.to);
     }
     if resume_step < patched.n_updates {
-        return Ok(None);
+        return Ok(patches);
     }
-    if stage.max_retries <= stage.extensions {
+    let chunk_size = stage.policy.settings.chunk_size.max(1);
+    let to = SettingValue::Count(resume_step.saturating_add(chunk_size));
+    let by_rung = patches
+        .iter_mut()
+        .find(|patch| patch.key == SettingKey::NUpdates);
+    if let Some(patch) = by_rung {
+        patch.to = to;
+    } else if stage.extensions < stage.max_retries {
+        patches.push(SettingPatch {
+            key: SettingKey::NUpdates,
+            from: SettingValue::Count(stage.settings.n_updates),
+            to,
+            why: PatchReason::Extension,
+        });
+    } else {
         return Err(StopReason::ExtensionsExceeded {
             extensions: stage.extensions,
             max_extensions: stage.max_retries,
         });
     }
-    let to = resume_step.saturating_add(stage.policy.settings.chunk_size.max(1));
-    Ok(Some(SettingPatch {
-        key: SettingKey::NUpdates,
-        from: SettingValue::Count(stage.settings.n_updates),
-        to: SettingValue::Count(to),
-        why: PatchReason::Extension,
-    }))
+    Ok(patches)
 }
 
 fn decide_failure(
@@ -1025,9 +1089,9 @@ fn end_without_gate(
     }
 }
 
-/// The rung that was due when the stage stopped, and from where it goes on. When
-/// no rung applies, or the stop was not at a gate, it goes on unchanged: a person
-/// asked for it.
+/// What was due when the stage stopped. After a gate: its rung, and from where it
+/// goes on; where no rung applies, it goes on without, since a person asked for it.
+/// After a chunk that failed without a gate: that chunk again.
 fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     let mut reopened = StageReopened {
         stage: stage.name().clone(),
@@ -1043,18 +1107,21 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
         deferred: None,
         restart: None,
     };
-    let at_gate = stage
-        .chunk
-        .as_ref()
-        .filter(|chunk| chunk.to == step && !last_gate_failed_nothing(stage));
-    let Some(chunk) = at_gate else {
+    let Some(chunk) = &stage.chunk else {
         return reopened;
     };
+    if let Some(cause) = chunk.failed {
+        let halved = halve_batch(stage).filter(|_| cause == FailureCause::OutOfMemory);
+        reopened.config_patch_applied = halved.map(|(patches, _)| patches).unwrap_or_default();
+        return reopened;
+    }
     let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window);
-    let climb = climb(stage, chunk, &evaluation);
-    if let Ok(retry) = go_on(run.policy, stage, chunk, &evaluation, climb) {
+    let start = start_after(run.policy, stage, chunk, &evaluation, stage.visual_streak);
+    reopened.resume_from = start
+        .resume_from
+        .map(|checkpoint| checkpoint.reference.clone());
+    if let Ok(retry) = retry(stage, chunk, start, climb(stage, chunk, &evaluation)) {
         reopened.decision = retry.action();
-        reopened.resume_from = retry.resume_from;
         reopened.config_patch_applied = retry.patches;
         reopened.cursor = retry.climb.cursor;
         reopened.rung = retry.climb.rung;
@@ -1065,29 +1132,28 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     reopened
 }
 
-/// A stop that was put into words for a failed chunk has no criteria.
-fn last_gate_failed_nothing(stage: &StageState) -> bool {
-    stage.gates.last().is_none_or(|gate| gate.failed.is_empty())
-}
-
 /// Criteria that failed at any gate of the stage, as at the last one each failed at.
 fn blocking(stage: &StageState) -> Vec<Blocking> {
-    let Some(last) = stage.gates.last() else {
-        return Vec::new();
-    };
-    last.failed
-        .iter()
-        .map(|result| Blocking {
-            criterion: result.name.clone(),
-            value: result.value,
-            limit: result.limit,
-            gates: stage
-                .gates
-                .iter()
-                .filter(|gate| gate.failed.iter().any(|failed| failed.name == result.name))
-                .count() as u32,
-        })
-        .collect()
+    let mut blocking: Vec<Blocking> = Vec::new();
+    for result in stage.gates.iter().flat_map(|gate| &gate.failed) {
+        let known = blocking
+            .iter_mut()
+            .find(|known| known.criterion == result.name);
+        match known {
+            Some(known) => {
+                known.value = result.value;
+                known.limit = result.limit;
+                known.gates = known.gates.saturating_add(1);
+            }
+            None => blocking.push(Blocking {
+                criterion: result.name.clone(),
+                value: result.value,
+                limit: result.limit,
+                gates: 1,
+            }),
+        }
+    }
+    blocking
 }
 
 // ---------------------------------------------------------------- evolve
@@ -1144,17 +1210,14 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
         Event::SamplesSuperseded(event) => on_samples_superseded(stage, event),
         Event::GateDecided(event) => on_gate_decided(stage, event),
         Event::PatchApplied(event) => on_patch_applied(stage, &event.patch),
-        Event::PatchDeferred(event) => {
-            stage.deferred = Some(event.patch.clone());
-            if let Phase::Recording { deferred, .. } = &mut stage.phase {
-                *deferred = None;
-            }
-        }
+        Event::PatchDeferred(event) => on_patch_deferred(stage, &event.patch),
         Event::FailureDecided(event) => on_failure_decided(run.policy, stage, event),
         Event::StageReopened(event) => on_stage_reopened(stage, event),
         Event::CheckpointDeleted(event) => {
-            for checkpoint in &mut stage.checkpoints {
-                checkpoint.deleted |= checkpoint.reference == event.checkpoint;
+            if matches!(stage.phase, Phase::Recording { .. }) {
+                for checkpoint in &mut stage.checkpoints {
+                    checkpoint.deleted |= checkpoint.reference == event.checkpoint;
+                }
             }
         }
         Event::StagePassed(event) => {
@@ -1402,6 +1465,48 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
     if !matches!(stage.phase, Phase::Gating | Phase::Ending { .. }) {
         return;
     }
+    note_gate(stage, event);
+    stage.failures = event.failures;
+    stage.cursor = event.cursor;
+    match event.decision {
+        Action::Continue => {
+            stage.trend_reset = false;
+            stage.chunk = None;
+            let done = stage.settings.n_updates <= event.gate_step.get();
+            let next = match &event.resume_from {
+                Some(checkpoint) if done => Next::HandOn {
+                    checkpoint: checkpoint.clone(),
+                },
+                resume_from => Next::StartChunk {
+                    resume_from: resume_from.clone(),
+                },
+            };
+            stage.phase = recording(event.gate_step, next);
+        }
+        Action::Retune | Action::RestartStage => retry_after(
+            stage,
+            event.gate_step,
+            &event.config_patch_applied,
+            event.deferred.as_ref(),
+            event.restart.as_ref(),
+            event.resume_from.as_ref(),
+        ),
+        // The chunk stays, so that a person who allows more gets what was due.
+        Action::Stop => {
+            if let Some(chunk) = &mut stage.chunk {
+                chunk.forget_resumes();
+            }
+            stage.phase = Phase::Stopping {
+                reason: event.stop.clone().unwrap_or(StopReason::NoRungApplies),
+                step: event.gate_step,
+            };
+        }
+    }
+}
+
+/// Notes what a gate said, on its checkpoint too. A stop that puts a failed chunk
+/// into words has no criteria, and is no gate of a checkpoint.
+fn note_gate(stage: &mut StageState, event: &GateDecided) {
     let failed: Vec<CriterionResult> = event
         .criteria
         .iter()
@@ -1410,7 +1515,15 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
         .collect();
     let gate_loss = find_metric(&event.metrics, metric::GATE_LOSS);
     if !event.criteria.is_empty() {
-        mark_gate(stage, event, gate_loss, failed.is_empty());
+        stage.visual_streak = visual_streak(stage, &event.criteria);
+        let noted = stage
+            .chunk
+            .as_ref()
+            .map(|chunk| checkpoint_gate(stage, chunk, gate_loss, failed.is_empty()));
+        let place = stage.place_at(event.gate_step);
+        if let Some(checkpoint) = place.and_then(|place| stage.checkpoints.get_mut(place)) {
+            checkpoint.gate = noted;
+        }
     }
     stage.gates.push(GateSummary {
         chunk: event.chunk,
@@ -1419,49 +1532,6 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
         gate_loss,
         failed,
     });
-    stage.failures = event.failures;
-    stage.cursor = event.cursor;
-    match event.decision {
-        Action::Continue => {
-            stage.visual_streak = 0;
-            stage.trend_reset = false;
-            let done = stage.settings.n_updates <= event.gate_step.get();
-            stage.chunk = None;
-            stage.phase = match &event.resume_from {
-                Some(checkpoint) if done => recording(
-                    event.gate_step,
-                    Next::HandOn {
-                        checkpoint: checkpoint.clone(),
-                    },
-                ),
-                _ => recording(
-                    event.gate_step,
-                    Next::StartChunk {
-                        resume_from: event.resume_from.clone(),
-                    },
-                ),
-            };
-        }
-        Action::Retune | Action::RestartStage => {
-            update_streak(stage, &event.criteria);
-            retry_after(
-                stage,
-                event.gate_step,
-                &event.config_patch_applied,
-                event.deferred.as_ref(),
-                event.restart.as_ref(),
-                event.resume_from.as_ref(),
-            );
-        }
-        // The chunk stays, so that a person who allows more gets the rung that was due.
-        Action::Stop => {
-            let reason = event.stop.clone().unwrap_or(StopReason::NoRungApplies);
-            stage.phase = Phase::Stopping {
-                reason,
-                step: event.gate_step,
-            };
-        }
-    }
 }
 
 fn find_metric(metrics: &[Metric], name: &str) -> Option<Scalar> {
@@ -1469,37 +1539,6 @@ fn find_metric(metrics: &[Metric], name: &str) -> Option<Scalar> {
         .iter()
         .find(|metric| metric.name == name)
         .and_then(|metric| metric.value)
-}
-
-/// Notes on the gate's checkpoint what its gate said.
-fn mark_gate(stage: &mut StageState, event: &GateDecided, gate_loss: Option<Scalar>, passed: bool) {
-    let actions = find_metric(&event.metrics, metric::UNIQUE_ACTIONS);
-    let in_use = stage.policy.model != ModelKind::LatentActions
-        || actions.is_some_and(|actions| 2.0 <= actions.get());
-    let at_gate = stage.lineage.iter().rfind(|index| {
-        stage
-            .checkpoints
-            .get(**index)
-            .is_some_and(|checkpoint| checkpoint.reference.step == event.gate_step)
-    });
-    if let Some(checkpoint) = at_gate
-        .copied()
-        .and_then(|index| stage.checkpoints.get_mut(index))
-    {
-        checkpoint.gate = Some(CheckpointGate {
-            gate_loss,
-            passed,
-            actions_in_use: in_use,
-        });
-    }
-}
-
-fn update_streak(stage: &mut StageState, criteria: &[CriterionResult]) {
-    stage.visual_streak = if visual_failed(&stage.policy, criteria) {
-        stage.visual_streak.saturating_add(1)
-    } else {
-        0
-    };
 }
 
 fn retry_after(
@@ -1530,18 +1569,27 @@ fn retry_after(
 }
 
 fn on_patch_applied(stage: &mut StageState, patch: &SettingPatch) {
-    ladder::set(&mut stage.settings, patch.key, patch.to);
-    if patch.key == SettingKey::NUpdates {
-        stage.extensions = stage.extensions.saturating_add(1);
-        // A rung reshapes the curve; a failed final gate leaves the rate at its end value.
-        if let PatchReason::Rung(_) = patch.why {
-            stage.settings.schedule_updates = stage.settings.n_updates;
-        }
-    }
-    if let Phase::Recording { patches, .. } = &mut stage.phase
-        && !patches.is_empty()
-    {
+    let Phase::Recording { patches, .. } = &mut stage.phase else {
+        return;
+    };
+    if !patches.is_empty() {
         patches.remove(0);
+    }
+    let target = stage.settings.n_updates;
+    ladder::set(&mut stage.settings, patch.key, patch.to);
+    if target < stage.settings.n_updates {
+        stage.extensions = stage.extensions.saturating_add(1);
+    }
+    // A rung reshapes the curve; a failed final gate leaves the rate at its end value.
+    if patch.key == SettingKey::NUpdates && matches!(patch.why, PatchReason::Rung(_)) {
+        stage.settings.schedule_updates = stage.settings.n_updates;
+    }
+}
+
+fn on_patch_deferred(stage: &mut StageState, patch: &SettingPatch) {
+    if let Phase::Recording { deferred, .. } = &mut stage.phase {
+        *deferred = None;
+        stage.deferred = Some(patch.clone());
     }
 }
 
@@ -1568,6 +1616,9 @@ fn on_failure_decided(policy: &Policy, stage: &mut StageState, event: &FailureDe
     };
     stage.failures = event.failures;
     stage.chunk_failures = event.chunk_failures;
+    if let Some(chunk) = &mut stage.chunk {
+        chunk.failed = Some(event.cause);
+    }
 }
 
 fn on_stage_reopened(stage: &mut StageState, event: &StageReopened) {
@@ -1576,6 +1627,19 @@ fn on_stage_reopened(stage: &mut StageState, event: &StageReopened) {
     }
     stage.cursor = event.cursor;
     stage.chunk_failures = 0;
+    if stage
+        .chunk
+        .as_ref()
+        .is_some_and(|chunk| chunk.failed.is_some())
+    {
+        stage.phase = Phase::Recording {
+            patches: event.config_patch_applied.clone(),
+            deferred: event.deferred.clone(),
+            gate_step: event.gate_step,
+            next: Next::RunAgain,
+        };
+        return;
+    }
     retry_after(
         stage,
         event.gate_step,
