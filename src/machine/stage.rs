@@ -547,30 +547,30 @@ fn next_record(
     }
 }
 
-/// The oldest checkpoint that retention lets go.
+/// The oldest checkpoint that retention lets go: none of the newest `keep_last`
+/// besides those that are never deleted.
 fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option<&'a Checkpoint> {
-    let present: Vec<&Checkpoint> = stage
-        .checkpoints
-        .iter()
-        .filter(|checkpoint| !checkpoint.deleted)
-        .collect();
-    let newest = present.len().saturating_sub(policy.keep_last as usize);
     let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
     let needed = match next {
-        Next::StartChunk { resume_from } => resume_from.clone(),
+        Next::StartChunk { resume_from } => resume_from.as_ref(),
         Next::RunAgain => stage
             .newest_accepted()
-            .map(|checkpoint| checkpoint.reference.clone()),
-        Next::HandOn { checkpoint } => Some(checkpoint.clone()),
+            .map(|checkpoint| &checkpoint.reference),
+        Next::HandOn { checkpoint } => Some(checkpoint),
     };
-    present.into_iter().take(newest).find(|checkpoint| {
-        let given = checkpoint.chunk.is_none();
-        let passed = checkpoint.gate.is_some_and(|gate| gate.passed);
-        let kept = given || passed || checkpoint.resumed;
-        !kept
-            && Some(&checkpoint.reference) != best
-            && Some(&checkpoint.reference) != needed.as_ref()
-    })
+    let unprotected: Vec<&Checkpoint> = stage
+        .checkpoints
+        .iter()
+        .filter(|checkpoint| {
+            let given = checkpoint.chunk.is_none();
+            let passed = checkpoint.gate.is_some_and(|gate| gate.passed);
+            let reference = Some(&checkpoint.reference);
+            let protected = given || passed || checkpoint.resumed;
+            !checkpoint.deleted && !protected && reference != best && reference != needed
+        })
+        .collect();
+    let surplus = unprotected.len().checked_sub(policy.keep_last as usize)?;
+    unprotected.into_iter().take(surplus).next()
 }
 
 fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event {
@@ -579,10 +579,10 @@ fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event
     let to = grid
         .min(stage.settings.n_updates)
         .max(from.get().saturating_add(1));
-    let Some(chunk) = stage
+    let chunk = stage
         .last_chunk
-        .map_or(Some(ChunkNumber::FIRST), ChunkNumber::next)
-    else {
+        .map_or(Some(ChunkNumber::FIRST), ChunkNumber::next);
+    let Some(chunk) = chunk.filter(|_| from.get() < to) else {
         return exhausted(stage, from);
     };
     Event::ChunkStarted(ChunkStarted {
@@ -805,7 +805,7 @@ fn retry(
 }
 
 /// `streak` counts the gates in a row, with this one, at which the structure was lost.
-fn fresh_start<'a>(
+fn start_after<'a>(
     policy: &Policy,
     stage: &'a StageState,
     chunk: &ChunkState,
@@ -1244,7 +1244,7 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
             let raised = stage
                 .settings
                 .gradient_accumulation_steps
-                .saturating_mul(event.accumulation_factor);
+                .saturating_mul(event.accumulation_factor.max(1));
             stage.settings.gradient_accumulation_steps = raised;
         }
         Event::RunCreated(_)
@@ -1301,14 +1301,18 @@ fn on_chunk_started(stage: &mut StageState, event: &ChunkStarted) {
         }
     }
     stage.last_chunk = stage.last_chunk.max(Some(event.chunk));
-    if !stage.lineage_chunks.contains(&event.chunk) {
-        stage.lineage_chunks.push(event.chunk);
-    }
+    note_chunk(stage, event.chunk);
     stage.restart = event.restart;
     stage.settings = event.settings.clone();
     let taken = taken_after(stage, event.resume_from.as_ref());
     stage.chunk = Some(ChunkState::begin(event, previous, taken, before));
     stage.phase = Phase::Training;
+}
+
+fn note_chunk(stage: &mut StageState, chunk: ChunkNumber) {
+    if !stage.lineage_chunks.contains(&chunk) {
+        stage.lineage_chunks.push(chunk);
+    }
 }
 
 /// The gate that the chunk's start belongs to: that of the chunk which wrote the
@@ -1373,9 +1377,13 @@ fn keep_lineage_to(stage: &mut StageState, resume_from: Option<&CheckpointRef>) 
 }
 
 fn on_checkpoint_written(stage: &mut StageState, event: &CheckpointWritten) {
-    if !stage.is_current(event.chunk, event.attempt)
-        || stage.checkpoint(&event.checkpoint).is_some()
-    {
+    let step = event.checkpoint.step;
+    let inside = stage
+        .chunk
+        .as_ref()
+        .is_some_and(|chunk| chunk.from < step && step <= chunk.to);
+    let known = stage.checkpoint(&event.checkpoint).is_some();
+    if !stage.is_current(event.chunk, event.attempt) || !inside || known {
         return;
     }
     stage.lineage.push(stage.checkpoints.len());
@@ -1391,17 +1399,21 @@ fn on_checkpoint_written(stage: &mut StageState, event: &CheckpointWritten) {
     });
 }
 
+/// An accepted checkpoint may turn out damaged later; a rejected one stays rejected.
 fn on_checkpoint_judged(stage: &mut StageState, event: &CheckpointJudged) {
-    let judgement = match &event.rejected {
-        None => Judgement::Accepted,
-        Some(rejection) => Judgement::Rejected(rejection.clone()),
-    };
-    if let Some(checkpoint) = stage
+    let judged = stage
         .checkpoints
         .iter_mut()
-        .rfind(|checkpoint| checkpoint.reference == event.checkpoint)
-    {
-        checkpoint.judgement = judgement;
+        .rfind(|checkpoint| checkpoint.reference == event.checkpoint);
+    let Some(checkpoint) = judged else {
+        return;
+    };
+    match (&checkpoint.judgement, &event.rejected) {
+        (Judgement::Pending, None) => checkpoint.judgement = Judgement::Accepted,
+        (Judgement::Pending | Judgement::Accepted, Some(rejection)) => {
+            checkpoint.judgement = Judgement::Rejected(rejection.clone());
+        }
+        (Judgement::Accepted, None) | (Judgement::Rejected(_), _) => {}
     }
 }
 
@@ -1431,33 +1443,31 @@ fn on_chunk_failed(stage: &mut StageState, event: &ChunkFailed) {
     }
 }
 
+/// The rest of the chunk is trained by the settings in force: a person may have
+/// changed some while no process ran.
 fn on_samples_superseded(stage: &mut StageState, event: &SamplesSuperseded) {
     if stage.phase != Phase::Rewinding {
         return;
     }
-    let start = event
-        .resume_from
-        .as_ref()
-        .map_or(Step::FIRST, |checkpoint| checkpoint.step);
-    let inside = stage
-        .chunk
-        .as_ref()
-        .is_some_and(|chunk| chunk.from <= start);
-    if inside {
-        let taken = taken_after(stage, event.resume_from.as_ref());
-        if let Some(chunk) = &mut stage.chunk {
+    let resume_from = event.resume_from.as_ref();
+    let start = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
+    let taken = taken_after(stage, resume_from);
+    let settings = stage.settings.clone();
+    match &mut stage.chunk {
+        Some(chunk) if chunk.from <= start => {
+            let number = chunk.number;
+            chunk.settings = settings;
             chunk.supersede(event.resume_from.clone(), taken);
+            keep_lineage_to(stage, resume_from);
+            note_chunk(stage, number);
+            stage.phase = Phase::Training;
         }
-        stage.phase = Phase::Training;
-    } else {
         // The checkpoint the chunk began from is gone: another chunk begins further back.
-        stage.chunk = None;
-        stage.phase = recording(
-            start,
-            Next::StartChunk {
-                resume_from: event.resume_from.clone(),
-            },
-        );
+        _ => {
+            stage.chunk = None;
+            let resume_from = event.resume_from.clone();
+            stage.phase = recording(start, Next::StartChunk { resume_from });
+        }
     }
 }
 
@@ -1662,7 +1672,7 @@ fn on_setting_changed(stage: &mut StageState, key: SettingKey, to: SettingValue)
         return;
     }
     ladder::set(&mut stage.settings, key, to);
-    if key == SettingKey::NUpdates {
+    if key == SettingKey::NUpdates && ladder::value_of(&stage.settings, key) == Some(to) {
         stage.settings.schedule_updates = stage.settings.n_updates;
     }
 }
