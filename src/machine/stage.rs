@@ -662,7 +662,10 @@ fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Ga
     let failures = stage.failures.saturating_add(1);
     let streak = visual_streak(stage, &evaluation.criteria);
     let start = start_after(run.policy, stage, chunk, &evaluation, streak);
-    let resume_from = start
+    let climb = climb(stage, chunk, &evaluation);
+    let mut decided = undecided(stage, chunk, evaluation);
+    decided.failures = failures;
+    decided.resume_from = start
         .resume_from
         .map(|checkpoint| checkpoint.reference.clone());
     let retry = if stage.max_retries < failures {
@@ -670,16 +673,12 @@ fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Ga
             failures,
             max_retries: stage.max_retries,
         })
+    } else if climb.rung.is_none() {
+        decided.skipped = climb.skipped;
+        Err(StopReason::NoRungApplies)
     } else {
-        let climb = climb(stage, chunk, &evaluation);
-        match climb.rung {
-            Some(_) => retry(stage, chunk, start, climb),
-            None => Err(StopReason::NoRungApplies),
-        }
+        retry(stage, chunk, start, climb)
     };
-    let mut decided = undecided(stage, chunk, evaluation);
-    decided.failures = failures;
-    decided.resume_from = resume_from;
     match retry {
         Ok(retry) => {
             decided.decision = retry.action();
