@@ -9,6 +9,7 @@ mod event;
 mod ids;
 mod policy;
 mod scalar;
+pub mod stored;
 
 pub use event::*;
 pub use ids::{Attempt, ChunkNumber, Restart, Seq, StageName, Step};

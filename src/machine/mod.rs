@@ -28,7 +28,7 @@ pub use chunk::ChunkState;
 pub use command::{
     Command, Decision, Idle, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk,
 };
-pub use run::{RunPhase, RunState, decide, evolve};
+pub use run::{ProcessState, RunPhase, RunState, apply, decide, evolve};
 pub use stage::{Checkpoint, Judgement, Phase, StageState};
 
 /// Version of the decision rules new runs are decided by. A change of [`decide`]

@@ -1,0 +1,215 @@
+//! Between live values and the plain ones that are stored.
+//!
+//! Stored are text, integers, raw bits of floats, numbers for enums, and lists
+//! and options of them. A type that may change never reaches rkyv.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{MAX_DOCUMENT, StoredError};
+use crate::events::{Attempt, ChunkNumber, Policy, Restart, Scalar, Seq, StageName, Step};
+
+/// A stored form of `Live`.
+pub trait Freeze<Live>: Sized {
+    fn freeze(live: &Live) -> Result<Self, Unfit>;
+    fn thaw(self) -> Result<Live, Unfit>;
+}
+
+/// Why a value has no place in the other form.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("number {found} of `{what}` is not known, the known ones end at {known}")]
+    UnknownNumber {
+        what: &'static str,
+        found: u16,
+        known: u16,
+    },
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Unfit {
+    pub fn of(self, kind: &'static str, version: u16) -> StoredError {
+        match self {
+            Unfit::UnknownNumber { what, found, known } if found != 0 => {
+                StoredError::NewerVersion {
+                    what: format!("number of `{what}` in `{kind}`"),
+                    found: u32::from(found),
+                    known: u32::from(known),
+                }
+            }
+            unfit @ (Unfit::UnknownNumber { .. } | Unfit::Other(_)) => StoredError::Malformed {
+                kind,
+                version,
+                what: unfit.to_string(),
+            },
+        }
+    }
+}
+
+/// Types that are stored as what they are.
+macro_rules! plain {
+    ($($stored:ty),+) => {$(
+        impl Freeze<$stored> for $stored {
+            fn freeze(live: &$stored) -> Result<$stored, Unfit> {
+                Ok(live.clone())
+            }
+
+            fn thaw(self) -> Result<$stored, Unfit> {
+                Ok(self)
+            }
+        }
+    )+};
+}
+
+plain!(String, u32, u64, bool);
+
+/// Types that are stored as what they wrap.
+macro_rules! wrapped {
+    ($($live:ident($stored:ty) = $get:ident, $new:ident;)+) => {$(
+        impl Freeze<$live> for $stored {
+            fn freeze(live: &$live) -> Result<$stored, Unfit> {
+                Ok(live.$get().into())
+            }
+
+            fn thaw(self) -> Result<$live, Unfit> {
+                Ok($live::$new(self))
+            }
+        }
+    )+};
+}
+
+wrapped! {
+    Seq(u64) = get, new;
+    Step(u64) = get, new;
+    ChunkNumber(u32) = get, new;
+    Attempt(u32) = get, new;
+    Restart(u32) = get, new;
+    StageName(String) = as_str, new;
+    Scalar(u64) = to_bits, from_bits;
+}
+
+impl<Live, Stored: Freeze<Live>> Freeze<Vec<Live>> for Vec<Stored> {
+    fn freeze(live: &Vec<Live>) -> Result<Vec<Stored>, Unfit> {
+        live.iter().map(Stored::freeze).collect()
+    }
+
+    fn thaw(self) -> Result<Vec<Live>, Unfit> {
+        self.into_iter().map(Stored::thaw).collect()
+    }
+}
+
+impl<Live, Stored: Freeze<Live>> Freeze<Option<Live>> for Option<Stored> {
+    fn freeze(live: &Option<Live>) -> Result<Option<Stored>, Unfit> {
+        live.as_ref().map(Stored::freeze).transpose()
+    }
+
+    fn thaw(self) -> Result<Option<Live>, Unfit> {
+        self.map(Stored::thaw).transpose()
+    }
+}
+
+impl<Live, Stored: Freeze<Live>> Freeze<Box<Live>> for Stored {
+    fn freeze(live: &Box<Live>) -> Result<Stored, Unfit> {
+        Stored::freeze(live.as_ref())
+    }
+
+    fn thaw(self) -> Result<Box<Live>, Unfit> {
+        self.thaw().map(Box::new)
+    }
+}
+
+/// The config: canonical JSON text (keys sorted, no spaces).
+impl Freeze<serde_json::Value> for String {
+    fn freeze(live: &serde_json::Value) -> Result<String, Unfit> {
+        document(live)
+    }
+
+    fn thaw(self) -> Result<serde_json::Value, Unfit> {
+        read_document(&self)
+    }
+}
+
+/// The policy: its own JSON form, which has its own names and versions.
+impl Freeze<Policy> for String {
+    fn freeze(live: &Policy) -> Result<String, Unfit> {
+        document(live)
+    }
+
+    fn thaw(self) -> Result<Policy, Unfit> {
+        read_document(&self)
+    }
+}
+
+/// Reads back what it wrote: a document nested too deeply could be written only.
+fn document<T: Serialize + DeserializeOwned + PartialEq>(live: &T) -> Result<String, Unfit> {
+    let text = serde_json::to_string(live).map_err(|error| Unfit::Other(error.to_string()))?;
+    if read_document::<T>(&text)? == *live {
+        Ok(text)
+    } else {
+        Err(Unfit::Other(
+            "the document does not survive its JSON form".to_owned(),
+        ))
+    }
+}
+
+fn read_document<T: DeserializeOwned>(text: &str) -> Result<T, Unfit> {
+    if text.len() > MAX_DOCUMENT {
+        return Err(Unfit::Other(format!(
+            "the document has {} bytes, at most {MAX_DOCUMENT} are kept",
+            text.len()
+        )));
+    }
+    serde_json::from_str(text).map_err(|error| Unfit::Other(format!("the document: {error}")))
+}
+
+/// An enum without fields: each variant has its number for ever.
+macro_rules! numbers {
+    ($($live:ident { $($variant:ident = $number:literal),+ $(,)? })+) => {$(
+        impl $crate::events::stored::freeze::Freeze<$live> for u16 {
+            fn freeze(live: &$live) -> Result<u16, $crate::events::stored::freeze::Unfit> {
+                Ok(match live {
+                    $($live::$variant => $number,)+
+                })
+            }
+
+            fn thaw(self) -> Result<$live, $crate::events::stored::freeze::Unfit> {
+                match self {
+                    $($number => Ok($live::$variant),)+
+                    found => Err($crate::events::stored::freeze::Unfit::UnknownNumber {
+                        what: stringify!($live),
+                        found,
+                        known: [$($number),+].into_iter().fold(0, u16::max),
+                    }),
+                }
+            }
+        }
+    )+};
+}
+
+/// Frozen structs, field by field. Fields are stored in this order.
+macro_rules! frozen {
+    ($($(#[$doc:meta])* $frozen:ident of $live:ident { $($field:ident: $stored:ty),* $(,)? })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+        pub struct $frozen {
+            $(pub $field: $stored,)*
+        }
+
+        impl $crate::events::stored::freeze::Freeze<$live> for $frozen {
+            fn freeze(live: &$live) -> Result<$frozen, $crate::events::stored::freeze::Unfit> {
+                Ok($frozen {
+                    $($field: $crate::events::stored::freeze::Freeze::freeze(&live.$field)?,)*
+                })
+            }
+
+            fn thaw(self) -> Result<$live, $crate::events::stored::freeze::Unfit> {
+                Ok($live {
+                    $($field: $crate::events::stored::freeze::Freeze::thaw(self.$field)?,)*
+                })
+            }
+        }
+    )+};
+}
+
+pub(super) use {frozen, numbers};

@@ -1,0 +1,255 @@
+//! What stands on the disk: one frozen struct per kind and version of event.
+//!
+//! A body is rkyv bytes of a struct in [`v1`]. Which struct, its frame header
+//! says ([`frame`]), read by hand. rkyv has no schema evolution: a struct here
+//! never changes once a log was written with it. A kind that needs another
+//! field gets the next version, a struct of its own, and the old struct a
+//! `From` into it; the old struct then loses its `freeze` and is only read.
+//! Kinds, versions and the numbers of enums are never reused.
+//!
+//! Invariant: bytes of any kind and content give an event or a
+//! [`StoredError`], in memory that is a small multiple of theirs.
+
+pub mod frame;
+mod freeze;
+pub mod v1;
+
+use super::event::Event;
+use freeze::Freeze;
+
+/// Largest body of an event, and of everything appended together: 64 MiB.
+pub const MAX_BODY: usize = 64 << 20;
+
+/// Largest document (config, policy) inside an event: 4 MiB. A parsed document
+/// takes some 30 times its text.
+pub const MAX_DOCUMENT: usize = 4 << 20;
+
+/// Why an event cannot be read from its stored form, or given one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoredError {
+    /// Not damage: a build that knows more wrote it.
+    #[error("{what} {found} is not known, this build knows up to {known}")]
+    NewerVersion {
+        what: String,
+        found: u32,
+        known: u32,
+    },
+    #[error("`{kind}` version {version}: {what}")]
+    Malformed {
+        kind: &'static str,
+        version: u16,
+        what: String,
+    },
+    #[error("`{kind}` takes {bytes} bytes, at most {limit} can be stored")]
+    TooLarge {
+        kind: &'static str,
+        bytes: usize,
+        limit: usize,
+    },
+}
+
+/// Which stored form a body has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Form {
+    pub kind: u16,
+    pub version: u16,
+}
+
+/// A kind of event as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub number: u16,
+    /// As in the JSON form.
+    pub name: &'static str,
+    /// The version that is written; all from 1 on can be read.
+    pub newest: u16,
+}
+
+/// One row per kind: `number "name" Live: [version => struct], ...`, newest version first.
+macro_rules! kinds {
+    ($($number:literal $name:literal $live:ident: $newest:literal => $newest_form:ident $(, $old:literal => $old_form:ident)*;)+) => {
+        /// Every kind that this build reads and writes.
+        pub const KINDS: &[Kind] = &[$(Kind { number: $number, name: $name, newest: $newest }),+];
+
+        /// Appends the newest stored form of an event to `out`.
+        ///
+        /// # Errors
+        /// [`StoredError::TooLarge`] and [`StoredError::Malformed`]; then `out` is of no use.
+        pub fn encode_into(event: &Event, out: &mut Vec<u8>) -> Result<Form, StoredError> {
+            let start = out.len();
+            let form = match event {
+                $(Event::$live(live) => {
+                    let form = Form { kind: $number, version: $newest };
+                    let frozen: v1::$newest_form = Freeze::freeze(live).map_err(|what| {
+                        StoredError::Malformed { kind: $name, version: $newest, what: what.to_string() }
+                    })?;
+                    let written = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&frozen, std::mem::take(out));
+                    *out = written.map_err(|error| {
+                        StoredError::Malformed { kind: $name, version: $newest, what: error.to_string() }
+                    })?;
+                    form
+                })+
+            };
+            let bytes = out.len() - start;
+            if bytes > MAX_BODY {
+                out.truncate(start);
+                return Err(StoredError::TooLarge { kind: name_of(form.kind), bytes, limit: MAX_BODY });
+            }
+            Ok(form)
+        }
+
+        /// Reads a body of any version.
+        ///
+        /// # Errors
+        /// [`StoredError::NewerVersion`] for a kind, version or enum number that
+        /// this build does not know, else [`StoredError::Malformed`].
+        pub fn decode(form: Form, body: &[u8]) -> Result<Event, StoredError> {
+            match (form.kind, form.version) {
+                $(
+                    ($number, $newest) => {
+                        let frozen = rkyv::from_bytes::<v1::$newest_form, rkyv::rancor::Error>(body)
+                            .map_err(|error| malformed($name, $newest, &error))?;
+                        Ok(Event::$live(Freeze::thaw(frozen).map_err(|why| why.of($name, $newest))?))
+                    }
+                    $(
+                        ($number, $old) => {
+                            let frozen = rkyv::from_bytes::<v1::$old_form, rkyv::rancor::Error>(body)
+                                .map_err(|error| malformed($name, $old, &error))?;
+                            let frozen = v1::$newest_form::from(frozen);
+                            Ok(Event::$live(Freeze::thaw(frozen).map_err(|why| why.of($name, $old))?))
+                        }
+                    )*
+                    ($number, 1..) => Err(StoredError::NewerVersion {
+                        what: format!("version of `{}`", $name),
+                        found: u32::from(form.version),
+                        known: $newest,
+                    }),
+                )+
+                (kind, version) => Err(unknown_kind(kind, version)),
+            }
+        }
+    };
+}
+
+kinds! {
+    1 "run_created" RunCreated: 1 => RunCreatedV1;
+    2 "process_started" ProcessStarted: 1 => ProcessStartedV1;
+    3 "run_interrupted" RunInterrupted: 1 => RunInterruptedV1;
+    4 "setting_changed" SettingChanged: 1 => SettingChangedV1;
+    5 "fallback_granted" FallbackGranted: 1 => FallbackGrantedV1;
+    6 "stage_measured" StageMeasured: 1 => StageMeasuredV1;
+    7 "metrics_logged" MetricsLogged: 1 => MetricsLoggedV1;
+    8 "checkpoint_written" CheckpointWritten: 1 => CheckpointWrittenV1;
+    9 "checkpoint_judged" CheckpointJudged: 1 => CheckpointJudgedV1;
+    10 "held_out_scored" HeldOutScored: 1 => HeldOutScoredV1;
+    11 "picture_scored" PictureScored: 1 => PictureScoredV1;
+    12 "chunk_finished" ChunkFinished: 1 => ChunkFinishedV1;
+    13 "chunk_failed" ChunkFailed: 1 => ChunkFailedV1;
+    14 "store_repaired" StoreRepaired: 1 => StoreRepairedV1;
+    101 "stage_started" StageStarted: 1 => StageStartedV1;
+    102 "chunk_started" ChunkStarted: 1 => ChunkStartedV1;
+    103 "samples_superseded" SamplesSuperseded: 1 => SamplesSupersededV1;
+    104 "gate_decided" GateDecided: 1 => GateDecidedV1;
+    105 "patch_applied" PatchApplied: 1 => PatchAppliedV1;
+    106 "patch_deferred" PatchDeferred: 1 => PatchDeferredV1;
+    107 "failure_decided" FailureDecided: 1 => FailureDecidedV1;
+    108 "stage_reopened" StageReopened: 1 => StageReopenedV1;
+    109 "checkpoint_deleted" CheckpointDeleted: 1 => CheckpointDeletedV1;
+    110 "stage_passed" StagePassed: 1 => StagePassedV1;
+    111 "stage_stopped" StageStopped: 1 => StageStoppedV1;
+    112 "run_finished" RunFinished: 1 => RunFinishedV1;
+    113 "run_stopped" RunStopped: 1 => RunStoppedV1;
+}
+
+fn name_of(kind: u16) -> &'static str {
+    KINDS
+        .iter()
+        .find(|known| known.number == kind)
+        .map_or("unknown", |known| known.name)
+}
+
+fn malformed(kind: &'static str, version: u16, error: &rkyv::rancor::Error) -> StoredError {
+    StoredError::Malformed {
+        kind,
+        version,
+        what: format!("the body is not of this form: {error}"),
+    }
+}
+
+/// Number 0 was never given to a kind or a version, so it is no newer one.
+fn unknown_kind(kind: u16, version: u16) -> StoredError {
+    if kind == 0 || version == 0 {
+        return StoredError::Malformed {
+            kind: name_of(kind),
+            version,
+            what: "kinds and versions are counted from 1".to_owned(),
+        };
+    }
+    StoredError::NewerVersion {
+        what: "event kind".to_owned(),
+        found: u32::from(kind),
+        known: KINDS
+            .iter()
+            .map(|known| u32::from(known.number))
+            .max()
+            .unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::RunFinished;
+
+    #[track_caller]
+    fn check(name: &str, form: (u16, u16), body: &[u8], newer: Option<(u32, u32)>) {
+        let (kind, version) = form;
+        match decode(Form { kind, version }, body) {
+            Err(StoredError::NewerVersion { found, known, .. }) => {
+                assert_eq!(Some((found, known)), newer, "{name}");
+            }
+            Err(StoredError::Malformed { .. }) => assert_eq!(None, newer, "{name}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn forms_that_cannot_be_read() {
+        check("a kind of a newer build", (114, 1), &[], Some((114, 113)));
+        check(
+            "a kind between the known ones",
+            (50, 1),
+            &[],
+            Some((50, 113)),
+        );
+        check(
+            "a version of a newer build",
+            (112, 2),
+            &[1; 4],
+            Some((2, 1)),
+        );
+        check("kind 0 was never given", (0, 1), &[], None);
+        check("version 0 was never given", (112, 0), &[0; 4], None);
+        check("a body that is too short", (112, 1), &[0; 3], None);
+        check("an empty body", (1, 1), &[], None);
+    }
+
+    #[test]
+    fn numbers_and_names_are_each_given_once() {
+        for (index, kind) in KINDS.iter().enumerate() {
+            for other in &KINDS[index + 1..] {
+                assert_ne!(kind.number, other.number);
+                assert_ne!(kind.name, other.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_can_follow_other_bytes() {
+        let event = Event::RunFinished(RunFinished { stages: 3 });
+        let mut out = vec![9; 5];
+        let form = encode_into(&event, &mut out).unwrap();
+        assert_eq!(out[..5], [9; 5]);
+        assert_eq!(decode(form, &out[5..]).unwrap(), event);
+    }
+}

@@ -1,0 +1,276 @@
+//! The stored forms of events and their JSON form: round trips and golden bytes.
+//!
+//! `TINYGATE_WRITE_GOLDEN=1` writes `tests/golden/events` anew. A log written
+//! with the old bytes is then no longer read: only for forms that no release had.
+
+mod store_support;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use store_support::any_event::{Gen, Variants, of_kind};
+use tinygate::events::stored::{self, Form, KINDS, StoredError};
+use tinygate::events::{Event, Record, Seq};
+
+/// Covers the enum with the most variants.
+const SAMPLES: u64 = 12;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/events")
+        .join(name)
+}
+
+fn sample(kind: usize, at: u64) -> Event {
+    of_kind(kind, &mut Gen::covering(at))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut all, byte| {
+        let _ = write!(all, "{byte:02x}");
+        all
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2)
+        .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+        .collect()
+}
+
+fn encoded(event: &Event) -> (Form, Vec<u8>) {
+    let mut body = Vec::new();
+    let form = stored::encode_into(event, &mut body).unwrap();
+    (form, body)
+}
+
+/// Two lines a sample: the event as JSON, its stored body in hexadecimal.
+fn write_golden(kind: usize, name: &str) {
+    let mut text = String::new();
+    for at in 0..SAMPLES {
+        let event = sample(kind, at);
+        let json = serde_json::to_string(&event).unwrap();
+        let _ = writeln!(text, "{json}\n{}", hex(&encoded(&event).1));
+    }
+    std::fs::create_dir_all(golden("")).unwrap();
+    std::fs::write(golden(name), text).unwrap();
+}
+
+#[test]
+fn golden_bytes_of_every_kind_and_version() {
+    let write = std::env::var_os("TINYGATE_WRITE_GOLDEN").is_some();
+    assert_eq!(
+        KINDS.len(),
+        Event::MAKERS.len(),
+        "a kind has no stored form"
+    );
+    let mut wanted = Vec::new();
+    for (index, kind) in KINDS.iter().enumerate() {
+        if write {
+            write_golden(index, &format!("{}.v{}.txt", kind.name, kind.newest));
+        }
+        for version in 1..=kind.newest {
+            let name = format!("{}.v{version}.txt", kind.name);
+            let text = std::fs::read_to_string(golden(&name)).unwrap_or_else(|error| {
+                panic!("{name}: {error}: every version keeps its golden bytes")
+            });
+            let form = Form {
+                kind: kind.number,
+                version,
+            };
+            check_golden(&name, form, version == kind.newest, &text);
+            wanted.push(name);
+        }
+    }
+    for file in std::fs::read_dir(golden("")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(
+            wanted.contains(&name),
+            "`{name}`: a kind was removed, its bytes are not read any more"
+        );
+    }
+}
+
+#[track_caller]
+fn check_golden(name: &str, form: Form, newest: bool, text: &str) {
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len() as u64, 2 * SAMPLES, "{name}");
+    for (at, pair) in lines.chunks(2).enumerate() {
+        let [json, body] = pair else {
+            panic!("{name}: a line has no pair")
+        };
+        let event: Event = serde_json::from_str(json)
+            .unwrap_or_else(|error| panic!("{name}, sample {at}: {error}"));
+        assert_eq!(
+            stored::decode(form, &unhex(body)).as_ref(),
+            Ok(&event),
+            "{name}, sample {at}"
+        );
+        if newest {
+            let (found, bytes) = encoded(&event);
+            assert_eq!(found, form, "{name}");
+            assert_eq!(
+                hex(&bytes),
+                *body,
+                "{name}, sample {at}: the layout changed"
+            );
+            assert_eq!(
+                serde_json::to_string(&event).unwrap(),
+                *json,
+                "{name}, sample {at}: the JSON form changed"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_kind_survives_its_stored_form_and_its_json(seed: u64, longest in 0u64..6) {
+        for kind in 0..KINDS.len() {
+            let mut g = Gen::new(seed);
+            g.longest = longest;
+            let event = of_kind(kind, &mut g);
+            let (form, body) = encoded(&event);
+            prop_assert_eq!(form.kind, KINDS[kind].number);
+            let read = stored::decode(form, &body);
+            prop_assert_eq!(read.as_ref(), Ok(&event));
+
+            let record = Record { seq: Seq::new(seed), time_ms: seed >> 20, event };
+            let json = serde_json::to_string(&record).unwrap();
+            let named = format!("\"kind\":\"{}\"", KINDS[kind].name);
+            prop_assert!(json.contains(&named), "{}", json);
+            prop_assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+        }
+    }
+
+    /// Bytes of no event at all, and damaged bytes of one: an answer, never a panic.
+    #[test]
+    fn any_bytes_are_read_without_a_panic(seed: u64, noise: Vec<u8>) {
+        for (kind, known) in KINDS.iter().enumerate() {
+            let form = Form { kind: known.number, version: known.newest };
+            let _ = stored::decode(form, &noise);
+            let mut g = Gen::new(seed);
+            let (form, mut body) = encoded(&of_kind(kind, &mut g));
+            for _ in 0..8 {
+                let at = g.below(body.len() as u64) as usize;
+                body[at] ^= 1 << g.below(8);
+                let _ = stored::decode(form, &body);
+                let _ = stored::decode(form, &body[at..]);
+            }
+        }
+    }
+}
+
+#[test]
+fn raw_bits_of_a_nan_are_kept() {
+    use tinygate::events::{Attempt, ChunkNumber, Column, MetricsLogged, Scalar, StageName, Steps};
+    let values: Vec<Scalar> = [0x7ff8_0000_dead_beef, 0xfff0_0000_0000_0001, 1 << 63]
+        .map(Scalar::from_bits)
+        .to_vec();
+    let event = Event::MetricsLogged(MetricsLogged {
+        stage: StageName::new("dynamics"),
+        chunk: ChunkNumber::FIRST,
+        attempt: Attempt::FIRST,
+        columns: vec![Column {
+            name: "train/loss".into(),
+            steps: Steps::Stride {
+                first: 1,
+                stride: 1,
+            },
+            values,
+        }],
+    });
+    let (form, body) = encoded(&event);
+    assert_eq!(stored::decode(form, &body), Ok(event));
+}
+
+#[test]
+fn json_names_what_is_not_finite() {
+    use tinygate::events::{Metric, Scalar, StageMeasured, StageName};
+    let metric = |value: f64| Metric {
+        name: "m".into(),
+        value: Some(Scalar::new(value)),
+    };
+    let event = Event::StageMeasured(StageMeasured {
+        stage: StageName::new("dynamics"),
+        trivial: vec![
+            metric(f64::NAN),
+            metric(f64::INFINITY),
+            metric(f64::NEG_INFINITY),
+            metric(0.1),
+        ],
+        predictor: "token_marginals".into(),
+    });
+    let json = serde_json::to_value(&event).unwrap();
+    let values: Vec<&serde_json::Value> = json["trivial"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| &m["value"])
+        .collect();
+    assert_eq!(
+        values,
+        ["nan", "inf", "-inf"]
+            .map(serde_json::Value::from)
+            .iter()
+            .chain([&serde_json::json!(0.1)])
+            .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_number_of_a_newer_build_is_no_damage() {
+    use rkyv::rancor::Error;
+    use tinygate::events::stored::v1::{RunInterruptedV1, TaggedV1};
+    let body = |number| {
+        let reason = TaggedV1 {
+            number,
+            texts: vec!["x".into()],
+            counts: vec![],
+            reals: vec![],
+        };
+        rkyv::to_bytes::<Error>(&RunInterruptedV1 { reason }).unwrap()
+    };
+    let form = Form {
+        kind: 3,
+        version: 1,
+    };
+    assert!(stored::decode(form, &body(2)).is_ok());
+    assert!(matches!(
+        stored::decode(form, &body(9)),
+        Err(StoredError::NewerVersion {
+            found: 9,
+            known: 2,
+            ..
+        })
+    ));
+    assert!(matches!(
+        stored::decode(form, &body(0)),
+        Err(StoredError::Malformed { .. })
+    ));
+}
+
+#[test]
+fn a_config_that_could_not_be_read_back_is_not_written() {
+    let deep = (0..200).fold(serde_json::Value::Null, |inner, _| {
+        serde_json::json!([inner])
+    });
+    let Event::RunCreated(mut created) = sample(0, 0) else {
+        panic!("kind 0 is run_created")
+    };
+    created.config = deep;
+    let answer = stored::encode_into(&Event::RunCreated(created), &mut Vec::new());
+    assert!(
+        matches!(
+            answer,
+            Err(StoredError::Malformed {
+                kind: "run_created",
+                ..
+            })
+        ),
+        "{answer:?}"
+    );
+}
