@@ -211,6 +211,9 @@ fn a_torn_tail_is_cut_off_and_kept() {
     let after = disk.journal();
     for length in before.len() + 1..after.len() {
         for zeros in [0, 700] {
+            if zeros > 0 && after[length..].iter().all(|byte| *byte == 0) {
+                continue; // zeros are what is missing: the block is whole
+            }
             let name = format!("{length} bytes and {zeros} zeros");
             let disk = disk.copy();
             let mut torn = after[..length].to_vec();

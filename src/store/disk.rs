@@ -177,14 +177,14 @@ impl Disk for RealDisk {
     }
 
     fn set_mirror_aside(&self, to: &str) -> io::Result<bool> {
+        if !self.path(SLED).try_exists()? {
+            return Ok(false);
+        }
         let to = self.path(to);
         if let Some(folder) = to.parent() {
             create_folder(folder)?;
         }
-        match fs::rename(self.path(SLED), &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            other => other?,
-        }
+        fs::rename(self.path(SLED), &to)?;
         sync_parent(&to)?;
         sync_parent(&self.path(SLED))?;
         Ok(true)

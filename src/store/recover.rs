@@ -390,7 +390,7 @@ pub(super) fn compare(
     let fault = fault
         .or(blocks.fault.take().map(|fault| fault.to_string()))
         .or(stop.mirror_fault)
-        .or((headless && highest.is_some()).then(|| "its file header is missing".to_owned()))
+        .or((headless && !missing && end.number > 0).then(|| "its content is gone".to_owned()))
         .or(hole.then(|| format!("block {} is missing", sled_kept)));
     let mirror = match fault {
         Some(fault) => MirrorFound::Faulty(fault),
@@ -782,6 +782,11 @@ fn restore_mirror(
             let result = if complete {
                 Ok(())
             } else {
+                tracing::debug!(
+                    has = *blocks,
+                    wanted = compared.end.number,
+                    "sled follows the journal"
+                );
                 fill_mirror(disk, compared, mirror.as_mut(), *blocks)
             };
             match result {
