@@ -1450,28 +1450,36 @@ fn on_samples_superseded(stage: &mut StageState, event: &SamplesSuperseded) {
     }
     let resume_from = event.resume_from.as_ref();
     let start = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
-    let taken = taken_after(stage, resume_from);
-    let settings = stage.settings.clone();
-    match &mut stage.chunk {
-        Some(chunk) if chunk.from <= start => {
-            let number = chunk.number;
-            chunk.settings = settings;
-            chunk.supersede(event.resume_from.clone(), taken);
-            keep_lineage_to(stage, resume_from);
-            note_chunk(stage, number);
-            stage.phase = Phase::Training;
-        }
+    let Some(mut chunk) = stage.chunk.take().filter(|chunk| chunk.from <= start) else {
         // The checkpoint the chunk began from is gone: another chunk begins further back.
-        _ => {
-            stage.chunk = None;
-            let resume_from = event.resume_from.clone();
-            stage.phase = recording(start, Next::StartChunk { resume_from });
-        }
+        let resume_from = event.resume_from.clone();
+        stage.phase = recording(start, Next::StartChunk { resume_from });
+        return;
+    };
+    forget_checkpoints_after(stage, resume_from);
+    note_chunk(stage, chunk.number);
+    chunk.settings = stage.settings.clone();
+    chunk.supersede(event.resume_from.clone(), taken_after(stage, resume_from));
+    stage.chunk = Some(chunk);
+    stage.phase = Phase::Training;
+}
+
+/// Drops the checkpoints that the chunk will write again, none of them accepted, as
+/// its samples are: a run that was interrupted folds to what one that was not does.
+fn forget_checkpoints_after(stage: &mut StageState, resume_from: Option<&CheckpointRef>) {
+    let before = stage.lineage.clone();
+    keep_lineage_to(stage, resume_from);
+    while let Some(last) = stage.checkpoints.len().checked_sub(1)
+        && before.contains(&last)
+        && !stage.lineage.contains(&last)
+    {
+        stage.checkpoints.pop();
     }
 }
 
 fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
-    if !matches!(stage.phase, Phase::Gating | Phase::Ending { .. }) {
+    let ends = matches!(stage.phase, Phase::Ending { .. }) && event.decision == Action::Stop;
+    if stage.phase != Phase::Gating && !ends {
         return;
     }
     note_gate(stage, event);
