@@ -10,6 +10,8 @@ use crate::machine::*;
 
 /// Decisions and commands in a row after which a run is taken to be stuck.
 const STEPS_MAX: usize = 10_000;
+/// Hash of the files of a checkpoint that is accepted.
+const SOUND: &str = "sound";
 
 pub fn scalar(value: f64) -> Scalar {
     Scalar::new(value)
@@ -215,7 +217,10 @@ pub fn facts(command: &Command, outcome: impl Fn(&TrainChunk) -> Outcome) -> Vec
             ],
             predictor: "mean_image".to_owned(),
         })],
-        Command::JudgeCheckpoint(judge) => vec![judged(&judge.stage, &judge.checkpoint, true)],
+        Command::JudgeCheckpoint(judge) => {
+            let sound = judge.files.iter().all(|file| file.blake3 == SOUND);
+            vec![judged(&judge.stage, &judge.checkpoint, sound)]
+        }
         Command::TrainChunk(train) => training(train, &outcome(train)),
     }
 }
@@ -246,7 +251,7 @@ fn training(train: &TrainChunk, outcome: &Outcome) -> Vec<Event> {
         }
         facts.push(metrics(train, at + 1, stop, outcome));
         let reference = free_name(train, stop);
-        facts.push(written(train, &reference));
+        facts.push(written(train, &reference, accepted));
         facts.push(judged(&train.stage, &reference, accepted));
         at = stop;
     }
@@ -301,7 +306,8 @@ pub fn metrics(train: &TrainChunk, first: u64, last: u64, outcome: &Outcome) -> 
     })
 }
 
-pub fn written(train: &TrainChunk, reference: &CheckpointRef) -> Event {
+/// Its verdict, whoever judges it, hangs on the file's hash.
+pub fn written(train: &TrainChunk, reference: &CheckpointRef, sound: bool) -> Event {
     Event::CheckpointWritten(CheckpointWritten {
         stage: train.stage.clone(),
         chunk: train.chunk,
@@ -311,7 +317,7 @@ pub fn written(train: &TrainChunk, reference: &CheckpointRef) -> Event {
         files: vec![FileRecord {
             name: "model_state_dict.pt".to_owned(),
             size: 2000,
-            blake3: "00".to_owned(),
+            blake3: if sound { SOUND } else { "broken" }.to_owned(),
         }],
     })
 }

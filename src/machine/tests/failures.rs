@@ -1,0 +1,389 @@
+//! Chunks that fail without a gate.
+
+use super::build::*;
+use crate::events::*;
+use crate::machine::Command;
+
+fn run_of(model: ModelKind, change: impl Fn(&mut Policy)) -> Run {
+    let mut policy = policy_of(model);
+    change(&mut policy);
+    Run::start(policy)
+}
+
+fn batch(batch: u32, accumulation: u32) -> impl Fn(&mut Policy) {
+    move |policy| {
+        let settings = &mut policy.stages[0].settings;
+        settings.batch_size_per_gpu = batch;
+        settings.gradient_accumulation_steps = accumulation;
+    }
+}
+
+fn stage_stop(run: &Run) -> StopReason {
+    match run.last("stage_stopped") {
+        Event::StageStopped(stopped) => stopped.reason.clone(),
+        _ => unreachable!("it was looked up by its kind"),
+    }
+}
+
+/// What lack of memory does to batch and accumulation, and windows per update.
+#[track_caller]
+fn check_memory(
+    name: &str,
+    model: ModelKind,
+    (size, accumulation): (u32, u32),
+    want: Option<(&[&str], (u64, u64))>,
+) {
+    let mut run = run_of(model, batch(size, accumulation));
+    let decided = run.fail(10, out_of_memory());
+    assert_eq!(decided.failures, 1, "{name}: it counts as a failure");
+    assert_eq!(decided.chunk_failures, 0, "{name}");
+    assert_eq!(run.stage().cursor, 0, "{name}: the cursor stays");
+    match want {
+        Some((patches, (before, after))) => {
+            assert_eq!(decided.answer, FailureAnswer::RunAgain, "{name}");
+            assert_eq!(shown(&decided.patches), patches, "{name}");
+            let effective = EffectiveBatch { before, after };
+            assert_eq!(decided.effective_batch, Some(effective), "{name}");
+            let settings = run.training().settings;
+            let now = u64::from(settings.batch_size_per_gpu)
+                * u64::from(settings.gradient_accumulation_steps);
+            assert_eq!(now, after, "{name}");
+        }
+        None => {
+            assert_eq!(decided.answer, FailureAnswer::Stop, "{name}");
+            let floor = StopReason::OutOfMemoryAtFloor {
+                batch_size_per_gpu: size,
+            };
+            assert_eq!(stage_stop(&run), floor, "{name}");
+        }
+    }
+}
+
+#[test]
+fn lack_of_memory() {
+    use ModelKind::{Dynamics, LatentActions, VideoTokenizer};
+    fn batch(to: &str) -> String {
+        format!("batch_size_per_gpu {to}")
+    }
+    fn both(size: &str, accumulation: &str) -> [String; 2] {
+        let accumulation = format!("gradient_accumulation_steps {accumulation}");
+        [batch(size), accumulation]
+    }
+    #[track_caller]
+    fn row(
+        name: &str,
+        model: ModelKind,
+        now: (u32, u32),
+        patches: &[String],
+        effective: (u64, u64),
+    ) {
+        let patches: Vec<&str> = patches.iter().map(String::as_str).collect();
+        check_memory(name, model, now, Some((&patches, effective)));
+    }
+    row(
+        "half, twice as often",
+        VideoTokenizer,
+        (8, 1),
+        &both("8 -> 4", "1 -> 2"),
+        (8, 8),
+    );
+    row(
+        "an odd one takes more",
+        Dynamics,
+        (5, 1),
+        &both("5 -> 2", "1 -> 3"),
+        (5, 6),
+    );
+    row(
+        "down to one",
+        VideoTokenizer,
+        (2, 3),
+        &both("2 -> 1", "3 -> 6"),
+        (6, 6),
+    );
+    row(
+        "three latent ones to two",
+        LatentActions,
+        (3, 2),
+        &both("3 -> 2", "2 -> 3"),
+        (6, 6),
+    );
+    row(
+        "accumulation has its bound",
+        Dynamics,
+        (8, 60),
+        &both("8 -> 4", "60 -> 64"),
+        (480, 256),
+    );
+    row(
+        "at its bound it stays",
+        Dynamics,
+        (8, 64),
+        &[batch("8 -> 4")],
+        (512, 256),
+    );
+    row(
+        "past it too",
+        Dynamics,
+        (8, 90),
+        &[batch("8 -> 4")],
+        (720, 360),
+    );
+    check_memory("one is the floor", VideoTokenizer, (1, 1), None);
+    check_memory("two is the latent floor", LatentActions, (2, 1), None);
+    check_memory("below it too", LatentActions, (1, 1), None);
+}
+
+#[test]
+fn a_failed_chunk_runs_again_over_its_range_from_where_it_got_to() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    run.gate(&high(0.008));
+    run.fail(70, out_of_memory());
+    let train = run.training();
+    assert_eq!((train.chunk.get(), train.attempt.get()), (2, 2));
+    assert_eq!(
+        (train.from.get(), train.to.get(), train.start().get()),
+        (100, 200, 150)
+    );
+    let gate = run.gate(&high(0.006));
+    assert_eq!(
+        (gate.chunk.get(), gate.attempt.get(), gate.decision),
+        (2, 2, Action::Continue)
+    );
+    let samples = gate
+        .metrics
+        .iter()
+        .find(|metric| metric.name == "gate_loss");
+    let mean = samples
+        .and_then(|metric| metric.value)
+        .map(Scalar::get)
+        .unwrap();
+    let kept = 0.005_f64.min(mean) < mean && mean < 0.006;
+    assert!(
+        kept,
+        "50 updates of the first attempt count, 50 of the second: {mean}"
+    );
+    let trend = gate
+        .criteria
+        .iter()
+        .find(|result| result.name == "loss_trend");
+    assert!(
+        trend.is_some_and(|trend| trend.verdict == Verdict::Pass),
+        "{trend:?}"
+    );
+}
+
+#[test]
+fn failures_of_the_worker_run_again_three_times_in_a_row() {
+    let timed_out = ChunkFailure::WorkerTimedOut {
+        seconds: 60,
+        stderr: String::new(),
+    };
+    let unloadable = ChunkFailure::CheckpointUnloadable {
+        path: String::new(),
+        detail: String::new(),
+    };
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    for (place, failure) in [exited(), timed_out, unloadable].into_iter().enumerate() {
+        let decided = run.fail(10, failure);
+        let found = (decided.answer, decided.failures, decided.chunk_failures);
+        assert_eq!(found, (FailureAnswer::RunAgain, 0, place as u32 + 1));
+        assert_eq!(decided.patches, [], "unchanged");
+    }
+    let decided = run.fail(10, exited());
+    assert_eq!(decided.answer, FailureAnswer::Stop, "the fourth");
+    let exceeded = StopReason::ChunkFailuresExceeded {
+        failures: 4,
+        max_chunk_failures: 3,
+    };
+    assert_eq!(stage_stop(&run), exceeded);
+}
+
+#[test]
+fn a_finished_chunk_ends_the_row() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    for _ in 0..3 {
+        run.fail(10, exited());
+    }
+    run.gate(&high(0.008));
+    assert_eq!(run.fail(10, exited()).chunk_failures, 1);
+}
+
+#[test]
+fn a_stop_without_a_gate_is_put_into_a_gates_words() {
+    let mut run = run_of(ModelKind::VideoTokenizer, batch(1, 1));
+    run.gate(&high(0.5));
+    run.fail(70, out_of_memory());
+    let Event::GateDecided(gate) = run.last("gate_decided") else {
+        unreachable!("it was looked up by its kind");
+    };
+    assert_eq!((gate.decision, gate.gate_step.get()), (Action::Stop, 170));
+    assert_eq!(step_of(&gate.resume_from), Some(150));
+    assert_eq!((gate.metrics.len(), gate.criteria.len()), (0, 0));
+    let Event::StageStopped(stopped) = run.last("stage_stopped") else {
+        unreachable!("it was looked up by its kind");
+    };
+    assert_eq!(stopped.best, Some(checkpoint("video_tokenizer", 100)));
+    assert_eq!(
+        stopped.blocking[0].criterion, "loss_latest",
+        "what failed before"
+    );
+}
+
+#[test]
+fn too_many_failures_stop_whatever_their_kind() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |policy| policy.max_retries = 1);
+    run.gate(&high(0.5));
+    let decided = run.fail(10, out_of_memory());
+    assert_eq!(
+        (decided.answer, decided.patches.len()),
+        (FailureAnswer::Stop, 0)
+    );
+    let exceeded = StopReason::RetriesExceeded {
+        failures: 2,
+        max_retries: 1,
+    };
+    assert_eq!(stage_stop(&run), exceeded);
+}
+
+#[test]
+fn a_checkpoint_found_damaged_is_not_started_from_again() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    run.gate(&high(0.008));
+    let train = run.training();
+    let start = train.resume.clone().unwrap().checkpoint;
+    run.tell(judged(&train.stage, &start, false));
+    run.fail(
+        0,
+        ChunkFailure::CheckpointUnloadable {
+            path: start.path,
+            detail: "it is damaged".to_owned(),
+        },
+    );
+    let again = run.training();
+    let found = (again.chunk.get(), again.from.get(), again.to.get());
+    assert_eq!(found, (3, 50, 150), "another chunk, from further back");
+}
+
+// ------------------------------------------------------------ interruptions
+
+/// Kills the process in the present chunk, after some of its facts.
+fn kill(run: &mut Run, facts_before: usize) {
+    let command = run.command().unwrap();
+    for fact in facts(&command, |_| good()).into_iter().take(facts_before) {
+        run.tell(fact);
+    }
+    run.tell(process());
+}
+
+fn failures(run: &Run) -> Vec<FailureCause> {
+    let decided = run.log.iter().filter_map(|event| match event {
+        Event::FailureDecided(decided) => Some(decided.cause),
+        _ => None,
+    });
+    decided.collect()
+}
+
+#[test]
+fn three_interruptions_without_a_checkpoint_are_one_failure() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    kill(&mut run, 1);
+    kill(&mut run, 1);
+    assert_eq!(failures(&run), [], "twice is none");
+    assert_eq!(run.training().attempt.get(), 1, "the same attempt goes on");
+    kill(&mut run, 1);
+    assert_eq!(failures(&run), [FailureCause::Interrupted]);
+    assert_eq!(run.stage().failures, 1);
+    assert_eq!(run.training().attempt.get(), 2);
+    kill(&mut run, 1);
+    kill(&mut run, 1);
+    assert_eq!(failures(&run).len(), 1, "it counts from there anew");
+    kill(&mut run, 1);
+    assert_eq!(failures(&run).len(), 2);
+}
+
+#[test]
+fn a_new_checkpoint_begins_the_count_anew() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    kill(&mut run, 0);
+    kill(&mut run, 0);
+    // Metrics, a checkpoint and its verdict: there is something to go on from.
+    kill(&mut run, 3);
+    assert_eq!(failures(&run), []);
+    assert_eq!(run.training().start().get(), 50);
+    kill(&mut run, 0);
+    assert_eq!(failures(&run), []);
+    kill(&mut run, 0);
+    assert_eq!(failures(&run), [FailureCause::Interrupted]);
+}
+
+#[test]
+fn a_checkpoint_that_was_not_judged_in_time_is_judged_first() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    kill(&mut run, 0);
+    kill(&mut run, 0);
+    kill(&mut run, 2);
+    let Some(command @ Command::JudgeCheckpoint(_)) = run.command() else {
+        panic!("not judged: {:?}", run.command());
+    };
+    assert_eq!(failures(&run), []);
+    run.obey(&command, |_| good());
+    assert_eq!(failures(&run), [], "it is a new checkpoint");
+    assert_eq!(run.training().start().get(), 50);
+}
+
+#[test]
+fn a_rejected_checkpoint_is_none() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    kill(&mut run, 0);
+    kill(&mut run, 0);
+    kill(&mut run, 2);
+    let stage = run.stage().name().clone();
+    run.tell(judged(&stage, &checkpoint(stage.as_str(), 50), false));
+    assert_eq!(failures(&run), [FailureCause::Interrupted]);
+    let train = run.training();
+    assert_eq!(train.resume, None);
+    assert_eq!(
+        train.taken,
+        [checkpoint(stage.as_str(), 50).path],
+        "another attempt"
+    );
+}
+
+#[test]
+fn an_end_that_was_announced_is_no_failure() {
+    let signal = InterruptReason::Signal {
+        name: "SIGTERM".to_owned(),
+    };
+    let environment = InterruptReason::Environment {
+        detail: "the disk is full".to_owned(),
+    };
+    for reason in [signal, environment] {
+        let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+        for _ in 0..5 {
+            let reason = reason.clone();
+            run.tell(Event::RunInterrupted(RunInterrupted { reason }));
+            kill(&mut run, 0);
+        }
+        assert_eq!(failures(&run), [], "{reason:?}");
+        assert_eq!(run.stage().failures, 0, "{reason:?}");
+    }
+}
+
+#[test]
+fn interruptions_at_a_gate_count_for_no_chunk() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    let facts = facts(&run.command().unwrap(), |_| good());
+    for fact in facts {
+        run.append(fact);
+    }
+    for _ in 0..5 {
+        run.append(process());
+    }
+    run.settle();
+    assert_eq!(failures(&run), []);
+    assert_eq!(run.training().chunk.get(), 2);
+    kill(&mut run, 0);
+    kill(&mut run, 0);
+    assert_eq!(failures(&run), []);
+}

@@ -1,0 +1,214 @@
+//! What a gate says besides its verdict.
+
+use super::build::*;
+use crate::events::*;
+
+fn run_of(model: ModelKind) -> Run {
+    Run::start(policy_of(model))
+}
+
+/// Findings of the first gate after this outcome, by name.
+fn names(model: ModelKind, outcome: &Outcome) -> Vec<&'static str> {
+    let gate = run_of(model).gate(outcome);
+    let name = |finding: &Finding| match finding {
+        Finding::VacuousLimit { .. } => "vacuous_limit",
+        Finding::NoSkill { .. } => "no_skill",
+        Finding::DecidedByNoise { .. } => "decided_by_noise",
+        Finding::Cause { .. } => "cause",
+    };
+    gate.findings.iter().map(name).collect()
+}
+
+#[track_caller]
+fn check(name: &str, outcome: Outcome, want: &[&str]) {
+    assert_eq!(names(ModelKind::VideoTokenizer, &outcome), want, "{name}");
+}
+
+// The scripted trivial losses are 0.01, and 0.02 where something moves; the video limit is 0.01.
+
+#[test]
+fn skill_of_a_passing_gate() {
+    let held_out = |held_out_loss| Outcome {
+        held_out_loss,
+        ..good()
+    };
+    check("skill is nothing to remark", good(), &[]);
+    check("as good as the mean image", held_out(0.01), &["no_skill"]);
+    check(
+        "none where it moves either",
+        held_out(0.02),
+        &["no_skill", "no_skill"],
+    );
+    let failing = Outcome {
+        loss: 0.5,
+        ..held_out(0.02)
+    };
+    check("a failing gate says enough", failing, &[]);
+}
+
+#[test]
+fn a_limit_looser_than_the_trivial_predictor() {
+    let limit = |limit| {
+        let mut policy = policy_of(ModelKind::VideoTokenizer);
+        let test = CriterionTest::LossLatest {
+            limit: constant(limit),
+        };
+        policy.stages[0].criteria = vec![criterion("loss_latest", test)];
+        Run::start(policy).gate(&good()).findings
+    };
+    assert_eq!(limit(0.01), [], "the trivial loss is no looser than itself");
+    let vacuous = Finding::VacuousLimit {
+        criterion: "loss_latest".to_owned(),
+        limit: scalar(0.04),
+        predictor: "mean_image".to_owned(),
+        trivial_loss: scalar(0.01),
+        factor: scalar(4.0),
+    };
+    assert_eq!(limit(0.04), [vacuous]);
+}
+
+#[test]
+fn samples_on_both_sides_of_the_limit() {
+    let ending = |last| Outcome {
+        last: Some(last),
+        ..good()
+    };
+    check("one late spike", ending(0.5), &["decided_by_noise"]);
+    check(
+        "a late NaN lies beyond",
+        ending(f64::NAN),
+        &["decided_by_noise"],
+    );
+    check("at the limit is within it", ending(0.01), &[]);
+    let lucky = Outcome {
+        loss: 0.5,
+        last: Some(0.005),
+        ..good()
+    };
+    check("one lucky sample", lucky, &["decided_by_noise"]);
+    let gate = run_of(ModelKind::VideoTokenizer).gate(&ending(0.5));
+    let noise = Finding::DecidedByNoise {
+        criterion: "loss_latest".to_owned(),
+        limit: scalar(0.01),
+        within: 9,
+        beyond: 1,
+    };
+    assert_eq!(gate.findings, [noise], "a tenth of 100 updates");
+}
+
+/// The cause found at a failed dynamics gate. The rate is 0.5 in the last third
+/// and 0.25 before.
+fn cause(losses: [f64; 3], unique: [f64; 3], entropy: [f64; 3]) -> Cause {
+    let mut run = run_of(ModelKind::Dynamics);
+    let train = run.training();
+    let columns = [
+        (metric::LOSS, losses),
+        (metric::LEARNING_RATE, [0.25, 0.25, 0.5]),
+        (metric::UNIQUE_ACTIONS, unique),
+        (metric::ACTION_ENTROPY, entropy),
+    ];
+    let spread = |values: [f64; 3]| (0..99).map(move |place| scalar(values[place / 33]));
+    let columns = columns.map(|(name, values)| Column {
+        name: name.to_owned(),
+        steps: Steps::Stride {
+            first: 2,
+            stride: 1,
+        },
+        values: spread(values).collect(),
+    });
+    run.tell(Event::MetricsLogged(MetricsLogged {
+        stage: train.stage.clone(),
+        chunk: train.chunk,
+        attempt: train.attempt,
+        columns: columns.to_vec(),
+    }));
+    for fact in gate_facts(&train, &good()) {
+        run.tell(fact);
+    }
+    match run.last("gate_decided") {
+        Event::GateDecided(gate) => match &gate.findings[..] {
+            [Finding::Cause { cause, .. }] => *cause,
+            other => panic!("not one cause: {other:?}"),
+        },
+        _ => unreachable!("it was looked up by its kind"),
+    }
+}
+
+#[test]
+fn the_cause_of_a_failed_dynamics_gate() {
+    #[track_caller]
+    fn check(name: &str, rows: [[f64; 3]; 3], want: Cause) {
+        let [losses, unique, entropy] = rows;
+        assert_eq!(cause(losses, unique, entropy), want, "{name}");
+    }
+    let (rising, level, wild) = ([1.0, 1.0, 2.0], [1.0; 3], [1.5, 1.0, 1.0]);
+    let (many, one) = ([4.0; 3], [1.0; 3]);
+    let with_rate = [0.25, 0.25, 0.5];
+    use Cause::*;
+    check("the loss follows the rate", [rising, many, wild], Dynamics);
+    check("nothing rises", [level, many, wild], Undetermined);
+    check(
+        "as much by entropy as by rate",
+        [rising, many, with_rate],
+        Undetermined,
+    );
+    check(
+        "a constant entropy explains nothing",
+        [rising, many, level],
+        Dynamics,
+    );
+    check("one action only", [level, one, wild], Upstream);
+    check("one action, and the rate", [rising, one, wild], Mixed);
+    check(
+        "one action in a third of the samples",
+        [level, [1.0, 4.0, 4.0], wild],
+        Undetermined,
+    );
+    check(
+        "one action in two thirds",
+        [level, [1.0, 1.0, 4.0], wild],
+        Upstream,
+    );
+    check(
+        "entropy at its least",
+        [level, many, [0.0, 0.1, 1.0]],
+        Undetermined,
+    );
+    check(
+        "entropy below it",
+        [level, many, [0.0, 0.099, 1.0]],
+        Upstream,
+    );
+}
+
+#[test]
+fn a_passing_dynamics_gate_has_no_cause() {
+    assert_eq!(names(ModelKind::Dynamics, &good()), Vec::<&str>::new());
+}
+
+#[test]
+fn the_metrics_of_a_gate_stand_in_order() {
+    let nan = Outcome {
+        last: Some(f64::NAN),
+        held_out_loss: 0.0025,
+        ..good()
+    };
+    let gate = run_of(ModelKind::VideoTokenizer).gate(&nan);
+    let metrics: Vec<(&str, Option<f64>)> = gate
+        .metrics
+        .iter()
+        .map(|metric| (metric.name.as_str(), metric.value.map(Scalar::get)))
+        .collect();
+    let want = [
+        ("gate_loss", None),
+        ("latest_loss", None),
+        ("skill", Some(0.75)),
+        ("skill_moving", Some(0.875)),
+        ("checkpoint_valid", Some(1.0)),
+        ("loss_finite", Some(1.0)),
+        ("loss_trend", None),
+        ("loss_latest", None),
+        ("metrics_fresh", Some(0.0)),
+    ];
+    assert_eq!(metrics, want);
+}

@@ -1,0 +1,402 @@
+//! Rungs, bounds, conditions and the cursor.
+
+use super::build::*;
+use crate::events::SkipReason::*;
+use crate::events::*;
+use crate::machine::ladder::{self, Climb, Situation};
+use crate::machine::presets;
+
+/// A failed gate like any other.
+const PLAIN: Situation = Situation {
+    loss_dropping: Some(false),
+    entropy_collapsed: false,
+    deferred_before: false,
+    may_extend: true,
+};
+
+fn climb(ladder: &[Rung], cursor: u32, now: &Settings, situation: Situation) -> Climb {
+    ladder::climb(
+        ladder,
+        cursor,
+        now,
+        &settings(),
+        &presets::bounds(),
+        situation,
+    )
+}
+
+/// What one rung does: its patch in words, or why it is passed over.
+fn one(rung: Rung, now: &Settings, situation: Situation) -> Result<String, SkipReason> {
+    let climb = climb(&[rung], 0, now, situation);
+    match climb.skipped.first() {
+        Some(skipped) => Err(skipped.why),
+        None => Ok(shown(climb.patch.as_slice()).concat()),
+    }
+}
+
+#[track_caller]
+fn check(name: &str, found: Result<String, SkipReason>, want: Result<&str, SkipReason>) {
+    assert_eq!(found.as_deref().map_err(|why| *why), want, "{name}");
+}
+
+fn times(key: SettingKey, factor: f64) -> Rung {
+    Rung::Multiply {
+        key,
+        factor: scalar(factor),
+    }
+}
+
+fn plus(key: SettingKey, amount: i64) -> Rung {
+    Rung::Add { key, amount }
+}
+
+#[test]
+fn learning_rate() {
+    let half = |learning_rate: f64| {
+        let now = Settings {
+            learning_rate: scalar(learning_rate),
+            ..settings()
+        };
+        one(times(SettingKey::LearningRate, 0.5), &now, PLAIN)
+    };
+    check(
+        "it is halved",
+        half(1e-3),
+        Ok("learning_rate 0.001 -> 0.0005"),
+    );
+    check(
+        "it is held at its bound",
+        half(1.5e-6),
+        Ok("learning_rate 0.0000015 -> 0.000001"),
+    );
+    check("at its bound it stays", half(1e-6), Err(AtBound));
+    check("below its bound it stays too", half(5e-7), Err(AtBound));
+}
+
+#[test]
+fn accumulation() {
+    let add = |now: u32, amount| {
+        let now = Settings {
+            gradient_accumulation_steps: now,
+            ..settings()
+        };
+        one(
+            plus(SettingKey::GradientAccumulationSteps, amount),
+            &now,
+            PLAIN,
+        )
+    };
+    check(
+        "one more",
+        add(1, 1),
+        Ok("gradient_accumulation_steps 1 -> 2"),
+    );
+    check(
+        "up to its bound",
+        add(63, 1),
+        Ok("gradient_accumulation_steps 63 -> 64"),
+    );
+    check("and no further", add(64, 1), Err(AtBound));
+    check(
+        "held at its bound",
+        add(60, 10),
+        Ok("gradient_accumulation_steps 60 -> 64"),
+    );
+    check("past its bound it stays", add(100, 1), Err(AtBound));
+    check(
+        "one less",
+        add(2, -1),
+        Ok("gradient_accumulation_steps 2 -> 1"),
+    );
+    check("not below one", add(1, -1), Err(AtBound));
+}
+
+#[test]
+fn log_interval_and_chunk() {
+    let halve = |key, log_interval, chunk_size| {
+        let now = Settings {
+            log_interval,
+            chunk_size,
+            ..settings()
+        };
+        one(times(key, 0.5), &now, PLAIN)
+    };
+    let interval = |now| halve(SettingKey::LogInterval, now, 200);
+    let chunk = |now| halve(SettingKey::ChunkSize, 10, now);
+    check(
+        "an interval is halved",
+        interval(10),
+        Ok("log_interval 10 -> 5"),
+    );
+    check("rounded down", interval(7), Ok("log_interval 7 -> 3"));
+    check(
+        "held at 1 % of the chunk",
+        interval(3),
+        Ok("log_interval 3 -> 2"),
+    );
+    check("there it stays", interval(2), Err(AtBound));
+    check("a chunk is halved", chunk(100), Ok("chunk_size 100 -> 50"));
+    check(
+        "held at an eighth, rounded up",
+        chunk(25),
+        Ok("chunk_size 25 -> 13"),
+    );
+    check("there it stays", chunk(13), Err(AtBound));
+    let share = halve(SettingKey::LogInterval, 4, 201);
+    check(
+        "1 % of 201 is more than 2",
+        share,
+        Ok("log_interval 4 -> 3"),
+    );
+}
+
+#[test]
+fn extending_the_target() {
+    let extend = |loss_dropping, may_extend| {
+        let situation = Situation {
+            loss_dropping,
+            may_extend,
+            ..PLAIN
+        };
+        one(Rung::ExtendTarget, &settings(), situation)
+    };
+    check(
+        "while the loss drops",
+        extend(Some(true), true),
+        Ok("n_updates 300 -> 400"),
+    );
+    check(
+        "not when it does not",
+        extend(Some(false), true),
+        Err(LossNotDropping),
+    );
+    check(
+        "not at the first gate",
+        extend(None, true),
+        Err(NoPreviousGate),
+    );
+    check(
+        "not for ever",
+        extend(Some(true), false),
+        Err(ExtensionsUsedUp),
+    );
+}
+
+#[test]
+fn fewer_actions() {
+    let defer = |n_actions, entropy_collapsed, deferred_before| {
+        let now = Settings {
+            n_actions,
+            ..settings()
+        };
+        let situation = Situation {
+            entropy_collapsed,
+            deferred_before,
+            ..PLAIN
+        };
+        let climb = climb(&[Rung::DeferFewerActions], 0, &now, situation);
+        assert_eq!(climb.patch, None, "this run keeps its actions");
+        match climb.skipped.first() {
+            Some(skipped) => Err(skipped.why),
+            None => Ok(shown(climb.deferred.as_slice()).concat()),
+        }
+    };
+    check(
+        "the next lower power of two",
+        defer(Some(8), true, false),
+        Ok("n_actions 8 -> 4"),
+    );
+    check(
+        "also from between",
+        defer(Some(7), true, false),
+        Ok("n_actions 7 -> 4"),
+    );
+    check(
+        "down to two",
+        defer(Some(3), true, false),
+        Ok("n_actions 3 -> 2"),
+    );
+    check(
+        "two are the fewest",
+        defer(Some(2), true, false),
+        Err(AtBound),
+    );
+    check("one stays one", defer(Some(1), true, false), Err(AtBound));
+    check("none stay none", defer(Some(0), true, false), Err(AtBound));
+    check(
+        "not while entropy stands",
+        defer(Some(8), false, false),
+        Err(EntropyNotCollapsed),
+    );
+    check(
+        "once a run",
+        defer(Some(8), true, true),
+        Err(AlreadyDeferred),
+    );
+    check(
+        "only where there are actions",
+        defer(None, true, false),
+        Err(NotASettingOfThisStage),
+    );
+}
+
+#[test]
+fn a_setting_the_stage_does_not_have() {
+    let now = settings();
+    let interval = one(times(SettingKey::CheckpointInterval, 0.5), &now, PLAIN);
+    check(
+        "an interval that is not set",
+        interval,
+        Err(NotASettingOfThisStage),
+    );
+    let retries = one(plus(SettingKey::MaxRetries, 1), &now, PLAIN);
+    check(
+        "what is no setting of a stage",
+        retries,
+        Err(NotASettingOfThisStage),
+    );
+    let huge = one(times(SettingKey::BatchSizePerGpu, 1e30), &now, PLAIN);
+    check(
+        "a count has its range",
+        huge,
+        Ok("batch_size_per_gpu 8 -> 4294967295"),
+    );
+    let nothing = one(times(SettingKey::NUpdates, f64::NAN), &now, PLAIN);
+    check("no count becomes 0", nothing, Ok("n_updates 300 -> 1"));
+}
+
+/// The rung applied, the cursor after it, and the rungs passed over.
+#[track_caller]
+fn check_climb(name: &str, cursor: u32, now: &Settings, want: (Option<u32>, u32, &[u32])) {
+    let climb = climb(&presets::ladder(ModelKind::Dynamics), cursor, now, PLAIN);
+    let skipped: Vec<u32> = climb.skipped.iter().map(|skipped| skipped.rung).collect();
+    assert_eq!((climb.rung, climb.cursor, &skipped[..]), want, "{name}");
+}
+
+// Dynamics: 1 rate, 2 accumulation - 1, 3 log interval, 4 chunk size.
+
+#[test]
+fn the_cursor() {
+    let plain = Settings {
+        gradient_accumulation_steps: 2,
+        ..settings()
+    };
+    let bottom = Settings {
+        learning_rate: scalar(1e-6),
+        log_interval: 1,
+        chunk_size: 13,
+        ..settings()
+    };
+    let chunk_only = Settings {
+        chunk_size: 100,
+        ..bottom.clone()
+    };
+    let rate_only = Settings {
+        learning_rate: scalar(1e-3),
+        ..bottom.clone()
+    };
+    check_climb("the first rung first", 0, &plain, (Some(1), 1, &[]));
+    check_climb("then the next", 1, &plain, (Some(2), 2, &[]));
+    check_climb(
+        "behind the last comes the first",
+        3,
+        &plain,
+        (Some(4), 0, &[]),
+    );
+    check_climb(
+        "a rung at its bound is passed over",
+        1,
+        &settings(),
+        (Some(3), 3, &[2]),
+    );
+    check_climb(
+        "as many as there are",
+        0,
+        &chunk_only,
+        (Some(4), 0, &[1, 2, 3]),
+    );
+    check_climb("it wraps round", 1, &rate_only, (Some(1), 1, &[2, 3, 4]));
+    check_climb("once only", 2, &bottom, (None, 2, &[3, 4, 1, 2]));
+    check_climb(
+        "a cursor past the ladder is inside it",
+        5,
+        &plain,
+        (Some(2), 2, &[]),
+    );
+    let none = climb(&[], 7, &plain, PLAIN);
+    assert_eq!(
+        (none.rung, none.cursor),
+        (None, 7),
+        "an empty ladder has no rung"
+    );
+}
+
+#[test]
+fn settings_refuse_what_they_cannot_be() {
+    #[track_caller]
+    fn check(name: &str, key: SettingKey, to: SettingValue) {
+        let mut changed = settings();
+        ladder::set(&mut changed, key, to);
+        assert_eq!(changed, settings(), "{name}");
+    }
+    let real = |value| SettingValue::Real(scalar(value));
+    check("no target of 0", SettingKey::NUpdates, count(0));
+    check("no chunk of 0", SettingKey::ChunkSize, count(0));
+    check("no batch of 0", SettingKey::BatchSizePerGpu, count(0));
+    check(
+        "no batch past 32 bits",
+        SettingKey::BatchSizePerGpu,
+        count(1 << 32),
+    );
+    check(
+        "no accumulation past 32 bits",
+        SettingKey::GradientAccumulationSteps,
+        count(1 << 32),
+    );
+    check(
+        "no actions past 32 bits",
+        SettingKey::NActions,
+        count(1 << 32),
+    );
+    check("no rate of 0", SettingKey::LearningRate, real(0.0));
+    check("no negative rate", SettingKey::LearningRate, real(-1.0));
+    check(
+        "no rate that is no number",
+        SettingKey::LearningRate,
+        real(f64::NAN),
+    );
+    check(
+        "no infinite rate",
+        SettingKey::LearningRate,
+        real(f64::INFINITY),
+    );
+    check("no rate as a count", SettingKey::LearningRate, count(1));
+    check("no count as a real number", SettingKey::NUpdates, real(5.0));
+    check("no setting of the policy", SettingKey::MaxRetries, count(9));
+}
+
+#[test]
+fn a_setting_reads_as_it_was_set() {
+    let keys = [
+        SettingKey::NUpdates,
+        SettingKey::ScheduleUpdates,
+        SettingKey::BatchSizePerGpu,
+        SettingKey::GradientAccumulationSteps,
+        SettingKey::LogInterval,
+        SettingKey::ChunkSize,
+        SettingKey::CheckpointInterval,
+        SettingKey::NActions,
+    ];
+    for key in keys {
+        let mut changed = settings();
+        ladder::set(&mut changed, key, count(77));
+        assert_eq!(ladder::value_of(&changed, key), Some(count(77)), "{key:?}");
+    }
+    let mut changed = settings();
+    let rate = SettingValue::Real(scalar(0.5));
+    ladder::set(&mut changed, SettingKey::LearningRate, rate);
+    assert_eq!(
+        ladder::value_of(&changed, SettingKey::LearningRate),
+        Some(rate)
+    );
+}
