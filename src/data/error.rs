@@ -32,7 +32,7 @@ pub enum DataError {
     NothingNamed,
     #[error("no file or folder `{}`\nhint: check the path; a relative one starts at the working directory", path.display())]
     Missing { path: PathBuf },
-    #[error("`{}` cannot be read", path.display())]
+    #[error("`{}` cannot be read\nhint: check that it is readable to you", path.display())]
     Io {
         path: PathBuf,
         source: std::io::Error,
@@ -133,7 +133,7 @@ pub enum WindowError {
     NoSuchWindow { found: usize, count: usize },
 }
 
-/// At most ten names, so that a message stays readable whatever a file holds.
+/// At most ten names of at most sixty characters, so that a message stays readable whatever a file holds.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 10;
     if names.is_empty() {
@@ -142,10 +142,18 @@ fn list(names: &[String]) -> String {
     let shown: Vec<String> = names
         .iter()
         .take(SHOWN)
-        .map(|name| format!("`{name}`"))
+        .map(|name| format!("`{}`", shorten(name, 60)))
         .collect();
     match names.len().saturating_sub(SHOWN) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }
+}
+
+/// At most `most` characters of what a foreign file or its parser says, on one line.
+pub(super) fn shorten(text: &str, most: usize) -> String {
+    text.chars()
+        .take(most)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

@@ -7,8 +7,9 @@
 //!
 //! Invariant: the segments follow each other without gaps and cover all frames, and every frame has the same size.
 
-use super::error::{DataError, Format};
+use super::error::{DataError, Format, shorten};
 use super::{hdf5, image, numpy};
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub const CHANNELS: usize = 3;
 
 /// Frames `[count, height, width, 3]`, uint8.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frames {
     height: usize,
     width: usize,
@@ -119,6 +120,17 @@ impl Frames {
     }
 }
 
+impl fmt::Debug for Frames {
+    /// Without the bytes: there are millions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = (self.count(), self.height, self.width);
+        f.debug_struct("Frames")
+            .field("size", &size)
+            .field("segments", &self.segments)
+            .finish()
+    }
+}
+
 #[cfg(test)]
 impl Frames {
     /// The same frames as if they came from files of these lengths.
@@ -162,7 +174,7 @@ impl Source<'_> {
         }
         self.check_size(height, width)?;
         // The size of a frame is the config's by now, so only the count can be absurd.
-        let claimed = u128::from(count) * (self.frame_size * self.frame_size * CHANNELS) as u128;
+        let claimed = u128::from(count).saturating_mul(u128::from(self.frame_bytes()));
         if claimed > most {
             let path = self.path.to_owned();
             return Err(DataError::ClaimsTooMuch {
@@ -175,6 +187,12 @@ impl Source<'_> {
         let bytes = u64::try_from(claimed).unwrap_or(u64::MAX);
         self.reserve(bytes, into)?;
         Ok(count)
+    }
+
+    /// Bytes of one frame as the config expects it.
+    pub fn frame_bytes(&self) -> u64 {
+        let side = self.frame_size as u64;
+        side.saturating_mul(side).saturating_mul(CHANNELS as u64)
     }
 
     /// Fails unless a frame of this size is what the config expects.
@@ -201,13 +219,7 @@ impl Source<'_> {
     }
 
     pub fn damaged(&self, found: impl ToString) -> DataError {
-        // Other libraries' messages may carry bytes of the file: keep them short and on one line.
-        let found = found
-            .to_string()
-            .chars()
-            .take(300)
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
+        let found = shorten(&found.to_string(), 300);
         DataError::Damaged {
             path: self.path.to_owned(),
             format: self.format,
@@ -273,5 +285,52 @@ fn read_path(path: &Path, frame_size: usize, into: &mut Vec<u8>) -> Result<(), D
             path: PathBuf::from(path),
             found: ending,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_parser_is_an_error_of_its_file() {
+        let source = Source {
+            path: Path::new("a.h5"),
+            format: Format::Hdf5,
+            frame_size: 4,
+        };
+        let found = source.guarded::<()>(|| panic!("an index past the end"));
+        assert!(matches!(
+            found,
+            Err(DataError::Damaged {
+                format: Format::Hdf5,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn absurd_claims_are_refused_before_memory_is_asked_for() {
+        let side = u32::MAX as usize;
+        let source = Source {
+            path: Path::new("a.h5"),
+            format: Format::Hdf5,
+            frame_size: side,
+        };
+        let mut bytes = Vec::new();
+        let shape = [u64::MAX, side as u64, side as u64, 3];
+        let found = source.admit(&shape, 1, 1100, &mut bytes);
+        assert!(matches!(found, Err(DataError::ClaimsTooMuch { .. })));
+        let found = source.admit(&shape, 1, u128::MAX, &mut bytes);
+        assert!(matches!(found, Err(DataError::NoMemory { .. })));
+        assert_eq!(bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn frames_from_memory_are_whole_frames() {
+        assert!(Frames::from_bytes(2, 2, vec![0; 12]).is_some());
+        for (height, width, bytes) in [(2, 2, 13), (2, 2, 0), (0, 2, 12), (usize::MAX, 2, 12)] {
+            assert!(Frames::from_bytes(height, width, vec![0; bytes]).is_none());
+        }
     }
 }

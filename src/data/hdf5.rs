@@ -3,8 +3,8 @@
 //! The file is foreign input. Its claims are checked against its length before anything is allocated, rows are read a
 //! bounded piece at a time, and a panic in the parser is an error of the file.
 
-use super::error::DataError;
-use super::frames::{CHANNELS, Source};
+use super::error::{DataError, shorten};
+use super::frames::Source;
 use hdf5_pure::{DType, Dataset, File};
 
 const NAME: &str = "frames";
@@ -51,7 +51,7 @@ fn read_rows(source: &Source<'_>, file_bytes: u64, into: &mut Vec<u8>) -> Result
     let shape = dataset.shape().map_err(|error| source.damaged(error))?;
     let found = dataset.dtype().map_err(|error| source.damaged(error))?;
     if !matches!(found, DType::U8) {
-        let found = found.to_string().chars().take(60).collect();
+        let found = shorten(&found.to_string(), 60);
         return Err(DataError::WrongType {
             path: source.path.to_owned(),
             found,
@@ -60,7 +60,7 @@ fn read_rows(source: &Source<'_>, file_bytes: u64, into: &mut Vec<u8>) -> Result
     let most = u128::from(file_bytes) * MOST_COMPRESSION;
     let count = source.admit(&shape, file_bytes, most, into)?;
     let rows = rows_at_once(source, &dataset)?;
-    let row_bytes = (source.frame_size * source.frame_size * CHANNELS) as u64;
+    let row_bytes = source.frame_bytes();
     let mut row = 0;
     while row < count {
         let wanted = rows.min(count - row);
@@ -82,7 +82,7 @@ fn read_rows(source: &Source<'_>, file_bytes: u64, into: &mut Vec<u8>) -> Result
 
 /// A piece is a whole number of chunks along the first dimension where it can be, so that none is decoded twice.
 fn rows_at_once(source: &Source<'_>, dataset: &Dataset) -> Result<u64, DataError> {
-    let row_bytes = (source.frame_size * source.frame_size * CHANNELS) as u64;
+    let row_bytes = source.frame_bytes();
     let rows = (PIECE_BYTES / row_bytes).max(1);
     let Some(chunk) = dataset
         .chunk_shape()

@@ -4,7 +4,7 @@
 //! alpha channel is dropped, a palette is looked up. Other files in the folder are passed over.
 
 use super::error::{DataError, Format};
-use super::frames::{CHANNELS, Source};
+use super::frames::Source;
 use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
 use std::cmp::Ordering;
 use std::fs::File;
@@ -41,13 +41,13 @@ pub(super) fn read_folder(
     paths.sort_by(|a, b| by_name(&name(a), &name(b)));
     let before = into.len();
     // Once for all: one reservation a picture would copy everything at each.
-    let all_bytes = (frame_size * frame_size * CHANNELS) as u64 * paths.len() as u64;
-    Source {
+    let all = Source {
         path: folder,
         format: Format::Png,
         frame_size,
-    }
-    .reserve(all_bytes, into)?;
+    };
+    let bytes = all.frame_bytes().saturating_mul(paths.len() as u64);
+    all.reserve(bytes, into)?;
     for path in paths {
         let source = Source {
             path: &path,

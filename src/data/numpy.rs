@@ -3,7 +3,7 @@
 //! The files are foreign input: a header is bounded before it is parsed, its claims are checked against what the file
 //! can hold before memory is asked for, and pickled arrays are refused, never loaded.
 
-use super::error::DataError;
+use super::error::{DataError, shorten};
 use super::frames::Source;
 use npyz::{DType, NpyHeader, Order, TypeChar};
 use std::fs::File;
@@ -101,7 +101,7 @@ fn read_array(
         DType::Array(..) | DType::Record(_) => false,
     };
     if !is_u8 {
-        let found = header.dtype().descr().chars().take(60).collect();
+        let found = shorten(&header.dtype().descr(), 60);
         return Err(DataError::WrongType {
             path: source.path.to_owned(),
             found,

@@ -47,7 +47,7 @@ impl StructureLimits {
         flatness_min: 0.05,
         stripes_max: 0.5,
         blockiness_max: 6.0,
-        ssim_min: 0.2,
+        ssim_min: 0.25,
         mse_ratio_max: 2.0,
         collapsed_share: 0.5,
     };
@@ -216,7 +216,7 @@ mod tests {
         check(
             "ssim at the limit",
             FrameScores {
-                ssim: Some(0.2),
+                ssim: Some(0.25),
                 ..GOOD
             },
             &[],
@@ -224,7 +224,7 @@ mod tests {
         check(
             "ssim just below",
             FrameScores {
-                ssim: just(0.2, false),
+                ssim: just(0.25, false),
                 ..GOOD
             },
             &[Fault::Unlike],

@@ -36,6 +36,8 @@ pub enum PictureError {
         height: usize,
         width: usize,
     },
+    #[error("the grid is too large for any memory\nhint: draw fewer samples")]
+    Vast,
     #[error("the picture is {found_width}x{found_height} pixels, expected {width}x{height}")]
     Size {
         found_width: usize,
@@ -86,7 +88,7 @@ impl Grid {
     pub fn draw(&self, truth: &[u8], prediction: &[u8]) -> Result<Picture, PictureError> {
         self.check(truth)?;
         self.check(prediction)?;
-        let (width, height) = self.size();
+        let (width, height) = self.size().ok_or(PictureError::Vast)?;
         let mut picture = Picture {
             width,
             height,
@@ -113,9 +115,9 @@ impl Grid {
     /// The (truth, prediction) that [`Self::draw`] drew.
     ///
     /// # Errors
-    /// A picture of another size.
+    /// A picture of another size, or a grid beyond what can be addressed.
     pub fn split(&self, picture: &Picture) -> Result<(Vec<u8>, Vec<u8>), PictureError> {
-        let (width, height) = self.size();
+        let (width, height) = self.size().ok_or(PictureError::Vast)?;
         if (picture.width, picture.height) != (width, height)
             || picture.rgb.len() != width * height * CHANNELS
         {
@@ -173,13 +175,20 @@ impl Grid {
         self.height * self.width * CHANNELS
     }
 
-    /// Drawn width and height.
-    fn size(&self) -> (usize, usize) {
-        let (cell_width, cell_height) = (self.width * SCALE + GAP, self.height * SCALE + GAP);
-        (
-            self.frames * 2 * cell_width + GAP,
-            self.rows * cell_height + GAP,
-        )
+    /// Drawn width and height; `None` for a grid that no memory could hold.
+    fn size(&self) -> Option<(usize, usize)> {
+        let cell = |side: usize| side.checked_mul(SCALE)?.checked_add(GAP);
+        let width = self
+            .frames
+            .checked_mul(2)?
+            .checked_mul(cell(self.width)?)?
+            .checked_add(GAP)?;
+        let height = self
+            .rows
+            .checked_mul(cell(self.height)?)?
+            .checked_add(GAP)?;
+        width.checked_mul(height)?.checked_mul(CHANNELS)?;
+        Some((width, height))
     }
 
     /// Top and left of a frame's truth (side 0) or prediction (side 1).
@@ -266,6 +275,7 @@ impl Picture {
     }
 
     fn encode(&self) -> Result<Vec<u8>, ::png::EncodingError> {
+        // A side beyond the format is refused by the encoder, because the data do not match it.
         let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new(&mut bytes, side(self.width), side(self.height));
@@ -383,6 +393,12 @@ mod tests {
             vast.draw(&[], &[]),
             Err(PictureError::Shape { .. })
         ));
+        let square = Picture {
+            width: 1,
+            height: 1,
+            rgb: vec![0; 3],
+        };
+        assert!(matches!(vast.split(&square), Err(PictureError::Vast)));
         let small = Picture {
             width: 1,
             height: 1,
