@@ -107,7 +107,7 @@ impl Game {
     fn check_fake(&self, name: &str, draw: impl FnMut(usize, &[f64]) -> Vec<f64>) {
         let share = self.collapsed(name, draw);
         assert!(
-            share >= 0.9,
+            share >= 0.95,
             "{}, {name}: only {share} of the frames count as collapsed",
             self.name
         );
