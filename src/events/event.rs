@@ -59,6 +59,70 @@ pub enum Event {
 }
 
 impl Event {
+    /// Names of all kinds, as in the JSON form.
+    pub const KINDS: [&str; 27] = [
+        "run_created",
+        "process_started",
+        "run_interrupted",
+        "setting_changed",
+        "fallback_granted",
+        "stage_measured",
+        "metrics_logged",
+        "checkpoint_written",
+        "checkpoint_judged",
+        "held_out_scored",
+        "picture_scored",
+        "chunk_finished",
+        "chunk_failed",
+        "store_repaired",
+        "stage_started",
+        "chunk_started",
+        "samples_superseded",
+        "gate_decided",
+        "patch_applied",
+        "patch_deferred",
+        "failure_decided",
+        "stage_reopened",
+        "checkpoint_deleted",
+        "stage_passed",
+        "stage_stopped",
+        "run_finished",
+        "run_stopped",
+    ];
+
+    /// Name of the kind, as in the JSON form.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Event::RunCreated(_) => "run_created",
+            Event::ProcessStarted(_) => "process_started",
+            Event::RunInterrupted(_) => "run_interrupted",
+            Event::SettingChanged(_) => "setting_changed",
+            Event::FallbackGranted(_) => "fallback_granted",
+            Event::StageMeasured(_) => "stage_measured",
+            Event::MetricsLogged(_) => "metrics_logged",
+            Event::CheckpointWritten(_) => "checkpoint_written",
+            Event::CheckpointJudged(_) => "checkpoint_judged",
+            Event::HeldOutScored(_) => "held_out_scored",
+            Event::PictureScored(_) => "picture_scored",
+            Event::ChunkFinished(_) => "chunk_finished",
+            Event::ChunkFailed(_) => "chunk_failed",
+            Event::StoreRepaired(_) => "store_repaired",
+            Event::StageStarted(_) => "stage_started",
+            Event::ChunkStarted(_) => "chunk_started",
+            Event::SamplesSuperseded(_) => "samples_superseded",
+            Event::GateDecided(_) => "gate_decided",
+            Event::PatchApplied(_) => "patch_applied",
+            Event::PatchDeferred(_) => "patch_deferred",
+            Event::FailureDecided(_) => "failure_decided",
+            Event::StageReopened(_) => "stage_reopened",
+            Event::CheckpointDeleted(_) => "checkpoint_deleted",
+            Event::StagePassed(_) => "stage_passed",
+            Event::StageStopped(_) => "stage_stopped",
+            Event::RunFinished(_) => "run_finished",
+            Event::RunStopped(_) => "run_stopped",
+        }
+    }
+
     /// Whether the machine made it: true for what replay recomputes.
     pub fn is_decision(&self) -> bool {
         match self {

@@ -1,0 +1,58 @@
+# Each target does its own set-up: tools/with-libtorch checks the tools, and finds libtorch or fetches it into the cache.
+#   LIBTORCH, LIBTORCH_USE_PYTORCH   use a libtorch or PyTorch that is there already
+#   TINYGATE_CACHE                   where libtorch and builds are kept (default ~/.cache/tinygate)
+#   TINYGATE_JOBS                    compile jobs at once (default: all cores)
+#   CARGO_ARGS                       more arguments for cargo, such as --locked
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON := $(or $(TINYGATE_PYTHON),python3)
+WITH := tools/with-libtorch
+export CARGO_ARGS
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: ## Train the three stages on Pong, gate by gate, and replay every decision
+	$(WITH) tools/demo.sh
+
+.PHONY: test
+test: test-setup ## Test everything
+	$(WITH) tools/test.sh
+
+.PHONY: test-setup
+test-setup: ## Test the set-up scripts alone
+	@command -v $(PYTHON) >/dev/null || { echo 'error: there is no $(PYTHON)'; echo 'hint: install Python 3.9 or newer with pip'; exit 2; } >&2
+	$(PYTHON) -m unittest discover --start-directory tests/setup
+
+.PHONY: check
+check: ## Check format and lints
+	cargo fmt --all --check
+	$(WITH) cargo clippy --workspace --all-targets $(CARGO_ARGS) -- -D warnings
+
+.PHONY: build
+build: ## Build the program
+	$(WITH) cargo build --workspace $(CARGO_ARGS)
+
+.PHONY: replay-alone
+replay-alone: ## Build and test the auditor alone, without libtorch
+	tools/replay-alone.sh
+
+.PHONY: interop
+interop: ## Check our files with the real PyTorch (4.7 GB, in the cache)
+	$(WITH) tools/interop.sh
+
+.PHONY: parity
+parity: ## Compare with TinyWorlds' own numbers
+	$(WITH) cargo test --package tinygate --test parity $(CARGO_ARGS) -- --nocapture
+
+.PHONY: bench
+bench: ## Run the benchmarks
+	@if [ -z "$(wildcard benches/*.rs replay/benches/*.rs cli/benches/*.rs)" ]; then echo 'there are no benchmarks yet'; else set -x; $(WITH) cargo bench --workspace $(CARGO_ARGS); fi
+
+.PHONY: clean-cache
+clean-cache: ## Remove libtorch, the interop environment and all builds from the cache
+	tools/clean-cache.sh

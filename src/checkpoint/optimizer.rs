@@ -1,0 +1,500 @@
+//! The state of AdamW, typed, and its form in `optim_state_dict.pt`: exactly what
+//! `torch.optim.AdamW.state_dict()` gives, so that PyTorch's `load_state_dict`
+//! takes it.
+//!
+//! PyTorch numbers parameters through all groups and keeps `state[number]`; it has
+//! no names of its own, but since version 2.6 carries `param_names` in each group,
+//! which is where ours stand. Its distributed checkpoints use names for numbers;
+//! both are read.
+//!
+//! Invariant: what [`AdamWState::to_value`] makes, [`AdamWState::from_value`] reads
+//! back equal.
+
+use std::collections::BTreeMap;
+
+use super::torch_file::{DType, Tensor, Value};
+
+/// Updates that an f32 counts exactly, as PyTorch's `step` does.
+const STEP_MAX: u64 = 1 << 24;
+
+/// The whole optimizer: its groups in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdamWState {
+    pub groups: Vec<ParameterGroup>,
+}
+
+/// Parameters that share their settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterGroup {
+    /// The rate in force at the last update.
+    pub learning_rate: f64,
+    /// The rate that the schedule scales; PyTorch's schedulers set it.
+    pub initial_learning_rate: Option<f64>,
+    pub weight_decay: f64,
+    pub betas: (f64, f64),
+    pub eps: f64,
+    /// In the optimizer's order.
+    pub parameters: Vec<Parameter>,
+}
+
+/// One parameter's share of the state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// `None` in a foreign file that only counts its parameters.
+    pub name: Option<String>,
+    /// `None` for one that never had a gradient.
+    pub moments: Option<Moments>,
+}
+
+/// Running means of the gradient and of its square, shaped as the parameter
+/// (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2: m and v).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// Updates that went into the means; they are corrected for it.
+    pub step: u64,
+    pub exp_avg: Tensor,
+    pub exp_avg_sq: Tensor,
+}
+
+/// Why an optimizer's state is not that of an AdamW.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptimizerError {
+    #[error("the optimizer's state has no {expected} at `{place}`")]
+    Missing {
+        place: String,
+        expected: &'static str,
+    },
+    #[error("the optimizer's state has `{setting}` set, which changes how moments are kept")]
+    Unsupported { setting: &'static str },
+    #[error("the moments of parameter {parameter} have shapes {first:?} and {second:?}")]
+    Shapes {
+        parameter: String,
+        first: Vec<usize>,
+        second: Vec<usize>,
+    },
+    #[error("parameter {parameter} stands in two groups or twice in one")]
+    Repeated { parameter: String },
+    #[error("the state has moments of parameter {parameter}, which stands in no group")]
+    Stray { parameter: String },
+    #[error(
+        "parameter {parameter} has done {step} updates, more than the {STEP_MAX} that an f32 counts"
+    )]
+    Step { parameter: String, step: u64 },
+    #[error(
+        "of a group's parameters {named} have names and {all} do not need them; name all or none"
+    )]
+    Names { named: usize, all: usize },
+}
+
+impl AdamWState {
+    /// As PyTorch's `state_dict()`: `{state: {0: {step, exp_avg, exp_avg_sq}, ..},
+    /// param_groups: [..]}`.
+    ///
+    /// # Errors
+    /// If only some parameters of a group have names, or one has done more than
+    /// 2^24 updates.
+    pub fn to_value(&self) -> Result<Value, OptimizerError> {
+        let mut state = Vec::new();
+        let mut groups = Vec::new();
+        let mut next = 0_i64;
+        for group in &self.groups {
+            let first = next;
+            for parameter in &group.parameters {
+                if let Some(moments) = &parameter.moments {
+                    state.push((Value::Int(next), moments.to_value(next)?));
+                }
+                next += 1;
+            }
+            groups.push(group.to_value(first..next)?);
+        }
+        Ok(Value::dict([
+            ("state", Value::Dict(state)),
+            ("param_groups", Value::List(groups)),
+        ]))
+    }
+
+    /// # Errors
+    /// If `value` is not the state of an AdamW, by number or by name.
+    pub fn from_value(value: &Value) -> Result<Self, OptimizerError> {
+        let state = value.get("state").and_then(Value::as_dict);
+        let mut unused = BTreeMap::new();
+        for (key, moments) in state.ok_or_else(|| missing("state", "dict"))? {
+            let key =
+                Key::of(key).ok_or_else(|| missing("state", "key that is an int or a str"))?;
+            unused.insert(key, Some(moments));
+        }
+        let groups = value.get("param_groups").and_then(Value::as_items);
+        let groups = groups.ok_or_else(|| missing("param_groups", "list"))?;
+        let groups = groups.iter().enumerate();
+        let groups = groups.map(|(index, group)| {
+            let place = format!("param_groups[{index}]");
+            ParameterGroup::from_value(group, &place, &mut unused)
+        });
+        let groups = groups.collect::<Result<_, _>>()?;
+        match unused.iter().find(|(_, moments)| moments.is_some()) {
+            Some((key, _)) => Err(OptimizerError::Stray {
+                parameter: key.to_string(),
+            }),
+            None => Ok(Self { groups }),
+        }
+    }
+}
+
+/// How a file refers to a parameter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Key<'v> {
+    Index(i64),
+    Name(&'v str),
+}
+
+impl<'v> Key<'v> {
+    fn of(value: &'v Value) -> Option<Self> {
+        let index = value.as_int().map(Key::Index);
+        index.or_else(|| value.as_str().map(Key::Name))
+    }
+}
+
+impl std::fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "{index}"),
+            Self::Name(name) => write!(f, "`{name}`"),
+        }
+    }
+}
+
+/// Moments by key; `None` once a group has used the key.
+type Unused<'v> = BTreeMap<Key<'v>, Option<&'v Value>>;
+
+impl ParameterGroup {
+    /// The keys and their order are those of PyTorch 2.13.
+    fn to_value(&self, numbers: std::ops::Range<i64>) -> Result<Value, OptimizerError> {
+        let mut entries = vec![
+            ("weight_decay", Value::Float(self.weight_decay)),
+            ("lr", Value::Float(self.learning_rate)),
+            (
+                "betas",
+                Value::Tuple(vec![self.betas.0.into(), self.betas.1.into()]),
+            ),
+            ("eps", Value::Float(self.eps)),
+            ("amsgrad", Value::Bool(false)),
+            ("maximize", Value::Bool(false)),
+            ("foreach", Value::None),
+            ("capturable", Value::Bool(false)),
+            ("differentiable", Value::Bool(false)),
+            ("fused", Value::None),
+            ("decoupled_weight_decay", Value::Bool(true)),
+        ];
+        if let Some(rate) = self.initial_learning_rate {
+            entries.push(("initial_lr", Value::Float(rate)));
+        }
+        let names: Vec<Value> = self
+            .parameters
+            .iter()
+            .filter_map(|parameter| parameter.name.clone().map(Value::Str))
+            .collect();
+        if names.len() == self.parameters.len() {
+            entries.push(("param_names", Value::List(names)));
+        } else if !names.is_empty() {
+            return Err(OptimizerError::Names {
+                named: names.len(),
+                all: self.parameters.len(),
+            });
+        }
+        entries.push(("params", Value::List(numbers.map(Value::Int).collect())));
+        Ok(Value::dict(entries))
+    }
+
+    fn from_value<'v>(
+        group: &'v Value,
+        place: &str,
+        unused: &mut Unused<'v>,
+    ) -> Result<Self, OptimizerError> {
+        for setting in ["amsgrad", "maximize"] {
+            if group.get(setting).and_then(Value::as_bool) == Some(true) {
+                return Err(OptimizerError::Unsupported { setting });
+            }
+        }
+        let at = |key: &str| format!("{place}.{key}");
+        let number = |key: &str| {
+            let number = group.get(key).and_then(Value::as_number);
+            number.ok_or_else(|| missing(&at(key), "number"))
+        };
+        let betas = group.get("betas").and_then(Value::as_items);
+        let betas = betas.and_then(|betas| match betas {
+            [first, second] => first.as_number().zip(second.as_number()),
+            _ => None,
+        });
+        let names = group.get("param_names").and_then(Value::as_items);
+        let params = group.get("params").and_then(Value::as_items);
+        let params = params.ok_or_else(|| missing(&at("params"), "list"))?;
+        if names.is_some_and(|names| names.len() != params.len()) {
+            return Err(missing(
+                &at("param_names"),
+                "list of as many names as `params`",
+            ));
+        }
+        let mut parameters = Vec::new();
+        for (index, key) in params.iter().enumerate() {
+            let key = Key::of(key);
+            let key = key.ok_or_else(|| missing(&at("params"), "key that is an int or a str"))?;
+            let given = names
+                .and_then(|names| names.get(index))
+                .and_then(Value::as_str);
+            parameters.push(Parameter::take(key, given, unused)?);
+        }
+        Ok(Self {
+            learning_rate: number("lr")?,
+            initial_learning_rate: group.get("initial_lr").and_then(Value::as_number),
+            weight_decay: number("weight_decay")?,
+            betas: betas.ok_or_else(|| missing(&at("betas"), "pair of numbers"))?,
+            eps: number("eps")?,
+            parameters,
+        })
+    }
+}
+
+impl Parameter {
+    fn take<'v>(
+        key: Key<'v>,
+        given: Option<&str>,
+        unused: &mut Unused<'v>,
+    ) -> Result<Self, OptimizerError> {
+        let moments = match unused.insert(key, None) {
+            Some(Some(moments)) => Some(Moments::from_value(moments, key)?),
+            Some(None) => {
+                let parameter = key.to_string();
+                return Err(OptimizerError::Repeated { parameter });
+            }
+            None => None,
+        };
+        let name = match key {
+            Key::Name(name) => Some(name),
+            Key::Index(_) => given,
+        };
+        let name = name.map(str::to_owned);
+        Ok(Self { name, moments })
+    }
+}
+
+impl Moments {
+    fn to_value(&self, number: i64) -> Result<Value, OptimizerError> {
+        if self.step > STEP_MAX {
+            return Err(OptimizerError::Step {
+                parameter: number.to_string(),
+                step: self.step,
+            });
+        }
+        Ok(Value::dict([
+            ("step", Value::from(Tensor::scalar_f32(self.step as f32))),
+            ("exp_avg", Value::from(self.exp_avg.clone())),
+            ("exp_avg_sq", Value::from(self.exp_avg_sq.clone())),
+        ]))
+    }
+
+    fn from_value(value: &Value, key: Key<'_>) -> Result<Self, OptimizerError> {
+        let at = |field: &str| format!("state[{key}].{field}");
+        let tensor = |field: &str| {
+            let tensor = value.get(field).and_then(Value::as_tensor).cloned();
+            tensor.ok_or_else(|| missing(&at(field), "tensor"))
+        };
+        let (exp_avg, exp_avg_sq) = (tensor("exp_avg")?, tensor("exp_avg_sq")?);
+        if exp_avg.shape() != exp_avg_sq.shape() {
+            return Err(OptimizerError::Shapes {
+                parameter: key.to_string(),
+                first: exp_avg.shape().to_vec(),
+                second: exp_avg_sq.shape().to_vec(),
+            });
+        }
+        let step = value.get("step").and_then(step_count);
+        Ok(Self {
+            step: step.ok_or_else(|| missing(&at("step"), "count of updates"))?,
+            exp_avg,
+            exp_avg_sq,
+        })
+    }
+}
+
+/// A scalar tensor of f32 (of i64 in some versions), or a plain number in old ones.
+fn step_count(value: &Value) -> Option<u64> {
+    let number = match value.as_tensor() {
+        Some(tensor) if tensor.elements() != 1 => None,
+        Some(tensor) if tensor.dtype() == DType::I64 => {
+            let step = tensor.to_i64().ok()?.first().copied()?;
+            return u64::try_from(step).ok();
+        }
+        Some(tensor) => tensor.to_f32().ok()?.first().copied().map(f64::from),
+        None => value.as_number(),
+    }?;
+    let counts = (0.0..=STEP_MAX as f64).contains(&number) && number.fract() == 0.0;
+    counts.then_some(number as u64)
+}
+
+fn missing(place: &str, expected: &'static str) -> OptimizerError {
+    let place = place.to_owned();
+    OptimizerError::Missing { place, expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moments(step: u64, values: &[f32]) -> Moments {
+        Moments {
+            step,
+            exp_avg: Tensor::from_f32(vec![values.len()], values).unwrap(),
+            exp_avg_sq: Tensor::from_f32(vec![values.len()], values).unwrap(),
+        }
+    }
+
+    fn group(parameters: Vec<Parameter>) -> ParameterGroup {
+        ParameterGroup {
+            learning_rate: 1e-3,
+            initial_learning_rate: Some(3e-3),
+            weight_decay: 0.01,
+            betas: (0.9, 0.999),
+            eps: 1e-8,
+            parameters,
+        }
+    }
+
+    fn parameter(name: Option<&str>, moments: Option<Moments>) -> Parameter {
+        let name = name.map(str::to_owned);
+        Parameter { name, moments }
+    }
+
+    fn sample() -> AdamWState {
+        AdamWState {
+            groups: vec![
+                group(vec![
+                    parameter(Some("a.weight"), Some(moments(7, &[1.0, 2.0]))),
+                    parameter(Some("b.weight"), None),
+                ]),
+                group(vec![parameter(Some("a.bias"), Some(moments(7, &[3.0])))]),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_state_survives_its_value() {
+        let state = sample();
+        let value = state.to_value().unwrap();
+        assert_eq!(AdamWState::from_value(&value), Ok(state));
+    }
+
+    #[test]
+    fn a_state_by_name_is_read() {
+        let state = Value::dict([("w", moments(2, &[1.0]).to_value(0).unwrap())]);
+        let mut entries = group(vec![]).to_value(0..0).unwrap();
+        if let Value::Dict(entries) = &mut entries {
+            entries.retain(|(key, _)| key.as_str() != Some("param_names"));
+            entries.retain(|(key, _)| key.as_str() != Some("params"));
+            entries.push(("params".into(), Value::List(vec!["w".into()])));
+        }
+        let value = Value::dict([
+            ("state", state),
+            ("param_groups", Value::List(vec![entries])),
+        ]);
+        let read = AdamWState::from_value(&value).unwrap();
+        let want = parameter(Some("w"), Some(moments(2, &[1.0])));
+        assert_eq!(read.groups[0].parameters, vec![want]);
+    }
+
+    #[track_caller]
+    fn check_written(name: &str, state: AdamWState, want: OptimizerError) {
+        assert_eq!(state.to_value(), Err(want), "{name}");
+    }
+
+    #[test]
+    fn what_pytorch_could_not_read_is_not_written() {
+        let of = |parameters| AdamWState {
+            groups: vec![group(parameters)],
+        };
+        check_written(
+            "half of the parameters named",
+            of(vec![parameter(Some("a"), None), parameter(None, None)]),
+            OptimizerError::Names { named: 1, all: 2 },
+        );
+        check_written(
+            "more updates than an f32 counts",
+            of(vec![parameter(None, Some(moments(STEP_MAX + 1, &[0.0])))]),
+            OptimizerError::Step {
+                parameter: "0".to_owned(),
+                step: STEP_MAX + 1,
+            },
+        );
+    }
+
+    /// Puts `new` at `param_groups[0].<key>` of the sample's value.
+    fn with_setting(key: &str, new: Value) -> Value {
+        let mut value = sample().to_value().unwrap();
+        let Value::Dict(top) = &mut value else {
+            panic!("a dict")
+        };
+        let Value::List(groups) = &mut top[1].1 else {
+            panic!("a list")
+        };
+        let Value::Dict(entries) = &mut groups[0] else {
+            panic!("a dict")
+        };
+        let entry = entries.iter_mut().find(|(k, _)| k.as_str() == Some(key));
+        entry.unwrap().1 = new;
+        value
+    }
+
+    #[track_caller]
+    fn check_read(name: &str, value: &Value, want: &str) {
+        let error = AdamWState::from_value(value).unwrap_err();
+        assert_eq!(error.to_string(), want, "{name}");
+    }
+
+    #[test]
+    fn what_is_no_adamw_is_refused() {
+        let number = |n| Value::Int(n);
+        check_read(
+            "a model's dict",
+            &Value::dict([("weight", number(1))]),
+            "the optimizer's state has no dict at `state`",
+        );
+        check_read(
+            "amsgrad",
+            &with_setting("amsgrad", true.into()),
+            "the optimizer's state has `amsgrad` set, which changes how moments are kept",
+        );
+        check_read(
+            "a rate that is no number",
+            &with_setting("lr", "fast".into()),
+            "the optimizer's state has no number at `param_groups[0].lr`",
+        );
+        check_read(
+            "a parameter twice in a group",
+            &with_setting("params", Value::List(vec![number(0), number(0)])),
+            "parameter 0 stands in two groups or twice in one",
+        );
+        check_read(
+            "a parameter of no group",
+            &with_setting("params", Value::List(vec![number(7), number(8)])),
+            "the state has moments of parameter 0, which stands in no group",
+        );
+    }
+
+    #[track_caller]
+    fn check_step(name: &str, value: Value, want: Option<u64>) {
+        assert_eq!(step_count(&value), want, "{name}");
+    }
+
+    #[test]
+    fn steps_are_whole_counts() {
+        let i64s = |values: &[i64]| Tensor::from_i64(vec![values.len()], values).unwrap();
+        check_step("a scalar", Tensor::scalar_f32(150.0).into(), Some(150));
+        check_step("an i64 tensor", i64s(&[9]).into(), Some(9));
+        check_step("a negative i64", i64s(&[-9]).into(), None);
+        check_step("two numbers", i64s(&[1, 2]).into(), None);
+        check_step("an int", Value::Int(3), Some(3));
+        check_step("a fraction", Value::Float(1.5), None);
+        check_step("a negative float", Tensor::scalar_f32(-1.0).into(), None);
+        check_step("NaN", Tensor::scalar_f32(f32::NAN).into(), None);
+        check_step("infinity", Value::Float(f64::INFINITY), None);
+        check_step("nothing", Value::None, None);
+    }
+}

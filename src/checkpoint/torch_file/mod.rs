@@ -1,0 +1,66 @@
+//! `torch.save` archives, read and written without libtorch and without Python.
+//!
+//! A `torch.save` file is a zip of stored records: a pickle (`data.pkl`) that
+//! describes the value, and one raw little-endian record per tensor storage
+//! (`data/<key>`). [`read`] interprets a small allow-listed part of the pickle
+//! language; anything else it meets is remembered by name and kept as an opaque
+//! value. [`write`] makes the same format, byte for byte the same for the same
+//! value, because checkpoints are named by their hash.
+//!
+//! Invariant: no bytes make [`read`] run foreign code, panic, or take more memory
+//! than a small multiple of the file's size.
+
+mod archive;
+mod error;
+mod pickle_read;
+mod pickle_write;
+mod unfold;
+mod value;
+
+pub use error::{ReadError, WriteError};
+pub use value::{DType, Tensor, TensorError, Value};
+
+/// Largest archive that is read or written, in bytes. Above it the zip format
+/// needs its 64-bit records, which no model of this size needs.
+pub const ARCHIVE_BYTES_MAX: u64 = 0xFFFF_FFFE;
+
+/// How deep lists, tuples and dicts may be nested in a file.
+pub const DEPTH_MAX: usize = 64;
+
+/// What a `torch.save` archive holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    pub value: Value,
+    /// Globals outside the allow-list that the pickle names, sorted, as
+    /// `module.name`. None of them was looked up or called; what they would have
+    /// made stands in `value` as [`Value::Opaque`], if it stands there at all.
+    pub foreign: Vec<String>,
+}
+
+/// Reads a `torch.save` archive.
+///
+/// # Errors
+/// Says what is wrong with the bytes: see [`ReadError`].
+pub fn read(bytes: &[u8]) -> Result<Loaded, ReadError> {
+    let archive = archive::Archive::parse(bytes)?;
+    archive.check_version()?;
+    archive.check_byte_order()?;
+    pickle_read::unpickle(&archive, bytes.len())
+}
+
+/// Writes `value` as a `torch.save` archive whose records stand under `<name>/`.
+///
+/// [`Value::OrderedDict`] becomes a `collections.OrderedDict`, as a PyTorch
+/// `state_dict()` is; [`Value::Dict`] a plain dict. `torch.load(weights_only=True)`
+/// opens the result. The same value gives the same bytes.
+///
+/// # Errors
+/// An opaque value cannot be written; nor can nesting deeper than [`DEPTH_MAX`],
+/// or an archive over [`ARCHIVE_BYTES_MAX`].
+pub fn write(name: &str, value: &Value) -> Result<Vec<u8>, WriteError> {
+    let (pickle, storages) = pickle_write::pickle(value)?;
+    archive::write(name, &pickle, &storages)
+}
+
+#[cfg(test)]
+mod tests;

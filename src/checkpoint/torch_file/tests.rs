@@ -1,0 +1,685 @@
+//! The reader against archives and pickles that no honest writer made, and against
+//! its twin, the writer.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Each storage of four bytes: two elements of `HalfStorage`, four of `ByteStorage`.
+const STORAGE: &[u8] = &[1, 0, 1, 0];
+
+fn read_pickle(pickle: &[u8]) -> Result<Loaded, ReadError> {
+    read(&archive::write("a", pickle, &[STORAGE]).unwrap())
+}
+
+/// A pickle of protocol 2 from its opcodes, ended by `STOP`.
+fn pickle(opcodes: &[&[u8]]) -> Vec<u8> {
+    [&[0x80, 2], opcodes.concat().as_slice(), b"."].concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let length = (text.len() as u32).to_le_bytes();
+    [b"X", length.as_slice(), text.as_bytes()].concat()
+}
+
+/// A tensor on `data/0`; sizes and strides are whole opcodes, such as `K\x02\x85`.
+fn tensor(class: &str, elements: u8, offset: u8, sizes: &[u8], strides: &[u8]) -> Vec<u8> {
+    [
+        b"ctorch._utils\n_rebuild_tensor_v2\n((".as_slice(),
+        &text("storage"),
+        format!("ctorch\n{class}\n").as_bytes(),
+        &text("0"),
+        &text("cpu"),
+        &[b'K', elements],
+        b"tQ",
+        &[b'K', offset],
+        sizes,
+        strides,
+        b"\x89ccollections\nOrderedDict\n)RtR",
+    ]
+    .concat()
+}
+
+fn sample() -> Value {
+    let all = DType::ALL.into_iter().map(|dtype| {
+        let bytes = (0..6 * dtype.size()).map(|i| (i % 2) as u8).collect();
+        let tensor = Tensor::new(dtype, vec![2, 3], bytes).unwrap();
+        (dtype.name().to_owned(), tensor)
+    });
+    let extremes = [0, 255, 256, -1, 1 << 31, -(1 << 31), i64::MAX, i64::MIN];
+    Value::dict([
+        ("dtypes", Value::state_dict(all)),
+        ("scalar", Tensor::scalar_f32(-0.5).into()),
+        ("empty", Tensor::from_f32(vec![0, 3], &[]).unwrap().into()),
+        ("ints", Value::List(extremes.map(Value::Int).into())),
+        (
+            "floats",
+            Value::List(vec![0.1.into(), f64::INFINITY.into()]),
+        ),
+        ("pair", Value::Tuple(vec![Value::None, true.into()])),
+        ("nothing", Value::Tuple(vec![])),
+        ("text", "größer als 0".into()),
+    ])
+}
+
+#[test]
+fn a_value_survives_its_archive() {
+    let read = read(&write("sample", &sample()).unwrap()).unwrap();
+    assert_eq!(read.value, sample());
+    assert_eq!(read.foreign, Vec::<String>::new());
+}
+
+/// Checkpoints are named by their hash: a change of this one is a change of format.
+#[test]
+fn a_value_always_has_the_same_bytes() {
+    let bytes = write("sample", &sample()).unwrap();
+    assert_eq!(bytes, write("sample", &sample()).unwrap());
+    let hash = blake3::hash(&bytes).to_hex();
+    assert_eq!(&hash[..16], "8262da4b11e6d2b9");
+}
+
+#[test]
+fn storages_begin_at_multiples_of_64_bytes() {
+    let marker = [0xA5; 32];
+    let weights = Tensor::new(DType::U8, vec![32], marker.to_vec()).unwrap();
+    let value = Value::List(vec![weights.clone().into(), weights.into()]);
+    let bytes = write("a", &value).unwrap();
+    let starts: Vec<usize> = (0..bytes.len())
+        .filter(|&at| bytes[at..].starts_with(&marker))
+        .collect();
+    assert_eq!(starts.len(), 2);
+    assert!(starts.iter().all(|start| start % 64 == 0), "{starts:?}");
+}
+
+#[track_caller]
+fn check_refused(name: &str, result: Result<Loaded, ReadError>, want: &str) {
+    match result {
+        Err(error) => assert_eq!(error.to_string(), want, "{name}"),
+        Ok(loaded) => panic!("{name}: read as {loaded:?}"),
+    }
+}
+
+#[test]
+fn malformed_pickles_are_refused() {
+    let refused = |name, opcodes: &[&[u8]], want: &str| {
+        check_refused(name, read_pickle(&pickle(opcodes)), want);
+    };
+    let malformed = "the pickle is malformed at byte";
+    let at = |byte: usize, what: &str| format!("{malformed} {byte}: {what}");
+    check_refused("no bytes at all", read_pickle(b""), &at(0, "it breaks off"));
+    check_refused(
+        "protocol 4",
+        read_pickle(b"\x80\x04N."),
+        "cannot read a pickle of another protocol than 2",
+    );
+    check_refused(
+        "no stop",
+        read_pickle(b"\x80\x02N"),
+        &at(3, "it breaks off"),
+    );
+    check_refused(
+        "bytes behind the stop",
+        read_pickle(b"\x80\x02N.N"),
+        &at(4, "bytes follow its end"),
+    );
+    refused(
+        "nothing to return",
+        &[],
+        &at(3, "it takes a value from an empty stack"),
+    );
+    refused(
+        "two values to return",
+        &[b"NN"],
+        &at(5, "it stops with values left over"),
+    );
+    refused(
+        "a mark left over",
+        &[b"N("],
+        &at(5, "it takes a value from an empty stack"),
+    );
+    refused(
+        "a pop through a mark",
+        &[b"N(a"],
+        &at(5, "it takes a value from an empty stack"),
+    );
+    refused(
+        "items of None",
+        &[b"N(NNu"],
+        &at(7, "it sets items of what is no dict"),
+    );
+    refused(
+        "an append to None",
+        &[b"NNa"],
+        &at(5, "it appends to what is no list"),
+    );
+    refused(
+        "three items of a dict",
+        &[b"}(NNNu"],
+        &at(8, "a key has no value"),
+    );
+    refused("no mark for a tuple", &[b"Nt"], &at(4, "a mark is missing"));
+    refused(
+        "an empty memo",
+        &[b"h\x00"],
+        &at(4, "it recalls a value it never stored"),
+    );
+    refused(
+        "a call of None",
+        &[b"N)R"],
+        &at(5, "it calls what is no global"),
+    );
+    refused(
+        "attributes of a list",
+        &[b"]}b"],
+        &at(5, "it sets attributes of what has none"),
+    );
+    refused(
+        "half a string",
+        &[b"X\xff\xff\xff\xffab"],
+        &at(7, "it breaks off"),
+    );
+    refused(
+        "a string not of UTF-8",
+        &[b"X\x01\x00\x00\x00\xff"],
+        &at(8, "a string is not UTF-8"),
+    );
+    refused(
+        "a name without end",
+        &[b"cos\nsystem"],
+        &at(6, "a name does not end"),
+    );
+    refused(
+        "an opcode of protocol 4",
+        &[b"\x94"],
+        "cannot read pickle opcode 0x94 at byte 2",
+    );
+    refused(
+        "a text opcode",
+        &[b"I1\n"],
+        "cannot read pickle opcode 0x49 at byte 2",
+    );
+    refused(
+        "a persistent id of nothing",
+        &[b"(X\x07\0\0\0storageNNNNtQ"],
+        &at(21, "a persistent id names no storage"),
+    );
+    refused(
+        "a key twice",
+        &[b"}(K\x01NK\x01Nu"],
+        "the archive is damaged: a dict has the same key twice",
+    );
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused() {
+    let refused = |name, tensor: &[u8], want: &str| {
+        check_refused(name, read_pickle(&pickle(&[tensor])), want);
+    };
+    let does_not_fit = |what: &str| format!("a tensor does not fit its storage: {what}");
+    refused(
+        "a storage of another size",
+        &tensor("HalfStorage", 3, 0, b"K\x03\x85", b"K\x01\x85"),
+        &does_not_fit("record `data/0` has 4 bytes, and the pickle says 3 elements of float16"),
+    );
+    refused(
+        "an element too many",
+        &tensor("HalfStorage", 2, 0, b"K\x03\x85", b"K\x01\x85"),
+        &does_not_fit("shape [3], strides [1], offset 0 in a storage of 2 elements"),
+    );
+    refused(
+        "an offset too far",
+        &tensor("HalfStorage", 2, 1, b"K\x02\x85", b"K\x01\x85"),
+        &does_not_fit("shape [2], strides [1], offset 1 in a storage of 2 elements"),
+    );
+    refused(
+        "an empty tensor beyond the end",
+        &tensor("HalfStorage", 2, 3, b"K\x00\x85", b"K\x01\x85"),
+        &does_not_fit("shape [0], strides [1], offset 3 in a storage of 2 elements"),
+    );
+    refused(
+        "a stride too long",
+        &tensor("HalfStorage", 2, 0, b"K\x02\x85", b"K\x02\x85"),
+        &does_not_fit("shape [2], strides [2], offset 0 in a storage of 2 elements"),
+    );
+    refused(
+        "a negative size",
+        &tensor("HalfStorage", 2, 0, b"J\xff\xff\xff\xff\x85", b"K\x01\x85"),
+        &does_not_fit("a size or stride is no count"),
+    );
+    refused(
+        "fewer strides than sizes",
+        &tensor("HalfStorage", 2, 0, b"K\x01K\x02\x86", b"K\x01\x85"),
+        &does_not_fit("2 sizes and 1 strides"),
+    );
+    let sevens = pickle(&[&tensor("BoolStorage", 2, 0, b"K\x02\x85", b"K\x01\x85")]);
+    check_refused(
+        "a bool of 7",
+        read(&archive::write("a", &sevens, &[&[1, 7]]).unwrap()),
+        &does_not_fit("a `bool` element is 7"),
+    );
+    let sizes = [b"(".as_slice(), &b"K\x01".repeat(65), b"t"].concat();
+    refused(
+        "sixty-five dimensions",
+        &tensor("HalfStorage", 2, 0, &sizes, &sizes),
+        "a tensor's number of dimensions exceeds the limit of 64",
+    );
+    let huge = b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f";
+    let sizes = [huge.as_slice(), huge, b"\x86"].concat();
+    refused(
+        "more elements than can be counted",
+        &tensor("HalfStorage", 2, 0, &sizes, b"K\x00K\x00\x86"),
+        &does_not_fit(&format!(
+            "shape [{0}, {0}], strides [0, 0], offset 0 in a storage of 2 elements",
+            i64::MAX
+        )),
+    );
+    refused(
+        "complex numbers",
+        &tensor("ComplexFloatStorage", 1, 0, b"K\x01\x85", b"K\x01\x85"),
+        "cannot read tensors of `torch.ComplexFloatStorage`",
+    );
+}
+
+#[track_caller]
+fn check_elements(name: &str, tensor_opcodes: &[u8], want: &[u8]) {
+    let loaded = read_pickle(&pickle(&[tensor_opcodes])).unwrap();
+    assert_eq!(loaded.value.as_tensor().unwrap().data(), want, "{name}");
+}
+
+#[test]
+fn windows_on_a_storage_are_gathered_in_row_major_order() {
+    let of =
+        |offset, sizes: &[u8], strides: &[u8]| tensor("HalfStorage", 2, offset, sizes, strides);
+    check_elements(
+        "all of it",
+        &of(0, b"K\x02\x85", b"K\x01\x85"),
+        &[1, 0, 1, 0],
+    );
+    check_elements("its last", &of(1, b"K\x01\x85", b"K\x01\x85"), &[1, 0]);
+    check_elements("a scalar", &of(1, b")", b")"), &[1, 0]);
+    check_elements(
+        "one element thrice",
+        &of(0, b"K\x03\x85", b"K\x00\x85"),
+        &[1, 0, 1, 0, 1, 0],
+    );
+    check_elements("nothing", &of(0, b"K\x00\x85", b"K\x01\x85"), &[]);
+    let bytes = |sizes: &[u8], strides: &[u8]| tensor("ByteStorage", 4, 0, sizes, strides);
+    check_elements(
+        "a transpose",
+        &bytes(b"K\x02K\x02\x86", b"K\x01K\x02\x86"),
+        &[1, 1, 0, 0],
+    );
+    check_elements("every second", &bytes(b"K\x02\x85", b"K\x02\x85"), &[1, 1]);
+    let wide = b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7fK\x02\x86";
+    check_elements(
+        "a stride never taken",
+        &bytes(b"K\x01K\x02\x86", wide),
+        &[1, 1],
+    );
+}
+
+#[test]
+fn foreign_code_is_named_and_never_run() {
+    let call = pickle(&[b"cposix\nmkdir\n", &text("MADE_BY_A_PICKLE"), b"\x85R"]);
+    let loaded = read_pickle(&call).unwrap();
+    assert_eq!(loaded.foreign, ["posix.mkdir"]);
+    let class = "posix.mkdir".to_owned();
+    assert_eq!(loaded.value, Value::Opaque { class });
+
+    let dropped = pickle(&[b"cposix\nsystem\n", &text("true"), b"\x85R0N"]);
+    let loaded = read_pickle(&dropped).unwrap();
+    assert_eq!(
+        loaded.foreign,
+        ["posix.system"],
+        "its result is thrown away"
+    );
+    assert_eq!(loaded.value, Value::None);
+}
+
+/// Small files that would unfold to gigabytes.
+#[test]
+fn bombs_are_refused() {
+    let doubled: Vec<u8> = (0..60_u8)
+        .flat_map(|level| {
+            [
+                b']',
+                b'(',
+                b'h',
+                level,
+                b'h',
+                level,
+                b'e',
+                b'q',
+                level + 1,
+                b'0',
+            ]
+        })
+        .collect();
+    check_refused(
+        "a list of the same two lists, sixty times",
+        read_pickle(&pickle(&[b"]q\x000", &doubled, b"h\x3c"])),
+        "the size of all values in proportion to the pickle exceeds the limit of 128",
+    );
+    let doubled: Vec<u8> = (0..60_u8)
+        .flat_map(|level| [b'h', level, b'h', level, 0x86, b'q', level + 1, b'0'])
+        .collect();
+    check_refused(
+        "a pair of the same two pairs, sixty times",
+        read_pickle(&pickle(&[b")q\0", b"0", &doubled, b"h\x3c"])),
+        "the size of all values in proportion to the pickle exceeds the limit of 128",
+    );
+    check_refused(
+        "a list that holds itself",
+        read_pickle(&pickle(&[b"]q\0h\0a"])),
+        "the depth of nested values exceeds the limit of 64",
+    );
+    let deep = [vec![b']'; 1_000_000], vec![b'a'; 999_999]].concat();
+    check_refused(
+        "a million lists in each other",
+        read_pickle(&pickle(&[&deep])),
+        "the depth of nested values exceeds the limit of 64",
+    );
+    let many = tensor("HalfStorage", 2, 0, b"J\0\0\0\x40\x85", b"K\x00\x85");
+    check_refused(
+        "one element a billion times",
+        read_pickle(&pickle(&[&many])),
+        "the size of all tensors in proportion to the file exceeds the limit of 8",
+    );
+}
+
+/// The archive of `None`, changed by hand.
+fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Result<Loaded, ReadError> {
+    let mut bytes = write("a", &Value::None).unwrap();
+    change(&mut bytes);
+    read(&bytes)
+}
+
+/// Where `needle` is for the `n`-th time.
+fn find(bytes: &[u8], needle: &[u8], n: usize) -> usize {
+    let mut places = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(needle));
+    places.nth(n).unwrap()
+}
+
+#[test]
+fn damaged_archives_are_refused() {
+    check_refused(
+        "no archive",
+        read(b"not an archive, but text of some length"),
+        "the file does not begin like a `torch.save` archive (a zip)",
+    );
+    check_refused(
+        "bytes behind the end",
+        changed(|bytes| bytes.push(0)),
+        "the archive breaks off: its table of records is not at the end of the file",
+    );
+    check_refused(
+        "a flipped bit in a record",
+        changed(|bytes| {
+            let at = find(bytes, b"\x80\x02N.", 0);
+            bytes[at + 2] ^= 1;
+        }),
+        "record `a/data.pkl` has checksum 64aee34c, and the archive says 7db5d20d",
+    );
+    check_refused(
+        "a compressed record",
+        changed(|bytes| {
+            let at = find(bytes, b"PK\x01\x02", 0);
+            bytes[at + 10] = 8;
+        }),
+        "cannot read compressed record `a/data.pkl`; `torch.save` stores records as they are",
+    );
+    check_refused(
+        "an encrypted record",
+        changed(|bytes| {
+            let at = find(bytes, b"PK\x01\x02", 0);
+            bytes[at + 8] |= 1;
+        }),
+        "cannot read encrypted record `a/data.pkl`",
+    );
+    check_refused(
+        "a record longer than the file",
+        changed(|bytes| {
+            let at = find(bytes, b"PK\x01\x02", 0);
+            bytes[at + 20..at + 28].fill(0xFF);
+        }),
+        "the archive is damaged: record `a/data.pkl` reaches past the records' end",
+    );
+    check_refused(
+        "a record over its neighbour",
+        changed(|bytes| {
+            let at = find(bytes, b"PK\x01\x02", 0);
+            (bytes[at + 20], bytes[at + 24]) = (200, 200);
+        }),
+        "the archive is damaged: records `a/data.pkl` and `a/.format_version` overlap",
+    );
+    check_refused(
+        "another name in the table than at the record",
+        changed(|bytes| {
+            let at = find(bytes, b"a/data.pkl", 1);
+            bytes[at + 2] = b'D';
+        }),
+        "the archive is damaged: record `a/Data.pkl` is not where its table says",
+    );
+    check_refused(
+        "fewer records than said",
+        changed(|bytes| {
+            let at = find(bytes, b"PK\x06\x06", 0);
+            let end = find(bytes, b"PK\x05\x06", 0);
+            for at in [at + 24, at + 32, end + 8, end + 10] {
+                bytes[at] += 1;
+            }
+        }),
+        "the archive is damaged: an entry of its table of records is malformed",
+    );
+    check_refused(
+        "end records that disagree",
+        changed(|bytes| {
+            let at = find(bytes, b"PK\x05\x06", 0);
+            (bytes[at + 8], bytes[at + 10]) = (9, 9);
+        }),
+        "the archive is damaged: its two end records disagree",
+    );
+}
+
+/// An archive of the records given, each under its full name.
+fn archive_of(records: &[(&str, &[u8])]) -> Vec<u8> {
+    archive::write_records(records).unwrap()
+}
+
+#[test]
+fn archives_that_are_no_torch_files_are_refused() {
+    let (version, body) = (("a/version", b"3\n".as_slice()), b"\x80\x02N.".as_slice());
+    let pickle = ("a/data.pkl", body);
+    let order = |order: &'static [u8]| ("a/byteorder", order);
+    let refused = |name, records: &[(&str, &[u8])], want: &str| {
+        check_refused(name, read(&archive_of(records)), want);
+    };
+    assert!(read(&archive_of(&[pickle, version])).is_ok());
+    refused(
+        "no pickle",
+        &[version],
+        "the archive has no record `data.pkl`, which every `torch.save` file has",
+    );
+    refused(
+        "no version",
+        &[pickle],
+        "the archive has no record `version`, which every `torch.save` file has",
+    );
+    refused(
+        "a version of the future",
+        &[pickle, ("a/version", b"11\n")],
+        "cannot read file format 11; formats 1 to 10 are known",
+    );
+    refused(
+        "a version in words",
+        &[pickle, ("a/version", b"three")],
+        "the archive is damaged: record `version` is not a number",
+    );
+    refused(
+        "big-endian",
+        &[pickle, version, order(b"big")],
+        "cannot read big-endian tensors; save them on a little-endian machine",
+    );
+    refused(
+        "middle-endian",
+        &[pickle, version, order(b"middle")],
+        "the archive is damaged: record `byteorder` is neither `little` nor `big`",
+    );
+    refused(
+        "a record twice",
+        &[pickle, version, pickle],
+        "record `data.pkl` occurs twice in the archive",
+    );
+    refused(
+        "records in two folders",
+        &[pickle, ("b/version", b"3\n")],
+        "the archive is damaged: its records stand in several folders",
+    );
+    refused(
+        "a record in no folder",
+        &[("data.pkl", body), version],
+        "the archive is damaged: record `data.pkl` stands in no folder",
+    );
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let bytes = write("a", &sample()).unwrap();
+    for length in 0..bytes.len() {
+        let refused = read(&bytes[..length]).is_err();
+        assert!(
+            refused,
+            "the first {length} of {} bytes were read",
+            bytes.len()
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_read_back_is_not_written() {
+    let class = "os.system".to_owned();
+    let opaque = Value::List(vec![Value::Opaque {
+        class: class.clone(),
+    }]);
+    assert_eq!(write("a", &opaque), Err(WriteError::Opaque { class }));
+    let nested = |depth| (0..depth).fold(Value::None, |inner, _| Value::List(vec![inner]));
+    assert!(read(&write("a", &nested(DEPTH_MAX)).unwrap()).is_ok());
+    let limit = DEPTH_MAX;
+    assert_eq!(
+        write("a", &nested(DEPTH_MAX + 1)),
+        Err(WriteError::TooDeep { limit })
+    );
+    for name in ["", "a/b", &"a".repeat(256)] {
+        let name = name.to_owned();
+        assert_eq!(write(&name, &Value::None), Err(WriteError::Name { name }));
+    }
+}
+
+#[track_caller]
+fn check_finite(name: &str, dtype: DType, element: &[u8], want: bool) {
+    let tensor = Tensor::new(dtype, vec![1], element.to_vec()).unwrap();
+    assert_eq!(tensor.is_finite(), want, "{name}");
+}
+
+#[test]
+fn elements_that_are_no_numbers_are_found_in_every_type() {
+    check_finite("f64 NaN", DType::F64, &f64::NAN.to_le_bytes(), false);
+    check_finite("f64 max", DType::F64, &f64::MAX.to_le_bytes(), true);
+    check_finite(
+        "f32 -inf",
+        DType::F32,
+        &f32::NEG_INFINITY.to_le_bytes(),
+        false,
+    );
+    check_finite("f32 max", DType::F32, &f32::MAX.to_le_bytes(), true);
+    check_finite("f16 inf", DType::F16, &[0x00, 0x7C], false);
+    check_finite("f16 NaN", DType::F16, &[0x01, 0xFC], false);
+    check_finite("f16 max", DType::F16, &[0xFF, 0x7B], true);
+    check_finite("bf16 inf", DType::BF16, &[0x80, 0x7F], false);
+    check_finite("bf16 max", DType::BF16, &[0x7F, 0x7F], true);
+    check_finite("i64 of all ones", DType::I64, &[0xFF; 8], true);
+    check_finite("i16 like a NaN", DType::I16, &[0x01, 0xFC], true);
+}
+
+#[track_caller]
+fn check_tensor(name: &str, result: Result<Tensor, TensorError>, want: &str) {
+    assert_eq!(result.unwrap_err().to_string(), want, "{name}");
+}
+
+#[test]
+fn a_tensor_is_as_long_as_its_shape_says() {
+    check_tensor(
+        "a value too few",
+        Tensor::from_f32(vec![2, 2], &[0.0; 3]),
+        "shape [2, 2] of float32 needs 16 bytes, found 12",
+    );
+    check_tensor(
+        "a shape beyond all memory",
+        Tensor::new(DType::F32, vec![usize::MAX, 2], vec![]),
+        &format!(
+            "shape [{}, 2] of float32 needs more bytes than a machine can address",
+            usize::MAX
+        ),
+    );
+    let tensor = Tensor::from_i64(vec![2], &[-1, i64::MAX]).unwrap();
+    assert_eq!(tensor.to_i64(), Ok(vec![-1, i64::MAX]));
+    let error = tensor.to_f32().unwrap_err().to_string();
+    assert_eq!(error, "the tensor holds int64, expected float32");
+}
+
+fn any_value() -> impl Strategy<Value = Value> {
+    let tensor = (0..DType::ALL.len(), prop::collection::vec(0..4_usize, 0..4)).prop_map(
+        |(dtype, shape)| {
+            let dtype = DType::ALL[dtype];
+            let bytes = shape.iter().product::<usize>() * dtype.size();
+            let data = (0..bytes).map(|i| (i % 2) as u8).collect();
+            Value::Tensor(Tensor::new(dtype, shape, data).unwrap())
+        },
+    );
+    let leaf = prop_oneof![
+        Just(Value::None),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Int),
+        prop::num::f64::NORMAL.prop_map(Value::Float),
+        ".{0,12}".prop_map(Value::Str),
+        tensor,
+    ];
+    leaf.prop_recursive(4, 32, 6, |inner| {
+        let items = || prop::collection::vec(inner.clone(), 0..6);
+        let entries = || {
+            prop::collection::btree_map(".{0,8}", inner.clone(), 0..6)
+                .prop_map(|map| map.into_iter().map(|(k, v)| (Value::Str(k), v)).collect())
+        };
+        prop_oneof![
+            items().prop_map(Value::List),
+            items().prop_map(Value::Tuple),
+            entries().prop_map(Value::Dict),
+            entries().prop_map(Value::OrderedDict),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_value_survives_its_archive(value in any_value()) {
+        let loaded = read(&write("any", &value).unwrap()).unwrap();
+        prop_assert_eq!(loaded.value, value);
+    }
+
+    #[test]
+    fn any_bytes_behind_a_zip_signature_are_survived(
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        let _ = read(&[b"PK\x03\x04", bytes.as_slice()].concat());
+    }
+
+    #[test]
+    fn any_opcodes_are_survived(
+        opcodes in prop::collection::vec(
+            prop::sample::select(b"(.012GJKMNQRX]abcehjqrstu)}\x00\x01\x02\x80\x81\x85\x86\x87\x88\x89\x8a\n".to_vec()),
+            0..200,
+        ),
+    ) {
+        let _ = read_pickle(&pickle(&[&opcodes]));
+    }
+}

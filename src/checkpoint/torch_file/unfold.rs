@@ -1,0 +1,279 @@
+//! The second pass of the reader: a plain tree of values out of the pickle machine's
+//! arena, with the tensors' bytes gathered from their storages.
+//!
+//! A node that the pickle refers to many times is copied each time, and a tensor may
+//! be larger than its storage (stride 0), so this is where a small file could grow.
+//! Invariant: it does not, beyond a budget in proportion to the file; the limit on
+//! depth ends cycles.
+
+use std::collections::BTreeSet;
+
+use super::pickle_read::{Global, Id, Node, Storage, TensorNode};
+use super::value::{bytes_of, elements_of};
+use super::{DEPTH_MAX, DType, ReadError, Tensor, Value};
+
+/// As many as PyTorch itself allows a tensor.
+const DIMENSIONS_MAX: usize = 64;
+/// Tensors may share a storage (tied weights) and repeat its elements.
+const TENSOR_BYTES_PER_FILE_BYTE: usize = 8;
+const TENSOR_BYTES_FREE: usize = 16 << 20;
+/// Likewise for strings and containers that the pickle names again and again.
+const TREE_BYTES_PER_PICKLE_BYTE: usize = 128;
+const TREE_BYTES_FREE: usize = 1 << 20;
+
+/// The tree below `root`, of a pickle and a file of the lengths given.
+pub fn unfold(
+    nodes: &[Node<'_>],
+    root: Id,
+    pickle_bytes: usize,
+    file_bytes: usize,
+) -> Result<Value, ReadError> {
+    let budget = |bytes: usize, factor, free| bytes.saturating_mul(factor).saturating_add(free);
+    let mut builder = Builder {
+        nodes,
+        tree_bytes_left: budget(pickle_bytes, TREE_BYTES_PER_PICKLE_BYTE, TREE_BYTES_FREE),
+        tensor_bytes_left: budget(file_bytes, TENSOR_BYTES_PER_FILE_BYTE, TENSOR_BYTES_FREE),
+    };
+    builder.build(root, 0)
+}
+
+/// A tensor as a window on a storage; offset and strides count elements.
+pub struct View<'a> {
+    storage: Storage<'a>,
+    offset: usize,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+impl<'a> View<'a> {
+    pub fn new(nodes: &[Node<'_>], tensor: &TensorNode<'a>) -> Result<Self, ReadError> {
+        Ok(Self {
+            storage: tensor.storage,
+            offset: tensor.offset,
+            shape: sizes_of(nodes, tensor.shape)?,
+            strides: sizes_of(nodes, tensor.strides)?,
+        })
+    }
+
+    pub fn check(&self) -> Result<(), ReadError> {
+        let tensor = |what| Err(ReadError::Tensor { what });
+        if self.shape.len() != self.strides.len() {
+            return tensor(format!(
+                "{} sizes and {} strides",
+                self.shape.len(),
+                self.strides.len()
+            ));
+        }
+        let held = self.storage.bytes.len() / self.storage.dtype.size();
+        let last =
+            self.shape
+                .iter()
+                .zip(&self.strides)
+                .try_fold(self.offset, |last, (&size, &stride)| {
+                    let reach = size.saturating_sub(1).checked_mul(stride)?;
+                    last.checked_add(reach)
+                });
+        let empty = elements_of(&self.shape) == Some(0);
+        let fits = last.is_some_and(|last| {
+            if empty {
+                self.offset <= held
+            } else {
+                last < held
+            }
+        });
+        if bytes_of(self.storage.dtype, &self.shape).is_some() && fits {
+            return Ok(());
+        }
+        tensor(format!(
+            "shape {:?}, strides {:?}, offset {} in a storage of {held} elements",
+            self.shape, self.strides, self.offset
+        ))
+    }
+
+    fn is_contiguous(&self) -> bool {
+        let mut expected = 1_usize;
+        for (&size, &stride) in self.shape.iter().zip(&self.strides).rev() {
+            if size != 1 && stride != expected {
+                return false;
+            }
+            expected = expected.saturating_mul(size);
+        }
+        true
+    }
+
+    /// The elements in row-major order; `bytes` is their length.
+    fn gather(&self, bytes: usize) -> Option<Vec<u8>> {
+        let width = self.storage.dtype.size();
+        if bytes == 0 {
+            return Some(Vec::new());
+        }
+        if self.is_contiguous() {
+            let from = self.offset * width;
+            return self
+                .storage
+                .bytes
+                .get(from..from + bytes)
+                .map(<[u8]>::to_vec);
+        }
+        let mut data = Vec::with_capacity(bytes);
+        let mut index = vec![0_usize; self.shape.len()];
+        let mut place = self.offset;
+        while data.len() < bytes {
+            let from = place * width;
+            data.extend_from_slice(self.storage.bytes.get(from..from + width)?);
+            // Count on in the last dimension, carrying into those before it. Only a
+            // dimension of size 1 can have a stride that wraps, and it wraps back.
+            let dimensions = index.iter_mut().zip(&self.shape).zip(&self.strides);
+            for ((index, &size), &stride) in dimensions.rev() {
+                *index += 1;
+                place = place.wrapping_add(stride);
+                if *index < size {
+                    break;
+                }
+                place = place.wrapping_sub(size.wrapping_mul(stride));
+                *index = 0;
+            }
+        }
+        Some(data)
+    }
+}
+
+/// Unfolds the arena into a tree.
+struct Builder<'n, 'a> {
+    nodes: &'n [Node<'a>],
+    tree_bytes_left: usize,
+    tensor_bytes_left: usize,
+}
+
+impl Builder<'_, '_> {
+    fn build(&mut self, id: Id, depth: usize) -> Result<Value, ReadError> {
+        if depth > DEPTH_MAX {
+            return Err(ReadError::Limit {
+                what: "the depth of nested values",
+                limit: DEPTH_MAX as u64,
+            });
+        }
+        let nodes = self.nodes;
+        let node = nodes.get(id as usize).unwrap_or(&Node::None);
+        self.spend(std::mem::size_of::<Value>())?;
+        Ok(match node {
+            Node::None => Value::None,
+            Node::Bool(value) => Value::Bool(*value),
+            Node::Int(value) => Value::Int(*value),
+            Node::WideInt => Value::Opaque {
+                class: "int of more than 64 bits".to_owned(),
+            },
+            Node::Float(value) => Value::Float(*value),
+            Node::Str(text) => {
+                self.spend(text.len())?;
+                Value::Str((*text).to_owned())
+            }
+            Node::List(items) => Value::List(self.items(items, depth)?),
+            Node::Tuple(items) => Value::Tuple(self.items(items, depth)?),
+            Node::Dict { ordered, entries } => {
+                let entries = self.entries(entries, depth)?;
+                if *ordered {
+                    Value::OrderedDict(entries)
+                } else {
+                    Value::Dict(entries)
+                }
+            }
+            Node::Global(global) | Node::Made(global) => {
+                let class = global.class();
+                self.spend(class.len())?;
+                Value::Opaque { class }
+            }
+            Node::Storage(storage) => Value::Opaque {
+                class: Global::Storage(storage.dtype).class(),
+            },
+            Node::Tensor(tensor) => Value::Tensor(self.tensor(tensor)?),
+        })
+    }
+
+    fn items(&mut self, items: &[Id], depth: usize) -> Result<Vec<Value>, ReadError> {
+        let items = items.iter();
+        items.map(|&item| self.build(item, depth + 1)).collect()
+    }
+
+    /// Python keeps the last of equal keys; a writer never repeats one, so a file
+    /// that does is refused.
+    fn entries(
+        &mut self,
+        entries: &[(Id, Id)],
+        depth: usize,
+    ) -> Result<Vec<(Value, Value)>, ReadError> {
+        let (mut texts, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+        for (key, _) in entries {
+            let fresh = match self.nodes.get(*key as usize) {
+                Some(Node::Str(text)) => texts.insert(*text),
+                Some(Node::Int(number)) => numbers.insert(*number),
+                _ => true,
+            };
+            if !fresh {
+                return Err(ReadError::damaged("a dict has the same key twice"));
+            }
+        }
+        let mut built = Vec::new();
+        for (key, value) in entries {
+            let key = self.build(*key, depth + 1)?;
+            built.push((key, self.build(*value, depth + 1)?));
+        }
+        Ok(built)
+    }
+
+    fn tensor(&mut self, tensor: &TensorNode<'_>) -> Result<Tensor, ReadError> {
+        let view = View::new(self.nodes, tensor)?;
+        self.spend(view.shape.len() * std::mem::size_of::<usize>())?;
+        let dtype = view.storage.dtype;
+        let bytes = bytes_of(dtype, &view.shape).unwrap_or(usize::MAX);
+        let left = self.tensor_bytes_left.checked_sub(bytes);
+        self.tensor_bytes_left = left.ok_or(ReadError::Limit {
+            what: "the size of all tensors in proportion to the file",
+            limit: TENSOR_BYTES_PER_FILE_BYTE as u64,
+        })?;
+        let wrong = |what: String| ReadError::Tensor { what };
+        let data = view.gather(bytes);
+        let data = data.ok_or_else(|| wrong("it reaches past the storage's end".to_owned()))?;
+        if dtype == DType::Bool
+            && let Some(byte) = data.iter().find(|&&byte| byte > 1)
+        {
+            return Err(wrong(format!("a `bool` element is {byte}")));
+        }
+        Tensor::new(dtype, view.shape, data).map_err(|error| wrong(error.to_string()))
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<(), ReadError> {
+        let left = self.tree_bytes_left.checked_sub(bytes);
+        self.tree_bytes_left = left.ok_or(ReadError::Limit {
+            what: "the size of all values in proportion to the pickle",
+            limit: TREE_BYTES_PER_PICKLE_BYTE as u64,
+        })?;
+        Ok(())
+    }
+}
+
+fn sizes_of(nodes: &[Node<'_>], id: Id) -> Result<Vec<usize>, ReadError> {
+    let Some(Node::Tuple(items)) = nodes.get(id as usize) else {
+        let what = "its sizes or strides are no tuple".to_owned();
+        return Err(ReadError::Tensor { what });
+    };
+    if items.len() > DIMENSIONS_MAX {
+        return Err(ReadError::Limit {
+            what: "a tensor's number of dimensions",
+            limit: DIMENSIONS_MAX as u64,
+        });
+    }
+    let sizes = items.iter().map(|&item| size_of(nodes, item));
+    sizes.collect::<Option<_>>().ok_or_else(|| {
+        let what = "a size or stride is no count".to_owned();
+        ReadError::Tensor { what }
+    })
+}
+
+pub fn size_of(nodes: &[Node<'_>], id: Id) -> Option<usize> {
+    if let Some(Node::Int(size)) = nodes.get(id as usize) {
+        usize::try_from(*size).ok()
+    } else {
+        None
+    }
+}

@@ -1,0 +1,280 @@
+//! What can be wrong with a config, and where.
+//!
+//! All problems of a config are collected and shown together: whoever writes one
+//! should not have to run a check for each mistake. A [`Problem`] is a [`Fault`]
+//! at a [`Place`], and most have a hint of what to write instead.
+
+use std::fmt;
+use std::sync::Arc;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the config `{path}`: {reason}")]
+    Unreadable { path: String, reason: String },
+    #[error("{}", Listed(.problems))]
+    Invalid { problems: Vec<Problem> },
+}
+
+impl ConfigError {
+    /// The problems of the text; empty when there was no text to read.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            ConfigError::Unreadable { .. } => &[],
+            ConfigError::Invalid { problems } => problems,
+        }
+    }
+}
+
+/// Where a value stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The file as a whole: a default meets a value, or something is missing.
+    Whole { file: Arc<str> },
+    /// A line, counted from 1.
+    Line { file: Arc<str>, line: usize },
+    /// `--set` with this text.
+    CommandLine { text: Arc<str> },
+    /// The config in a run's log.
+    Log,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Whole { file } => f.write_str(file),
+            Place::Line { file, line } => write!(f, "{file}:{line}"),
+            Place::CommandLine { text } => write!(f, "--set {text}"),
+            Place::Log => f.write_str("config in the log"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    pub place: Place,
+    pub fault: Fault,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.fault)?;
+        match self.fault.hint() {
+            Some(hint) => write!(f, "\n  hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A key is written with its table: `video_tokenizer.learning_rate`.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Fault {
+    #[error("not TOML: {message}")]
+    Syntax { message: String },
+    #[error("`{text}` is not `key=value`: {why}")]
+    Override { text: String, why: &'static str },
+    #[error("unknown key `{key}`")]
+    UnknownKey { key: String, hint: Option<String> },
+    #[error("`{key}` is missing: {meaning}")]
+    Missing { key: String, meaning: String },
+    #[error("`{key}` is {found}, expected {expected}")]
+    WrongType {
+        key: String,
+        found: String,
+        expected: String,
+        hint: Option<String>,
+    },
+    #[error("`{key}` is {found}, outside {range}")]
+    OutOfRange {
+        key: String,
+        found: String,
+        /// With its unit.
+        range: String,
+    },
+    #[error("`{key}` is `{found}`, expected one of {}", Quoted(.choices))]
+    NotAChoice {
+        key: String,
+        found: String,
+        choices: Vec<String>,
+        nearest: Option<String>,
+    },
+    #[error("`{key}` lists `{found}` twice")]
+    Twice { key: String, found: String },
+    #[error("`{key}`: `{found}` is no stage name: {why}")]
+    StageName {
+        key: String,
+        found: String,
+        why: &'static str,
+    },
+    #[error("stage `{stage}` trains {model}, which needs a {needs} stage before it in `stages`")]
+    StageOrder {
+        stage: String,
+        model: &'static str,
+        needs: &'static str,
+    },
+    #[error("`{key}` = {found} is not divisible by `{by_key}` = {by}")]
+    NotDivisible {
+        key: String,
+        found: u64,
+        by_key: String,
+        by: u64,
+    },
+    #[error("`{key}` = {found} is odd; position encodings pair up sine and cosine")]
+    Odd { key: String, found: u64 },
+    #[error("`{key}` = {found} is not a power of two")]
+    NotAPowerOfTwo { key: String, found: u64 },
+    #[error(
+        "`num_bins` ^ `latent_dim` = {num_bins} ^ {latent_dim} is a codebook of more than {most} codes"
+    )]
+    CodebookTooLarge {
+        num_bins: u64,
+        latent_dim: u64,
+        most: u64,
+    },
+    #[error("`{key}` = {found} is more than `{limit_key}` = {limit}{why}")]
+    Above {
+        key: String,
+        found: String,
+        limit_key: String,
+        limit: String,
+        why: &'static str,
+    },
+    #[error("`{key}` = {found} is less than {least}: {why}")]
+    Below {
+        key: String,
+        found: String,
+        least: String,
+        why: &'static str,
+    },
+    #[error(
+        "`{stage}`: its {which} chunk has {updates} updates, too few for `{criterion}`, which needs {needed} loss samples"
+    )]
+    ChunkTooShort {
+        stage: String,
+        which: &'static str,
+        updates: u64,
+        criterion: String,
+        needed: u64,
+    },
+    #[error("`{key}` leaves out `{criterion}`: {why}")]
+    CriterionRequired {
+        key: String,
+        criterion: &'static str,
+        why: &'static str,
+    },
+    #[error("`{key}` asks for `{criterion}`, which a {model} stage does not measure")]
+    NotMeasured {
+        key: String,
+        criterion: String,
+        model: &'static str,
+    },
+    #[error("criterion `{criterion}` has no limit: set `{key}`")]
+    NoLimit { criterion: String, key: String },
+    #[error("`{key}` has no effect: {} {} not in `{criteria_key}`", Quoted(.criteria), if .criteria.len() == 1 { "is" } else { "are" })]
+    NotListed {
+        key: String,
+        criteria: Vec<String>,
+        criteria_key: String,
+    },
+    #[error("`{key}`: {found} can never be reached: {why}")]
+    Unreachable {
+        key: String,
+        found: String,
+        why: String,
+    },
+    #[error("`{key}`: limits by step must be [[step, limit], ...] with rising steps: {why}")]
+    Schedule { key: String, why: String },
+    #[error("`{key}`: rung `{rung}`: {why}")]
+    Rung {
+        key: String,
+        rung: String,
+        why: String,
+    },
+    #[error("`{key}` cannot change in a run: {why}")]
+    Fixed { key: String, why: &'static str },
+    #[error(
+        "the path of the config is not valid Unicode, so `{key}` cannot be resolved against it"
+    )]
+    PathNotUnicode { key: String },
+}
+
+impl Fault {
+    /// What to do, where the fault does not say it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Fault::UnknownKey { hint, .. } | Fault::WrongType { hint, .. } => hint.clone(),
+            Fault::NotAChoice { nearest, .. } => {
+                nearest.as_ref().map(|n| format!("did you mean `{n}`?"))
+            }
+            Fault::NotAPowerOfTwo { found, .. } => {
+                let below = (*found)
+                    .checked_ilog2()
+                    .map_or(2, |bits| 1_u64 << bits)
+                    .max(2);
+                Some(format!("{below} and {} are", below * 2))
+            }
+            Fault::ChunkTooShort { stage, .. } => Some(format!(
+                "raise `{stage}.chunk_size`, or let it divide `{stage}.n_updates`"
+            )),
+            Fault::NotListed {
+                criteria,
+                criteria_key,
+                ..
+            } => criteria
+                .first()
+                .map(|first| format!("add \"{first}\" to `{criteria_key}`")),
+            Fault::Fixed { .. } => Some("start a new run with `tinygate run`".to_owned()),
+            Fault::Rung { .. } => Some(super::ladder::FORMS.to_owned()),
+            Fault::Syntax { .. }
+            | Fault::Override { .. }
+            | Fault::Missing { .. }
+            | Fault::OutOfRange { .. }
+            | Fault::Twice { .. }
+            | Fault::StageName { .. }
+            | Fault::StageOrder { .. }
+            | Fault::NotDivisible { .. }
+            | Fault::Odd { .. }
+            | Fault::CodebookTooLarge { .. }
+            | Fault::Above { .. }
+            | Fault::Below { .. }
+            | Fault::CriterionRequired { .. }
+            | Fault::NotMeasured { .. }
+            | Fault::NoLimit { .. }
+            | Fault::Unreachable { .. }
+            | Fault::Schedule { .. }
+            | Fault::PathNotUnicode { .. } => None,
+        }
+    }
+}
+
+/// As many problems as are shown; a file of another kind has thousands.
+const SHOWN: usize = 50;
+
+struct Listed<'a>(&'a [Problem]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [only] => return only.fmt(f),
+            many => write!(f, "{} problems in the config", many.len())?,
+        }
+        for problem in self.0.iter().take(SHOWN) {
+            write!(f, "\n{problem}")?;
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
+    }
+}
+
+struct Quoted<'a>(&'a [String]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, text) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}`{text}`")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! Rungs as text: `learning_rate *= 0.5`, as a person would write them.
+//!
+//! [`parse`] and [`render`] are each other's inverse, bit for bit. Only settings
+//! that have a bound may stand in a rung, and only in the direction of the bound,
+//! so that no ladder climbs for ever.
+
+use crate::events::{Rung, Scalar, SettingKey};
+
+/// What a rung may be; the hint of an error.
+pub(super) const FORMS: &str = "a rung is `learning_rate *= X`, `gradient_accumulation_steps += N` or `-= N`, \
+`log_interval /= X`, `chunk_size /= X`, `extend_target` or `defer_fewer_actions`";
+
+const EXTEND: &str = "extend_target";
+const FEWER_ACTIONS: &str = "defer_fewer_actions";
+
+/// Reads one rung.
+pub(super) fn parse(text: &str) -> Result<Rung, String> {
+    let mut words = text.split_whitespace();
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(EXTEND), None, ..) => Ok(Rung::ExtendTarget),
+        (Some(FEWER_ACTIONS), None, ..) => Ok(Rung::DeferFewerActions),
+        (Some(key), Some(operator), Some(number), None) => {
+            let key = changed_key(key)?;
+            match operator {
+                "*=" | "/=" => multiply(key, operator, number),
+                "+=" | "-=" => add(key, operator, number),
+                _ => Err(format!("`{operator}` is none of `*=`, `/=`, `+=`, `-=`")),
+            }
+        }
+        _ => Err("it is neither `KEY OPERATOR NUMBER` nor a rung's name".to_owned()),
+    }
+}
+
+/// Writes one rung, so that [`parse`] reads the same.
+pub(super) fn render(rung: &Rung) -> String {
+    match rung {
+        Rung::ExtendTarget => EXTEND.to_owned(),
+        Rung::DeferFewerActions => FEWER_ACTIONS.to_owned(),
+        Rung::Add { key, amount } => {
+            let operator = if *amount < 0 { "-=" } else { "+=" };
+            format!("{} {operator} {}", key.as_str(), amount.unsigned_abs())
+        }
+        Rung::Multiply { key, factor } => {
+            let factor = factor.get();
+            let divisor = (1.0 / factor).round();
+            let is_count = *key != SettingKey::LearningRate;
+            if is_count && (1.0 / divisor).to_bits() == factor.to_bits() {
+                format!("{} /= {divisor}", key.as_str())
+            } else {
+                format!("{} *= {factor:?}", key.as_str())
+            }
+        }
+    }
+}
+
+fn changed_key(name: &str) -> Result<SettingKey, String> {
+    [
+        SettingKey::LearningRate,
+        SettingKey::GradientAccumulationSteps,
+        SettingKey::LogInterval,
+        SettingKey::ChunkSize,
+    ]
+    .into_iter()
+    .find(|key| key.as_str() == name)
+    .ok_or_else(|| format!("no rung may change `{name}`"))
+}
+
+fn multiply(key: SettingKey, operator: &str, number: &str) -> Result<Rung, String> {
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("`{number}` is not a number"))?;
+    let factor = if operator == "/=" {
+        1.0 / number
+    } else {
+        number
+    };
+    if key == SettingKey::GradientAccumulationSteps {
+        return Err("accumulation is changed by `+=` or `-=`".to_owned());
+    }
+    if !(factor > 0.0 && factor < 1.0) {
+        return Err(format!(
+            "its factor is {factor:?}, but it must lie between 0 and 1"
+        ));
+    }
+    Ok(Rung::Multiply {
+        key,
+        factor: Scalar::new(factor),
+    })
+}
+
+fn add(key: SettingKey, operator: &str, number: &str) -> Result<Rung, String> {
+    let number: u32 = number
+        .parse()
+        .map_err(|_| format!("`{number}` is not a whole number"))?;
+    if key != SettingKey::GradientAccumulationSteps {
+        return Err(format!("`{}` is changed by `*=` or `/=`", key.as_str()));
+    }
+    if number == 0 {
+        return Err("it changes nothing".to_owned());
+    }
+    let amount = i64::from(number);
+    Ok(Rung::Add {
+        key,
+        amount: if operator == "-=" { -amount } else { amount },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::presets;
+
+    #[test]
+    fn the_presets_ladders_come_back() {
+        for rung in presets::MODELS.into_iter().flat_map(presets::ladder) {
+            assert_eq!(parse(&render(&rung)), Ok(rung.clone()), "{rung:?}");
+        }
+    }
+
+    #[track_caller]
+    fn check(name: &str, text: &str, want: &str) {
+        let found = match parse(text) {
+            Ok(rung) => render(&rung),
+            Err(why) => format!("error: {why}"),
+        };
+        assert_eq!(found, want, "{name}");
+    }
+
+    #[test]
+    fn rungs_as_text() {
+        check("a rate", "learning_rate *= 0.5", "learning_rate *= 0.5");
+        check(
+            "a divided rate",
+            "learning_rate /= 4",
+            "learning_rate *= 0.25",
+        );
+        check("a divided count", "log_interval /= 2", "log_interval /= 2");
+        check(
+            "a multiplied count",
+            "log_interval *= 0.5",
+            "log_interval /= 2",
+        );
+        check("an odd factor", "chunk_size *= 0.75", "chunk_size *= 0.75");
+        check("a third comes back", "chunk_size /= 3", "chunk_size /= 3");
+        check(
+            "a step up",
+            "gradient_accumulation_steps += 2",
+            "gradient_accumulation_steps += 2",
+        );
+        check("a name", "extend_target", "extend_target");
+        check("another name", "defer_fewer_actions", "defer_fewer_actions");
+        check(
+            "an empty text",
+            "",
+            "error: it is neither `KEY OPERATOR NUMBER` nor a rung's name",
+        );
+        check(
+            "a name and more",
+            "extend_target += 1",
+            "error: no rung may change `extend_target`",
+        );
+        check(
+            "a foreign key",
+            "seed += 1",
+            "error: no rung may change `seed`",
+        );
+        check(
+            "an operator of another language",
+            "learning_rate ^= 2",
+            "error: `^=` is none of `*=`, `/=`, `+=`, `-=`",
+        );
+        check(
+            "a rate that climbs",
+            "learning_rate *= 2",
+            "error: its factor is 2.0, but it must lie between 0 and 1",
+        );
+        check(
+            "a factor of one",
+            "log_interval *= 1",
+            "error: its factor is 1.0, but it must lie between 0 and 1",
+        );
+        check(
+            "a factor of nothing",
+            "log_interval *= nan",
+            "error: its factor is NaN, but it must lie between 0 and 1",
+        );
+        check(
+            "a division by zero",
+            "log_interval /= 0",
+            "error: its factor is inf, but it must lie between 0 and 1",
+        );
+        check(
+            "a word for a number",
+            "chunk_size /= two",
+            "error: `two` is not a number",
+        );
+        check(
+            "half a step of accumulation",
+            "gradient_accumulation_steps += 0.5",
+            "error: `0.5` is not a whole number",
+        );
+        check(
+            "no step of accumulation",
+            "gradient_accumulation_steps -= 0",
+            "error: it changes nothing",
+        );
+        check(
+            "accumulation by a factor",
+            "gradient_accumulation_steps *= 0.5",
+            "error: accumulation is changed by `+=` or `-=`",
+        );
+        check(
+            "a rate by a step",
+            "learning_rate -= 1",
+            "error: `learning_rate` is changed by `*=` or `/=`",
+        );
+    }
+}

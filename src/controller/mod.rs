@@ -1,0 +1,331 @@
+//! Drives a run: facts in, decisions recorded, commands out.
+//!
+//! The order of effects is fixed: a fact arrives, is appended and made durable,
+//! is folded; the machine decides; its decisions are appended and made durable;
+//! then, and only then, the command goes to the trainer and a person hears of
+//! it. So what was ever acted upon is in the log, and a process that goes away
+//! between any two steps leaves a log from which the next one goes on.
+//!
+//! The trainer is whatever stands at the other end of two channels: libtorch's
+//! actor, or a script in a test. This module decides nothing and trains nothing.
+
+mod files;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::events::{
+    Event, InterruptReason, ProcessStarted, Record, RunInterrupted, Seq, SettingChanged, StageName,
+    Step, StoreRepaired,
+};
+use crate::machine::{self, Command, Decision, Idle, RunState};
+use crate::store::{AppendError, Durability, EventLog, ReadError};
+
+/// Decisions that may follow one another without a command. A run of a thousand
+/// checkpoints to delete stays far below it; a machine that never comes to rest does not.
+const DECISIONS_MAX: usize = 100_000;
+
+/// What the trainer says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// Something that happened, for the log.
+    Fact(Event),
+    /// For the progress line only; never logged.
+    Progress(Progress),
+    /// It stopped because it was asked to; a checkpoint was written if an update was done.
+    Interrupted { signal: String },
+    /// The disk is full, a file is missing: nobody's failure.
+    Environment { detail: String },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    pub stage: StageName,
+    pub step: Step,
+    /// The present chunk's end.
+    pub gate: Step,
+    /// The stage's target.
+    pub target: Step,
+    pub loss: f64,
+    pub updates_per_second: f64,
+}
+
+/// Hears of what happened, after it is durable.
+pub trait Observer {
+    /// An event that is durable, and the state after it and all events known by then.
+    fn recorded(&mut self, record: &Record, state: &RunState);
+    fn progressed(&mut self, progress: &Progress);
+}
+
+/// A request to stop at the next update, with a checkpoint. Set once, by a signal;
+/// the trainer looks at it between updates.
+#[derive(Debug, Default)]
+pub struct StopRequest(OnceLock<String>);
+
+impl StopRequest {
+    /// Asks the trainer to stop; the first signal's name stays.
+    pub fn request(&self, signal: &str) {
+        let _ = self.0.set(signal.to_owned());
+    }
+
+    /// The signal that asked, if one did.
+    pub fn requested(&self) -> Option<String> {
+        self.0.get().cloned()
+    }
+}
+
+/// How a process's part of a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Finished,
+    /// A stage stopped at a gate.
+    Stopped,
+    /// By a signal; resumable.
+    Interrupted {
+        signal: String,
+    },
+    /// Resumable once it is mended.
+    Environment {
+        detail: String,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(
+        "the log is decided by rules {found}, this build knows rules {known}\n\nhint: resume it with the version that \
+         made it"
+    )]
+    UnknownRules { found: u32, known: u32 },
+    #[error(
+        "the log is empty, so there is no run to go on with\n\nhint: start one with `tinygate run CONFIG --dir DIR`"
+    )]
+    NoRun,
+    #[error(
+        "the trainer went away without a word; the log is sound\n\nhint: go on with `tinygate resume DIR`"
+    )]
+    TrainerLost,
+    #[error(
+        "bug: {DECISIONS_MAX} decisions in a row without a command; the log is sound up to {head}"
+    )]
+    NeverAtRest { head: Seq },
+}
+
+/// The trainer's two channels.
+pub struct Trainer {
+    pub commands: Sender<Command>,
+    pub reports: Receiver<Report>,
+}
+
+pub struct Controller<'a> {
+    log: &'a dyn EventLog,
+    directory: PathBuf,
+    state: RunState,
+    /// Milliseconds since 1970-01-01 UTC.
+    clock: Box<dyn Fn() -> u64 + 'a>,
+    /// Recorded but perhaps not durable yet, so nobody has heard of it.
+    unheard: Vec<Record>,
+}
+
+impl<'a> Controller<'a> {
+    /// Folds what `log` holds. `directory` is the run's.
+    ///
+    /// # Errors
+    /// A log that cannot be read, or of rules this build does not know.
+    pub fn open(
+        log: &'a dyn EventLog,
+        directory: &Path,
+        clock: impl Fn() -> u64 + 'a,
+    ) -> Result<Controller<'a>, ControlError> {
+        let mut state = RunState::empty();
+        for record in log.read(Seq::FIRST)? {
+            machine::apply(&mut state, &record?.event);
+        }
+        if let Decision::Idle(Idle::UnknownRules { rules }) = machine::decide(&state) {
+            return Err(ControlError::UnknownRules {
+                found: rules,
+                known: machine::RULES,
+            });
+        }
+        Ok(Controller {
+            log,
+            directory: directory.to_owned(),
+            state,
+            clock: Box::new(clock),
+            unheard: Vec::new(),
+        })
+    }
+
+    pub fn state(&self) -> &RunState {
+        &self.state
+    }
+
+    /// Records a fact that did not come from the trainer: the run's creation, a
+    /// person's change, a repair.
+    pub fn record_fact(&mut self, fact: Event) -> Result<(), ControlError> {
+        self.append(fact, Durability::Durable)
+    }
+
+    /// Runs until the run ends or this process must. A new process says so first.
+    pub fn run(
+        &mut self,
+        started: ProcessStarted,
+        trainer: &Trainer,
+        observer: &mut dyn Observer,
+    ) -> Result<Ending, ControlError> {
+        if self.state.created.is_none() {
+            return Err(ControlError::NoRun);
+        }
+        self.append(Event::ProcessStarted(started), Durability::Durable)?;
+        files::sweep(&self.directory, &self.state);
+        let mut under_way = None;
+        loop {
+            match self.settle(observer)? {
+                Settled::Ended(ending) => return Ok(ending),
+                Settled::Command(command) => {
+                    if under_way.as_ref() != Some(&command) {
+                        let sent = trainer.commands.send((*command).clone());
+                        sent.map_err(|_| ControlError::TrainerLost)?;
+                        under_way = Some(command);
+                    }
+                }
+            }
+            match trainer
+                .reports
+                .recv()
+                .map_err(|_| ControlError::TrainerLost)?
+            {
+                Report::Fact(fact) => self.append_fact(fact)?,
+                Report::Progress(progress) => observer.progressed(&progress),
+                Report::Interrupted { signal } => {
+                    self.interrupt(
+                        InterruptReason::Signal {
+                            name: signal.clone(),
+                        },
+                        observer,
+                    )?;
+                    return Ok(Ending::Interrupted { signal });
+                }
+                Report::Environment { detail } => {
+                    self.interrupt(
+                        InterruptReason::Environment {
+                            detail: detail.clone(),
+                        },
+                        observer,
+                    )?;
+                    return Ok(Ending::Environment { detail });
+                }
+            }
+        }
+    }
+
+    /// Records decisions until a command or the end is due, and makes all durable.
+    fn settle(&mut self, observer: &mut dyn Observer) -> Result<Settled, ControlError> {
+        for _ in 0..DECISIONS_MAX {
+            match machine::decide(&self.state) {
+                Decision::Record(event) => self.append(*event, Durability::Lazy)?,
+                Decision::Act(command) => {
+                    self.tell(observer)?;
+                    return Ok(Settled::Command(Box::new(command)));
+                }
+                Decision::Idle(idle) => {
+                    self.tell(observer)?;
+                    return match idle {
+                        Idle::Finished => Ok(Settled::Ended(Ending::Finished)),
+                        Idle::Stopped => Ok(Settled::Ended(Ending::Stopped)),
+                        Idle::NoRun => Err(ControlError::NoRun),
+                        Idle::UnknownRules { rules } => Err(ControlError::UnknownRules {
+                            found: rules,
+                            known: machine::RULES,
+                        }),
+                    };
+                }
+            }
+        }
+        Err(ControlError::NeverAtRest {
+            head: self.log.head(),
+        })
+    }
+
+    /// Metrics may wait for the next durable append; every other fact is acknowledged.
+    fn append_fact(&mut self, fact: Event) -> Result<(), ControlError> {
+        let lazy = matches!(fact, Event::MetricsLogged(_));
+        let durability = if lazy {
+            Durability::Lazy
+        } else {
+            Durability::Durable
+        };
+        self.append(fact, durability)
+    }
+
+    fn append(&mut self, event: Event, durability: Durability) -> Result<(), ControlError> {
+        let seq = self.log.head();
+        let time_ms = (self.clock)();
+        self.log
+            .append(seq, &[(time_ms, event.clone())], durability)?;
+        machine::apply(&mut self.state, &event);
+        self.unheard.push(Record {
+            seq,
+            time_ms,
+            event,
+        });
+        Ok(())
+    }
+
+    /// Makes everything durable, then acts on it: files that retention lets go,
+    /// the link to a passed stage's checkpoint, and the observer.
+    fn tell(&mut self, observer: &mut dyn Observer) -> Result<(), ControlError> {
+        if self.unheard.is_empty() {
+            return Ok(());
+        }
+        self.log.sync()?;
+        for record in std::mem::take(&mut self.unheard) {
+            files::follow(&self.directory, &record.event);
+            observer.recorded(&record, &self.state);
+        }
+        Ok(())
+    }
+
+    fn interrupt(
+        &mut self,
+        reason: InterruptReason,
+        observer: &mut dyn Observer,
+    ) -> Result<(), ControlError> {
+        self.append(
+            Event::RunInterrupted(RunInterrupted { reason }),
+            Durability::Durable,
+        )?;
+        self.tell(observer)
+    }
+
+    /// Records repairs the store made when it was opened.
+    pub fn record_repairs(
+        &mut self,
+        repairs: impl IntoIterator<Item = StoreRepaired>,
+    ) -> Result<(), ControlError> {
+        repairs
+            .into_iter()
+            .try_for_each(|repair| self.record_fact(Event::StoreRepaired(repair)))
+    }
+
+    /// Records what a person changed while resuming.
+    pub fn record_changes(
+        &mut self,
+        changes: impl IntoIterator<Item = SettingChanged>,
+    ) -> Result<(), ControlError> {
+        changes
+            .into_iter()
+            .try_for_each(|change| self.record_fact(Event::SettingChanged(change)))
+    }
+}
+
+enum Settled {
+    Command(Box<Command>),
+    Ended(Ending),
+}

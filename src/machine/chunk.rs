@@ -1,0 +1,143 @@
+//! What is known of the chunk in training: its range, samples and scores.
+//!
+//! Samples arrive in blocks and may arrive twice, late, or for steps that a
+//! resume has made void. A column keeps its samples in rising steps, each step
+//! once, so that a chunk which was interrupted folds to what one that was not
+//! folds to.
+
+use std::collections::BTreeMap;
+
+use crate::events::{
+    Attempt, CheckpointRef, ChunkNumber, ChunkStarted, Column, FailureCause, HeldOutScored,
+    PictureScored, Restart, Scalar, Settings, Step, metric,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkState {
+    pub number: ChunkNumber,
+    pub attempt: Attempt,
+    pub restart: Restart,
+    /// The chunk is `(from, to]`.
+    pub from: Step,
+    pub to: Step,
+    pub settings: Settings,
+    /// Where training goes on from: the start, or a checkpoint inside the range.
+    pub resume_from: Option<CheckpointRef>,
+    /// Gate loss of the gate this chunk's start belongs to.
+    pub previous: Previous,
+    /// Paths of checkpoints past the start that events name already.
+    pub taken: Vec<String>,
+    pub held_out: Option<HeldOutScored>,
+    pub picture: Option<PictureScored>,
+    /// Why it failed without a gate, until it is run again.
+    pub failed: Option<FailureCause>,
+    columns: BTreeMap<String, Vec<(Step, Scalar)>>,
+}
+
+/// The gate a chunk's loss is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Previous {
+    /// Fresh weights, a checkpoint from elsewhere, or the first gate after a restart.
+    None,
+    GateLoss(Option<Scalar>),
+}
+
+impl ChunkState {
+    /// Begins a chunk, or its next attempt, which keeps the samples up to its
+    /// resume point.
+    pub fn begin(
+        started: &ChunkStarted,
+        previous: Previous,
+        taken: Vec<String>,
+        before: Option<ChunkState>,
+    ) -> ChunkState {
+        let mut chunk = ChunkState {
+            number: started.chunk,
+            attempt: started.attempt,
+            restart: started.restart,
+            from: started.from,
+            to: started.to,
+            settings: started.settings.clone(),
+            resume_from: started.resume_from.clone(),
+            previous,
+            taken: Vec::new(),
+            held_out: None,
+            picture: None,
+            failed: None,
+            columns: BTreeMap::new(),
+        };
+        if let Some(before) = before.filter(|before| before.number == started.chunk) {
+            chunk.previous = before.previous;
+            chunk.columns = before.columns;
+        }
+        chunk.supersede(started.resume_from.clone(), taken);
+        chunk
+    }
+
+    /// Goes on from `resume_from`: what was sampled after it counts no more.
+    pub fn supersede(&mut self, resume_from: Option<CheckpointRef>, taken: Vec<String>) {
+        self.resume_from = resume_from;
+        self.taken = taken;
+        let start = self.start();
+        for samples in self.columns.values_mut() {
+            samples.retain(|(step, _)| *step <= start);
+        }
+        self.held_out = None;
+        self.picture = None;
+    }
+
+    /// Forgets where it was resumed: an ended chunk that was interrupted on its way
+    /// equals one that was not.
+    pub fn forget_resumes(&mut self) {
+        self.resume_from = None;
+        self.taken = Vec::new();
+    }
+
+    /// The step training goes on from.
+    pub fn start(&self) -> Step {
+        self.resume_from
+            .as_ref()
+            .map_or(Step::FIRST, |checkpoint| checkpoint.step)
+    }
+
+    /// Takes the samples of `wanted` metrics that are new and inside the chunk.
+    pub fn log(&mut self, column: &Column, wanted: impl Fn(&str) -> bool) {
+        if !wanted(&column.name) {
+            return;
+        }
+        let samples = self.columns.entry(column.name.clone()).or_default();
+        for (index, value) in column.values.iter().enumerate() {
+            let Some(step) = column.steps.at(index) else {
+                return;
+            };
+            let newest = samples.last().map_or(self.from, |(step, _)| *step);
+            if newest < step && step <= self.to {
+                samples.push((step, *value));
+            }
+        }
+    }
+
+    pub fn samples(&self, name: &str) -> &[(Step, Scalar)] {
+        self.columns.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    pub fn values(&self, name: &str) -> Vec<f64> {
+        self.samples(name)
+            .iter()
+            .map(|(_, value)| value.get())
+            .collect()
+    }
+
+    pub fn losses(&self) -> Vec<f64> {
+        self.values(metric::LOSS)
+    }
+
+    /// Pairs of two metrics at the steps where both were logged.
+    pub fn pairs(&self, a: &str, b: &str) -> Vec<(f64, f64)> {
+        let others: BTreeMap<Step, Scalar> = self.samples(b).iter().copied().collect();
+        self.samples(a)
+            .iter()
+            .filter_map(|(step, value)| others.get(step).map(|other| (value.get(), other.get())))
+            .collect()
+    }
+}

@@ -1,0 +1,94 @@
+//! What the machine asks of the world. It performs none of it.
+
+use crate::events::{
+    Attempt, CheckpointRef, ChunkNumber, Event, FileRecord, ModelKind, Restart, Settings,
+    StageName, Step, Upstream,
+};
+
+/// What comes next. The driver records until there is nothing to record, makes
+/// that durable, and only then acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Append this event; it is a decision.
+    Record(Box<Event>),
+    /// Send this command, unless it is under way already, and wait for facts.
+    Act(Command),
+    Idle(Idle),
+}
+
+/// Why nothing is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// The log is empty.
+    NoRun,
+    Finished,
+    /// Stopped at a gate; a person may allow more retries.
+    Stopped,
+    /// The log was made by decision rules this build does not know.
+    UnknownRules {
+        rules: u32,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Measure the trivial predictors of a stage; answered by `StageMeasured`.
+    MeasureStage(MeasureStage),
+    /// Check a checkpoint that was written but not judged when the process went
+    /// away; answered by `CheckpointJudged`.
+    JudgeCheckpoint(JudgeCheckpoint),
+    /// Train to the end of a chunk; answered by metrics, checkpoints, scores and
+    /// then `ChunkFinished` or `ChunkFailed`.
+    TrainChunk(Box<TrainChunk>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeasureStage {
+    pub stage: StageName,
+    pub model: ModelKind,
+    pub settings: Settings,
+    pub upstream: Vec<Upstream>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JudgeCheckpoint {
+    pub stage: StageName,
+    pub checkpoint: CheckpointRef,
+    pub files: Vec<FileRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainChunk {
+    pub stage: StageName,
+    pub model: ModelKind,
+    pub chunk: ChunkNumber,
+    pub attempt: Attempt,
+    pub restart: Restart,
+    /// The chunk is `(from, to]`; a resume point inside it leaves less to train.
+    pub from: Step,
+    pub to: Step,
+    pub settings: Settings,
+    /// `None`: fresh weights at step 0.
+    pub resume: Option<ResumePoint>,
+    pub upstream: Vec<Upstream>,
+    /// Checkpoint paths that events name already; a new one takes another name.
+    pub taken: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumePoint {
+    pub checkpoint: CheckpointRef,
+    /// Windows the stage had consumed there.
+    pub samples_seen: u64,
+    /// Files with their hashes; empty for a checkpoint given by the user.
+    pub files: Vec<FileRecord>,
+}
+
+impl TrainChunk {
+    /// The step training goes on from.
+    pub fn start(&self) -> Step {
+        self.resume
+            .as_ref()
+            .map_or(Step::FIRST, |resume| resume.checkpoint.step)
+    }
+}

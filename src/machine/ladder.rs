@@ -1,0 +1,316 @@
+//! The ladder of a stage: which rung a failed gate applies.
+//!
+//! Rungs are tried from the cursor on, wrapping round once. The first that
+//! applies is applied and the cursor moves behind it; the ones passed over are
+//! on record. A rung does not apply when its condition is false or its value
+//! stands at its bound already; a value that would pass its bound is held there.
+
+use crate::events::{
+    Bounds, PatchReason, Rung, RungSkipped, Scalar, SettingKey, SettingPatch, SettingValue,
+    Settings, SkipReason,
+};
+
+/// What rungs may ask about, besides the settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Situation {
+    /// Gate loss < that of the previous gate; `None` without one.
+    pub loss_dropping: Option<bool>,
+    /// `action_entropy` or `unique_actions` failed at this gate.
+    pub entropy_collapsed: bool,
+    /// The run has deferred fewer actions before.
+    pub deferred_before: bool,
+    /// The target may be extended once more.
+    pub may_extend: bool,
+}
+
+/// What climbing came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Climb {
+    /// Counted from 1; `None`: no rung applies.
+    pub rung: Option<u32>,
+    pub cursor: u32,
+    pub skipped: Vec<RungSkipped>,
+    pub patch: Option<SettingPatch>,
+    pub deferred: Option<SettingPatch>,
+}
+
+/// Tries the rungs of `ladder` from `cursor` (counted from 0).
+pub fn climb(
+    ladder: &[Rung],
+    cursor: u32,
+    settings: &Settings,
+    configured: &Settings,
+    bounds: &Bounds,
+    situation: Situation,
+) -> Climb {
+    let mut skipped = Vec::new();
+    let rungs = ladder.len();
+    for offset in 0..rungs {
+        let index = (cursor as usize + offset) % rungs;
+        let number = index as u32 + 1;
+        match try_rung(
+            &ladder[index],
+            number,
+            settings,
+            configured,
+            bounds,
+            situation,
+        ) {
+            Ok(Applied { patch, deferred }) => {
+                let cursor = ((index + 1) % rungs) as u32;
+                return Climb {
+                    rung: Some(number),
+                    cursor,
+                    skipped,
+                    patch,
+                    deferred,
+                };
+            }
+            Err(why) => skipped.push(RungSkipped { rung: number, why }),
+        }
+    }
+    Climb {
+        rung: None,
+        cursor,
+        skipped,
+        patch: None,
+        deferred: None,
+    }
+}
+
+struct Applied {
+    patch: Option<SettingPatch>,
+    deferred: Option<SettingPatch>,
+}
+
+fn try_rung(
+    rung: &Rung,
+    number: u32,
+    settings: &Settings,
+    configured: &Settings,
+    bounds: &Bounds,
+    situation: Situation,
+) -> Result<Applied, SkipReason> {
+    let why = PatchReason::Rung(number);
+    match rung {
+        Rung::Multiply { key, factor } => {
+            let from = value_of(settings, *key).ok_or(SkipReason::NotASettingOfThisStage)?;
+            let to = match from {
+                SettingValue::Real(value) => {
+                    SettingValue::Real(Scalar::new(value.get() * factor.get()))
+                }
+                SettingValue::Count(count) => SettingValue::Count(scale(count, factor.get())),
+            };
+            change(*key, from, to, why, settings, configured, bounds)
+        }
+        Rung::Add { key, amount } => {
+            let from = value_of(settings, *key).ok_or(SkipReason::NotASettingOfThisStage)?;
+            let to = match from {
+                SettingValue::Real(value) => {
+                    SettingValue::Real(Scalar::new(value.get() + *amount as f64))
+                }
+                SettingValue::Count(count) => {
+                    SettingValue::Count(count.saturating_add_signed(*amount))
+                }
+            };
+            change(*key, from, to, why, settings, configured, bounds)
+        }
+        Rung::ExtendTarget => {
+            match situation.loss_dropping {
+                None => return Err(SkipReason::NoPreviousGate),
+                Some(false) => return Err(SkipReason::LossNotDropping),
+                Some(true) => {}
+            }
+            if !situation.may_extend {
+                return Err(SkipReason::ExtensionsUsedUp);
+            }
+            let to = settings.n_updates.saturating_add(settings.chunk_size);
+            Ok(Applied {
+                patch: Some(count_patch(
+                    SettingKey::NUpdates,
+                    settings.n_updates,
+                    to,
+                    why,
+                )),
+                deferred: None,
+            })
+        }
+        Rung::DeferFewerActions => {
+            if !situation.entropy_collapsed {
+                return Err(SkipReason::EntropyNotCollapsed);
+            }
+            if situation.deferred_before {
+                return Err(SkipReason::AlreadyDeferred);
+            }
+            let from = settings
+                .n_actions
+                .ok_or(SkipReason::NotASettingOfThisStage)?;
+            let to = lower_power_of_two(from).ok_or(SkipReason::AtBound)?;
+            let patch = count_patch(SettingKey::NActions, u64::from(from), u64::from(to), why);
+            Ok(Applied {
+                patch: None,
+                deferred: Some(patch),
+            })
+        }
+    }
+}
+
+/// Holds `to` at its bound; at the bound already, the rung does not apply.
+fn change(
+    key: SettingKey,
+    from: SettingValue,
+    to: SettingValue,
+    why: PatchReason,
+    settings: &Settings,
+    configured: &Settings,
+    bounds: &Bounds,
+) -> Result<Applied, SkipReason> {
+    let to = match to {
+        SettingValue::Real(value) => SettingValue::Real(hold_real(key, value, settings, bounds)),
+        SettingValue::Count(count) => {
+            SettingValue::Count(hold_count(key, count, settings, configured, bounds))
+        }
+    };
+    if from == to {
+        return Err(SkipReason::AtBound);
+    }
+    Ok(Applied {
+        patch: Some(SettingPatch { key, from, to, why }),
+        deferred: None,
+    })
+}
+
+/// A value configured beyond its bound is never moved away from it by holding.
+fn hold_real(key: SettingKey, value: Scalar, settings: &Settings, bounds: &Bounds) -> Scalar {
+    let least = bounds
+        .learning_rate_min
+        .get()
+        .min(settings.learning_rate.get());
+    if key == SettingKey::LearningRate {
+        Scalar::new(value.get().max(least))
+    } else {
+        value
+    }
+}
+
+fn hold_count(
+    key: SettingKey,
+    count: u64,
+    settings: &Settings,
+    configured: &Settings,
+    bounds: &Bounds,
+) -> u64 {
+    match key {
+        SettingKey::GradientAccumulationSteps => {
+            let now = u64::from(settings.gradient_accumulation_steps);
+            let (least, most) = (
+                u64::from(bounds.accumulation_min),
+                u64::from(bounds.accumulation_max),
+            );
+            count.max(least.min(now)).min(most.max(now))
+        }
+        SettingKey::LogInterval => {
+            let least = share(settings.chunk_size, bounds.log_interval_min_share);
+            count.max(least.min(settings.log_interval))
+        }
+        SettingKey::ChunkSize => {
+            let least = share(configured.chunk_size, bounds.chunk_size_min_share);
+            count.max(least.min(settings.chunk_size))
+        }
+        SettingKey::BatchSizePerGpu | SettingKey::NActions => count.clamp(1, u64::from(u32::MAX)),
+        SettingKey::LearningRate
+        | SettingKey::NUpdates
+        | SettingKey::ScheduleUpdates
+        | SettingKey::CheckpointInterval
+        | SettingKey::MaxRetries => count.max(1),
+    }
+}
+
+/// The smallest count not below `share` of `whole`, at least 1.
+fn share(whole: u64, share: Scalar) -> u64 {
+    let exact = whole as f64 * share.get();
+    let down = exact as u64;
+    let up = if (down as f64) < exact {
+        down + 1
+    } else {
+        down
+    };
+    up.max(1)
+}
+
+fn scale(count: u64, factor: f64) -> u64 {
+    // A float-to-integer cast rounds towards zero and saturates; a NaN becomes 0.
+    (count as f64 * factor) as u64
+}
+
+/// The next lower power of two, at least 2; `None` at 2 or below.
+fn lower_power_of_two(actions: u32) -> Option<u32> {
+    let below = actions.checked_sub(1)?;
+    let power = 1_u32 << below.checked_ilog2()?;
+    (2 <= power && power < actions).then_some(power)
+}
+
+fn count_patch(key: SettingKey, from: u64, to: u64, why: PatchReason) -> SettingPatch {
+    SettingPatch {
+        key,
+        from: SettingValue::Count(from),
+        to: SettingValue::Count(to),
+        why,
+    }
+}
+
+/// The present value of a setting; `None` where a stage has no such setting.
+pub fn value_of(settings: &Settings, key: SettingKey) -> Option<SettingValue> {
+    match key {
+        SettingKey::LearningRate => Some(SettingValue::Real(settings.learning_rate)),
+        SettingKey::NUpdates => Some(SettingValue::Count(settings.n_updates)),
+        SettingKey::ScheduleUpdates => Some(SettingValue::Count(settings.schedule_updates)),
+        SettingKey::BatchSizePerGpu => {
+            Some(SettingValue::Count(u64::from(settings.batch_size_per_gpu)))
+        }
+        SettingKey::GradientAccumulationSteps => Some(SettingValue::Count(u64::from(
+            settings.gradient_accumulation_steps,
+        ))),
+        SettingKey::LogInterval => Some(SettingValue::Count(settings.log_interval)),
+        SettingKey::ChunkSize => Some(SettingValue::Count(settings.chunk_size)),
+        SettingKey::CheckpointInterval => settings.checkpoint_interval.map(SettingValue::Count),
+        SettingKey::NActions => settings
+            .n_actions
+            .map(|actions| SettingValue::Count(u64::from(actions))),
+        SettingKey::MaxRetries => None,
+    }
+}
+
+/// Sets a setting. A value of the wrong kind or range changes nothing: no count is
+/// 0, and a learning rate is finite and above 0.
+pub fn set(settings: &mut Settings, key: SettingKey, value: SettingValue) {
+    match value {
+        SettingValue::Real(real) => {
+            if key == SettingKey::LearningRate && real.get() > 0.0 && real.get().is_finite() {
+                settings.learning_rate = real;
+            }
+        }
+        SettingValue::Count(0) => {}
+        SettingValue::Count(count) => set_count(settings, key, count),
+    }
+}
+
+fn set_count(settings: &mut Settings, key: SettingKey, count: u64) {
+    let small = u32::try_from(count).ok();
+    match key {
+        SettingKey::NUpdates => settings.n_updates = count,
+        SettingKey::ScheduleUpdates => settings.schedule_updates = count,
+        SettingKey::LogInterval => settings.log_interval = count,
+        SettingKey::ChunkSize => settings.chunk_size = count,
+        SettingKey::CheckpointInterval => settings.checkpoint_interval = Some(count),
+        SettingKey::BatchSizePerGpu => {
+            settings.batch_size_per_gpu = small.unwrap_or(settings.batch_size_per_gpu)
+        }
+        SettingKey::GradientAccumulationSteps => {
+            settings.gradient_accumulation_steps =
+                small.unwrap_or(settings.gradient_accumulation_steps);
+        }
+        SettingKey::NActions => settings.n_actions = small.or(settings.n_actions),
+        SettingKey::LearningRate | SettingKey::MaxRetries => {}
+    }
+}

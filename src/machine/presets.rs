@@ -1,0 +1,396 @@
+//! The two built-in policies, `seed` and `strict`, as plain data.
+//!
+//! A preset is a set of defaults: a config file changes any number of it, and
+//! what comes out stands in a log's first event. Nothing here is read when a
+//! log is replayed. No clock, file, environment or float function is used.
+//!
+//! Invariant: every stage lists its criteria in one order: the checkpoint, the
+//! finite loss, the stage's own, skill, and the freshness of what they read.
+
+use crate::events::metric;
+use crate::events::{
+    Applies, Bounds, Criterion, CriterionTest, Limit, ModelKind, Policy, RetryFrom, Rung, Scalar,
+    SettingKey, Settings, StageName, StagePolicy, StructureLimits,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// The limits as they were first written down: findings, but no skill asked for.
+    Seed,
+    /// For real runs: a median instead of the last sample, noise allowed for, skill required.
+    Strict,
+}
+
+impl Preset {
+    pub const ALL: [Preset; 2] = [Preset::Seed, Preset::Strict];
+
+    /// The config's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Preset::Seed => "seed",
+            Preset::Strict => "strict",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Preset> {
+        Preset::ALL.into_iter().find(|p| p.as_str() == name)
+    }
+}
+
+/// The three models in the order in which they are trained.
+pub const MODELS: [ModelKind; 3] = [
+    ModelKind::VideoTokenizer,
+    ModelKind::LatentActions,
+    ModelKind::Dynamics,
+];
+
+/// The config's name of a model, which is also its stage's.
+pub const fn model_name(model: ModelKind) -> &'static str {
+    match model {
+        ModelKind::VideoTokenizer => "video_tokenizer",
+        ModelKind::LatentActions => "latent_actions",
+        ModelKind::Dynamics => "dynamics",
+    }
+}
+
+/// The whole policy of a preset: the three stages in order.
+pub fn policy(preset: Preset) -> Policy {
+    let strict = preset == Preset::Strict;
+    Policy {
+        preset: preset.as_str().to_owned(),
+        max_retries: 5,
+        max_chunk_failures: 3,
+        max_interruptions: 3,
+        reset_on_pass: strict,
+        retry_from: RetryFrom::Newest,
+        latest_window: if strict { 25 } else { 1 },
+        keep_last: 5,
+        stages: MODELS.map(|model| stage(preset, model)).to_vec(),
+    }
+}
+
+/// A preset's stage for a model, under the model's name.
+pub fn stage(preset: Preset, model: ModelKind) -> StagePolicy {
+    StagePolicy {
+        name: StageName::new(model_name(model)),
+        model,
+        settings: settings(model),
+        criteria: criteria_names(preset, model)
+            .iter()
+            .filter_map(|name| criterion(preset, model, name))
+            .collect(),
+        ladder: ladder(model),
+        bounds: bounds(),
+    }
+}
+
+/// TinyWorlds' settings, with the chunks and targets of the schedule.
+pub fn settings(model: ModelKind) -> Settings {
+    struct Row {
+        learning_rate: f64,
+        n_updates: u64,
+        chunk_size: u64,
+        log_interval: u64,
+        batch_size_per_gpu: u32,
+        n_actions: Option<u32>,
+    }
+    let row = match model {
+        ModelKind::VideoTokenizer => Row {
+            learning_rate: 1e-3,
+            n_updates: 40_000,
+            chunk_size: 5_000,
+            log_interval: 2_500,
+            batch_size_per_gpu: 350,
+            n_actions: None,
+        },
+        ModelKind::LatentActions => Row {
+            learning_rate: 1e-4,
+            n_updates: 10_000,
+            chunk_size: 1_000,
+            log_interval: 500,
+            batch_size_per_gpu: 350,
+            n_actions: Some(4),
+        },
+        ModelKind::Dynamics => Row {
+            learning_rate: 1e-2,
+            n_updates: 300_000,
+            chunk_size: 5_000,
+            log_interval: 2_000,
+            batch_size_per_gpu: 500,
+            n_actions: None,
+        },
+    };
+    Settings {
+        learning_rate: Scalar::new(row.learning_rate),
+        n_updates: row.n_updates,
+        schedule_updates: row.n_updates,
+        batch_size_per_gpu: row.batch_size_per_gpu,
+        gradient_accumulation_steps: 1,
+        log_interval: row.log_interval,
+        chunk_size: row.chunk_size,
+        checkpoint_interval: None,
+        n_actions: row.n_actions,
+    }
+}
+
+/// Names of the criteria of a preset's stage, in their order.
+pub const fn criteria_names(preset: Preset, model: ModelKind) -> &'static [&'static str] {
+    match (preset, model) {
+        (Preset::Seed, ModelKind::VideoTokenizer) => &[
+            "checkpoint_valid",
+            "loss_finite",
+            "loss_trend",
+            "loss_latest",
+            "metrics_fresh",
+        ],
+        (Preset::Seed, ModelKind::LatentActions) => &[
+            "checkpoint_valid",
+            "loss_finite",
+            "loss_latest",
+            "unique_actions",
+            "action_entropy",
+            "metrics_fresh",
+        ],
+        (Preset::Seed, ModelKind::Dynamics) => &[
+            "checkpoint_valid",
+            "loss_finite",
+            "loss_not_rising",
+            "loss_delta",
+            "visual_structure",
+            "metrics_fresh",
+        ],
+        (Preset::Strict, ModelKind::VideoTokenizer) => &[
+            "checkpoint_valid",
+            "loss_finite",
+            "loss_trend",
+            "loss_latest",
+            "skill",
+            "metrics_fresh",
+        ],
+        (Preset::Strict, ModelKind::LatentActions) => &[
+            "checkpoint_valid",
+            "loss_finite",
+            "loss_latest",
+            "unique_actions",
+            "action_entropy",
+            "skill",
+            "metrics_fresh",
+        ],
+        (Preset::Strict, ModelKind::Dynamics) => &[
+            "checkpoint_valid",
+            "loss_finite",
+            "loss_not_rising",
+            "loss_delta",
+            "visual_structure",
+            "skill",
+            "metrics_fresh",
+        ],
+    }
+}
+
+/// A criterion as the preset has it for a model, or would have it. `None`: no such
+/// criterion, or one whose limit nobody can know but the user.
+pub fn criterion(preset: Preset, model: ModelKind, name: &str) -> Option<Criterion> {
+    let strict = preset == Preset::Strict;
+    let constant = |limit: f64| Limit::Constant(Scalar::new(limit));
+    let test = match name {
+        "checkpoint_valid" => CriterionTest::CheckpointValid,
+        "loss_finite" => CriterionTest::LossFinite,
+        "metrics_fresh" => CriterionTest::MetricsFresh,
+        "loss_trend" => CriterionTest::LossTrend {
+            tolerance: Scalar::new(if strict { 0.01 } else { 0.0 }),
+        },
+        "loss_latest" => CriterionTest::LossLatest {
+            limit: constant(match model {
+                ModelKind::VideoTokenizer => 0.01,
+                ModelKind::LatentActions => 0.06,
+                ModelKind::Dynamics => return None,
+            }),
+        },
+        "unique_actions" => CriterionTest::MetricAtLeast {
+            metric: metric::UNIQUE_ACTIONS.to_owned(),
+            limit: constant(2.0),
+        },
+        "action_entropy" => CriterionTest::MetricAtLeast {
+            metric: metric::ACTION_ENTROPY.to_owned(),
+            limit: constant(0.4),
+        },
+        "loss_not_rising" => CriterionTest::LossNotRising {
+            tolerance: Scalar::new(0.02),
+            standard_errors: Scalar::new(standard_errors(preset)),
+        },
+        "loss_delta" => CriterionTest::LossDelta {
+            tolerance: Scalar::new(0.02),
+            standard_errors: Scalar::new(standard_errors(preset)),
+        },
+        "visual_structure" => CriterionTest::VisualStructure {
+            limits: structure_limits(),
+            share: Scalar::new(0.5),
+        },
+        "skill" => CriterionTest::SkillAbove {
+            metric: metric::SKILL.to_owned(),
+            limit: constant(0.0),
+        },
+        "skill_moving" => CriterionTest::SkillAbove {
+            metric: metric::SKILL_MOVING.to_owned(),
+            limit: constant(0.0),
+        },
+        _ => return None,
+    };
+    Some(Criterion {
+        name: name.to_owned(),
+        applies: applies(preset, name),
+        test,
+    })
+}
+
+/// When a criterion is asked. An absolute limit needs the whole of the training,
+/// so `strict` asks for it at the target only.
+pub fn applies(preset: Preset, name: &str) -> Applies {
+    match (preset, name) {
+        (Preset::Strict, "loss_latest" | "skill" | "skill_moving") => Applies::AtTarget,
+        (Preset::Seed | Preset::Strict, _) => Applies::EveryGate,
+    }
+}
+
+/// When a predicted frame counts as having lost its structure.
+pub const fn structure_limits() -> StructureLimits {
+    StructureLimits {
+        flatness_min: Scalar::new(0.2),
+        flatness_max: Scalar::new(5.0),
+        stripes_max: Scalar::new(1.5),
+        blockiness_max: Scalar::new(3.0),
+        ssim_min: Scalar::new(0.2),
+        mse_ratio_max: Scalar::new(1.2),
+    }
+}
+
+const fn standard_errors(preset: Preset) -> f64 {
+    match preset {
+        Preset::Seed => 0.0,
+        Preset::Strict => 2.0,
+    }
+}
+
+/// The rungs of a model's ladder, first to last.
+pub fn ladder(model: ModelKind) -> Vec<Rung> {
+    let multiply = |key, factor| Rung::Multiply {
+        key,
+        factor: Scalar::new(factor),
+    };
+    let accumulate = |amount| Rung::Add {
+        key: SettingKey::GradientAccumulationSteps,
+        amount,
+    };
+    match model {
+        ModelKind::VideoTokenizer => vec![
+            multiply(SettingKey::LearningRate, 0.5),
+            accumulate(1),
+            multiply(SettingKey::LogInterval, 0.5),
+        ],
+        ModelKind::LatentActions => vec![
+            multiply(SettingKey::LearningRate, 0.8),
+            Rung::ExtendTarget,
+            Rung::DeferFewerActions,
+        ],
+        ModelKind::Dynamics => vec![
+            multiply(SettingKey::LearningRate, 0.2),
+            accumulate(-1),
+            multiply(SettingKey::LogInterval, 0.5),
+            multiply(SettingKey::ChunkSize, 0.5),
+        ],
+    }
+}
+
+/// How far the rungs may go.
+pub const fn bounds() -> Bounds {
+    Bounds {
+        learning_rate_min: Scalar::new(1e-6),
+        accumulation_min: 1,
+        accumulation_max: 64,
+        log_interval_min_share: Scalar::new(0.01),
+        chunk_size_min_share: Scalar::new(0.125),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_listed_criterion_has_a_default() {
+        for preset in Preset::ALL {
+            for model in MODELS {
+                let stage = stage(preset, model);
+                let names: Vec<&str> = stage.criteria.iter().map(|c| c.name.as_str()).collect();
+                assert_eq!(names, criteria_names(preset, model));
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(name: &str, preset: Preset, model: ModelKind, criterion: &str, want: Option<Applies>) {
+        let found = stage(preset, model)
+            .criteria
+            .into_iter()
+            .find(|c| c.name == criterion)
+            .map(|c| c.applies);
+        assert_eq!(found, want, "{name}");
+    }
+
+    #[test]
+    fn when_each_criterion_is_asked() {
+        use Applies::{AtTarget, EveryGate};
+        use ModelKind::{Dynamics, LatentActions, VideoTokenizer};
+        use Preset::{Seed, Strict};
+        check(
+            "seed asks at every gate",
+            Seed,
+            VideoTokenizer,
+            "loss_latest",
+            Some(EveryGate),
+        );
+        check(
+            "seed asks for no skill",
+            Seed,
+            VideoTokenizer,
+            "skill",
+            None,
+        );
+        check(
+            "strict: absolute limits late",
+            Strict,
+            LatentActions,
+            "loss_latest",
+            Some(AtTarget),
+        );
+        check(
+            "strict: skill late",
+            Strict,
+            Dynamics,
+            "skill",
+            Some(AtTarget),
+        );
+        check(
+            "strict: trend always",
+            Strict,
+            VideoTokenizer,
+            "loss_trend",
+            Some(EveryGate),
+        );
+        check(
+            "strict: actions always",
+            Strict,
+            LatentActions,
+            "unique_actions",
+            Some(EveryGate),
+        );
+        check(
+            "dynamics has no absolute limit",
+            Seed,
+            Dynamics,
+            "loss_latest",
+            None,
+        );
+    }
+}

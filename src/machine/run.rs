@@ -1,0 +1,435 @@
+//! The run: its stages in order, then finished, or stopped.
+//!
+//! ```text
+//! phase     awaits or records                      next phase
+//! --------  -------------------------------------  -------------------------------
+//! empty     sees    run_created                    running, first stage (finishing without one)
+//! running   its stage awaits or records            running
+//!           records stage_started                  running
+//!           sees    stage_passed                   running, next stage, or finishing
+//!           sees    stage_stopped                  stopping
+//! finishing records run_finished                   finished
+//! stopping  records run_stopped                    stopped
+//!           sees    setting_changed (max_retries)  running, the same stage
+//! stopped   sees    setting_changed (max_retries)  running, the same stage
+//! finished  nothing
+//! ```
+//!
+//! Every other event leaves the phase as it is. [`TRANSITIONS`] is the same table
+//! as data; a test holds [`evolve`] to it.
+
+use super::command::{Decision, Idle};
+use super::stage::{self, Phase, RunPolicy, StageState};
+use super::{Command, RULES};
+use crate::events::{
+    CheckpointRef, Event, FallbackGranted, InitFrom, InterruptReason, Policy, RunCreated,
+    RunFinished, RunStopped, SettingChanged, SettingKey, SettingValue, StageName, StageStarted,
+    Upstream,
+};
+
+/// Everything known of a run: the fold of its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunState {
+    pub phase: RunPhase,
+    pub created: Option<Box<RunCreated>>,
+    pub stages: Vec<StageState>,
+    pub fallback: Option<FallbackGranted>,
+    pub process: ProcessState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunPhase {
+    Empty,
+    /// The stage at this place is under way.
+    Running(usize),
+    Finishing,
+    Stopping(usize),
+    Finished,
+    Stopped(usize),
+}
+
+/// A phase without what it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RunPhaseKind {
+    Empty,
+    Running,
+    Finishing,
+    Stopping,
+    Finished,
+    Stopped,
+}
+
+impl RunPhase {
+    pub const fn kind(self) -> RunPhaseKind {
+        match self {
+            RunPhase::Empty => RunPhaseKind::Empty,
+            RunPhase::Running(_) => RunPhaseKind::Running,
+            RunPhase::Finishing => RunPhaseKind::Finishing,
+            RunPhase::Stopping(_) => RunPhaseKind::Stopping,
+            RunPhase::Finished => RunPhaseKind::Finished,
+            RunPhase::Stopped(_) => RunPhaseKind::Stopped,
+        }
+    }
+}
+
+/// Every pair of phase and event that changes the phase, or may: the phases it
+/// may lead to. A pair that is not here leaves the phase as it is.
+pub const TRANSITIONS: &[(RunPhaseKind, &str, &[RunPhaseKind])] = {
+    use RunPhaseKind::*;
+    &[
+        (Empty, "run_created", &[Running, Finishing]),
+        (Running, "stage_passed", &[Running, Finishing]),
+        (Running, "stage_stopped", &[Running, Stopping]),
+        (Finishing, "run_finished", &[Finished]),
+        (Stopping, "run_stopped", &[Stopped]),
+        (Stopping, "setting_changed", &[Stopping, Running]),
+        (Stopped, "setting_changed", &[Stopped, Running]),
+    ]
+};
+
+/// Processes and interruptions, the part of the state in which a run that was
+/// killed may differ from one that was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessState {
+    pub starts: u32,
+    /// Interruptions of the present chunk without a new checkpoint.
+    pub interruptions: u32,
+    /// The last process said why it ended, so its end is no failure.
+    pub excused: bool,
+}
+
+impl RunState {
+    /// The state before the first event.
+    pub const fn empty() -> RunState {
+        RunState {
+            phase: RunPhase::Empty,
+            created: None,
+            stages: Vec::new(),
+            fallback: None,
+            process: ProcessState {
+                starts: 0,
+                interruptions: 0,
+                excused: true,
+            },
+        }
+    }
+
+    /// The stage under way, or the one the run stopped in.
+    pub fn stage(&self) -> Option<&StageState> {
+        match self.phase {
+            RunPhase::Running(place) | RunPhase::Stopping(place) | RunPhase::Stopped(place) => {
+                self.stages.get(place)
+            }
+            RunPhase::Empty | RunPhase::Finishing | RunPhase::Finished => None,
+        }
+    }
+
+    pub fn stage_named(&self, name: &StageName) -> Option<&StageState> {
+        self.stages.iter().find(|stage| stage.name() == name)
+    }
+
+    pub fn policy(&self) -> Option<&Policy> {
+        self.created.as_ref().map(|created| &created.policy)
+    }
+
+    /// The state without what a kill may change: two runs are alike when these are equal.
+    pub fn without_process(&self) -> RunState {
+        RunState {
+            process: RunState::empty().process,
+            ..self.clone()
+        }
+    }
+}
+
+/// Folds an event into the state. Total: whatever arrives, it answers a state.
+#[must_use]
+pub fn evolve(mut state: RunState, event: &Event) -> RunState {
+    apply(&mut state, event);
+    state
+}
+
+/// [`evolve`] in place, for folding long logs.
+pub fn apply(state: &mut RunState, event: &Event) {
+    match event {
+        Event::RunCreated(created) => on_run_created(state, created),
+        Event::ProcessStarted(_) => {
+            on_process_started(state);
+            to_current_stage(state, event);
+        }
+        Event::RunInterrupted(interrupted) => {
+            state.process.excused = match &interrupted.reason {
+                InterruptReason::Signal { .. } | InterruptReason::Environment { .. } => true,
+            };
+        }
+        Event::FallbackGranted(granted) => {
+            if state.fallback.is_none() {
+                state.fallback = Some(granted.clone());
+                to_unfinished_stages(state, event);
+            }
+        }
+        Event::SettingChanged(changed) => on_setting_changed(state, changed, event),
+        Event::CheckpointJudged(judged) => {
+            let before = newest_accepted(state);
+            to_stage(state, &judged.stage, event);
+            if judged.rejected.is_none() && newest_accepted(state) != before {
+                state.process.interruptions = 0;
+            }
+        }
+        Event::StagePassed(passed) => {
+            to_stage(state, &passed.stage, event);
+            on_stage_passed(state);
+        }
+        Event::StageStopped(stopped) => {
+            to_stage(state, &stopped.stage, event);
+            if let RunPhase::Running(place) = state.phase
+                && state
+                    .stages
+                    .get(place)
+                    .is_some_and(|stage| matches!(stage.phase, Phase::Stopped { .. }))
+            {
+                state.phase = RunPhase::Stopping(place);
+            }
+        }
+        Event::RunFinished(_) => {
+            if state.phase == RunPhase::Finishing {
+                state.phase = RunPhase::Finished;
+            }
+        }
+        Event::RunStopped(_) => {
+            if let RunPhase::Stopping(place) = state.phase {
+                state.phase = RunPhase::Stopped(place);
+            }
+        }
+        Event::ChunkStarted(started) => {
+            state.process.interruptions = 0;
+            to_stage(state, &started.stage, event);
+        }
+        Event::StageStarted(e) => to_stage(state, &e.stage, event),
+        Event::StageMeasured(e) => to_stage(state, &e.stage, event),
+        Event::MetricsLogged(e) => to_stage(state, &e.stage, event),
+        Event::CheckpointWritten(e) => to_stage(state, &e.stage, event),
+        Event::HeldOutScored(e) => to_stage(state, &e.stage, event),
+        Event::PictureScored(e) => to_stage(state, &e.stage, event),
+        Event::ChunkFinished(e) => to_stage(state, &e.stage, event),
+        Event::ChunkFailed(e) => to_stage(state, &e.stage, event),
+        Event::SamplesSuperseded(e) => to_stage(state, &e.stage, event),
+        Event::GateDecided(e) => to_stage(state, &e.stage, event),
+        Event::PatchApplied(e) => to_stage(state, &e.stage, event),
+        Event::PatchDeferred(e) => to_stage(state, &e.stage, event),
+        Event::FailureDecided(e) => to_stage(state, &e.stage, event),
+        Event::StageReopened(e) => to_stage(state, &e.stage, event),
+        Event::CheckpointDeleted(e) => to_stage(state, &e.stage, event),
+        Event::StoreRepaired(_) => {}
+    }
+}
+
+/// Says what comes next. Pure; the rules are those of the log.
+pub fn decide(state: &RunState) -> Decision {
+    let Some(created) = &state.created else {
+        return Decision::Idle(Idle::NoRun);
+    };
+    if created.rules != RULES {
+        return Decision::Idle(Idle::UnknownRules {
+            rules: created.rules,
+        });
+    }
+    match state.phase {
+        RunPhase::Empty => Decision::Idle(Idle::NoRun),
+        RunPhase::Finished => Decision::Idle(Idle::Finished),
+        RunPhase::Stopped(_) => Decision::Idle(Idle::Stopped),
+        RunPhase::Finishing => record(Event::RunFinished(RunFinished {
+            stages: state.stages.len() as u32,
+        })),
+        RunPhase::Stopping(place) => match state.stages.get(place) {
+            Some(stage) => record(Event::RunStopped(RunStopped {
+                stage: stage.name().clone(),
+            })),
+            None => Decision::Idle(Idle::Stopped),
+        },
+        RunPhase::Running(place) => match state.stages.get(place) {
+            Some(stage) if stage.phase == Phase::Pending => {
+                record(start_stage(state, created, stage))
+            }
+            Some(stage) => stage::decide(run_policy(created, state.process), stage)
+                .unwrap_or(Decision::Idle(Idle::Stopped)),
+            None => Decision::Idle(Idle::Finished),
+        },
+    }
+}
+
+/// The command that waits for facts, if one is due.
+pub fn due_command(state: &RunState) -> Option<Command> {
+    match decide(state) {
+        Decision::Act(command) => Some(command),
+        Decision::Record(_) | Decision::Idle(_) => None,
+    }
+}
+
+fn record(event: Event) -> Decision {
+    Decision::Record(Box::new(event))
+}
+
+fn run_policy(created: &RunCreated, process: ProcessState) -> RunPolicy<'_> {
+    RunPolicy {
+        policy: &created.policy,
+        interruptions: process.interruptions,
+    }
+}
+
+fn start_stage(state: &RunState, created: &RunCreated, stage: &StageState) -> Event {
+    let in_run = |name: &StageName| state.stages.iter().any(|stage| stage.name() == name);
+    let given = created
+        .init_from
+        .iter()
+        .filter(|init| !in_run(&init.stage))
+        .map(upstream_of_init);
+    let passed = state.stages.iter().filter_map(|stage| match &stage.phase {
+        Phase::Passed { checkpoint } => Some(Upstream {
+            stage: stage.name().clone(),
+            checkpoint: checkpoint.clone(),
+        }),
+        Phase::Pending
+        | Phase::Measuring
+        | Phase::Recording { .. }
+        | Phase::Training
+        | Phase::Rewinding
+        | Phase::Gating
+        | Phase::Failed { .. }
+        | Phase::Ending { .. }
+        | Phase::Stopping { .. }
+        | Phase::Stopped { .. }
+        | Phase::Reopening { .. } => None,
+    });
+    Event::StageStarted(StageStarted {
+        stage: stage.name().clone(),
+        settings: stage.settings.clone(),
+        upstream: given.chain(passed).collect(),
+        resume_from: created
+            .init_from
+            .iter()
+            .find(|init| init.stage == *stage.name())
+            .map(|init| init.checkpoint.clone()),
+    })
+}
+
+fn upstream_of_init(init: &InitFrom) -> Upstream {
+    Upstream {
+        stage: init.stage.clone(),
+        checkpoint: init.checkpoint.clone(),
+    }
+}
+
+fn on_run_created(state: &mut RunState, created: &RunCreated) {
+    if state.phase != RunPhase::Empty {
+        return;
+    }
+    state.stages = created
+        .policy
+        .stages
+        .iter()
+        .map(|policy| StageState::new(policy, created.policy.max_retries))
+        .collect();
+    state.created = Some(Box::new(created.clone()));
+    state.phase = if state.stages.is_empty() {
+        RunPhase::Finishing
+    } else {
+        RunPhase::Running(0)
+    };
+}
+
+fn on_process_started(state: &mut RunState) {
+    let process = &mut state.process;
+    process.starts = process.starts.saturating_add(1);
+    if !process.excused {
+        process.interruptions = process.interruptions.saturating_add(1);
+    }
+    process.excused = false;
+}
+
+fn newest_accepted(state: &RunState) -> Option<CheckpointRef> {
+    let newest = state.stage()?.newest_accepted()?;
+    Some(newest.reference.clone())
+}
+
+fn on_stage_passed(state: &mut RunState) {
+    if let RunPhase::Running(place) = state.phase {
+        if !state
+            .stages
+            .get(place)
+            .is_some_and(|stage| matches!(stage.phase, Phase::Passed { .. }))
+        {
+            return;
+        }
+        let next = place + 1;
+        state.phase = if next < state.stages.len() {
+            RunPhase::Running(next)
+        } else {
+            RunPhase::Finishing
+        };
+    }
+}
+
+fn on_setting_changed(state: &mut RunState, changed: &SettingChanged, event: &Event) {
+    match &changed.stage {
+        Some(name) => to_stage(state, name, event),
+        None => {
+            set_policy(state, changed.key, changed.to);
+            to_unfinished_stages(state, event);
+        }
+    }
+    if let RunPhase::Stopping(place) | RunPhase::Stopped(place) = state.phase {
+        let reopened = state
+            .stages
+            .get(place)
+            .is_some_and(|stage| matches!(stage.phase, Phase::Reopening { .. }));
+        if reopened {
+            state.phase = RunPhase::Running(place);
+        }
+    }
+}
+
+fn set_policy(state: &mut RunState, key: SettingKey, to: SettingValue) {
+    if let (SettingKey::MaxRetries, SettingValue::Count(count), Some(created)) =
+        (key, to, &mut state.created)
+        && let Ok(count) = u32::try_from(count)
+    {
+        created.policy.max_retries = count;
+    }
+}
+
+fn to_stage(state: &mut RunState, name: &StageName, event: &Event) {
+    let Some(created) = &state.created else {
+        return;
+    };
+    let run = run_policy(created, state.process);
+    if let Some(stage) = state.stages.iter_mut().find(|stage| stage.name() == name) {
+        stage::evolve(run, stage, event);
+    }
+}
+
+fn to_current_stage(state: &mut RunState, event: &Event) {
+    let RunPhase::Running(place) = state.phase else {
+        return;
+    };
+    let Some(created) = &state.created else {
+        return;
+    };
+    let run = run_policy(created, state.process);
+    if let Some(stage) = state.stages.get_mut(place) {
+        stage::evolve(run, stage, event);
+    }
+}
+
+fn to_unfinished_stages(state: &mut RunState, event: &Event) {
+    let Some(created) = &state.created else {
+        return;
+    };
+    let run = run_policy(created, state.process);
+    for stage in state
+        .stages
+        .iter_mut()
+        .filter(|stage| !matches!(stage.phase, Phase::Passed { .. }))
+    {
+        stage::evolve(run, stage, event);
+    }
+}

@@ -1,0 +1,1677 @@
+//! One stage: from its start through chunks and gates to passed or stopped.
+//!
+//! ```text
+//! phase       awaits or records                        next phase
+//! ----------  ---------------------------------------  -----------------------------
+//! pending     records stage_started                    measuring
+//! measuring   awaits  stage_measured                   recording
+//! recording   records patch_applied, patch_deferred,   recording, until none is left
+//!                     checkpoint_deleted
+//!             records chunk_started                    training
+//!             records stage_passed                     passed
+//!             records stage_stopped (counters at end)  stopped
+//! training    awaits  metrics_logged, held_out_scored, training
+//!                     picture_scored, checkpoint_*
+//!             awaits  chunk_finished                   gating
+//!             awaits  chunk_failed                     failed
+//!             sees    process_started (a crash)        rewinding
+//! rewinding   awaits  checkpoint_judged                rewinding
+//!             records samples_superseded               training, recording when the start is gone
+//!             records failure_decided (too often)      recording, ending
+//! gating      awaits  checkpoint_judged                gating
+//!             records gate_decided                     recording, stopping
+//! failed      awaits  checkpoint_judged                failed
+//!             records failure_decided                  recording, ending
+//! ending      records gate_decided (stop)              stopping
+//! stopping    records stage_stopped                    stopped
+//! stopped     sees    setting_changed (max_retries)    reopening
+//! reopening   records stage_reopened                   recording
+//! passed      nothing
+//! ```
+//!
+//! Every other event leaves the phase as it is: a fact of another chunk or
+//! attempt is late, doubled or void, and changes nothing. [`TRANSITIONS`] is the
+//! same table as data; a test holds [`evolve`] to it.
+
+use super::chunk::{ChunkState, Previous};
+use super::command::{Command, Decision, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk};
+use super::gate::{self, Evaluation};
+use super::ladder::{self, Climb, Situation};
+use crate::events::{
+    Action, Attempt, Blocking, CheckpointDeleted, CheckpointJudged, CheckpointRef,
+    CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished, ChunkNumber, ChunkStarted,
+    CriterionResult, CriterionTest, EffectiveBatch, Event, FailureAnswer, FailureCause,
+    FailureDecided, FileRecord, GateDecided, Metric, ModelKind, PatchApplied, PatchDeferred,
+    PatchReason, Policy, Rejection, Restart, RestartCause, RestartReason, RetryFrom,
+    SamplesSuperseded, Scalar, SettingKey, SettingPatch, SettingValue, Settings, StageName,
+    StagePassed, StagePolicy, StageReopened, StageStarted, StageStopped, Step, StopReason,
+    Upstream, Verdict, metric,
+};
+
+/// Everything known of a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageState {
+    pub policy: StagePolicy,
+    pub phase: Phase,
+    /// The settings in force: as configured, then patched.
+    pub settings: Settings,
+    pub max_retries: u32,
+    pub failures: u32,
+    /// Place on the ladder, counted from 0.
+    pub cursor: u32,
+    /// Chunks that failed in a row without a gate.
+    pub chunk_failures: u32,
+    /// How often the target was extended.
+    pub extensions: u32,
+    pub restart: Restart,
+    pub last_chunk: Option<ChunkNumber>,
+    /// Failing `visual_structure` gates in a row.
+    pub visual_streak: u32,
+    /// The next gate after a restart has no previous one.
+    pub trend_reset: bool,
+    pub deferred: Option<SettingPatch>,
+    pub trivial: Vec<Metric>,
+    pub predictor: String,
+    pub upstream: Vec<Upstream>,
+    /// Every checkpoint of the stage in the order they were written.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Places in `checkpoints` that lead to the present weights.
+    pub lineage: Vec<usize>,
+    /// Chunks that lead to the present weights, for a restart to name.
+    pub lineage_chunks: Vec<ChunkNumber>,
+    pub gates: Vec<GateSummary>,
+    pub chunk: Option<ChunkState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Pending,
+    Measuring,
+    /// Patches are recorded one by one, then retention, then what is next.
+    Recording {
+        patches: Vec<SettingPatch>,
+        deferred: Option<SettingPatch>,
+        gate_step: Step,
+        next: Next,
+    },
+    Training,
+    Rewinding,
+    Gating,
+    Failed {
+        cause: FailureCause,
+        step: Step,
+    },
+    /// A failed chunk ends the stage: the stop is put into words as a gate's decision.
+    Ending {
+        reason: StopReason,
+        step: Step,
+    },
+    Stopping {
+        reason: StopReason,
+        step: Step,
+    },
+    Stopped {
+        reason: StopReason,
+        step: Step,
+    },
+    Reopening {
+        step: Step,
+    },
+    Passed {
+        checkpoint: CheckpointRef,
+    },
+}
+
+/// What follows the recording of patches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    StartChunk {
+        resume_from: Option<CheckpointRef>,
+    },
+    /// The same range again, with the next attempt.
+    RunAgain,
+    HandOn {
+        checkpoint: CheckpointRef,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub reference: CheckpointRef,
+    pub samples_seen: u64,
+    /// `None`: given by the user.
+    pub chunk: Option<ChunkNumber>,
+    pub files: Vec<FileRecord>,
+    pub judgement: Judgement,
+    /// Set when this is the checkpoint of a gate.
+    pub gate: Option<CheckpointGate>,
+    /// A chunk started from it.
+    pub resumed: bool,
+    pub deleted: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    Pending,
+    Accepted,
+    Rejected(Rejection),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointGate {
+    pub gate_loss: Option<Scalar>,
+    pub passed: bool,
+    /// At least two actions were in use, or the stage has none.
+    pub actions_in_use: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GateSummary {
+    pub chunk: ChunkNumber,
+    pub step: Step,
+    pub decision: Action,
+    pub gate_loss: Option<Scalar>,
+    pub failed: Vec<CriterionResult>,
+}
+
+/// Policy of the whole run that a stage is decided by.
+#[derive(Clone, Copy, Debug)]
+pub struct RunPolicy<'a> {
+    pub policy: &'a Policy,
+    /// Interruptions of the present chunk without a new checkpoint.
+    pub interruptions: u32,
+}
+
+impl StageState {
+    pub fn new(policy: &StagePolicy, max_retries: u32) -> StageState {
+        StageState {
+            settings: policy.settings.clone(),
+            policy: policy.clone(),
+            phase: Phase::Pending,
+            max_retries,
+            failures: 0,
+            cursor: 0,
+            chunk_failures: 0,
+            extensions: 0,
+            restart: Restart::FIRST,
+            last_chunk: None,
+            visual_streak: 0,
+            trend_reset: false,
+            deferred: None,
+            trivial: Vec::new(),
+            predictor: String::new(),
+            upstream: Vec::new(),
+            checkpoints: Vec::new(),
+            lineage: Vec::new(),
+            lineage_chunks: Vec::new(),
+            gates: Vec::new(),
+            chunk: None,
+        }
+    }
+
+    pub fn name(&self) -> &StageName {
+        &self.policy.name
+    }
+
+    /// Checkpoints of the present lineage, oldest first.
+    pub fn lineage_checkpoints(&self) -> impl DoubleEndedIterator<Item = &Checkpoint> {
+        self.lineage
+            .iter()
+            .filter_map(|index| self.checkpoints.get(*index))
+    }
+
+    /// The newest accepted checkpoint of the present lineage.
+    pub fn newest_accepted(&self) -> Option<&Checkpoint> {
+        self.lineage_checkpoints()
+            .rfind(|checkpoint| checkpoint.is_usable())
+    }
+
+    /// Among checkpoints at gate steps with a finite gate loss, the lowest, ties to
+    /// the earlier; for latent actions only where actions are in use, while there is one.
+    pub fn best_known(&self) -> Option<&Checkpoint> {
+        let at_gates = self
+            .checkpoints
+            .iter()
+            .filter_map(|checkpoint| Some((checkpoint, checkpoint.gate?)));
+        best(at_gates, self.policy.model)
+    }
+
+    /// The checkpoint of the gate at `step`: the last the lineage has there.
+    pub fn gate_checkpoint(&self, step: Step) -> Option<&Checkpoint> {
+        self.checkpoints.get(self.place_at(step)?)
+    }
+
+    fn place_at(&self, step: Step) -> Option<usize> {
+        let is_at = |place: &&usize| {
+            self.checkpoints
+                .get(**place)
+                .is_some_and(|checkpoint| checkpoint.reference.step == step)
+        };
+        self.lineage.iter().rfind(is_at).copied()
+    }
+
+    /// Updates done that the present weights stand for.
+    pub fn step(&self) -> Step {
+        match (&self.phase, &self.chunk) {
+            (Phase::Passed { checkpoint }, _) => checkpoint.step,
+            (_, Some(chunk)) => chunk
+                .samples(metric::LOSS)
+                .last()
+                .map_or(chunk.start().max(chunk.from), |(step, _)| *step),
+            (_, None) => self
+                .newest_accepted()
+                .map_or(Step::FIRST, |checkpoint| checkpoint.reference.step),
+        }
+    }
+
+    fn checkpoint(&self, reference: &CheckpointRef) -> Option<&Checkpoint> {
+        self.checkpoints
+            .iter()
+            .rfind(|checkpoint| checkpoint.reference == *reference)
+    }
+
+    /// Is this fact about the chunk that is in training now?
+    fn is_current(&self, chunk: ChunkNumber, attempt: Attempt) -> bool {
+        self.phase == Phase::Training
+            && self
+                .chunk
+                .as_ref()
+                .is_some_and(|now| now.number == chunk && now.attempt == attempt)
+    }
+}
+
+impl Checkpoint {
+    pub fn is_usable(&self) -> bool {
+        self.judgement == Judgement::Accepted && !self.deleted
+    }
+}
+
+/// The lowest gate loss among checkpoints with their gates.
+fn best<'a>(
+    at_gates: impl Iterator<Item = (&'a Checkpoint, CheckpointGate)>,
+    model: ModelKind,
+) -> Option<&'a Checkpoint> {
+    let eligible: Vec<(&Checkpoint, f64, bool)> = at_gates
+        .filter(|(checkpoint, _)| checkpoint.is_usable())
+        .filter_map(|(checkpoint, gate)| {
+            Some((checkpoint, gate.gate_loss?.finite()?, gate.actions_in_use))
+        })
+        .collect();
+    let in_use_only =
+        model == ModelKind::LatentActions && eligible.iter().any(|(_, _, in_use)| *in_use);
+    let mut best: Option<(&Checkpoint, f64)> = None;
+    for (checkpoint, loss, in_use) in eligible {
+        if (in_use || !in_use_only) && best.is_none_or(|(_, lowest)| loss < lowest) {
+            best = Some((checkpoint, loss));
+        }
+    }
+    best.map(|(checkpoint, _)| checkpoint)
+}
+
+/// A phase without what it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PhaseKind {
+    Pending,
+    Measuring,
+    Recording,
+    Training,
+    Rewinding,
+    Gating,
+    Failed,
+    Ending,
+    Stopping,
+    Stopped,
+    Reopening,
+    Passed,
+}
+
+impl Phase {
+    pub const fn kind(&self) -> PhaseKind {
+        match self {
+            Phase::Pending => PhaseKind::Pending,
+            Phase::Measuring => PhaseKind::Measuring,
+            Phase::Recording { .. } => PhaseKind::Recording,
+            Phase::Training => PhaseKind::Training,
+            Phase::Rewinding => PhaseKind::Rewinding,
+            Phase::Gating => PhaseKind::Gating,
+            Phase::Failed { .. } => PhaseKind::Failed,
+            Phase::Ending { .. } => PhaseKind::Ending,
+            Phase::Stopping { .. } => PhaseKind::Stopping,
+            Phase::Stopped { .. } => PhaseKind::Stopped,
+            Phase::Reopening { .. } => PhaseKind::Reopening,
+            Phase::Passed { .. } => PhaseKind::Passed,
+        }
+    }
+}
+
+/// Every pair of phase and event that changes the phase, or may: the phases it
+/// may lead to. A pair that is not here leaves the phase as it is.
+pub const TRANSITIONS: &[(PhaseKind, &str, &[PhaseKind])] = {
+    use PhaseKind::*;
+    &[
+        (Pending, "stage_started", &[Measuring]),
+        (Measuring, "stage_measured", &[Recording]),
+        (Recording, "patch_applied", &[Recording]),
+        (Recording, "patch_deferred", &[Recording]),
+        (Recording, "checkpoint_deleted", &[Recording]),
+        (Recording, "chunk_started", &[Training]),
+        (Recording, "stage_passed", &[Passed]),
+        (Recording, "stage_stopped", &[Stopped]),
+        (Training, "chunk_finished", &[Gating]),
+        (Training, "chunk_failed", &[Failed]),
+        (Training, "process_started", &[Rewinding]),
+        (Rewinding, "samples_superseded", &[Training, Recording]),
+        (Rewinding, "failure_decided", &[Recording, Ending]),
+        (Gating, "gate_decided", &[Recording, Stopping]),
+        (Failed, "failure_decided", &[Recording, Ending]),
+        (Ending, "gate_decided", &[Stopping]),
+        (Stopping, "stage_stopped", &[Stopped]),
+        (Stopped, "setting_changed", &[Stopped, Reopening]),
+        (Reopening, "stage_reopened", &[Recording]),
+    ]
+};
+
+// ---------------------------------------------------------------- decide
+
+/// What the stage does next. `None`: it has ended.
+pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
+    let name = stage.name().clone();
+    match &stage.phase {
+        // The run starts a stage, since it knows what came before.
+        Phase::Pending | Phase::Passed { .. } | Phase::Stopped { .. } => None,
+        Phase::Measuring => Some(Decision::Act(Command::MeasureStage(MeasureStage {
+            stage: name,
+            model: stage.policy.model,
+            settings: stage.settings.clone(),
+            upstream: stage.upstream.clone(),
+        }))),
+        Phase::Recording {
+            patches,
+            deferred,
+            gate_step,
+            next,
+        } => {
+            let event = next_record(
+                run.policy,
+                stage,
+                patches.first(),
+                deferred.as_ref(),
+                *gate_step,
+                next,
+            );
+            Some(record(event))
+        }
+        Phase::Training => stage.chunk.as_ref().map(|chunk| train(stage, chunk)),
+        Phase::Rewinding => Some(judge_first(stage).unwrap_or_else(|| {
+            let chunk = stage.chunk.as_ref();
+            match chunk.filter(|_| run.policy.max_interruptions.max(1) <= run.interruptions) {
+                Some(chunk) => fail(run.policy, stage, chunk, FailureCause::Interrupted),
+                None => rewind(stage),
+            }
+        })),
+        Phase::Gating => {
+            let chunk = stage.chunk.as_ref()?;
+            Some(judge_first(stage).unwrap_or_else(|| {
+                record(Event::GateDecided(Box::new(decide_gate(run, stage, chunk))))
+            }))
+        }
+        Phase::Failed { cause, .. } => {
+            let chunk = stage.chunk.as_ref()?;
+            Some(judge_first(stage).unwrap_or_else(|| fail(run.policy, stage, chunk, *cause)))
+        }
+        Phase::Ending { reason, step } => {
+            let chunk = stage.chunk.as_ref()?;
+            Some(record(Event::GateDecided(Box::new(end_without_gate(
+                stage, chunk, reason, *step,
+            )))))
+        }
+        Phase::Stopping { reason, step } => Some(record(Event::StageStopped(StageStopped {
+            stage: name,
+            step: *step,
+            reason: reason.clone(),
+            blocking: blocking(stage),
+            best: stage
+                .best_known()
+                .map(|checkpoint| checkpoint.reference.clone()),
+        }))),
+        Phase::Reopening { step } => Some(record(Event::StageReopened(reopen(run, stage, *step)))),
+    }
+}
+
+fn record(event: Event) -> Decision {
+    Decision::Record(Box::new(event))
+}
+
+fn train(stage: &StageState, chunk: &ChunkState) -> Decision {
+    let resume = chunk.resume_from.as_ref().map(|reference| {
+        let known = stage.checkpoint(reference);
+        ResumePoint {
+            checkpoint: reference.clone(),
+            samples_seen: known.map_or(0, |checkpoint| checkpoint.samples_seen),
+            files: known
+                .map(|checkpoint| checkpoint.files.clone())
+                .unwrap_or_default(),
+        }
+    });
+    Decision::Act(Command::TrainChunk(Box::new(TrainChunk {
+        stage: stage.name().clone(),
+        model: stage.policy.model,
+        chunk: chunk.number,
+        attempt: chunk.attempt,
+        restart: chunk.restart,
+        from: chunk.from,
+        to: chunk.to,
+        settings: chunk.settings.clone(),
+        resume,
+        upstream: stage.upstream.clone(),
+        taken: chunk.taken.clone(),
+    })))
+}
+
+fn fail(policy: &Policy, stage: &StageState, chunk: &ChunkState, cause: FailureCause) -> Decision {
+    record(Event::FailureDecided(decide_failure(
+        policy, stage, chunk, cause,
+    )))
+}
+
+/// A checkpoint that is not judged yet: its writer went away, or was faster.
+fn judge_first(stage: &StageState) -> Option<Decision> {
+    let waiting = stage
+        .lineage_checkpoints()
+        .find(|checkpoint| checkpoint.judgement == Judgement::Pending)?;
+    Some(Decision::Act(Command::JudgeCheckpoint(JudgeCheckpoint {
+        stage: stage.name().clone(),
+        checkpoint: waiting.reference.clone(),
+        files: waiting.files.clone(),
+    })))
+}
+
+/// Goes on from the newest accepted checkpoint.
+fn rewind(stage: &StageState) -> Decision {
+    let (chunk, attempt) = stage
+        .chunk
+        .as_ref()
+        .map_or((ChunkNumber::FIRST, Attempt::FIRST), |chunk| {
+            (chunk.number, chunk.attempt)
+        });
+    let resume_from = stage
+        .newest_accepted()
+        .map(|checkpoint| checkpoint.reference.clone());
+    record(Event::SamplesSuperseded(SamplesSuperseded {
+        stage: stage.name().clone(),
+        chunk,
+        attempt,
+        after: resume_from
+            .as_ref()
+            .map_or(Step::FIRST, |checkpoint| checkpoint.step),
+        resume_from,
+    }))
+}
+
+fn next_record(
+    policy: &Policy,
+    stage: &StageState,
+    patch: Option<&SettingPatch>,
+    deferred: Option<&SettingPatch>,
+    gate_step: Step,
+    next: &Next,
+) -> Event {
+    let name = stage.name().clone();
+    if let Some(patch) = patch {
+        return Event::PatchApplied(PatchApplied {
+            stage: name,
+            gate_step,
+            patch: patch.clone(),
+        });
+    }
+    if let Some(patch) = deferred {
+        return Event::PatchDeferred(PatchDeferred {
+            stage: name,
+            gate_step,
+            patch: patch.clone(),
+        });
+    }
+    if let Some(checkpoint) = expendable(policy, stage, next) {
+        return Event::CheckpointDeleted(CheckpointDeleted {
+            stage: name,
+            checkpoint: checkpoint.reference.clone(),
+        });
+    }
+    match next {
+        Next::StartChunk { resume_from } => start_chunk(stage, resume_from.as_ref()),
+        Next::RunAgain => run_again(stage),
+        Next::HandOn { checkpoint } => Event::StagePassed(StagePassed {
+            stage: name,
+            checkpoint: checkpoint.clone(),
+        }),
+    }
+}
+
+/// The oldest checkpoint that retention lets go: none of the newest `keep_last`
+/// besides those that are never deleted.
+fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option<&'a Checkpoint> {
+    let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
+    let needed = match next {
+        Next::StartChunk { resume_from } => resume_from.as_ref(),
+        Next::RunAgain => stage
+            .newest_accepted()
+            .map(|checkpoint| &checkpoint.reference),
+        Next::HandOn { checkpoint } => Some(checkpoint),
+    };
+    let unprotected: Vec<&Checkpoint> = stage
+        .checkpoints
+        .iter()
+        .filter(|checkpoint| {
+            let given = checkpoint.chunk.is_none();
+            let passed = checkpoint.gate.is_some_and(|gate| gate.passed);
+            let reference = Some(&checkpoint.reference);
+            let protected = given || passed || checkpoint.resumed;
+            !checkpoint.deleted && !protected && reference != best && reference != needed
+        })
+        .collect();
+    let surplus = unprotected.len().checked_sub(policy.keep_last as usize)?;
+    unprotected.into_iter().take(surplus).next()
+}
+
+fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event {
+    let from = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
+    let grid = from.get().saturating_add(stage.settings.chunk_size.max(1));
+    let to = grid
+        .min(stage.settings.n_updates)
+        .max(from.get().saturating_add(1));
+    let chunk = stage
+        .last_chunk
+        .map_or(Some(ChunkNumber::FIRST), ChunkNumber::next);
+    let Some(chunk) = chunk.filter(|_| from.get() < to) else {
+        return exhausted(stage, from);
+    };
+    Event::ChunkStarted(ChunkStarted {
+        stage: stage.name().clone(),
+        chunk,
+        attempt: Attempt::FIRST,
+        restart: stage.restart,
+        from,
+        to: Step::new(to),
+        samples_seen: samples_seen(stage, resume_from),
+        resume_from: resume_from.cloned(),
+        settings: stage.settings.clone(),
+    })
+}
+
+fn run_again(stage: &StageState) -> Event {
+    let Some(chunk) = &stage.chunk else {
+        return exhausted(stage, stage.step());
+    };
+    let resume_from = stage
+        .newest_accepted()
+        .map(|checkpoint| checkpoint.reference.clone());
+    let start = resume_from
+        .as_ref()
+        .map_or(Step::FIRST, |checkpoint| checkpoint.step);
+    if start < chunk.from {
+        // The checkpoint the chunk began from is gone: its range cannot be had again.
+        return start_chunk(stage, resume_from.as_ref());
+    }
+    let Some(attempt) = chunk.attempt.next() else {
+        return exhausted(stage, start);
+    };
+    Event::ChunkStarted(ChunkStarted {
+        stage: stage.name().clone(),
+        chunk: chunk.number,
+        attempt,
+        restart: stage.restart,
+        from: chunk.from,
+        to: chunk.to,
+        samples_seen: samples_seen(stage, resume_from.as_ref()),
+        resume_from,
+        settings: stage.settings.clone(),
+    })
+}
+
+fn exhausted(stage: &StageState, step: Step) -> Event {
+    Event::StageStopped(StageStopped {
+        stage: stage.name().clone(),
+        step,
+        reason: StopReason::CountersExhausted,
+        blocking: blocking(stage),
+        best: stage
+            .best_known()
+            .map(|checkpoint| checkpoint.reference.clone()),
+    })
+}
+
+fn samples_seen(stage: &StageState, resume_from: Option<&CheckpointRef>) -> u64 {
+    resume_from
+        .and_then(|reference| stage.checkpoint(reference))
+        .map_or(0, |checkpoint| checkpoint.samples_seen)
+}
+
+/// Evaluates the gate and decides; precedence: stop, restart, rung.
+fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> GateDecided {
+    let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window);
+    if evaluation.passed() {
+        let failures = if run.policy.reset_on_pass {
+            0
+        } else {
+            stage.failures
+        };
+        let mut decided = undecided(stage, chunk, evaluation);
+        decided.failures = failures;
+        return decided;
+    }
+    let failures = stage.failures.saturating_add(1);
+    let streak = visual_streak(stage, &evaluation.criteria);
+    let start = start_after(run.policy, stage, chunk, &evaluation, streak);
+    let climb = climb(stage, chunk, &evaluation);
+    let mut decided = undecided(stage, chunk, evaluation);
+    decided.failures = failures;
+    decided.resume_from = start
+        .resume_from
+        .map(|checkpoint| checkpoint.reference.clone());
+    let retry = if stage.max_retries < failures {
+        Err(StopReason::RetriesExceeded {
+            failures,
+            max_retries: stage.max_retries,
+        })
+    } else if climb.rung.is_none() {
+        decided.skipped = climb.skipped;
+        Err(StopReason::NoRungApplies)
+    } else {
+        retry(stage, chunk, start, climb)
+    };
+    match retry {
+        Ok(retry) => {
+            decided.decision = retry.action();
+            decided.config_patch_applied = retry.patches;
+            decided.cursor = retry.climb.cursor;
+            decided.rung = retry.climb.rung;
+            decided.skipped = retry.climb.skipped;
+            decided.deferred = retry.climb.deferred;
+            decided.restart = retry.restart;
+        }
+        Err(stop) => {
+            decided.decision = Action::Stop;
+            decided.stop = Some(stop);
+        }
+    }
+    decided
+}
+
+/// A decision to continue; a failed gate changes it.
+fn undecided(stage: &StageState, chunk: &ChunkState, evaluation: Evaluation) -> GateDecided {
+    GateDecided {
+        stage: stage.name().clone(),
+        chunk: chunk.number,
+        attempt: chunk.attempt,
+        gate_step: chunk.to,
+        decision: Action::Continue,
+        metrics: evaluation.metrics,
+        resume_from: stage
+            .newest_accepted()
+            .map(|checkpoint| checkpoint.reference.clone()),
+        config_patch_applied: Vec::new(),
+        criteria: evaluation.criteria,
+        findings: evaluation.findings,
+        failures: stage.failures,
+        cursor: stage.cursor,
+        rung: None,
+        skipped: Vec::new(),
+        deferred: None,
+        restart: None,
+        stop: None,
+    }
+}
+
+/// Where the chunk after a failed gate starts, and whether that is a restart.
+#[derive(Clone, Copy)]
+struct Start<'a> {
+    cause: Option<RestartCause>,
+    resume_from: Option<&'a Checkpoint>,
+}
+
+/// How a failed gate goes on.
+struct Retry {
+    climb: Climb,
+    patches: Vec<SettingPatch>,
+    restart: Option<RestartReason>,
+}
+
+impl Retry {
+    fn action(&self) -> Action {
+        if self.restart.is_some() {
+            Action::RestartStage
+        } else {
+            Action::Retune
+        }
+    }
+}
+
+fn climb(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) -> Climb {
+    let situation = Situation {
+        loss_dropping: match chunk.previous {
+            Previous::None => None,
+            Previous::GateLoss(previous) => Some(match (evaluation.gate_loss, previous) {
+                (Some(loss), Some(previous)) => loss.get() < previous.get(),
+                (None, _) | (_, None) => false,
+            }),
+        },
+        entropy_collapsed: entropy_collapsed(&stage.policy, &evaluation.criteria),
+        deferred_before: stage.deferred.is_some(),
+        may_extend: stage.extensions < stage.max_retries,
+    };
+    let policy = &stage.policy;
+    ladder::climb(
+        &policy.ladder,
+        stage.cursor,
+        &stage.settings,
+        &policy.settings,
+        &policy.bounds,
+        situation,
+    )
+}
+
+fn entropy_collapsed(policy: &StagePolicy, criteria: &[CriterionResult]) -> bool {
+    policy
+        .criteria
+        .iter()
+        .zip(criteria)
+        .any(|(criterion, result)| {
+            let of_actions = matches!(&criterion.test, CriterionTest::MetricAtLeast { metric, .. }
+            if metric == metric::ACTION_ENTROPY || metric == metric::UNIQUE_ACTIONS);
+            of_actions && result.verdict == Verdict::Fail
+        })
+}
+
+fn retry(
+    stage: &StageState,
+    chunk: &ChunkState,
+    start: Start<'_>,
+    climb: Climb,
+) -> Result<Retry, StopReason> {
+    let restart = match start.cause {
+        None => None,
+        Some(cause) => Some(RestartReason {
+            cause,
+            restart: stage.restart.next().ok_or(StopReason::CountersExhausted)?,
+            abandoned: abandoned(stage, chunk, start.resume_from),
+        }),
+    };
+    Ok(Retry {
+        patches: with_extension(stage, start.resume_from, climb.patch.clone())?,
+        climb,
+        restart,
+    })
+}
+
+/// `streak` counts the gates in a row, with this one, at which the structure was lost.
+fn start_after<'a>(
+    policy: &Policy,
+    stage: &'a StageState,
+    chunk: &ChunkState,
+    evaluation: &Evaluation,
+    streak: u32,
+) -> Start<'a> {
+    let cause = if chunk.losses().iter().any(|loss| !loss.is_finite()) {
+        Some(RestartCause::NonFiniteLoss)
+    } else if 2 <= streak {
+        Some(RestartCause::StructureLost)
+    } else if stage.newest_accepted().is_none() {
+        Some(RestartCause::NoAcceptedCheckpoint)
+    } else {
+        None
+    };
+    let resume_from = match cause {
+        None => retry_point(policy.retry_from, stage, chunk, evaluation.gate_loss),
+        Some(RestartCause::NoAcceptedCheckpoint) => None,
+        Some(RestartCause::NonFiniteLoss | RestartCause::StructureLost) => best_passed(stage),
+    };
+    Start { cause, resume_from }
+}
+
+/// Failing `visual_structure` gates in a row, with this one.
+fn visual_streak(stage: &StageState, criteria: &[CriterionResult]) -> u32 {
+    if visual_failed(&stage.policy, criteria) {
+        stage.visual_streak.saturating_add(1)
+    } else {
+        0
+    }
+}
+
+fn visual_failed(policy: &StagePolicy, criteria: &[CriterionResult]) -> bool {
+    policy.criteria.iter().any(|criterion| {
+        matches!(criterion.test, CriterionTest::VisualStructure { .. })
+            && criteria
+                .iter()
+                .any(|result| result.name == criterion.name && result.verdict == Verdict::Fail)
+    })
+}
+
+/// Where a retry starts; each choice falls back to the newest accepted checkpoint.
+/// The gate that just failed is not noted on its checkpoint yet, and counts.
+fn retry_point<'a>(
+    retry_from: RetryFrom,
+    stage: &'a StageState,
+    chunk: &ChunkState,
+    gate_loss: Option<Scalar>,
+) -> Option<&'a Checkpoint> {
+    let chosen = match retry_from {
+        RetryFrom::Newest => None,
+        RetryFrom::LastPassed => stage.lineage_checkpoints().rfind(|checkpoint| {
+            checkpoint.is_usable() && checkpoint.gate.is_some_and(|gate| gate.passed)
+        }),
+        RetryFrom::Best => {
+            let here = stage.gate_checkpoint(chunk.to);
+            let at_gates = stage.lineage_checkpoints().filter_map(|checkpoint| {
+                let is_here = here.is_some_and(|here| here.reference == checkpoint.reference);
+                let gate = is_here.then(|| checkpoint_gate(stage, chunk, gate_loss, false));
+                Some((checkpoint, gate.or(checkpoint.gate)?))
+            });
+            best(at_gates, stage.policy.model)
+        }
+    };
+    chosen.or_else(|| stage.newest_accepted())
+}
+
+/// What a gate says of its checkpoint.
+fn checkpoint_gate(
+    stage: &StageState,
+    chunk: &ChunkState,
+    gate_loss: Option<Scalar>,
+    passed: bool,
+) -> CheckpointGate {
+    let actions = chunk.samples(metric::UNIQUE_ACTIONS).last();
+    CheckpointGate {
+        gate_loss,
+        passed,
+        actions_in_use: stage.policy.model != ModelKind::LatentActions
+            || actions.is_some_and(|(_, actions)| 2.0 <= actions.get()),
+    }
+}
+
+/// The best known checkpoint whose own gate passed, of any lineage.
+fn best_passed(stage: &StageState) -> Option<&Checkpoint> {
+    let passed = stage.checkpoints.iter().filter_map(|checkpoint| {
+        let gate = checkpoint.gate.filter(|gate| gate.passed)?;
+        Some((checkpoint, gate))
+    });
+    best(passed, stage.policy.model)
+}
+
+/// Chunks of the lineage that do not lead to `resume_from`.
+fn abandoned(
+    stage: &StageState,
+    chunk: &ChunkState,
+    resume_from: Option<&Checkpoint>,
+) -> Vec<ChunkNumber> {
+    let kept = resume_from.and_then(|checkpoint| checkpoint.chunk);
+    let mut chunks = stage.lineage_chunks.clone();
+    if !chunks.contains(&chunk.number) {
+        chunks.push(chunk.number);
+    }
+    let keep = kept
+        .and_then(|kept| chunks.iter().position(|number| *number == kept))
+        .map_or(0, |place| place + 1);
+    chunks.split_off(keep)
+}
+
+/// A failed gate whose resume step is at or past the target extends it, so that
+/// there is a next chunk. A rung that extends too, but not as far, goes as far.
+fn with_extension(
+    stage: &StageState,
+    resume_from: Option<&Checkpoint>,
+    rung: Option<SettingPatch>,
+) -> Result<Vec<SettingPatch>, StopReason> {
+    let resume_step = resume_from.map_or(0, |checkpoint| checkpoint.reference.step.get());
+    let mut patches: Vec<SettingPatch> = rung.into_iter().collect();
+    let mut patched = stage.settings.clone();
+    for patch in &patches {
+        ladder::set(&mut patched, patch.key, patch.to);
+    }
+    if resume_step < patched.n_updates {
+        return Ok(patches);
+    }
+    let chunk_size = stage.policy.settings.chunk_size.max(1);
+    let to = SettingValue::Count(resume_step.saturating_add(chunk_size));
+    let by_rung = patches
+        .iter_mut()
+        .find(|patch| patch.key == SettingKey::NUpdates);
+    if let Some(patch) = by_rung {
+        patch.to = to;
+    } else if stage.extensions < stage.max_retries {
+        patches.push(SettingPatch {
+            key: SettingKey::NUpdates,
+            from: SettingValue::Count(stage.settings.n_updates),
+            to,
+            why: PatchReason::Extension,
+        });
+    } else {
+        return Err(StopReason::ExtensionsExceeded {
+            extensions: stage.extensions,
+            max_extensions: stage.max_retries,
+        });
+    }
+    Ok(patches)
+}
+
+fn decide_failure(
+    policy: &Policy,
+    stage: &StageState,
+    chunk: &ChunkState,
+    cause: FailureCause,
+) -> FailureDecided {
+    let mut decided = FailureDecided {
+        stage: stage.name().clone(),
+        chunk: chunk.number,
+        attempt: chunk.attempt,
+        cause,
+        answer: FailureAnswer::RunAgain,
+        failures: stage.failures,
+        chunk_failures: stage.chunk_failures,
+        patches: Vec::new(),
+        effective_batch: None,
+    };
+    match cause {
+        FailureCause::OutOfMemory => {
+            decided.failures = stage.failures.saturating_add(1);
+            match halve_batch(stage) {
+                Some((patches, effective)) => {
+                    decided.patches = patches;
+                    decided.effective_batch = Some(effective);
+                }
+                None => decided.answer = FailureAnswer::Stop,
+            }
+        }
+        FailureCause::Interrupted => decided.failures = stage.failures.saturating_add(1),
+        FailureCause::WorkerExited
+        | FailureCause::WorkerTimedOut
+        | FailureCause::CheckpointUnloadable => {
+            decided.chunk_failures = stage.chunk_failures.saturating_add(1);
+        }
+    }
+    if stage.max_retries < decided.failures || policy.max_chunk_failures < decided.chunk_failures {
+        decided.answer = FailureAnswer::Stop;
+        decided.patches.clear();
+        decided.effective_batch = None;
+    }
+    decided
+}
+
+/// Half the batch, and accumulation raised to make up for it. `None` at the floor:
+/// 1, and 2 for latent actions, whose variance penalty needs two.
+fn halve_batch(stage: &StageState) -> Option<(Vec<SettingPatch>, EffectiveBatch)> {
+    let floor = if stage.policy.model == ModelKind::LatentActions {
+        2
+    } else {
+        1
+    };
+    let batch = u64::from(stage.settings.batch_size_per_gpu);
+    let accumulation = u64::from(stage.settings.gradient_accumulation_steps);
+    let halved = (batch / 2).max(floor);
+    if batch <= halved {
+        return None;
+    }
+    let effective = batch * accumulation;
+    let most = u64::from(stage.policy.bounds.accumulation_max).max(accumulation);
+    let raised = effective.div_ceil(halved).min(most);
+    let patch = |key, from, to| SettingPatch {
+        key,
+        from: SettingValue::Count(from),
+        to: SettingValue::Count(to),
+        why: PatchReason::OutOfMemory,
+    };
+    let mut patches = vec![patch(SettingKey::BatchSizePerGpu, batch, halved)];
+    if raised != accumulation {
+        patches.push(patch(
+            SettingKey::GradientAccumulationSteps,
+            accumulation,
+            raised,
+        ));
+    }
+    Some((
+        patches,
+        EffectiveBatch {
+            before: effective,
+            after: halved * raised,
+        },
+    ))
+}
+
+/// Why a failed chunk ends its stage.
+fn stop_reason(
+    stage: &StageState,
+    decided: &FailureDecided,
+    max_chunk_failures: u32,
+) -> StopReason {
+    if stage.max_retries < decided.failures {
+        StopReason::RetriesExceeded {
+            failures: decided.failures,
+            max_retries: stage.max_retries,
+        }
+    } else if decided.cause == FailureCause::OutOfMemory {
+        StopReason::OutOfMemoryAtFloor {
+            batch_size_per_gpu: stage.settings.batch_size_per_gpu,
+        }
+    } else {
+        StopReason::ChunkFailuresExceeded {
+            failures: decided.chunk_failures,
+            max_chunk_failures,
+        }
+    }
+}
+
+fn end_without_gate(
+    stage: &StageState,
+    chunk: &ChunkState,
+    reason: &StopReason,
+    step: Step,
+) -> GateDecided {
+    GateDecided {
+        stage: stage.name().clone(),
+        chunk: chunk.number,
+        attempt: chunk.attempt,
+        gate_step: step,
+        decision: Action::Stop,
+        metrics: Vec::new(),
+        resume_from: stage
+            .newest_accepted()
+            .map(|checkpoint| checkpoint.reference.clone()),
+        config_patch_applied: Vec::new(),
+        criteria: Vec::new(),
+        findings: Vec::new(),
+        failures: stage.failures,
+        cursor: stage.cursor,
+        rung: None,
+        skipped: Vec::new(),
+        deferred: None,
+        restart: None,
+        stop: Some(reason.clone()),
+    }
+}
+
+/// What was due when the stage stopped. After a gate: its rung, and from where it
+/// goes on; where no rung applies, it goes on without, since a person asked for it.
+/// After a chunk that failed without a gate: that chunk again.
+fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
+    let mut reopened = StageReopened {
+        stage: stage.name().clone(),
+        gate_step: step,
+        decision: Action::Retune,
+        resume_from: stage
+            .newest_accepted()
+            .map(|checkpoint| checkpoint.reference.clone()),
+        config_patch_applied: Vec::new(),
+        cursor: stage.cursor,
+        rung: None,
+        skipped: Vec::new(),
+        deferred: None,
+        restart: None,
+    };
+    let Some(chunk) = &stage.chunk else {
+        return reopened;
+    };
+    if let Some(cause) = chunk.failed {
+        let halved = halve_batch(stage).filter(|_| cause == FailureCause::OutOfMemory);
+        reopened.config_patch_applied = halved.map(|(patches, _)| patches).unwrap_or_default();
+        return reopened;
+    }
+    let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window);
+    let start = start_after(run.policy, stage, chunk, &evaluation, stage.visual_streak);
+    reopened.resume_from = start
+        .resume_from
+        .map(|checkpoint| checkpoint.reference.clone());
+    if let Ok(retry) = retry(stage, chunk, start, climb(stage, chunk, &evaluation)) {
+        reopened.decision = retry.action();
+        reopened.config_patch_applied = retry.patches;
+        reopened.cursor = retry.climb.cursor;
+        reopened.rung = retry.climb.rung;
+        reopened.skipped = retry.climb.skipped;
+        reopened.deferred = retry.climb.deferred;
+        reopened.restart = retry.restart;
+    }
+    reopened
+}
+
+/// Criteria that failed at any gate of the stage, as at the last one each failed at.
+fn blocking(stage: &StageState) -> Vec<Blocking> {
+    let mut blocking: Vec<Blocking> = Vec::new();
+    for result in stage.gates.iter().flat_map(|gate| &gate.failed) {
+        let known = blocking
+            .iter_mut()
+            .find(|known| known.criterion == result.name);
+        match known {
+            Some(known) => {
+                known.value = result.value;
+                known.limit = result.limit;
+                known.gates = known.gates.saturating_add(1);
+            }
+            None => blocking.push(Blocking {
+                criterion: result.name.clone(),
+                value: result.value,
+                limit: result.limit,
+                gates: 1,
+            }),
+        }
+    }
+    blocking
+}
+
+// ---------------------------------------------------------------- evolve
+
+/// Folds an event that concerns this stage.
+pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
+    match event {
+        Event::StageStarted(event) => on_stage_started(stage, event),
+        Event::StageMeasured(event) => {
+            if stage.phase == Phase::Measuring {
+                stage.trivial = event.trivial.clone();
+                stage.predictor = event.predictor.clone();
+                let resume_from = stage
+                    .newest_accepted()
+                    .map(|checkpoint| checkpoint.reference.clone());
+                stage.phase = recording(Step::FIRST, Next::StartChunk { resume_from });
+            }
+        }
+        Event::ChunkStarted(event) => on_chunk_started(stage, event),
+        Event::MetricsLogged(event) => {
+            if stage.is_current(event.chunk, event.attempt) {
+                for column in &event.columns {
+                    let wanted = gate::is_wanted(stage, &column.name);
+                    if let Some(chunk) = &mut stage.chunk {
+                        chunk.log(column, |_| wanted);
+                    }
+                }
+            }
+        }
+        Event::CheckpointWritten(event) => on_checkpoint_written(stage, event),
+        Event::CheckpointJudged(event) => on_checkpoint_judged(stage, event),
+        Event::HeldOutScored(event) => {
+            if stage.is_current(event.chunk, event.attempt)
+                && let Some(chunk) = &mut stage.chunk
+            {
+                chunk.held_out = Some(event.clone());
+            }
+        }
+        Event::PictureScored(event) => {
+            if stage.is_current(event.chunk, event.attempt)
+                && let Some(chunk) = &mut stage.chunk
+            {
+                chunk.picture = Some(event.clone());
+            }
+        }
+        Event::ChunkFinished(event) => on_chunk_finished(stage, event),
+        Event::ChunkFailed(event) => on_chunk_failed(stage, event),
+        // The process that trained is gone.
+        Event::ProcessStarted(_) => {
+            if stage.phase == Phase::Training {
+                stage.phase = Phase::Rewinding;
+            }
+        }
+        Event::SamplesSuperseded(event) => on_samples_superseded(stage, event),
+        Event::GateDecided(event) => on_gate_decided(stage, event),
+        Event::PatchApplied(event) => on_patch_applied(stage, &event.patch),
+        Event::PatchDeferred(event) => on_patch_deferred(stage, &event.patch),
+        Event::FailureDecided(event) => on_failure_decided(run.policy, stage, event),
+        Event::StageReopened(event) => on_stage_reopened(stage, event),
+        Event::CheckpointDeleted(event) => {
+            if matches!(stage.phase, Phase::Recording { .. }) {
+                for checkpoint in &mut stage.checkpoints {
+                    checkpoint.deleted |= checkpoint.reference == event.checkpoint;
+                }
+            }
+        }
+        Event::StagePassed(event) => {
+            if matches!(stage.phase, Phase::Recording { .. }) {
+                stage.chunk = None;
+                stage.phase = Phase::Passed {
+                    checkpoint: event.checkpoint.clone(),
+                };
+            }
+        }
+        Event::StageStopped(event) => {
+            if matches!(
+                stage.phase,
+                Phase::Stopping { .. } | Phase::Recording { .. }
+            ) {
+                stage.phase = Phase::Stopped {
+                    reason: event.reason.clone(),
+                    step: event.step,
+                };
+            }
+        }
+        Event::SettingChanged(event) => on_setting_changed(stage, event.key, event.to),
+        Event::FallbackGranted(event) => {
+            let raised = stage
+                .settings
+                .gradient_accumulation_steps
+                .saturating_mul(event.accumulation_factor.max(1));
+            stage.settings.gradient_accumulation_steps = raised;
+        }
+        Event::RunCreated(_)
+        | Event::RunInterrupted(_)
+        | Event::StoreRepaired(_)
+        | Event::RunFinished(_)
+        | Event::RunStopped(_) => {}
+    }
+}
+
+fn recording(gate_step: Step, next: Next) -> Phase {
+    Phase::Recording {
+        patches: Vec::new(),
+        deferred: None,
+        gate_step,
+        next,
+    }
+}
+
+fn on_stage_started(stage: &mut StageState, event: &StageStarted) {
+    if stage.phase != Phase::Pending {
+        return;
+    }
+    stage.settings = event.settings.clone();
+    stage.upstream = event.upstream.clone();
+    if let Some(given) = &event.resume_from
+        && stage.checkpoint(given).is_none()
+    {
+        stage.lineage.push(stage.checkpoints.len());
+        stage.checkpoints.push(Checkpoint {
+            reference: given.clone(),
+            samples_seen: 0,
+            chunk: None,
+            files: Vec::new(),
+            judgement: Judgement::Accepted,
+            gate: None,
+            resumed: true,
+            deleted: false,
+        });
+    }
+    stage.phase = Phase::Measuring;
+}
+
+fn on_chunk_started(stage: &mut StageState, event: &ChunkStarted) {
+    if !matches!(stage.phase, Phase::Recording { .. }) {
+        return;
+    }
+    let previous = previous_of(stage, event.resume_from.as_ref());
+    let before = stage.chunk.take();
+    keep_lineage_to(stage, event.resume_from.as_ref());
+    if let Some(reference) = &event.resume_from {
+        for checkpoint in &mut stage.checkpoints {
+            checkpoint.resumed |= checkpoint.reference == *reference;
+        }
+    }
+    stage.last_chunk = stage.last_chunk.max(Some(event.chunk));
+    note_chunk(stage, event.chunk);
+    stage.restart = event.restart;
+    stage.settings = event.settings.clone();
+    let taken = taken_after(stage, event.resume_from.as_ref());
+    stage.chunk = Some(ChunkState::begin(event, previous, taken, before));
+    stage.phase = Phase::Training;
+}
+
+fn note_chunk(stage: &mut StageState, chunk: ChunkNumber) {
+    if !stage.lineage_chunks.contains(&chunk) {
+        stage.lineage_chunks.push(chunk);
+    }
+}
+
+/// The gate that the chunk's start belongs to: that of the chunk which wrote the
+/// checkpoint, whether at its end or on its way.
+fn previous_of(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Previous {
+    if stage.trend_reset {
+        return Previous::None;
+    }
+    let chunk = resume_from
+        .and_then(|reference| stage.checkpoint(reference))
+        .and_then(|checkpoint| checkpoint.chunk);
+    let gate = chunk.and_then(|chunk| stage.gates.iter().rfind(|gate| gate.chunk == chunk));
+    gate.map_or(Previous::None, |gate| Previous::GateLoss(gate.gate_loss))
+}
+
+/// Checkpoint paths past `resume_from` that events name: a new checkpoint at the
+/// same step takes another name.
+fn taken_after(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Vec<String> {
+    let start = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
+    let after = stage
+        .checkpoints
+        .iter()
+        .filter(|checkpoint| start < checkpoint.reference.step);
+    after
+        .map(|checkpoint| checkpoint.reference.path.clone())
+        .collect()
+}
+
+/// Cuts the lineage behind `resume_from`; without one, it begins anew.
+fn keep_lineage_to(stage: &mut StageState, resume_from: Option<&CheckpointRef>) {
+    let place = resume_from.and_then(|reference| {
+        stage.lineage.iter().rposition(|index| {
+            stage
+                .checkpoints
+                .get(*index)
+                .is_some_and(|checkpoint| checkpoint.reference == *reference)
+        })
+    });
+    let chunk = resume_from
+        .and_then(|reference| stage.checkpoint(reference))
+        .and_then(|checkpoint| checkpoint.chunk);
+    let last_chunk = chunk.and_then(|chunk| {
+        stage
+            .lineage_chunks
+            .iter()
+            .position(|number| *number == chunk)
+    });
+    stage
+        .lineage_chunks
+        .truncate(last_chunk.map_or(0, |place| place + 1));
+    match (place, resume_from) {
+        (Some(place), _) => stage.lineage.truncate(place + 1),
+        (None, None) => stage.lineage.clear(),
+        (None, Some(reference)) => {
+            let found = stage
+                .checkpoints
+                .iter()
+                .rposition(|checkpoint| checkpoint.reference == *reference);
+            stage.lineage = found.into_iter().collect();
+        }
+    }
+}
+
+fn on_checkpoint_written(stage: &mut StageState, event: &CheckpointWritten) {
+    let step = event.checkpoint.step;
+    let inside = stage
+        .chunk
+        .as_ref()
+        .is_some_and(|chunk| chunk.from < step && step <= chunk.to);
+    let known = stage.checkpoint(&event.checkpoint).is_some();
+    if !stage.is_current(event.chunk, event.attempt) || !inside || known {
+        return;
+    }
+    stage.lineage.push(stage.checkpoints.len());
+    stage.checkpoints.push(Checkpoint {
+        reference: event.checkpoint.clone(),
+        samples_seen: event.samples_seen,
+        chunk: Some(event.chunk),
+        files: event.files.clone(),
+        judgement: Judgement::Pending,
+        gate: None,
+        resumed: false,
+        deleted: false,
+    });
+}
+
+/// An accepted checkpoint may turn out damaged later; a rejected one stays rejected.
+fn on_checkpoint_judged(stage: &mut StageState, event: &CheckpointJudged) {
+    let judged = stage
+        .checkpoints
+        .iter_mut()
+        .rfind(|checkpoint| checkpoint.reference == event.checkpoint);
+    let Some(checkpoint) = judged else {
+        return;
+    };
+    match (&checkpoint.judgement, &event.rejected) {
+        (Judgement::Pending, None) => checkpoint.judgement = Judgement::Accepted,
+        (Judgement::Pending | Judgement::Accepted, Some(rejection)) => {
+            checkpoint.judgement = Judgement::Rejected(rejection.clone());
+        }
+        (Judgement::Accepted, None) | (Judgement::Rejected(_), _) => {}
+    }
+}
+
+fn on_chunk_finished(stage: &mut StageState, event: &ChunkFinished) {
+    let at_end = stage
+        .chunk
+        .as_ref()
+        .is_some_and(|chunk| chunk.to == event.step);
+    if stage.is_current(event.chunk, event.attempt) && at_end {
+        stage.chunk_failures = 0;
+        stage.phase = Phase::Gating;
+    }
+}
+
+fn on_chunk_failed(stage: &mut StageState, event: &ChunkFailed) {
+    if stage.is_current(event.chunk, event.attempt) {
+        let cause = match &event.failure {
+            ChunkFailure::OutOfMemory { .. } => FailureCause::OutOfMemory,
+            ChunkFailure::WorkerExited { .. } => FailureCause::WorkerExited,
+            ChunkFailure::WorkerTimedOut { .. } => FailureCause::WorkerTimedOut,
+            ChunkFailure::CheckpointUnloadable { .. } => FailureCause::CheckpointUnloadable,
+        };
+        stage.phase = Phase::Failed {
+            cause,
+            step: event.step,
+        };
+    }
+}
+
+/// The rest of the chunk is trained by the settings in force: a person may have
+/// changed some while no process ran.
+fn on_samples_superseded(stage: &mut StageState, event: &SamplesSuperseded) {
+    if stage.phase != Phase::Rewinding {
+        return;
+    }
+    let resume_from = event.resume_from.as_ref();
+    let start = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
+    let taken = taken_after(stage, resume_from);
+    let settings = stage.settings.clone();
+    match &mut stage.chunk {
+        Some(chunk) if chunk.from <= start => {
+            let number = chunk.number;
+            chunk.settings = settings;
+            chunk.supersede(event.resume_from.clone(), taken);
+            keep_lineage_to(stage, resume_from);
+            note_chunk(stage, number);
+            stage.phase = Phase::Training;
+        }
+        // The checkpoint the chunk began from is gone: another chunk begins further back.
+        _ => {
+            stage.chunk = None;
+            let resume_from = event.resume_from.clone();
+            stage.phase = recording(start, Next::StartChunk { resume_from });
+        }
+    }
+}
+
+fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
+    if !matches!(stage.phase, Phase::Gating | Phase::Ending { .. }) {
+        return;
+    }
+    note_gate(stage, event);
+    stage.failures = event.failures;
+    stage.cursor = event.cursor;
+    match event.decision {
+        Action::Continue => {
+            stage.trend_reset = false;
+            stage.chunk = None;
+            let done = stage.settings.n_updates <= event.gate_step.get();
+            let next = match &event.resume_from {
+                Some(checkpoint) if done => Next::HandOn {
+                    checkpoint: checkpoint.clone(),
+                },
+                resume_from => Next::StartChunk {
+                    resume_from: resume_from.clone(),
+                },
+            };
+            stage.phase = recording(event.gate_step, next);
+        }
+        Action::Retune | Action::RestartStage => retry_after(
+            stage,
+            event.gate_step,
+            &event.config_patch_applied,
+            event.deferred.as_ref(),
+            event.restart.as_ref(),
+            event.resume_from.as_ref(),
+        ),
+        // The chunk stays, so that a person who allows more gets what was due.
+        Action::Stop => {
+            if let Some(chunk) = &mut stage.chunk {
+                chunk.forget_resumes();
+            }
+            stage.phase = Phase::Stopping {
+                reason: event.stop.clone().unwrap_or(StopReason::NoRungApplies),
+                step: event.gate_step,
+            };
+        }
+    }
+}
+
+/// Notes what a gate said, on its checkpoint too. A stop that puts a failed chunk
+/// into words has no criteria, and is no gate of a checkpoint.
+fn note_gate(stage: &mut StageState, event: &GateDecided) {
+    let failed: Vec<CriterionResult> = event
+        .criteria
+        .iter()
+        .filter(|result| result.verdict == Verdict::Fail)
+        .cloned()
+        .collect();
+    let gate_loss = find_metric(&event.metrics, metric::GATE_LOSS);
+    if !event.criteria.is_empty() {
+        stage.visual_streak = visual_streak(stage, &event.criteria);
+        let noted = stage
+            .chunk
+            .as_ref()
+            .map(|chunk| checkpoint_gate(stage, chunk, gate_loss, failed.is_empty()));
+        let place = stage.place_at(event.gate_step);
+        if let Some(checkpoint) = place.and_then(|place| stage.checkpoints.get_mut(place)) {
+            checkpoint.gate = noted;
+        }
+    }
+    stage.gates.push(GateSummary {
+        chunk: event.chunk,
+        step: event.gate_step,
+        decision: event.decision,
+        gate_loss,
+        failed,
+    });
+}
+
+fn find_metric(metrics: &[Metric], name: &str) -> Option<Scalar> {
+    metrics
+        .iter()
+        .find(|metric| metric.name == name)
+        .and_then(|metric| metric.value)
+}
+
+fn retry_after(
+    stage: &mut StageState,
+    gate_step: Step,
+    patches: &[SettingPatch],
+    deferred: Option<&SettingPatch>,
+    restart: Option<&RestartReason>,
+    resume_from: Option<&CheckpointRef>,
+) {
+    stage.trend_reset = restart.is_some();
+    if let Some(restart) = restart {
+        stage.restart = restart.restart;
+        stage.visual_streak = 0;
+        stage
+            .lineage_chunks
+            .retain(|chunk| !restart.abandoned.contains(chunk));
+    }
+    stage.chunk = None;
+    stage.phase = Phase::Recording {
+        patches: patches.to_vec(),
+        deferred: deferred.cloned(),
+        gate_step,
+        next: Next::StartChunk {
+            resume_from: resume_from.cloned(),
+        },
+    };
+}
+
+fn on_patch_applied(stage: &mut StageState, patch: &SettingPatch) {
+    let Phase::Recording { patches, .. } = &mut stage.phase else {
+        return;
+    };
+    if !patches.is_empty() {
+        patches.remove(0);
+    }
+    let target = stage.settings.n_updates;
+    ladder::set(&mut stage.settings, patch.key, patch.to);
+    if target < stage.settings.n_updates {
+        stage.extensions = stage.extensions.saturating_add(1);
+    }
+    // A rung reshapes the curve; a failed final gate leaves the rate at its end value.
+    if patch.key == SettingKey::NUpdates && matches!(patch.why, PatchReason::Rung(_)) {
+        stage.settings.schedule_updates = stage.settings.n_updates;
+    }
+}
+
+fn on_patch_deferred(stage: &mut StageState, patch: &SettingPatch) {
+    if let Phase::Recording { deferred, .. } = &mut stage.phase {
+        *deferred = None;
+        stage.deferred = Some(patch.clone());
+    }
+}
+
+fn on_failure_decided(policy: &Policy, stage: &mut StageState, event: &FailureDecided) {
+    let failed_at = if let Phase::Failed { step, .. } = stage.phase {
+        Some(step)
+    } else {
+        (stage.phase == Phase::Rewinding).then(|| stage.step())
+    };
+    let Some(step) = failed_at else {
+        return;
+    };
+    stage.phase = match event.answer {
+        FailureAnswer::RunAgain => Phase::Recording {
+            patches: event.patches.clone(),
+            deferred: None,
+            gate_step: step,
+            next: Next::RunAgain,
+        },
+        FailureAnswer::Stop => Phase::Ending {
+            reason: stop_reason(stage, event, policy.max_chunk_failures),
+            step,
+        },
+    };
+    stage.failures = event.failures;
+    stage.chunk_failures = event.chunk_failures;
+    if let Some(chunk) = &mut stage.chunk {
+        chunk.failed = Some(event.cause);
+    }
+}
+
+fn on_stage_reopened(stage: &mut StageState, event: &StageReopened) {
+    if !matches!(stage.phase, Phase::Reopening { .. }) {
+        return;
+    }
+    stage.cursor = event.cursor;
+    stage.chunk_failures = 0;
+    if stage
+        .chunk
+        .as_ref()
+        .is_some_and(|chunk| chunk.failed.is_some())
+    {
+        stage.phase = Phase::Recording {
+            patches: event.config_patch_applied.clone(),
+            deferred: event.deferred.clone(),
+            gate_step: event.gate_step,
+            next: Next::RunAgain,
+        };
+        return;
+    }
+    retry_after(
+        stage,
+        event.gate_step,
+        &event.config_patch_applied,
+        event.deferred.as_ref(),
+        event.restart.as_ref(),
+        event.resume_from.as_ref(),
+    );
+}
+
+fn on_setting_changed(stage: &mut StageState, key: SettingKey, to: SettingValue) {
+    if let (SettingKey::MaxRetries, SettingValue::Count(count)) = (key, to) {
+        let Ok(count) = u32::try_from(count) else {
+            return;
+        };
+        if let (true, Phase::Stopped { step, .. }) = (stage.max_retries < count, &stage.phase) {
+            stage.phase = Phase::Reopening { step: *step };
+        }
+        stage.max_retries = count;
+        return;
+    }
+    ladder::set(&mut stage.settings, key, to);
+    if key == SettingKey::NUpdates && ladder::value_of(&stage.settings, key) == Some(to) {
+        stage.settings.schedule_updates = stage.settings.n_updates;
+    }
+}

@@ -1,0 +1,127 @@
+//! What a gate sees of the held-out windows: losses, a picture and its scores.
+
+use super::super::{StageTrainer, TrainError};
+use super::Failure;
+use super::measure::{frames_tensor, held_out, named};
+use super::session::Session;
+use crate::data::WindowId;
+use crate::events::{HeldOutScored, PictureScored, Scalar, StructureScores, metric};
+use crate::machine::TrainChunk;
+use crate::picture::byte_of;
+use crate::picture::limits::FrameScores;
+use crate::picture::png::Grid;
+use crate::picture::structure;
+
+/// Held-out frames that are predicted, scored and drawn at every gate.
+const PICTURE_WINDOWS: usize = 16;
+
+/// The held-out losses of the present weights.
+pub(super) fn losses(
+    session: &Session,
+    train: &TrainChunk,
+    trainer: &StageTrainer,
+) -> Result<HeldOutScored, Failure> {
+    let batches = held_out(session, &train.stage, train.model)?;
+    let evaluation = trainer.evaluate(&batches)?;
+    let mut values = vec![named(
+        metric::HELD_OUT_LOSS,
+        Some(evaluation.reconstruction),
+    )];
+    values.extend(
+        evaluation
+            .moving
+            .map(|moving| named(metric::HELD_OUT_LOSS_MOVING, Some(moving))),
+    );
+    Ok(HeldOutScored {
+        stage: train.stage.clone(),
+        chunk: train.chunk,
+        attempt: train.attempt,
+        step: train.to,
+        values,
+    })
+}
+
+/// Predicts the last frame of each picture window, writes truth beside prediction, scores it.
+pub(super) fn picture(
+    session: &Session,
+    train: &TrainChunk,
+    trainer: &StageTrainer,
+) -> Result<PictureScored, Failure> {
+    let ids = session.windows.held_out_spread(PICTURE_WINDOWS);
+    let (truth, prediction) = last_frames(session, trainer, &ids)?;
+    let frames = session.windows.frames();
+    let patch = session.config.shape.patch_size as usize;
+    let scores = structure::score(&prediction, &truth, &session.mean, patch)?;
+
+    let path = format!(
+        "{}/pictures/{}_step_{}.png",
+        train.stage, train.stage, train.to
+    );
+    let grid = Grid {
+        rows: ids.len(),
+        frames: 1,
+        height: frames.height(),
+        width: frames.width(),
+    };
+    let file = session.directory.join(&path);
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| {
+            Failure::Environment(format!("`{}` cannot be made: {error}", folder.display()))
+        })?;
+    }
+    let hash = grid.draw(&truth, &prediction)?.write(&file)?;
+    Ok(PictureScored {
+        stage: train.stage.clone(),
+        chunk: train.chunk,
+        attempt: train.attempt,
+        step: train.to,
+        path,
+        blake3: hash.to_hex().to_string(),
+        pooled: logged(&scores.pooled),
+        frames: scores.frames.iter().map(logged).collect(),
+    })
+}
+
+/// True and predicted last frames, u8 `[windows, H, W, 3]`.
+fn last_frames(
+    session: &Session,
+    trainer: &StageTrainer,
+    ids: &[WindowId],
+) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+    let frames = session.windows.frames();
+    let mut truth = Vec::with_capacity(ids.len() * frames.frame_bytes());
+    for id in ids {
+        let last = session
+            .windows
+            .frame_numbers(*id)?
+            .last()
+            .and_then(|number| frames.frame(number));
+        truth.extend_from_slice(last.unwrap_or_default());
+    }
+    let drawn = trainer.predict(&frames_tensor(session, ids)?)?;
+    let window = drawn.time * frames.frame_bytes();
+    if window == 0 || drawn.values.len() != ids.len() * window {
+        let found = format!("{} values of predicted frames", drawn.values.len());
+        return Err(TrainError::Input {
+            what: "a prediction",
+            found,
+            expected: "whole windows".to_owned(),
+        }
+        .into());
+    }
+    let last = drawn
+        .values
+        .chunks_exact(window)
+        .flat_map(|window| &window[window.len() - frames.frame_bytes()..]);
+    Ok((truth, last.map(|value| byte_of(*value)).collect()))
+}
+
+fn logged(scores: &FrameScores) -> StructureScores {
+    StructureScores {
+        flatness: scores.flatness.map(Scalar::new),
+        stripes: scores.stripes.map(Scalar::new),
+        blockiness: scores.blockiness.map(Scalar::new),
+        ssim: scores.ssim.map(Scalar::new),
+        mse_ratio: scores.mse_ratio.map(Scalar::new),
+    }
+}

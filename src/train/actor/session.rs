@@ -1,0 +1,248 @@
+//! What the actor holds between commands: the data, and the stage it has loaded.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+
+use super::super::models::ModelConfig;
+use super::super::{FrozenModel, FrozenModels, InitKey, StageKind, StageTrainer};
+use super::{ActorSetup, Failure, measure, tell, weights};
+use crate::checkpoint::{self, Acceptance};
+use crate::config::Config;
+use crate::controller::{Report, StopRequest};
+use crate::data::Windows;
+use crate::data::trivial::MeanImage;
+use crate::events::{
+    CheckpointJudged, CheckpointRef, Event, FileRecord, ModelKind, Rejection, Restart, StageName,
+    Step, Upstream,
+};
+use crate::machine::{Command, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk};
+use crate::setup;
+
+pub(super) struct Session {
+    pub directory: PathBuf,
+    pub config: Config,
+    pub windows: Windows,
+    pub mean: MeanImage,
+    pub device: tch::Device,
+    pub stop: Arc<StopRequest>,
+    loaded: Option<Loaded>,
+    /// Last update done, for the report of a failure.
+    step: Step,
+}
+
+/// A stage's trainer and where its weights stand.
+struct Loaded {
+    stage: StageName,
+    restart: Restart,
+    /// The checkpoint that holds the present weights; `None`: fresh ones.
+    at: Option<CheckpointRef>,
+    trainer: StageTrainer,
+}
+
+impl Session {
+    pub fn new(setup: ActorSetup) -> Result<Session, super::SpawnError> {
+        let windows = setup::windows(&setup.config, setup.frames)?;
+        Ok(Session {
+            mean: MeanImage::of(&windows),
+            windows,
+            directory: setup.directory,
+            config: setup.config,
+            device: setup.device,
+            stop: setup.stop,
+            loaded: None,
+            step: Step::FIRST,
+        })
+    }
+
+    pub fn perform(&mut self, command: &Command, reports: &Sender<Report>) -> Result<(), Failure> {
+        match command {
+            Command::MeasureStage(measure) => self.measure(measure, reports),
+            Command::JudgeCheckpoint(judge) => self.judge(judge, reports),
+            Command::TrainChunk(train) => self.train(train, reports),
+        }
+    }
+
+    /// Drops weights that a failure may have left anyhow.
+    pub fn forget(&mut self) {
+        self.loaded = None;
+    }
+
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    pub fn set_step(&mut self, step: Step) {
+        self.step = step;
+    }
+
+    fn measure(&mut self, measure: &MeasureStage, reports: &Sender<Report>) -> Result<(), Failure> {
+        let kind = self.stage_kind(measure.model, &measure.upstream)?;
+        let key = self.init_key(&measure.stage, Restart::FIRST);
+        let config = self.model_config(&measure.stage);
+        let measured = match kind {
+            StageKind::VideoTokenizer | StageKind::LatentActions => measure::frames(self, measure)?,
+            StageKind::Dynamics(_) => {
+                let trainer = StageTrainer::new(kind, &config, &key, self.device)?;
+                measure::tokens(self, measure, &trainer)?
+            }
+        };
+        tell(reports, Event::StageMeasured(measured))
+    }
+
+    fn judge(&mut self, judge: &JudgeCheckpoint, reports: &Sender<Report>) -> Result<(), Failure> {
+        tell(
+            reports,
+            Event::CheckpointJudged(self.verdict(&judge.stage, &judge.checkpoint, &judge.files)),
+        )
+    }
+
+    /// Reads a checkpoint back from the disk and says whether it may be resumed from.
+    pub fn verdict(
+        &self,
+        stage: &StageName,
+        checkpoint: &CheckpointRef,
+        files: &[FileRecord],
+    ) -> CheckpointJudged {
+        let path = self.directory.join(&checkpoint.path);
+        let rejected = match checkpoint::accept(&path, Some(&weights::expected_files(files))) {
+            Acceptance::Accepted(_) => None,
+            Acceptance::Rejected { reason } => Some(Rejection {
+                code: reason.code().to_owned(),
+                text: reason.to_string(),
+            }),
+        };
+        CheckpointJudged {
+            stage: stage.clone(),
+            checkpoint: checkpoint.clone(),
+            rejected,
+        }
+    }
+
+    /// Takes the trainer that stands at the command's start, loading it if another is loaded.
+    pub fn take_trainer(&mut self, train: &TrainChunk) -> Result<StageTrainer, Failure> {
+        let at = train.resume.as_ref().map(|resume| &resume.checkpoint);
+        if let Some(loaded) = self.loaded.take()
+            && loaded.stage == train.stage
+            && loaded.restart == train.restart
+            && loaded.at.as_ref() == at
+            && at.is_some()
+        {
+            return Ok(loaded.trainer);
+        }
+        let kind = self.stage_kind(train.model, &train.upstream)?;
+        let key = self.init_key(&train.stage, train.restart);
+        let mut trainer =
+            StageTrainer::new(kind, &self.model_config(&train.stage), &key, self.device)?;
+        if let Some(resume) = &train.resume {
+            self.load(&mut trainer, resume)?;
+        }
+        Ok(trainer)
+    }
+
+    /// Keeps a trainer whose weights a checkpoint holds, for the next chunk.
+    pub fn keep_trainer(&mut self, train: &TrainChunk, at: CheckpointRef, trainer: StageTrainer) {
+        self.loaded = Some(Loaded {
+            stage: train.stage.clone(),
+            restart: train.restart,
+            at: Some(at),
+            trainer,
+        });
+    }
+
+    fn load(&self, trainer: &mut StageTrainer, resume: &ResumePoint) -> Result<(), Failure> {
+        let path = self.directory.join(&resume.checkpoint.path);
+        // A checkpoint given by the user has no hashes in the log.
+        let expected = (!resume.files.is_empty()).then(|| weights::expected_files(&resume.files));
+        if let Acceptance::Rejected { reason } = checkpoint::accept(&path, expected.as_deref()) {
+            return Err(Failure::Rejected {
+                checkpoint: resume.checkpoint.clone(),
+                reason,
+            });
+        }
+        let content = checkpoint::load(&path)
+            .map_err(|error| Failure::unloadable(&resume.checkpoint, &error))?;
+        let unloadable = |detail: String| Failure::Unloadable {
+            checkpoint: resume.checkpoint.clone(),
+            detail,
+        };
+        let model = weights::from_content(&content).map_err(unloadable)?;
+        let optimizer = weights::optimizer_from_content(&content).map_err(unloadable)?;
+        trainer
+            .load(&model, Some(&optimizer))
+            .map_err(|error| unloadable(error.to_string()))
+    }
+
+    fn stage_kind(&self, model: ModelKind, upstream: &[Upstream]) -> Result<StageKind, Failure> {
+        match model {
+            ModelKind::VideoTokenizer => Ok(StageKind::VideoTokenizer),
+            ModelKind::LatentActions => Ok(StageKind::LatentActions),
+            ModelKind::Dynamics => Ok(StageKind::Dynamics(Box::new(FrozenModels {
+                video_tokenizer: self.frozen(ModelKind::VideoTokenizer, upstream)?,
+                latent_actions: self.frozen(ModelKind::LatentActions, upstream)?,
+            }))),
+        }
+    }
+
+    /// The newest upstream model of a kind.
+    fn frozen(&self, model: ModelKind, upstream: &[Upstream]) -> Result<FrozenModel, Failure> {
+        let found = upstream
+            .iter()
+            .rev()
+            .find(|upstream| self.model_of(&upstream.stage) == Some(model));
+        let upstream = found.ok_or_else(|| {
+            Failure::Environment(format!(
+                "dynamics needs the checkpoint of a `{model:?}` stage, and the run has none"
+            ))
+        })?;
+        let path = self.directory.join(&upstream.checkpoint.path);
+        let content = checkpoint::load(&path)
+            .map_err(|error| Failure::unloadable(&upstream.checkpoint, &error))?;
+        let weights = weights::from_content(&content).map_err(|detail| Failure::Unloadable {
+            checkpoint: upstream.checkpoint.clone(),
+            detail,
+        })?;
+        Ok(FrozenModel {
+            config: self.model_config(&upstream.stage),
+            weights,
+        })
+    }
+
+    fn model_of(&self, stage: &StageName) -> Option<ModelKind> {
+        self.config.stage(stage).map(|policy| policy.model)
+    }
+
+    fn init_key(&self, stage: &StageName, restart: Restart) -> InitKey {
+        InitKey {
+            run_seed: self.config.seed,
+            stage: stage.as_str().to_owned(),
+            restart: restart.get(),
+        }
+    }
+
+    /// The model of a stage, by the shared shape and the stage's own network.
+    pub fn model_config(&self, stage: &StageName) -> ModelConfig {
+        model_config(&self.config, stage)
+    }
+}
+
+fn model_config(config: &Config, stage: &StageName) -> ModelConfig {
+    let shape = config.shape;
+    let network = config.networks.get(stage);
+    let of = |pick: fn(&crate::config::Network) -> u32| {
+        network.map_or(0, |network| i64::from(pick(network)))
+    };
+    ModelConfig {
+        frame_size: i64::from(shape.frame_size),
+        patch_size: i64::from(shape.patch_size),
+        context_length: i64::from(shape.context_length),
+        embed_dim: of(|network| network.embed_dim),
+        num_heads: of(|network| network.num_heads),
+        hidden_dim: of(|network| network.hidden_dim),
+        num_blocks: of(|network| network.num_blocks),
+        latent_dim: i64::from(shape.latent_dim),
+        num_bins: i64::from(shape.num_bins),
+        n_actions: i64::from(shape.n_actions),
+    }
+}

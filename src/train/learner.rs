@@ -1,0 +1,408 @@
+//! One stage's model with its parameters and optimizer: batches in, losses and new weights out.
+//!
+//! [`Learner::accumulate`] and [`Learner::apply`] are apart so that gradients can be averaged
+//! between ranks in the middle. What a batch is made of (frozen models, masks, frames) is decided
+//! before it gets here. No file, clock or generator is touched.
+//! Invariant: same weights, optimizer, batches and thread count give the same bits on a CPU.
+
+use std::collections::BTreeSet;
+
+use tch::{Device, Kind, Tensor};
+
+use super::error::{Result, TrainError};
+use super::init::InitKey;
+use super::mask::TokenMask;
+use super::models::ModelConfig;
+use super::models::dynamics::{Dynamics, Tokens};
+use super::models::latent_actions::{LatentActions, action_indices};
+use super::models::video_tokenizer::VideoTokenizer;
+use super::models::{check_frames, frames_of, patches_of_bytes};
+use super::optimizer::{AdamW, OptimizerState, clip};
+use super::parameters::{GROUPS, NamedTensor, Parameters, Weights};
+
+/// The three kinds of model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    VideoTokenizer,
+    LatentActions,
+    Dynamics,
+}
+
+pub(crate) enum StageModel {
+    Video(VideoTokenizer),
+    Latent(LatentActions),
+    Dynamics(Dynamics),
+}
+
+/// What a stage's model learns from in one micro-batch.
+pub enum Batch {
+    /// Patch rows `[B, T, P, 3 p^2]` for video tokenizer and latent actions.
+    Rows(Tensor),
+    /// Tokens, actions and mask for dynamics.
+    Masked(TokenBatch),
+}
+
+/// A micro-batch of dynamics.
+pub struct TokenBatch {
+    pub(crate) tokens: Tokens,
+    pub(crate) mask: TokenMask,
+}
+
+/// What besides loss and gradient norm an update should report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub actions: bool,
+    pub codebook: bool,
+}
+
+/// Gradients and observations of an update's micro-batches, before clipping.
+pub struct Accumulated {
+    gradients: [Tensor; GROUPS],
+    loss: f64,
+    observed: Observed,
+}
+
+/// Measured during an update, before it changed anything.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpdateMetrics {
+    /// Mean over micro-batches of the undivided loss (f32 each, widened).
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    pub observed: Observed,
+}
+
+/// What was asked for with [`Wanted`], over all micro-batches of the update.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// How often each action occurred (latent actions and dynamics).
+    pub action_counts: Option<Vec<u64>>,
+    /// Distinct codes in the batch, and how many there are (video tokenizer).
+    pub codes: Option<CodeUse>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodeUse {
+    pub seen: BTreeSet<i64>,
+    pub codebook_size: i64,
+}
+
+impl Observed {
+    /// Actions that occur.
+    pub fn unique_actions(&self) -> Option<u64> {
+        let counts = self.action_counts.as_ref()?;
+        Some(counts.iter().filter(|count| **count > 0).count() as u64)
+    }
+
+    /// `-sum p ln(p + 1e-8)` over the actions' shares, in nats.
+    pub fn action_entropy(&self) -> Option<f64> {
+        let counts = self.action_counts.as_ref()?;
+        let total = counts.iter().sum::<u64>().max(1) as f64;
+        let share = |count: &u64| *count as f64 / total;
+        Some(counts.iter().map(share).map(|p| -p * (p + 1e-8).ln()).sum())
+    }
+
+    /// Distinct codes over the codebook's size.
+    pub fn codebook_usage(&self) -> Option<f64> {
+        let codes = self.codes.as_ref()?;
+        Some(codes.seen.len() as f64 / codes.codebook_size as f64)
+    }
+
+    /// Adds what another micro-batch or rank observed of the same model.
+    pub fn merge(&mut self, other: Observed) {
+        match (&mut self.action_counts, other.action_counts) {
+            (Some(mine), Some(theirs)) => mine
+                .iter_mut()
+                .zip(theirs)
+                .for_each(|(mine, theirs)| *mine += theirs),
+            (mine, theirs) => *mine = mine.take().or(theirs),
+        }
+        match (&mut self.codes, other.codes) {
+            (Some(mine), Some(theirs)) => mine.seen.extend(theirs.seen),
+            (mine, theirs) => *mine = mine.take().or(theirs),
+        }
+    }
+}
+
+impl Batch {
+    /// Frames u8 `[B, T, H, W, 3]` for video tokenizer or latent actions.
+    pub fn from_frames(frames: &Tensor, config: &ModelConfig, device: Device) -> Result<Batch> {
+        check_frames(frames, config)?;
+        Ok(Batch::Rows(patches_of_bytes(
+            frames,
+            config.patch_size,
+            device,
+        )?))
+    }
+
+    /// Codes `[B, T, P]` i64 and quantized actions `[B, T - 1, A]` f32 for dynamics.
+    pub fn from_codes(
+        codes: &Tensor,
+        actions: &Tensor,
+        mask: TokenMask,
+        config: &ModelConfig,
+        device: Device,
+    ) -> Result<Batch> {
+        let quantizer = super::models::Quantizer::new(config.latent_dim, config.num_bins);
+        let codes = codes.f_to_device(device)?;
+        let latents = quantizer.latents_of_codes(&codes)?;
+        let actions = actions.f_to_device(device)?;
+        Ok(Batch::Masked(TokenBatch {
+            tokens: Tokens {
+                codes,
+                latents,
+                actions,
+            },
+            mask,
+        }))
+    }
+}
+
+/// A model that learns.
+pub struct Learner {
+    pub(crate) model: StageModel,
+    pub(crate) config: ModelConfig,
+    parameters: Parameters,
+    optimizer: AdamW,
+}
+
+impl Learner {
+    /// A fresh model; its first weights follow from `key` alone.
+    pub fn new(
+        stage: Stage,
+        config: &ModelConfig,
+        key: &InitKey,
+        device: Device,
+    ) -> Result<Learner> {
+        let (model, layout) = match stage {
+            Stage::VideoTokenizer => {
+                VideoTokenizer::new(config, device).map(|(m, l)| (StageModel::Video(m), l))?
+            }
+            Stage::LatentActions => {
+                LatentActions::new(config, device).map(|(m, l)| (StageModel::Latent(m), l))?
+            }
+            Stage::Dynamics => {
+                Dynamics::new(config, device).map(|(m, l)| (StageModel::Dynamics(m), l))?
+            }
+        };
+        let mut parameters = layout.build(key, device)?;
+        let optimizer = AdamW::new(&mut parameters)?;
+        Ok(Learner {
+            model,
+            config: config.clone(),
+            parameters,
+            optimizer,
+        })
+    }
+
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    pub fn device(&self) -> Device {
+        self.parameters.device()
+    }
+
+    /// The weights without a graph.
+    pub(crate) fn frozen(&self) -> Result<Weights> {
+        self.parameters.frozen()
+    }
+
+    /// Parameters and buffers in `state_dict()` order.
+    pub fn export(&self) -> Result<Vec<NamedTensor>> {
+        self.parameters.export()
+    }
+
+    pub fn export_optimizer(&self) -> Result<OptimizerState> {
+        self.optimizer.export(&self.parameters)
+    }
+
+    /// Replaces the weights and, when given, the optimizer's state, else it starts anew.
+    /// Nothing changes unless everything fits.
+    pub fn load(
+        &mut self,
+        model: &[NamedTensor],
+        optimizer: Option<&OptimizerState>,
+    ) -> Result<()> {
+        let optimizer = match optimizer {
+            Some(state) => AdamW::import(&self.parameters, state)?,
+            None => AdamW::new(&mut self.parameters)?,
+        };
+        self.parameters.load(model)?;
+        self.optimizer = optimizer;
+        Ok(())
+    }
+
+    /// What TinyWorlds' `forward` returns first: frames `[B, T or T - 1, 3, H, W]`, or, for
+    /// dynamics, scores `[B, T, P, codebook]`.
+    pub fn output(&self, batch: &Batch) -> Result<Tensor> {
+        let weights = self.frozen()?;
+        let rows = match (&self.model, batch) {
+            (StageModel::Video(model), Batch::Rows(rows)) => model.forward(&weights, rows)?.0,
+            (StageModel::Latent(model), Batch::Rows(rows)) => {
+                model.forward(&weights, rows)?.prediction
+            }
+            (StageModel::Dynamics(model), Batch::Masked(batch)) => {
+                return model.scores(&weights, &batch.tokens, &batch.mask);
+            }
+            (model, _) => return Err(wrong_batch(model)),
+        };
+        frames_of(&rows, self.config.patch_size, self.config.frame_size)
+    }
+
+    /// Codes `[B, T, P]` of the video tokenizer.
+    pub fn codes(&self, batch: &Batch) -> Result<Tensor> {
+        match (&self.model, batch) {
+            (StageModel::Video(model), Batch::Rows(rows)) => {
+                Ok(model.tokenize(&self.frozen()?, rows)?.0)
+            }
+            (model, _) => Err(wrong_batch(model)),
+        }
+    }
+
+    /// Loss and gradients of one update: the mean over its micro-batches.
+    pub fn accumulate(&self, batches: &[Batch], wanted: Wanted) -> Result<Accumulated> {
+        let leaves = self.parameters.leaves()?;
+        let share = 1.0 / batches.len() as f64;
+        let mut sum: Option<Accumulated> = None;
+        for batch in batches {
+            let weights = self.parameters.weights(&leaves)?;
+            let (loss, observed) = self.loss(&weights, batch, wanted)?;
+            let divided = if batches.len() == 1 {
+                loss.shallow_clone()
+            } else {
+                loss.f_mul_scalar(share)?
+            };
+            let gradients = Tensor::f_run_backward(&[divided], &leaves, false, false)?;
+            let gradients: [Tensor; GROUPS] = gradients
+                .try_into()
+                .map_err(|_| TrainError::Tensor("bug: a gradient is missing".to_owned()))?;
+            let loss = loss.f_double_value(&[])?;
+            match &mut sum {
+                None => {
+                    sum = Some(Accumulated {
+                        gradients,
+                        loss,
+                        observed,
+                    })
+                }
+                Some(sum) => sum.add(gradients, loss, observed)?,
+            }
+        }
+        let mut sum = sum.ok_or_else(|| TrainError::Input {
+            what: "an update",
+            found: "no micro-batch".to_owned(),
+            expected: "at least one".to_owned(),
+        })?;
+        sum.loss *= share;
+        Ok(sum)
+    }
+
+    /// Clips the gradients and takes one optimizer step.
+    pub fn apply(
+        &mut self,
+        mut accumulated: Accumulated,
+        learning_rate: f64,
+    ) -> Result<UpdateMetrics> {
+        let grad_norm = clip(&mut accumulated.gradients)?;
+        self.optimizer
+            .update(&mut self.parameters, &accumulated.gradients, learning_rate)?;
+        Ok(UpdateMetrics {
+            loss: accumulated.loss,
+            grad_norm,
+            observed: accumulated.observed,
+        })
+    }
+
+    /// Gradients by parameter, in `state_dict()` order.
+    pub fn export_gradients(&self, accumulated: &Accumulated) -> Result<Vec<NamedTensor>> {
+        self.parameters.export_flats(&accumulated.gradients)
+    }
+
+    fn loss(&self, weights: &Weights, batch: &Batch, wanted: Wanted) -> Result<(Tensor, Observed)> {
+        let mut observed = Observed::default();
+        let loss = match (&self.model, batch) {
+            (StageModel::Video(model), Batch::Rows(rows)) => {
+                let (reconstruction, quantized) = model.forward(weights, rows)?;
+                if wanted.codebook {
+                    let seen = host_integers(&model.codes_of_quantized(&quantized)?)?
+                        .into_iter()
+                        .collect();
+                    observed.codes = Some(CodeUse {
+                        seen,
+                        codebook_size: self.config.codebook_size(),
+                    });
+                }
+                model.loss(&reconstruction, rows)?
+            }
+            (StageModel::Latent(model), Batch::Rows(rows)) => {
+                let pass = model.forward(weights, rows)?;
+                if wanted.actions {
+                    observed.action_counts = Some(self.action_counts(&pass.quantized)?);
+                }
+                model.loss(&pass, rows)?.total
+            }
+            (StageModel::Dynamics(model), Batch::Masked(batch)) => {
+                if wanted.actions {
+                    observed.action_counts = Some(self.action_counts(&batch.tokens.actions)?);
+                }
+                model.loss(weights, &batch.tokens, &batch.mask)?
+            }
+            (model, _) => return Err(wrong_batch(model)),
+        };
+        Ok((loss, observed))
+    }
+
+    fn action_counts(&self, quantized: &Tensor) -> Result<Vec<u64>> {
+        let mut counts = vec![0; self.config.n_actions as usize];
+        for index in host_integers(&action_indices(quantized)?)? {
+            // A diverged model has no action: its loss tells, and the count is left out.
+            if let Some(count) = usize::try_from(index)
+                .ok()
+                .and_then(|index| counts.get_mut(index))
+            {
+                *count += 1;
+            }
+        }
+        Ok(counts)
+    }
+}
+
+impl Accumulated {
+    fn add(&mut self, gradients: [Tensor; GROUPS], loss: f64, observed: Observed) -> Result<()> {
+        for (mine, theirs) in self.gradients.iter_mut().zip(&gradients) {
+            let _ = mine.f_add_(theirs)?;
+        }
+        self.loss += loss;
+        self.observed.merge(observed);
+        Ok(())
+    }
+
+    /// Mean over micro-batches of the undivided loss.
+    pub fn loss(&self) -> f64 {
+        self.loss
+    }
+}
+
+/// All elements of an integer tensor, row-major.
+pub(crate) fn host_integers(tensor: &Tensor) -> Result<Vec<i64>> {
+    let host = tensor
+        .f_to_device(Device::Cpu)?
+        .f_to_kind(Kind::Int64)?
+        .f_contiguous()?;
+    let mut values = vec![0; host.numel()];
+    host.f_copy_data(&mut values, host.numel())?;
+    Ok(values)
+}
+
+fn wrong_batch(model: &StageModel) -> TrainError {
+    let (found, expected) = match model {
+        StageModel::Video(_) | StageModel::Latent(_) => ("tokens", "frames"),
+        StageModel::Dynamics(_) => ("frames", "tokens, actions and a mask"),
+    };
+    TrainError::Input {
+        what: "a micro-batch of this stage",
+        found: found.to_owned(),
+        expected: expected.to_owned(),
+    }
+}

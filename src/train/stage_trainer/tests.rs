@@ -1,0 +1,638 @@
+use super::*;
+use crate::train::models::frame_tensor;
+use crate::train::{learning_rate, maskgit_mask};
+
+const BATCH: usize = 4;
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        frame_size: 16,
+        patch_size: 4,
+        context_length: 4,
+        embed_dim: 16,
+        num_heads: 2,
+        hidden_dim: 24,
+        num_blocks: 2,
+        latent_dim: 3,
+        num_bins: 4,
+        n_actions: 4,
+    }
+}
+
+fn key() -> InitKey {
+    InitKey {
+        run_seed: 5,
+        stage: "test".to_owned(),
+        restart: 0,
+    }
+}
+
+/// SplitMix64, for tests only.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// Windows of a bright 4 x 4 ball that moves over a two-coloured court, as real frames do.
+fn windows(seed: u64, batch: usize) -> Tensor {
+    let mut numbers = Numbers(seed);
+    let mut bytes = Vec::new();
+    for _ in 0..batch {
+        let (mut x, mut y) = ((numbers.next() % 12) as i64, (numbers.next() % 12) as i64);
+        let (dx, dy) = (
+            (numbers.next() % 3) as i64 - 1,
+            (numbers.next() % 3) as i64 - 1,
+        );
+        for _ in 0..4 {
+            for row in 0..16 {
+                for column in 0..16 {
+                    let ball = (0..4).contains(&(row - y)) && (0..4).contains(&(column - x));
+                    let court = if row < 3 {
+                        [40, 40, 120]
+                    } else {
+                        [144, 72, 17]
+                    };
+                    bytes.extend(if ball { [236, 236, 236] } else { court });
+                }
+            }
+            (x, y) = ((x + dx).clamp(0, 12), (y + dy).clamp(0, 12));
+        }
+    }
+    frame_tensor(&bytes, batch, 4, 16).unwrap()
+}
+
+fn mask(seed: u64, batch: usize) -> TokenMask {
+    let mut numbers = Numbers(seed ^ 0xabcd);
+    maskgit_mask(batch, 4, 16, || numbers.uniform())
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Which {
+    Video,
+    Latent,
+    Dynamics,
+}
+
+const ALL: [Which; 3] = [Which::Video, Which::Latent, Which::Dynamics];
+
+fn trainer(which: Which) -> StageTrainer {
+    // Tests run beside each other: more threads each would only wait for one another.
+    crate::train::use_threads(1);
+    let kind = match which {
+        Which::Video => StageKind::VideoTokenizer,
+        Which::Latent => StageKind::LatentActions,
+        Which::Dynamics => {
+            let frozen = |which| FrozenModel {
+                config: config(),
+                weights: trainer(which).export().unwrap(),
+            };
+            StageKind::Dynamics(Box::new(FrozenModels {
+                video_tokenizer: frozen(Which::Video),
+                latent_actions: frozen(Which::Latent),
+            }))
+        }
+    };
+    StageTrainer::new(kind, &config(), &key(), Device::Cpu).unwrap()
+}
+
+fn micro_batch(which: Which, seed: u64, batch: usize) -> MicroBatch {
+    let mask = matches!(which, Which::Dynamics).then(|| mask(seed, batch));
+    MicroBatch {
+        frames: windows(seed, batch),
+        mask,
+    }
+}
+
+fn train(
+    trainer: &mut StageTrainer,
+    which: Which,
+    updates: std::ops::Range<u64>,
+) -> Vec<UpdateMetrics> {
+    let wanted = Wanted {
+        actions: true,
+        codebook: true,
+    };
+    updates
+        .map(|u| {
+            trainer
+                .update(
+                    &[micro_batch(which, u, BATCH)],
+                    learning_rate(u, 200, 3e-3),
+                    wanted,
+                )
+                .unwrap()
+        })
+        .collect()
+}
+
+fn mean_loss(metrics: &[UpdateMetrics]) -> f64 {
+    metrics.iter().map(|m| m.loss).sum::<f64>() / metrics.len() as f64
+}
+
+#[test]
+fn every_stage_learns_moving_pictures() {
+    for (which, factor) in [
+        (Which::Video, 0.3),
+        (Which::Latent, 0.5),
+        (Which::Dynamics, 0.6),
+    ] {
+        let mut trainer = trainer(which);
+        let metrics = train(&mut trainer, which, 0..150);
+        let (first, last) = (mean_loss(&metrics[..10]), mean_loss(&metrics[140..]));
+        assert!(last < factor * first, "{which:?}: {first} to {last}");
+        assert!(
+            metrics
+                .iter()
+                .all(|m| m.grad_norm > 0.0 && m.grad_norm.is_finite()),
+            "{which:?}"
+        );
+    }
+}
+
+#[test]
+fn saved_and_loaded_training_goes_on_with_the_same_bits() {
+    for which in ALL {
+        let mut whole = trainer(which);
+        let all = train(&mut whole, which, 0..8);
+        let mut stopped = trainer(which);
+        let mut parts = train(&mut stopped, which, 0..5);
+        let (model, optimizer) = (
+            stopped.export().unwrap(),
+            stopped.export_optimizer().unwrap(),
+        );
+        let mut resumed = trainer(which);
+        train(&mut resumed, which, 100..102);
+        resumed.load(&model, Some(&optimizer)).unwrap();
+        parts.extend(train(&mut resumed, which, 5..8));
+        assert_eq!(parts, all, "{which:?}");
+        assert_eq!(
+            resumed.export().unwrap(),
+            whole.export().unwrap(),
+            "{which:?}"
+        );
+        assert_eq!(
+            resumed.export_optimizer().unwrap(),
+            whole.export_optimizer().unwrap(),
+            "{which:?}"
+        );
+        assert_eq!(optimizer.step, 5);
+    }
+}
+
+#[test]
+fn two_micro_batches_give_the_mean_of_their_gradients() {
+    for which in ALL {
+        let trainer = trainer(which);
+        let floats = |batches: &[MicroBatch]| {
+            let accumulated = trainer.accumulate(batches, Wanted::default()).unwrap();
+            let tensors = trainer.learner().export_gradients(&accumulated).unwrap();
+            let bytes = tensors
+                .into_iter()
+                .flat_map(|tensor| tensor.bytes)
+                .collect::<Vec<u8>>();
+            let values: Vec<f64> = bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f64::from(f32::from_le_bytes(*b)))
+                .collect();
+            (accumulated.loss(), values)
+        };
+        let (loss_a, a) = floats(&[micro_batch(which, 1, BATCH)]);
+        let (loss_b, b) = floats(&[micro_batch(which, 2, BATCH)]);
+        let (loss, both) = floats(&[micro_batch(which, 1, BATCH), micro_batch(which, 2, BATCH)]);
+        assert_eq!(
+            loss,
+            (loss_a + loss_b) * 0.5,
+            "{which:?}: the loss is reported undivided"
+        );
+        let largest = a.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        let differs = |((a, b), both): ((&f64, &f64), &f64)| ((a + b) / 2.0 - both).abs();
+        let deviation = a.iter().zip(&b).zip(&both).map(differs).fold(0.0, f64::max);
+        assert!(
+            deviation < 1e-6 * largest,
+            "{which:?}: {deviation} of {largest}"
+        );
+        assert!(a != b, "{which:?}: two equal gradients would show nothing");
+    }
+}
+
+#[test]
+fn the_video_gradient_of_a_batch_is_the_mean_over_its_halves() {
+    // True where the loss is a plain mean over samples, so it tests the division itself.
+    let trainer = trainer(Which::Video);
+    let frames = windows(9, 4);
+    let part = |from, length| MicroBatch {
+        frames: frames.narrow(0, from, length),
+        mask: None,
+    };
+    let whole = trainer
+        .accumulate(&[part(0, 4)], Wanted::default())
+        .unwrap();
+    let halves = trainer
+        .accumulate(&[part(0, 2), part(2, 2)], Wanted::default())
+        .unwrap();
+    assert!((whole.loss() - halves.loss()).abs() < 1e-6);
+}
+
+#[test]
+fn a_hundred_updates_twice_give_the_same_bits() {
+    for which in ALL {
+        let (mut one, mut two) = (trainer(which), trainer(which));
+        assert_eq!(
+            train(&mut one, which, 0..100),
+            train(&mut two, which, 0..100),
+            "{which:?}"
+        );
+        assert_eq!(one.export().unwrap(), two.export().unwrap(), "{which:?}");
+    }
+}
+
+#[test]
+fn metrics_of_actions_and_codes_are_reported_where_they_exist() {
+    let has = |which: Which| {
+        let observed = train(&mut trainer(which), which, 0..1).remove(0).observed;
+        (
+            observed.unique_actions().is_some(),
+            observed.codebook_usage().is_some(),
+        )
+    };
+    assert_eq!(has(Which::Video), (false, true));
+    assert_eq!(has(Which::Latent), (true, false));
+    assert_eq!(has(Which::Dynamics), (true, false));
+    let observed = train(&mut trainer(Which::Latent), Which::Latent, 0..1)
+        .remove(0)
+        .observed;
+    assert_eq!(
+        observed.action_counts.unwrap().iter().sum::<u64>(),
+        BATCH as u64 * 3
+    );
+}
+
+#[test]
+fn held_out_losses_match_the_training_loss_and_change_nothing() {
+    for which in ALL {
+        let mut trainer = trainer(which);
+        train(&mut trainer, which, 0..3);
+        let before = trainer.export().unwrap();
+        let moving = Tensor::ones([BATCH as i64, 4, 16, 16], (Kind::Uint8, Device::Cpu));
+        let moving = (!matches!(which, Which::Dynamics)).then_some(moving);
+        let held_out = [HeldOut {
+            batch: micro_batch(which, 77, BATCH),
+            moving,
+        }];
+        let found = trainer.evaluate(&held_out).unwrap();
+        let loss = trainer
+            .accumulate(&[micro_batch(which, 77, BATCH)], Wanted::default())
+            .unwrap()
+            .loss();
+        assert_eq!(found.loss, loss, "{which:?}");
+        if let Some(all_pixels) = found.moving {
+            assert!(
+                (found.reconstruction + found.penalty - found.loss).abs() < 1e-6,
+                "{which:?}"
+            );
+            assert!(
+                (all_pixels - found.reconstruction).abs() < 1e-6,
+                "{which:?}: every pixel moving"
+            );
+        }
+        assert_eq!(trainer.export().unwrap(), before, "{which:?}");
+    }
+}
+
+#[test]
+fn the_loss_of_moving_pixels_is_taken_over_those_alone() {
+    let trainer = trainer(Which::Video);
+    let frames = windows(3, 1);
+    let pixels = Tensor::zeros([1, 4, 16, 16], (Kind::Uint8, Device::Cpu));
+    let _ = pixels.narrow(2, 5, 1).narrow(3, 6, 2).fill_(1);
+    let batch = Batch::from_frames(&frames, &config(), Device::Cpu).unwrap();
+    let drawn = trainer
+        .learner()
+        .output(&batch)
+        .unwrap()
+        .permute([0, 1, 3, 4, 2]);
+    let truth = frames.to_kind(Kind::Float) / 127.5 - 1.0;
+    let cut = |t: &Tensor| t.narrow(2, 5, 1).narrow(3, 6, 2);
+    let want = cut(&drawn)
+        .smooth_l1_loss(&cut(&truth), Reduction::Mean, 1.0)
+        .double_value(&[]);
+    let held_out = [HeldOut {
+        batch: MicroBatch { frames, mask: None },
+        moving: Some(pixels),
+    }];
+    let found = trainer.evaluate(&held_out).unwrap().moving.unwrap();
+    assert!((found - want).abs() < 1e-6, "{found} {want}");
+}
+
+#[test]
+fn predictions_have_the_shape_of_what_the_stage_draws() {
+    for (which, time) in [(Which::Video, 4), (Which::Latent, 3), (Which::Dynamics, 1)] {
+        let found = trainer(which).predict(&windows(1, 2)).unwrap();
+        assert_eq!(
+            (found.batch, found.time, found.size, found.values.len()),
+            (2, time, 16, 2 * time * 16 * 16 * 3),
+            "{which:?}"
+        );
+        assert!(
+            found
+                .values
+                .iter()
+                .all(|value| (-1.0..=1.0).contains(value)),
+            "{which:?}"
+        );
+    }
+}
+
+#[test]
+fn dynamics_does_not_see_the_frame_it_predicts() {
+    let mut trainer = trainer(Which::Dynamics);
+    train(&mut trainer, Which::Dynamics, 0..20);
+    let frames = windows(1, 2);
+    let changed = frames.copy();
+    let _ = changed.narrow(1, 3, 1).narrow(2, 0, 8).fill_(255);
+    let frozen = trainer.frozen.as_ref().unwrap();
+    let (tokens, other) = (
+        frozen.tokens(&frames).unwrap(),
+        frozen.tokens(&changed).unwrap(),
+    );
+    let unlike = |a: &Tensor, b: &Tensor| a.ne_tensor(b).sum(Kind::Int64).int64_value(&[]);
+    assert!(
+        unlike(&tokens.codes.narrow(1, 3, 1), &other.codes.narrow(1, 3, 1)) > 0,
+        "the change reaches the last tokens"
+    );
+    assert_eq!(
+        unlike(&tokens.codes.narrow(1, 0, 3), &other.codes.narrow(1, 0, 3)),
+        0,
+        "and no earlier ones"
+    );
+    let StageModel::Dynamics(model) = &trainer.learner.model else {
+        panic!()
+    };
+    let mask = TokenMask::last_frame(2, 4, 16);
+    let weights = trainer.learner.frozen().unwrap();
+    let other = Tokens {
+        actions: tokens.actions.shallow_clone(),
+        ..other
+    };
+    let scores = |tokens: &Tokens| model.masked_scores(&weights, tokens, &mask).unwrap().0;
+    assert_eq!(scores(&tokens), scores(&other));
+}
+
+#[test]
+fn the_marginal_predictor_is_beaten_by_nothing_on_constant_tokens() {
+    let trainer = trainer(Which::Dynamics);
+    let frames = windows(4, 2);
+    let counts = trainer.token_counts([&frames]).unwrap();
+    assert_eq!(counts.counts.iter().sum::<u64>(), 2 * 4 * 16);
+    assert!((1..=64).contains(&counts.distinct()));
+    let held_out = [HeldOut {
+        batch: MicroBatch {
+            frames,
+            mask: Some(mask(1, 2)),
+        },
+        moving: None,
+    }];
+    let loss = trainer.marginal_loss(&counts, &held_out).unwrap();
+    assert!(
+        loss > 0.0 && loss < 64_f64.ln(),
+        "{loss}: better than guessing among 64 codes"
+    );
+    let nothing = TokenCounts {
+        counts: vec![0; 16 * 64],
+        ..counts
+    };
+    let loss = trainer.marginal_loss(&nothing, &held_out).unwrap();
+    assert!((loss - 64_f64.ln()).abs() < 1e-12, "{loss}: guessing");
+}
+
+#[track_caller]
+fn check_error<T>(name: &str, found: Result<T>, want: &str) {
+    let found = found.map_or_else(|error| error.to_string(), |_| "no error".to_owned());
+    assert_eq!(found, want, "{name}");
+}
+
+#[test]
+fn batches_that_do_not_fit_are_refused_in_words() {
+    let mut video = trainer(Which::Video);
+    let mut dynamics = trainer(Which::Dynamics);
+    let wanted = Wanted::default();
+    let plain = |frames| [MicroBatch { frames, mask: None }];
+    check_error(
+        "floats",
+        video.update(&plain(windows(1, 1).to_kind(Kind::Float)), 0.1, wanted),
+        "a micro-batch is Float [1, 4, 16, 16, 3], expected Uint8 [batch, 2 to 4, 16, 16, 3]",
+    );
+    check_error(
+        "a smaller frame",
+        video.update(&plain(windows(1, 1).narrow(2, 0, 8)), 0.1, wanted),
+        "a micro-batch is Uint8 [1, 4, 8, 16, 3], expected Uint8 [batch, 2 to 4, 16, 16, 3]",
+    );
+    check_error(
+        "nothing",
+        video.update(&[], 0.1, wanted),
+        "an update is no micro-batch, expected at least one",
+    );
+    check_error(
+        "dynamics without a mask",
+        dynamics.update(&plain(windows(1, 1)), 0.1, wanted),
+        "the token mask of a micro-batch is missing, expected one per micro-batch of dynamics",
+    );
+    let masked = [MicroBatch {
+        frames: windows(1, 1),
+        mask: Some(mask(1, 1)),
+    }];
+    check_error(
+        "video with a mask",
+        video.update(&masked, 0.1, wanted),
+        "the token mask of a micro-batch is given, expected none outside dynamics",
+    );
+    let wrong = [MicroBatch {
+        frames: windows(1, 1),
+        mask: Some(mask(1, 2)),
+    }];
+    check_error(
+        "a mask of another batch",
+        dynamics.update(&wrong, 0.1, wanted),
+        "a token mask is [2, 4, 16], expected [1, 4, 16]",
+    );
+    check_error(
+        "an empty evaluation",
+        video.evaluate(&[]),
+        "held-out batches is empty, expected at least one",
+    );
+    check_error(
+        "tokens of video",
+        video.token_counts([&windows(1, 1)]),
+        "the stage is without tokens, expected dynamics",
+    );
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused_and_change_nothing() {
+    let mut video = trainer(Which::Video);
+    let whole = video.export().unwrap();
+    let change = |edit: &dyn Fn(&mut Vec<NamedTensor>)| {
+        let mut tensors = whole.clone();
+        edit(&mut tensors);
+        tensors
+    };
+    check_error(
+        "one is missing",
+        video.load(
+            &change(&|t| {
+                t.remove(3);
+            }),
+            None,
+        ),
+        "tensor `encoder.transformer.blocks.0.spatial_attn.q_proj.bias` is missing; the model of this config has it",
+    );
+    check_error(
+        "one too many",
+        video.load(
+            &change(&|t| {
+                let mut extra = t[0].clone();
+                extra.name = "extra".to_owned();
+                t.push(extra);
+            }),
+            None,
+        ),
+        "tensor `extra` is not part of the model of this config",
+    );
+    check_error(
+        "one twice",
+        video.load(
+            &change(&|t| {
+                let again = t[0].clone();
+                t.push(again);
+            }),
+            None,
+        ),
+        "tensor `encoder.patch_embed.proj.weight` is given twice",
+    );
+    check_error(
+        "another shape",
+        video.load(&change(&|t| t[1].shape = vec![4, 4]), None),
+        "tensor `encoder.patch_embed.proj.bias` has shape [4, 4], expected [16]",
+    );
+    check_error(
+        "too few bytes",
+        video.load(
+            &change(&|t| {
+                t[1].bytes.pop();
+            }),
+            None,
+        ),
+        "tensor `encoder.patch_embed.proj.bias` holds 63 bytes, expected 64 for its shape",
+    );
+    check_error(
+        "another quantizer",
+        video.load(
+            &change(&|t| {
+                if let Some(last) = t.last_mut() {
+                    last.bytes[8] = 9;
+                }
+            }),
+            None,
+        ),
+        "buffer `quantizer.basis` differs from the one this config makes: the model was made for other settings",
+    );
+    assert_eq!(video.export().unwrap(), whole);
+}
+
+#[test]
+fn frozen_models_of_another_shape_are_refused() {
+    let frozen = |which, config: ModelConfig| FrozenModel {
+        config,
+        weights: trainer(which).export().unwrap(),
+    };
+    let kind = StageKind::Dynamics(Box::new(FrozenModels {
+        video_tokenizer: frozen(
+            Which::Video,
+            ModelConfig {
+                num_bins: 3,
+                ..config()
+            },
+        ),
+        latent_actions: frozen(Which::Latent, config()),
+    }));
+    check_error(
+        "another codebook",
+        StageTrainer::new(kind, &config(), &key(), Device::Cpu),
+        "the frozen video tokenizer has `num_bins` = 3, expected this stage's 4",
+    );
+    let kind = StageKind::Dynamics(Box::new(FrozenModels {
+        video_tokenizer: frozen(Which::Video, config()),
+        latent_actions: frozen(
+            Which::Latent,
+            ModelConfig {
+                n_actions: 2,
+                ..config()
+            },
+        ),
+    }));
+    check_error(
+        "other actions",
+        StageTrainer::new(kind, &config(), &key(), Device::Cpu),
+        "the frozen latent-action model has `n_actions` = 2, expected this stage's 4",
+    );
+}
+
+#[test]
+fn the_default_models_have_tinyworlds_parameter_counts() {
+    let default = ModelConfig {
+        frame_size: 64,
+        patch_size: 4,
+        context_length: 4,
+        embed_dim: 32,
+        num_heads: 8,
+        hidden_dim: 128,
+        num_blocks: 4,
+        latent_dim: 5,
+        num_bins: 4,
+        n_actions: 4,
+    };
+    let count = |stage, num_blocks| {
+        let config = ModelConfig {
+            num_blocks,
+            ..default.clone()
+        };
+        Learner::new(stage, &config, &key(), Device::Cpu)
+            .unwrap()
+            .parameters()
+            .count()
+    };
+    assert_eq!(count(Stage::VideoTokenizer, 4), 138_821);
+    assert_eq!(count(Stage::LatentActions, 2), 74_066);
+    assert_eq!(count(Stage::Dynamics, 8), 173_077);
+}
+
+#[test]
+fn a_batch_beyond_all_memory_is_an_error_and_training_goes_on() {
+    let mut video = trainer(Which::Video);
+    let before = (video.export().unwrap(), video.export_optimizer().unwrap());
+    // One window seen 2^40 times: no memory until it is made into patches, then petabytes.
+    let frames = windows(1, 1).expand([1 << 40, 4, 16, 16, 3], false);
+    let found = video.update(&[MicroBatch { frames, mask: None }], 0.1, Wanted::default());
+    assert!(
+        matches!(found, Err(TrainError::OutOfMemory { .. })),
+        "{found:?}"
+    );
+    assert_eq!(
+        (video.export().unwrap(), video.export_optimizer().unwrap()),
+        before
+    );
+    assert!(train(&mut video, Which::Video, 1..2)[0].loss.is_finite());
+}

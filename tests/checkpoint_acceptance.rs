@@ -1,0 +1,605 @@
+//! Checkpoints on disk: TinyWorlds' own file set and its broken copies, what tinygate
+//! writes itself, and real files with bytes changed at random.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use tinygate::checkpoint::torch_file::{self, DType, Tensor, Value};
+use tinygate::checkpoint::{
+    Acceptance, AdamWState, BYTES_MIN, CheckpointContent, FILE_NAMES, FileRecord, LoadError,
+    MODEL_FILE, Moments, OPTIMIZER_FILE, Origin, Parameter, ParameterGroup, RejectReason,
+    STATE_FILE, UPDATES_DONE, WriteError, accept, load, remove_leftovers, write,
+};
+
+const NAME: &str = "video_tokenizer_step_149";
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tinyworlds_checkpoint")
+}
+
+fn fixture() -> PathBuf {
+    fixtures().join(NAME)
+}
+
+/// A copy of the good fixture that a test may damage.
+fn copy_of_fixture(parent: &Path) -> PathBuf {
+    let copy = parent.join(NAME);
+    fs::create_dir(&copy).unwrap();
+    for name in FILE_NAMES {
+        fs::write(copy.join(name), fs::read(fixture().join(name)).unwrap()).unwrap();
+    }
+    copy
+}
+
+fn rejection(acceptance: Acceptance) -> Option<RejectReason> {
+    match acceptance {
+        Acceptance::Accepted(_) => None,
+        Acceptance::Rejected { reason } => Some(reason),
+    }
+}
+
+#[test]
+fn tinyworlds_own_checkpoint_is_accepted() {
+    let Acceptance::Accepted(accepted) = accept(&fixture(), None) else {
+        panic!("rejected: {:?}", accept(&fixture(), None));
+    };
+    assert_eq!(accepted.step, Some(150), "`_step_149` has done 150 updates");
+    assert_eq!(accepted.origin, Origin::Foreign);
+    assert_eq!(accepted.tensors, 61);
+    assert_eq!(accepted.elements, 15_250);
+    let names: Vec<&str> = accepted
+        .files
+        .iter()
+        .map(|file| file.name.as_str())
+        .collect();
+    assert_eq!(names, FILE_NAMES);
+}
+
+#[track_caller]
+fn check_broken(folder: &str, want: RejectReason) {
+    let found = rejection(accept(
+        &fixtures().join("broken").join(folder).join(NAME),
+        None,
+    ));
+    assert_eq!(found, Some(want), "{folder}");
+}
+
+#[test]
+fn each_broken_checkpoint_is_rejected_for_its_fault() {
+    let model = || MODEL_FILE.to_owned();
+    check_broken("empty_dicts", RejectReason::EmptyDict { name: model() });
+    check_broken(
+        "missing_optimizer",
+        RejectReason::MissingFile {
+            name: OPTIMIZER_FILE.to_owned(),
+        },
+    );
+    check_broken(
+        "non_finite",
+        RejectReason::NonFinite {
+            tensor: "encoder.patch_embed.proj.weight".to_owned(),
+        },
+    );
+    check_broken(
+        "not_a_checkpoint",
+        RejectReason::NotAnArchive { name: model() },
+    );
+    check_broken("truncated_zip", RejectReason::Truncated { name: model() });
+    check_broken(
+        "executes",
+        RejectReason::ForeignCode {
+            name: model(),
+            global: "posix.mkdir".to_owned(),
+        },
+    );
+    let folders = fs::read_dir(fixtures().join("broken")).unwrap().count();
+    assert_eq!(folders, 6, "every folder of `broken` has its row above");
+}
+
+#[test]
+fn what_a_pickle_wants_executed_is_not() {
+    let made_by_it = Path::new("EXECUTED_BY_A_PICKLE");
+    assert!(!made_by_it.exists(), "left by another program: remove it");
+    let executes = fixtures().join("broken/executes").join(NAME);
+    accept(&executes, None);
+    let error = load(&executes).unwrap_err();
+    assert!(matches!(error, LoadError::ForeignCode { global, .. } if global == "posix.mkdir"));
+    let bytes = fs::read(executes.join(MODEL_FILE)).unwrap();
+    assert_eq!(torch_file::read(&bytes).unwrap().foreign, ["posix.mkdir"]);
+    assert!(!made_by_it.exists());
+}
+
+/// Puts `content` in place of one file of the fixture and judges it.
+#[track_caller]
+fn check_replaced(name: &str, file: &str, content: &[u8], want: Option<RejectReason>) {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = copy_of_fixture(directory.path());
+    fs::write(copy.join(file), content).unwrap();
+    assert_eq!(rejection(accept(&copy, None)), want, "{name}");
+}
+
+#[test]
+fn placeholders_are_too_small() {
+    let small = |name: &str, size| RejectReason::TooSmall {
+        name: name.to_owned(),
+        size,
+        minimum: BYTES_MIN,
+    };
+    let archive = |name: &str| RejectReason::NotAnArchive {
+        name: name.to_owned(),
+    };
+    let (below, at) = (&[0; 999], &[0; 1000]);
+    let rows: [(&str, &str, &[u8], RejectReason); 6] = [
+        ("an empty model", MODEL_FILE, b"", small(MODEL_FILE, 0)),
+        ("a model below", MODEL_FILE, below, small(MODEL_FILE, 999)),
+        ("a model at the limit", MODEL_FILE, at, archive(MODEL_FILE)),
+        (
+            "an optimizer below",
+            OPTIMIZER_FILE,
+            below,
+            small(OPTIMIZER_FILE, 999),
+        ),
+        (
+            "an optimizer at it",
+            OPTIMIZER_FILE,
+            at,
+            archive(OPTIMIZER_FILE),
+        ),
+        (
+            "an empty state, of any size",
+            STATE_FILE,
+            b"",
+            archive(STATE_FILE),
+        ),
+    ];
+    for (name, file, content, want) in rows {
+        check_replaced(name, file, content, Some(want));
+    }
+}
+
+/// An archive of `value`, made larger than a placeholder by its long name.
+fn archive(value: Value) -> Vec<u8> {
+    let bytes = torch_file::write(&"archive".repeat(30), &value).unwrap();
+    assert!(bytes.len() as u64 >= BYTES_MIN);
+    bytes
+}
+
+#[test]
+fn files_must_hold_what_their_name_says() {
+    let weights = |values: &[f32]| Tensor::from_f32(vec![values.len()], values).unwrap();
+    let dict = |key: &str, value: Value| archive(Value::dict([(key, value)]));
+    let not_a_dict = |name: &str, found: &str| RejectReason::NotADict {
+        name: name.to_owned(),
+        found: found.to_owned(),
+    };
+    let empty = |name: &str| RejectReason::EmptyDict {
+        name: name.to_owned(),
+    };
+    let rows: [(&str, &str, Vec<u8>, Option<RejectReason>); 10] = [
+        (
+            "a model that is one tensor",
+            MODEL_FILE,
+            archive(weights(&[0.0]).into()),
+            Some(not_a_dict(MODEL_FILE, "Tensor")),
+        ),
+        (
+            "a model with a number in it",
+            MODEL_FILE,
+            dict("a", 1.5.into()),
+            Some(RejectReason::NotATensor {
+                name: MODEL_FILE.to_owned(),
+                key: "a".to_owned(),
+                found: "float".to_owned(),
+            }),
+        ),
+        (
+            "a model whose tensors have numbers",
+            MODEL_FILE,
+            archive(Value::Dict(vec![(Value::Int(7), weights(&[0.0]).into())])),
+            Some(RejectReason::NotATensor {
+                name: MODEL_FILE.to_owned(),
+                key: "Int(7)".to_owned(),
+                found: "Tensor".to_owned(),
+            }),
+        ),
+        (
+            "a model that is infinite",
+            MODEL_FILE,
+            dict("a", weights(&[0.0, f32::INFINITY]).into()),
+            Some(RejectReason::NonFinite {
+                tensor: "a".to_owned(),
+            }),
+        ),
+        (
+            "a model in a plain dict",
+            MODEL_FILE,
+            dict("a", weights(&[0.0]).into()),
+            None,
+        ),
+        (
+            "an optimizer that is a list",
+            OPTIMIZER_FILE,
+            archive(Value::List(vec![])),
+            Some(not_a_dict(OPTIMIZER_FILE, "list")),
+        ),
+        (
+            "an optimizer of no state",
+            OPTIMIZER_FILE,
+            dict("state", Value::Dict(vec![])),
+            Some(empty(OPTIMIZER_FILE)),
+        ),
+        (
+            "an optimizer whose state is by name",
+            OPTIMIZER_FILE,
+            dict("state", Value::dict([("w", Value::Dict(vec![]))])),
+            None,
+        ),
+        (
+            "an optimizer of an empty dict",
+            OPTIMIZER_FILE,
+            archive(Value::Dict(vec![])),
+            Some(empty(OPTIMIZER_FILE)),
+        ),
+        (
+            "a state that is a number",
+            STATE_FILE,
+            archive(Value::Int(5)),
+            Some(not_a_dict(STATE_FILE, "int")),
+        ),
+    ];
+    for (name, file, content, want) in rows {
+        check_replaced(name, file, &content, want);
+    }
+}
+
+#[test]
+fn a_directory_in_place_of_a_file_is_rejected() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = copy_of_fixture(directory.path());
+    fs::remove_file(copy.join(STATE_FILE)).unwrap();
+    fs::create_dir(copy.join(STATE_FILE)).unwrap();
+    let want = RejectReason::Unreadable {
+        name: STATE_FILE.to_owned(),
+        error: "it is not a regular file".to_owned(),
+    };
+    assert_eq!(rejection(accept(&copy, None)), Some(want));
+    let nowhere = directory.path().join("nowhere");
+    let want = RejectReason::MissingFile {
+        name: MODEL_FILE.to_owned(),
+    };
+    assert_eq!(rejection(accept(&nowhere, None)), Some(want));
+}
+
+/// As the trainer's: two parameters, AdamW, and a state of plain values.
+fn content() -> CheckpointContent {
+    let weights: Vec<f32> = (0..300).map(|i| i as f32 / 7.0).collect();
+    let weight = Tensor::from_f32(vec![3, 100], &weights).unwrap();
+    let basis = Tensor::from_i64(vec![5], &[1, 4, 16, 64, 256]).unwrap();
+    let parameter = Parameter {
+        name: Some("encoder.weight".to_owned()),
+        moments: Some(Moments {
+            step: 5000,
+            exp_avg: weight.clone(),
+            exp_avg_sq: weight.clone(),
+        }),
+    };
+    let optimizer = AdamWState {
+        groups: vec![ParameterGroup {
+            learning_rate: 3e-5,
+            initial_learning_rate: Some(3e-3),
+            weight_decay: 0.01,
+            betas: (0.9, 0.999),
+            eps: 1e-8,
+            parameters: vec![parameter],
+        }],
+    };
+    CheckpointContent {
+        model: vec![
+            ("encoder.weight".to_owned(), weight),
+            ("quantizer.basis".to_owned(), basis),
+        ],
+        optimizer: optimizer.to_value().unwrap(),
+        state: Value::dict([
+            ("scheduler_state_dict", Value::None),
+            ("config", Value::dict([("patch_size", Value::Int(8))])),
+            ("step", Value::Int(4999)),
+            (UPDATES_DONE, Value::Int(5000)),
+            ("samples_seen", Value::Int(40_000)),
+        ]),
+    }
+}
+
+#[test]
+fn a_checkpoint_of_ours_is_read_back_and_accepted_by_its_hashes() {
+    let directory = tempfile::tempdir().unwrap();
+    let parent = directory.path().join("run/video_tokenizer/checkpoints");
+    let written = write(&parent, "video_tokenizer_step_5000", &content()).unwrap();
+    assert_eq!(load(&written.path).unwrap(), content());
+    let Acceptance::Accepted(accepted) = accept(&written.path, Some(&written.files)) else {
+        panic!(
+            "rejected: {:?}",
+            accept(&written.path, Some(&written.files))
+        );
+    };
+    assert_eq!(
+        (accepted.step, accepted.origin),
+        (Some(5000), Origin::Tinygate)
+    );
+    assert_eq!(accepted.files, written.files);
+    let left: Vec<_> = fs::read_dir(&parent).unwrap().collect();
+    assert_eq!(left.len(), 1, "nothing is left beside it: {left:?}");
+}
+
+#[test]
+fn the_same_content_has_the_same_bytes_and_replaces_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = write(directory.path(), "a_step_5000", &content()).unwrap();
+    fs::write(
+        first.path.join("stray"),
+        b"of a directory that no event names",
+    )
+    .unwrap();
+    let second = write(directory.path(), "a_step_5000", &content()).unwrap();
+    assert_eq!(first, second);
+    assert!(!second.path.join("stray").exists());
+    let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "nothing is left beside it: {left:?}");
+}
+
+#[test]
+fn a_changed_checkpoint_of_ours_is_rejected() {
+    let directory = tempfile::tempdir().unwrap();
+    let written = write(directory.path(), "a_step_5000", &content()).unwrap();
+    let judge = |expected: &[FileRecord]| rejection(accept(&written.path, Some(expected)));
+    for (index, name) in FILE_NAMES.into_iter().enumerate() {
+        let name = || name.to_owned();
+        let mut expected = written.files.clone();
+        expected[index].blake3_hex = "0".repeat(64);
+        let want = RejectReason::HashMismatch {
+            name: name(),
+            expected: "0".repeat(64),
+            found: written.files[index].blake3_hex.clone(),
+        };
+        assert_eq!(judge(&expected), Some(want));
+
+        let mut expected = written.files.clone();
+        expected[index].size += 1;
+        let want = RejectReason::SizeMismatch {
+            name: name(),
+            expected: written.files[index].size + 1,
+            found: written.files[index].size,
+        };
+        assert_eq!(judge(&expected), Some(want));
+
+        let mut expected = written.files.clone();
+        expected.remove(index);
+        assert_eq!(
+            judge(&expected),
+            Some(RejectReason::NotInLog { name: name() })
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_resumed_from_is_not_written() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["", ".", "..", ".hidden", "a/b", "/a"] {
+        let error = write(directory.path(), name, &content()).unwrap_err();
+        assert!(
+            matches!(error, WriteError::Name { .. }),
+            "{name:?}: {error}"
+        );
+    }
+    for state in [Value::None, Value::dict([(UPDATES_DONE, Value::Int(-1))])] {
+        let content = CheckpointContent { state, ..content() };
+        let error = write(directory.path(), "a_step_1", &content).unwrap_err();
+        assert!(matches!(error, WriteError::State), "{error}");
+    }
+    let class = "a.Class".to_owned();
+    let optimizer = Value::Opaque { class };
+    let content = CheckpointContent {
+        optimizer,
+        ..content()
+    };
+    let error = write(directory.path(), "a_step_1", &content).unwrap_err();
+    assert!(matches!(error, WriteError::Encode { .. }), "{error}");
+    assert!(!error.is_environment());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_parent_that_is_a_file_is_the_environments_fault() {
+    let directory = tempfile::tempdir().unwrap();
+    let parent = directory.path().join("file");
+    fs::write(&parent, b"").unwrap();
+    let error = write(&parent, "a_step_1", &content()).unwrap_err();
+    assert!(error.is_environment(), "{error}");
+}
+
+#[test]
+fn what_an_interrupted_write_left_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = directory.path().join(".tmp-a_step_5000");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join(MODEL_FILE), b"half a mod").unwrap();
+    let written = write(directory.path(), "a_step_5000", &content()).unwrap();
+    assert!(!left.exists(), "the next write of the name replaces it");
+
+    fs::create_dir(&left).unwrap();
+    assert_eq!(remove_leftovers(directory.path()).unwrap(), [left]);
+    assert!(written.path.exists());
+    let nowhere = directory.path().join("nowhere");
+    assert_eq!(remove_leftovers(&nowhere).unwrap(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn tinyworlds_optimizer_is_understood_and_written_alike() {
+    let read = load(&fixture()).unwrap().optimizer;
+    let state = AdamWState::from_value(&read).unwrap();
+    let sizes: Vec<usize> = state.groups.iter().map(|g| g.parameters.len()).collect();
+    assert_eq!(sizes, [26, 34]);
+    let [decayed, plain] = state.groups.as_slice() else {
+        panic!("two groups")
+    };
+    assert_eq!((decayed.weight_decay, plain.weight_decay), (0.01, 0.0));
+    assert_eq!((decayed.betas, decayed.eps), ((0.9, 0.999), 1e-8));
+    assert_eq!(decayed.learning_rate, 3e-5);
+    assert_eq!(decayed.initial_learning_rate, Some(3e-3));
+    let parameters = || state.groups.iter().flat_map(|group| &group.parameters);
+    assert!(parameters().all(|p| p.moments.as_ref().is_some_and(|m| m.step == 150)));
+
+    // The same keys in the same order; `fused` was that machine's choice.
+    let again = state.to_value().unwrap();
+    assert_eq!(again.get("state"), read.get("state"));
+    let keys = |value: &Value| -> Vec<String> {
+        let groups = value.get("param_groups").and_then(Value::as_items).unwrap();
+        let entries = groups[0].as_dict().unwrap();
+        entries
+            .iter()
+            .map(|(key, _)| key.as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(keys(&again), keys(&read));
+}
+
+#[test]
+fn tinyworlds_config_objects_are_kept_by_name() {
+    let bytes = fs::read(fixture().join(STATE_FILE)).unwrap();
+    let state = torch_file::read(&bytes).unwrap();
+    let classes = [
+        "DeviceType",
+        "DistributedConfig",
+        "FSDPMixedPrecisionConfig",
+    ];
+    assert_eq!(
+        state.foreign,
+        classes.map(|class| format!("utils.config.{class}"))
+    );
+    let config = state.value.get("config").unwrap();
+    assert_eq!(config.get("patch_size"), Some(&Value::Int(8)));
+    let class = "utils.config.DeviceType".to_owned();
+    assert_eq!(config.get("device"), Some(&Value::Opaque { class }));
+}
+
+#[test]
+fn verdicts_have_a_json_form() {
+    let reason = RejectReason::EmptyDict {
+        name: MODEL_FILE.to_owned(),
+    };
+    let rejected = Acceptance::Rejected {
+        reason: reason.clone(),
+    };
+    let json = serde_json::to_value(&rejected).unwrap();
+    assert_eq!(json["verdict"], "rejected");
+    assert_eq!(json["reason"]["code"], reason.code());
+    assert_eq!(json["reason"]["name"], MODEL_FILE);
+    assert_eq!(
+        serde_json::from_value::<Acceptance>(json).unwrap(),
+        rejected
+    );
+    assert_eq!(
+        reason.to_string(),
+        "`model_state_dict.pt` holds an empty dict"
+    );
+
+    let accepted = accept(&fixture(), None);
+    let json = serde_json::to_value(&accepted).unwrap();
+    assert_eq!(
+        (&json["verdict"], &json["step"]),
+        (&"accepted".into(), &150.into())
+    );
+    assert_eq!(
+        serde_json::from_value::<Acceptance>(json).unwrap(),
+        accepted
+    );
+}
+
+fn real_files() -> Vec<Vec<u8>> {
+    let read = |name| fs::read(fixture().join(name)).unwrap();
+    let ours = torch_file::write("ours", &content().optimizer).unwrap();
+    vec![
+        read(MODEL_FILE),
+        read(OPTIMIZER_FILE),
+        read(STATE_FILE),
+        ours,
+    ]
+}
+
+/// `data.pkl` of a real file, where it begins and how long it is.
+fn pickle_of(bytes: &[u8]) -> (usize, usize) {
+    let start = (0..bytes.len())
+        .find(|&at| bytes[at..].starts_with(b"\x80\x02"))
+        .unwrap();
+    let end = (start..bytes.len())
+        .find(|&at| bytes[at..].starts_with(b".PK"))
+        .unwrap();
+    (start, end + 1 - start)
+}
+
+/// Makes the checksum of `data.pkl` in the table fit its bytes again.
+fn mend_checksum(bytes: &mut [u8], start: usize, length: usize) {
+    let sum = crc32fast::hash(&bytes[start..start + length]).to_le_bytes();
+    let table = (0..bytes.len())
+        .find(|&at| bytes[at..].starts_with(b"PK\x01\x02"))
+        .unwrap();
+    bytes[table + 16..table + 20].copy_from_slice(&sum);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    /// Names, data and structure are all checked, so what is read is what was written.
+    #[test]
+    fn a_changed_byte_is_noticed_or_changes_nothing(
+        file in 0..4_usize,
+        place in any::<prop::sample::Index>(),
+        flip in 1..=255_u8,
+    ) {
+        let original = &real_files()[file];
+        let mut bytes = original.clone();
+        bytes[place.index(original.len())] ^= flip;
+        if let Ok(loaded) = torch_file::read(&bytes) {
+            let same = torch_file::read(original).unwrap();
+            prop_assert_eq!(loaded, same);
+        }
+    }
+
+    /// Past the checksum, so that the pickle's own checks are met.
+    #[test]
+    fn a_changed_pickle_is_survived(
+        file in 0..4_usize,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = real_files()[file].clone();
+        let (start, length) = pickle_of(&bytes);
+        for (place, byte) in changes {
+            bytes[start + place.index(length)] = byte;
+        }
+        mend_checksum(&mut bytes, start, length);
+        if let Ok(loaded) = torch_file::read(&bytes) {
+            // Whatever was read is sound: it can be written, unless it is opaque.
+            let _ = torch_file::write("again", &loaded.value);
+        }
+    }
+}
+
+#[test]
+fn every_type_of_tensor_survives_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = DType::ALL.into_iter().map(|dtype| {
+        let data = vec![1; 6 * dtype.size()];
+        (
+            dtype.name().to_owned(),
+            Tensor::new(dtype, vec![2, 3], data).unwrap(),
+        )
+    });
+    let content = CheckpointContent {
+        model: model.collect(),
+        ..content()
+    };
+    let written = write(directory.path(), "a_step_5000", &content).unwrap();
+    assert_eq!(load(&written.path).unwrap(), content);
+}

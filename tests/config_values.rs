@@ -1,0 +1,690 @@
+//! What a config means: defaults, presets, the log's JSON, and changes on resume.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use tinygate::config::{Changeable, Config, ConfigError, Device, Loaded, Override, describe, init};
+use tinygate::events::{
+    Applies, CriterionTest, Limit, ModelKind, Rung, Scalar, SettingKey, SettingValue, Settings,
+    StageName,
+};
+use tinygate::machine::presets::{self, Preset};
+
+const DATA: &str = "data.path = \"frames.h5\"\n";
+
+fn sets(texts: &[&str]) -> Vec<Override> {
+    texts
+        .iter()
+        .map(|text| Override::parse(text).unwrap())
+        .collect()
+}
+
+#[track_caller]
+fn load(text: &str, overrides: &[&str]) -> Loaded {
+    match Config::parse(text, "run.toml", Path::new("/configs"), &sets(overrides)) {
+        Ok(loaded) => loaded,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn config(text: &str) -> Config {
+    load(&format!("{DATA}{text}"), &[]).config
+}
+
+#[test]
+fn an_empty_config_is_its_preset() {
+    for preset in Preset::ALL {
+        let found = config(&format!("preset = \"{}\"", preset.as_str()));
+        assert_eq!(found.policy, presets::policy(preset));
+        assert_eq!(found.preset(), Some(preset));
+    }
+    assert_eq!(config("").policy, presets::policy(Preset::Seed));
+}
+
+#[test]
+fn the_seeds_numbers() {
+    let config = config("");
+    let rows: Vec<(&str, u64, u64, f64)> = config
+        .policy
+        .stages
+        .iter()
+        .map(|s| {
+            let settings = &s.settings;
+            let rate = settings.learning_rate.get();
+            (
+                s.name.as_str(),
+                settings.chunk_size,
+                settings.n_updates,
+                rate,
+            )
+        })
+        .collect();
+    let want = [
+        ("video_tokenizer", 5_000, 40_000, 1e-3),
+        ("latent_actions", 1_000, 10_000, 1e-4),
+        ("dynamics", 5_000, 300_000, 1e-2),
+    ];
+    assert_eq!(rows, want);
+    assert!(config.use_ddp && !config.allow_single_gpu_fallback);
+    assert_eq!(config.data.path, [PathBuf::from("/configs/frames.h5")]);
+}
+
+#[test]
+fn a_log_keeps_the_whole_config() {
+    let texts = [
+        "",
+        "preset = \"strict\"\nseed = 9223372036854775807\ndevice = \"cuda:3\"\nthreads = 2",
+        "[video_tokenizer.gate]\nloss_latest = [[5000, 0.05], [40000, 0.01]]\nmin_skill_moving = 0.1\ncodebook_usage = 0.2",
+        "[dynamics]\nladder = [\"chunk_size /= 3\", \"learning_rate *= 0.1\"]\ncheckpoint_interval = 7",
+        "stages = [\"coarse\", \"fine\", \"latent_actions\", \"dynamics\"]\ncoarse.model = \"video_tokenizer\"\nfine.model = \"video_tokenizer\"\nfine.n_updates = 7",
+    ];
+    for text in texts {
+        let before = config(text);
+        let json = serde_json::to_string(&before.to_json()).unwrap();
+        let after = Config::from_json(&serde_json::from_str(&json).unwrap()).unwrap();
+        assert_eq!(after, before, "{text}");
+        assert_eq!(
+            load(&before.to_toml(&BTreeSet::new()), &[]).config,
+            before,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn an_old_log_lacks_keys_and_has_their_defaults() {
+    let mut json = config("seed = 5").to_json();
+    let root = json.as_object_mut().unwrap();
+    root.remove("threads").unwrap();
+    root["dynamics"]
+        .as_object_mut()
+        .unwrap()
+        .remove("bounds")
+        .unwrap();
+    root["latent_actions"]["gate"]
+        .as_object_mut()
+        .unwrap()
+        .remove("applies")
+        .unwrap();
+    assert_eq!(Config::from_json(&json).unwrap(), config("seed = 5"));
+}
+
+#[test]
+fn a_log_of_a_newer_build_is_named_by_its_key() {
+    let mut json = config("").to_json();
+    json["policy"]["patience"] = serde_json::json!(3);
+    let error = Config::from_json(&json).unwrap_err().to_string();
+    assert!(
+        error.starts_with("config in the log: unknown key `policy.patience`"),
+        "{error}"
+    );
+    let error = Config::from_json(&serde_json::Value::Null)
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("2 problems"), "{error}");
+}
+
+#[test]
+fn what_the_user_set_is_told_from_defaults() {
+    let loaded = load(&format!("{DATA}[dynamics]\nn_updates = 500"), &["seed=3"]);
+    let given: Vec<&str> = loaded.given.iter().map(String::as_str).collect();
+    assert_eq!(given, ["data.path", "dynamics.n_updates", "seed"]);
+    let shown = loaded.config.to_toml(&loaded.given);
+    for line in [
+        "seed = 3\n",
+        "n_updates = 500\n",
+        "n_updates = 40000  # default\n",
+    ] {
+        assert!(shown.contains(line), "{line}\n{shown}");
+    }
+}
+
+#[test]
+fn defaults_that_follow_other_values() {
+    let config = config(
+        "n_actions = 8\n[video_tokenizer]\nchunk_size = 100\nn_updates = 300\n[latent_actions]\nchunk_size = 1",
+    );
+    let [video, latent, dynamics] = &config.policy.stages[..] else {
+        panic!("{:?}", config.policy.stages);
+    };
+    assert_eq!(video.settings.log_interval, 50);
+    assert_eq!(video.settings.schedule_updates, 300);
+    assert_eq!(latent.settings.log_interval, 1);
+    assert_eq!(dynamics.settings.log_interval, 2_000);
+    let actions = [video, latent, dynamics].map(|stage| stage.settings.n_actions);
+    assert_eq!(actions, [None, Some(8), None]);
+}
+
+fn names(config: &Config, stage: &str) -> Vec<String> {
+    let stage = config.stage(&StageName::new(stage)).unwrap();
+    stage.criteria.iter().map(|c| c.name.clone()).collect()
+}
+
+#[test]
+fn a_limit_adds_its_criterion() {
+    let config = config("[video_tokenizer.gate]\nmin_skill_moving = 0.1\ncodebook_usage = 0.2");
+    let want = [
+        "checkpoint_valid",
+        "loss_finite",
+        "loss_trend",
+        "loss_latest",
+        "codebook_usage",
+        "skill_moving",
+        "metrics_fresh",
+    ];
+    assert_eq!(names(&config, "video_tokenizer"), want);
+}
+
+#[test]
+fn a_list_says_it_all() {
+    let config = config(
+        "[dynamics.gate]\ncriteria = [\"metrics_fresh\", \"loss_finite\", \"checkpoint_valid\", \"loss_latest\"]\nloss_latest = 3\napplies = { loss_latest = \"at_target\" }",
+    );
+    assert_eq!(
+        names(&config, "dynamics"),
+        [
+            "metrics_fresh",
+            "loss_finite",
+            "checkpoint_valid",
+            "loss_latest"
+        ]
+    );
+    let last = config.policy.stages[2].criteria.last().unwrap();
+    assert_eq!(last.applies, Applies::AtTarget);
+    assert_eq!(
+        last.test,
+        CriterionTest::LossLatest {
+            limit: Limit::Constant(Scalar::new(3.0))
+        }
+    );
+}
+
+#[test]
+fn stages_of_the_users_own() {
+    let config = config(
+        "preset = \"strict\"\nstages = [\"coarse\", \"fine\", \"actions\", \"dynamics\"]\n\
+         coarse.model = \"video_tokenizer\"\nfine.model = \"video_tokenizer\"\nactions.model = \"latent_actions\"\n\
+         fine.ladder = [\"learning_rate *= 0.1\", \"extend_target\"]",
+    );
+    let models: Vec<ModelKind> = config.policy.stages.iter().map(|s| s.model).collect();
+    use ModelKind::{Dynamics, LatentActions, VideoTokenizer};
+    assert_eq!(
+        models,
+        [VideoTokenizer, VideoTokenizer, LatentActions, Dynamics]
+    );
+    let fine = config.stage(&StageName::new("fine")).unwrap();
+    let rate = Rung::Multiply {
+        key: SettingKey::LearningRate,
+        factor: Scalar::new(0.1),
+    };
+    assert_eq!(fine.ladder, [rate, Rung::ExtendTarget]);
+    let upstream: Vec<&str> = config
+        .upstream(&StageName::new("dynamics"))
+        .iter()
+        .map(|s| s.name.as_str())
+        .collect();
+    assert_eq!(upstream, ["fine", "actions"], "the latest of each model");
+}
+
+#[test]
+fn an_override_goes_over_the_file_and_the_last_one_wins() {
+    let text = "seed = 1\n[data]\npath = \"frames.h5\"\n[dynamics]\nn_updates = 100\n";
+    let loaded = load(
+        text,
+        &[
+            "seed=2",
+            "seed=3",
+            "dynamics.chunk_size=50",
+            "dynamics={n_updates = 200}",
+        ],
+    );
+    assert_eq!(loaded.config.seed, 3);
+    let settings = &loaded.config.policy.stages[2].settings;
+    assert_eq!(
+        (settings.n_updates, settings.chunk_size),
+        (200, 5_000),
+        "a table replaces a table"
+    );
+}
+
+#[test]
+fn paths_of_overrides_are_taken_from_the_working_directory() {
+    let loaded = load(DATA, &["data.path=other.h5"]);
+    assert_eq!(
+        loaded.config.data.path,
+        [std::env::current_dir().unwrap().join("other.h5")]
+    );
+    let loaded = load("data.path = [\"./a.h5\", \"/b.h5\"]", &[]);
+    assert_eq!(
+        loaded.config.data.path,
+        [PathBuf::from("/configs/a.h5"), PathBuf::from("/b.h5")]
+    );
+}
+
+#[test]
+fn a_new_cycle_takes_a_config_with_fewer_actions() {
+    let first = config("n_actions = 8\n[latent_actions]\nlearning_rate = 3e-4");
+    let next = first.with(&sets(&["n_actions=4"])).unwrap();
+    assert_eq!(
+        next,
+        config("n_actions = 4\n[latent_actions]\nlearning_rate = 3e-4")
+    );
+    let error = first.with(&sets(&["n_actions=3"])).unwrap_err().to_string();
+    assert!(
+        error.starts_with("--set n_actions=3: `n_actions` = 3 is not a power of two"),
+        "{error}"
+    );
+}
+
+#[test]
+fn devices() {
+    for (name, want) in [
+        ("auto", Some(Device::Auto)),
+        ("cpu", Some(Device::Cpu)),
+        ("cuda", Some(Device::Cuda(None))),
+        ("cuda:12", Some(Device::Cuda(Some(12)))),
+        ("cuda:", None),
+        ("cuda:-1", None),
+        ("cuda:+1", None),
+        ("cuda:99999", None),
+        ("CPU", None),
+    ] {
+        assert_eq!(Device::from_name(name), want, "{name}");
+        if let Some(device) = want {
+            assert_eq!(device.to_string(), name);
+        }
+    }
+}
+
+/// A value other than the default for each key, and what else it needs.
+const OTHERS: &[(&str, &str)] = &[
+    ("preset", "strict"),
+    ("stages", "[\"video_tokenizer\"]"),
+    ("seed", "7"),
+    ("device", "cpu"),
+    ("threads", "3"),
+    ("nproc_per_node", "2"),
+    ("allow_single_gpu_fallback", "true"),
+    ("frame_size", "32"),
+    ("patch_size", "8"),
+    ("context_length", "5"),
+    ("latent_dim", "6"),
+    ("num_bins", "3"),
+    ("n_actions", "8"),
+    ("distributed.use_ddp", "false"),
+    ("data.path", "/elsewhere.h5"),
+    ("data.frame_stride", "2"),
+    ("policy.max_retries", "6"),
+    ("policy.max_chunk_failures", "4"),
+    ("policy.max_interruptions", "4"),
+    ("policy.reset_on_pass", "true"),
+    ("policy.retry_from", "best"),
+    ("policy.latest_window", "9"),
+    ("policy.keep_last", "2"),
+    ("STAGE.model", "dynamics"),
+    ("STAGE.n_updates", "20000"),
+    ("STAGE.chunk_size", "4000"),
+    ("STAGE.learning_rate", "0.5"),
+    ("STAGE.batch_size_per_gpu", "4"),
+    ("STAGE.gradient_accumulation_steps", "2"),
+    ("STAGE.log_interval", "10"),
+    ("STAGE.checkpoint_interval", "10"),
+    ("STAGE.embed_dim", "64"),
+    ("STAGE.num_heads", "4"),
+    ("STAGE.hidden_dim", "64"),
+    ("STAGE.num_blocks", "1"),
+    ("STAGE.ladder", "[]"),
+    ("STAGE.bounds.learning_rate_min", "1e-7"),
+    ("STAGE.bounds.accumulation_min", "1"),
+    ("STAGE.bounds.accumulation_max", "8"),
+    ("STAGE.bounds.log_interval_min_share", "0.1"),
+    ("STAGE.bounds.chunk_size_min_share", "0.5"),
+    (
+        "STAGE.gate.criteria",
+        "[\"checkpoint_valid\", \"loss_finite\", \"metrics_fresh\"]",
+    ),
+    ("STAGE.gate.trend_tolerance", "0.5"),
+    ("STAGE.gate.loss_latest", "0.5"),
+    ("STAGE.gate.unique_actions", "3"),
+    ("STAGE.gate.action_entropy", "0.5"),
+    ("STAGE.gate.codebook_usage", "0.5"),
+    ("STAGE.gate.tolerance", "0.5"),
+    ("STAGE.gate.standard_errors", "1"),
+    ("STAGE.gate.structure_share", "0.6"),
+    ("STAGE.gate.flatness_min", "0.01"),
+    ("STAGE.gate.flatness_max", "90"),
+    ("STAGE.gate.stripes_max", "90"),
+    ("STAGE.gate.blockiness_max", "90"),
+    ("STAGE.gate.ssim_min", "0.01"),
+    ("STAGE.gate.mse_ratio_max", "90"),
+    ("STAGE.gate.min_skill", "0.5"),
+    ("STAGE.gate.min_skill_moving", "0.5"),
+    ("STAGE.gate.applies.loss_trend", "at_target"),
+    ("STAGE.gate.applies.loss_latest", "at_target"),
+    ("STAGE.gate.applies.unique_actions", "at_target"),
+    ("STAGE.gate.applies.action_entropy", "at_target"),
+    ("STAGE.gate.applies.codebook_usage", "at_target"),
+    ("STAGE.gate.applies.loss_not_rising", "at_target"),
+    ("STAGE.gate.applies.loss_delta", "at_target"),
+    ("STAGE.gate.applies.visual_structure", "at_target"),
+    ("STAGE.gate.applies.skill", "at_target"),
+    ("STAGE.gate.applies.skill_moving", "at_target"),
+];
+
+/// A stage in which a key can be set, and a config in which it has an effect.
+fn place_of(key: &str) -> (&'static str, &'static [&'static str]) {
+    let windows = [
+        "tolerance",
+        "standard_errors",
+        "structure",
+        "flatness",
+        "stripes",
+        "blockiness",
+        "ssim",
+        "mse_ratio",
+        "not_rising",
+        "delta",
+    ];
+    if key == "STAGE.model" {
+        (
+            "last",
+            &[
+                "stages=[\"video_tokenizer\", \"latent_actions\", \"last\"]",
+                "last={model=\"video_tokenizer\"}",
+            ],
+        )
+    } else if key == "STAGE.bounds.accumulation_min" {
+        (
+            "dynamics",
+            &[
+                "dynamics.gradient_accumulation_steps=2",
+                "dynamics.bounds.accumulation_min=2",
+            ],
+        )
+    } else if key.contains("action") && key.contains("gate") {
+        ("latent_actions", &[])
+    } else if key.ends_with("applies.codebook_usage") {
+        (
+            "video_tokenizer",
+            &["video_tokenizer.gate.codebook_usage=0.5"],
+        )
+    } else if key.ends_with("applies.skill") {
+        ("video_tokenizer", &["video_tokenizer.gate.min_skill=0"])
+    } else if key.ends_with("applies.skill_moving") {
+        (
+            "video_tokenizer",
+            &["video_tokenizer.gate.min_skill_moving=0"],
+        )
+    } else if windows.iter().any(|word| key.contains(word)) && !key.contains("trend") {
+        ("dynamics", &[])
+    } else {
+        ("video_tokenizer", &[])
+    }
+}
+
+#[test]
+fn every_key_has_a_description_and_an_effect() {
+    let described: Vec<&str> = describe().iter().map(|row| row.key).collect();
+    let tried: Vec<&str> = OTHERS.iter().map(|(key, _)| *key).collect();
+    assert_eq!(
+        described, tried,
+        "each key stands in both tables, in one order"
+    );
+    for (key, value) in OTHERS {
+        let (stage, needed) = place_of(key);
+        let path = key.replacen("STAGE", stage, 1);
+        let set = format!("{path}={value}");
+        let before = load(DATA, needed).config;
+        let after = load(DATA, &[needed, &[set.as_str()]].concat()).config;
+        assert_ne!(before, after, "{path} changes nothing");
+        let value = |config: &Config| config.entries().into_iter().find(|(k, _)| *k == path);
+        assert_ne!(value(&before), value(&after), "{path} is not written back");
+    }
+}
+
+#[test]
+fn what_is_written_back_is_described() {
+    let config = load(DATA, &[]).config;
+    let described: BTreeSet<&str> = describe().iter().map(|row| row.key).collect();
+    for (key, _) in config.entries() {
+        let known = described.contains(key.as_str())
+            || key
+                .split_once('.')
+                .is_some_and(|(_, rest)| described.contains(format!("STAGE.{rest}").as_str()));
+        assert!(known, "{key}");
+    }
+}
+
+#[test]
+fn init_writes_the_defaults() {
+    for preset in Preset::ALL {
+        let text = init(preset);
+        let written = load(&text, &[]).config;
+        let plain = config(&format!("preset = \"{}\"", preset.as_str()));
+        assert_eq!(written, plain);
+    }
+}
+
+#[test]
+fn every_key_stands_in_init_and_what_is_commented_out_is_accepted() {
+    let text = init(Preset::Seed);
+    let lines: Vec<&str> = text.lines().collect();
+    for row in describe() {
+        let name = row.key.rsplit('.').next().unwrap();
+        let written = lines.iter().any(|line| {
+            let line = line.strip_prefix("# ").unwrap_or(line);
+            line.starts_with(&format!("{name} = "))
+        });
+        let only_with_its_limit = row.key.starts_with("STAGE.gate.applies.");
+        assert!(written || only_with_its_limit, "{}", row.key);
+    }
+    let mut commented = 0;
+    for (index, line) in lines.iter().enumerate() {
+        let Some(setting) = line.strip_prefix("# ").filter(|l| l.contains(" = ")) else {
+            continue;
+        };
+        commented += 1;
+        let mut changed = lines.clone();
+        changed[index] = setting;
+        let text = changed.join("\n");
+        if let Err(error) = Config::parse(&text, "init", Path::new("/"), &[]) {
+            panic!("{setting}: {error}");
+        }
+    }
+    assert!(commented > 10, "{commented}");
+}
+
+#[test]
+fn what_may_change_on_resume() {
+    let config = config("");
+    let video = Some(StageName::new("video_tokenizer"));
+    let yes = |key, stage| Some(Changeable::Yes { key, stage });
+    let check = |key: &str, want| assert_eq!(config.changeable(key), want, "{key}");
+    check(
+        "video_tokenizer.learning_rate",
+        yes(SettingKey::LearningRate, video.clone()),
+    );
+    check(
+        "video_tokenizer.n_updates",
+        yes(SettingKey::NUpdates, video.clone()),
+    );
+    check(
+        "video_tokenizer.chunk_size",
+        yes(SettingKey::ChunkSize, video.clone()),
+    );
+    check(
+        "video_tokenizer.log_interval",
+        yes(SettingKey::LogInterval, video.clone()),
+    );
+    check(
+        "video_tokenizer.checkpoint_interval",
+        yes(SettingKey::CheckpointInterval, video.clone()),
+    );
+    check(
+        "video_tokenizer.batch_size_per_gpu",
+        yes(SettingKey::BatchSizePerGpu, video.clone()),
+    );
+    check(
+        "video_tokenizer.gradient_accumulation_steps",
+        yes(SettingKey::GradientAccumulationSteps, video),
+    );
+    check("policy.max_retries", yes(SettingKey::MaxRetries, None));
+    check("device", Some(Changeable::Process));
+    check("threads", Some(Changeable::Process));
+    check("data.path", Some(Changeable::Process));
+    check("allow_single_gpu_fallback", Some(Changeable::Process));
+    check("STAGE.learning_rate", None);
+    check("finale.learning_rate", None);
+    check("video_tokenizer", None);
+    check("", None);
+    for fixed in [
+        "seed",
+        "patch_size",
+        "n_actions",
+        "data.frame_stride",
+        "dynamics.embed_dim",
+        "video_tokenizer.gate.loss_latest",
+        "dynamics.ladder",
+        "preset",
+        "stages",
+        "nproc_per_node",
+    ] {
+        assert!(
+            matches!(config.changeable(fixed), Some(Changeable::No { .. })),
+            "{fixed}"
+        );
+    }
+}
+
+/// A demo's config with video settings as a ladder left them.
+fn retuned() -> (Config, BTreeMap<StageName, Settings>) {
+    let config = config(
+        "[video_tokenizer]\nchunk_size = 100\nn_updates = 300\n[dynamics]\nchunk_size = 100\nn_updates = 300",
+    );
+    let mut in_force: BTreeMap<StageName, Settings> = config
+        .policy
+        .stages
+        .iter()
+        .map(|s| (s.name.clone(), s.settings.clone()))
+        .collect();
+    let video = in_force
+        .get_mut(&StageName::new("video_tokenizer"))
+        .unwrap();
+    video.learning_rate = Scalar::new(5e-4);
+    video.n_updates = 360;
+    let dynamics = in_force.get_mut(&StageName::new("dynamics")).unwrap();
+    dynamics.n_updates = 305;
+    (config, in_force)
+}
+
+fn resume(texts: &[&str]) -> Result<tinygate::config::Resumed, ConfigError> {
+    let (config, in_force) = retuned();
+    config.resume(&in_force, 8, &sets(texts))
+}
+
+#[test]
+fn a_resume_changes_what_is_in_force() {
+    let resumed = resume(&[
+        "video_tokenizer.learning_rate=1e-4",
+        "policy.max_retries=9",
+        "device=cpu",
+    ])
+    .unwrap();
+    let found: Vec<(Option<&str>, SettingKey, SettingValue, SettingValue)> = resumed
+        .settings
+        .iter()
+        .map(|c| (c.stage.as_ref().map(StageName::as_str), c.key, c.from, c.to))
+        .collect();
+    let real = |x| SettingValue::Real(Scalar::new(x));
+    let want = [
+        (
+            None,
+            SettingKey::MaxRetries,
+            SettingValue::Count(8),
+            SettingValue::Count(9),
+        ),
+        (
+            Some("video_tokenizer"),
+            SettingKey::LearningRate,
+            real(5e-4),
+            real(1e-4),
+        ),
+    ];
+    assert_eq!(found, want);
+    assert_eq!(resumed.process, ["device"]);
+    let video = &resumed.config.policy.stages[0].settings;
+    assert_eq!(
+        (video.n_updates, video.schedule_updates),
+        (360, 300),
+        "an extension keeps its curve"
+    );
+}
+
+#[test]
+fn a_resume_without_a_difference_changes_nothing() {
+    for texts in [
+        &[][..],
+        &["video_tokenizer.learning_rate=5e-4", "seed=0"],
+        &["video_tokenizer.checkpoint_interval=20"],
+    ] {
+        let resumed = resume(texts).unwrap();
+        assert_eq!(
+            (resumed.settings, resumed.process),
+            (vec![], vec![]),
+            "{texts:?}"
+        );
+    }
+}
+
+#[test]
+fn a_resume_refuses_what_is_fixed_or_wrong() {
+    let check = |set: &str, want: &str| {
+        let found = match resume(&[set]) {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(found, want, "{set}");
+    };
+    let hint = "\n  hint: start a new run with `tinygate run`";
+    check(
+        "seed=4",
+        &format!(
+            "--set seed=4: `seed` cannot change in a run: all randomness of the run follows from it{hint}"
+        ),
+    );
+    check(
+        "patch_size=8",
+        &format!(
+            "--set patch_size=8: `patch_size` cannot change in a run: it is part of the model's shape{hint}"
+        ),
+    );
+    check(
+        "patch_size=7",
+        &format!(
+            "--set patch_size=7: `patch_size` cannot change in a run: it is part of the model's shape{hint}"
+        ),
+    );
+    check(
+        "policy={keep_last=2}",
+        &format!(
+            "--set policy={{keep_last=2}}: `policy.keep_last` cannot change in a run: it is part of the policy by which the log is decided{hint}"
+        ),
+    );
+    check(
+        "video_tokenizer.learning_rate=-1",
+        "--set video_tokenizer.learning_rate=-1: `video_tokenizer.learning_rate` is -1.0, outside above 0 to 10",
+    );
+    check(
+        "video_tokenizer.learning_rte=1",
+        "--set video_tokenizer.learning_rte=1: unknown key `video_tokenizer.learning_rte`\n  hint: did you mean `video_tokenizer.learning_rate`?",
+    );
+    check(
+        "dynamics.chunk_size=5",
+        "2 problems in the config\n\
+         --set dynamics.chunk_size=5: `dynamics.log_interval` = 50 is more than `dynamics.chunk_size` = 5, so that a chunk could end without one\n\
+         --set dynamics.chunk_size=5: `dynamics`: its first chunk has 5 updates, too few for `loss_not_rising`, which needs 10 loss samples\n  \
+         hint: raise `dynamics.chunk_size`, or let it divide `dynamics.n_updates`",
+    );
+}

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Checks with the real PyTorch that what tinygate writes is what others read, and the other way round. Called by
+# `make interop` in the environment of tools/with-libtorch.
+#   TINYGATE_INTEROP_RUN   a run directory: each checkpoint in it is read as well
+set -euo pipefail
+# shellcheck source=tools/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+interop_python=$("$python" tools/interop_env.py)
+run_cargo build --package tinygate --example torch_file
+export PYTHONDONTWRITEBYTECODE=1
+
+checkpoints=()
+for folder in tests/fixtures/tinyworlds_checkpoint/*_step_* ${TINYGATE_INTEROP_RUN:+"$TINYGATE_INTEROP_RUN"/*/checkpoints/*_step_*}; do
+    [ -e "$folder/model_state_dict.pt" ] || fail "there is no checkpoint in $folder" \
+        "the checkout is incomplete (git status), or TINYGATE_INTEROP_RUN is no run directory with checkpoints"
+    checkpoints+=(--checkpoint "$folder")
+done
+"$interop_python" tests/interop/torch_files.py --reader "$CARGO_TARGET_DIR/debug/examples/torch_file" "${checkpoints[@]}"

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Builds and tests the auditor by itself, in its own target folder, where no libtorch can be found: whoever audits a log
+# needs neither libtorch nor a C++ compiler.
+set -euo pipefail
+# shellcheck source=tools/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+alone=(--package tinygate-replay --no-default-features)
+export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/replay-alone
+export LIBTORCH=$root/there-is-no-libtorch-here
+unset LIBTORCH_USE_PYTORCH LIBTORCH_LIB LIBTORCH_INCLUDE
+
+tree=$(cargo tree "${alone[@]}" --edges normal,build,dev --prefix none)
+# A check that looks at nothing would pass as well.
+grep -q '^tinygate v' <<<"$tree" || fail "cargo tree does not show the package tinygate under tinygate-replay" "see: cargo tree ${alone[*]}"
+if linked=$(grep -E '^(tch|torch-sys) v' <<<"$tree"); then
+    fail "tinygate-replay without default features depends on: $(sort -u <<<"$linked" | tr '\n' ' ')" \
+        "cargo tree ${alone[*]} --invert torch-sys"
+fi
+run_cargo test "${alone[@]}"
