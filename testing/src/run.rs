@@ -1,8 +1,6 @@
 //! A run small enough for tests: the seed's gates over chunks of ten to thirty updates.
 
-use tinygate::events::{
-    Dataset, Event, Policy, ProcessStarted, RunCreated, Settings, StagePolicy,
-};
+use tinygate::events::{Dataset, Event, Policy, ProcessStarted, RunCreated, Settings, StagePolicy};
 use tinygate::machine::RULES;
 use tinygate::machine::presets::{self, Preset};
 
