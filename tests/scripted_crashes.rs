@@ -2,52 +2,17 @@
 
 use tinygate::controller::Ending;
 use tinygate::events::{Event, ModelKind, Record};
-use tinygate::machine::RunState;
-use tinygate::store::MemoryLog;
-use tinygate_testing::{
-    ChunkPlan, Curve, Failure, Quiet, Script, ScriptedTrainer, Ticks, created, live, short_policy,
-};
+use tinygate_testing::{ChunkPlan, Curve, Failure, Lived, Script, first, lived, short_policy};
 
 const VIDEO: &str = "video_tokenizer";
 const LATENT: &str = "latent_actions";
 const DYNAMICS: &str = "dynamics";
 
-struct Done {
-    records: Vec<Record>,
-    state: RunState,
-    ending: Ending,
-}
-
 /// Goes on from a log that ends after `before`.
-fn go_on(before: &[Record], script: &Script) -> Done {
-    let events = before
-        .iter()
-        .map(|record| (record.time_ms, record.event.clone()));
-    let log = MemoryLog::with(events);
-    let directory = tempfile::tempdir().unwrap();
-    let life = live(
-        &log,
-        directory.path(),
-        &Ticks::from(1_000),
-        vec![],
-        ScriptedTrainer::new(script.clone()),
-        &mut Quiet,
-    )
-    .unwrap();
-    Done {
-        records: log.records(),
-        state: life.state.without_process(),
-        ending: life.ending.unwrap(),
-    }
-}
-
-fn run(script: &Script) -> Done {
-    let created = Record {
-        seq: tinygate::events::Seq::FIRST,
-        time_ms: 0,
-        event: created(short_policy(), 7),
-    };
-    go_on(&[created], script)
+fn go_on(before: &[Record], script: &Script) -> Lived {
+    let mut done = lived(before, vec![], script.clone()).unwrap();
+    done.state = done.state.without_process();
+    done
 }
 
 /// Only a crash supersedes samples.
@@ -61,7 +26,7 @@ fn decisions(records: &[Record]) -> Vec<&Event> {
 
 #[track_caller]
 fn check(name: &str, script: &Script, want: &Ending) {
-    let whole = run(script);
+    let whole = go_on(&first(short_policy()), script);
     assert_eq!(whole.ending, *want, "{name}");
     let mut superseded = 0;
     for kept in 1..whole.records.len() {

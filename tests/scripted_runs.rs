@@ -5,7 +5,7 @@ use std::path::Path;
 use tinygate::controller::{ControlError, Ending};
 use tinygate::events::{
     Action, Event, Policy, Record, SettingChanged, SettingKey, SettingPatch, SettingValue,
-    StopReason,
+    StageName, StopReason,
 };
 use tinygate::machine::{Phase, RunState};
 use tinygate::store::MemoryLog;
@@ -282,16 +282,8 @@ fn the_sixth_failure_stops_and_more_retries_go_on_with_the_rung_that_was_due() {
     assert_eq!(blocking, [("loss_trend", 5), ("loss_latest", 6)]);
     assert_eq!(state.stages[0].failures, 6);
 
-    let more = SettingChanged {
-        stage: Some(tinygate::events::StageName::new(VIDEO)),
-        key: SettingKey::MaxRetries,
-        from: SettingValue::Count(5),
-        to: SettingValue::Count(7),
-        who: "a person".to_owned(),
-        why: "resume --retries 2".to_owned(),
-    };
     let life = run.live_after(
-        vec![Event::SettingChanged(more)],
+        vec![two_more_retries()],
         ScriptedTrainer::new(Script::new(1)),
     );
     assert_eq!(life.ending.unwrap(), Ending::Finished);
@@ -302,6 +294,44 @@ fn the_sixth_failure_stops_and_more_retries_go_on_with_the_rung_that_was_due() {
             "video_tokenizer 140 continue",
         ]
     );
+}
+
+/// `resume --retries 2`.
+fn two_more_retries() -> Event {
+    Event::SettingChanged(SettingChanged {
+        stage: Some(StageName::new(VIDEO)),
+        key: SettingKey::MaxRetries,
+        from: SettingValue::Count(5),
+        to: SettingValue::Count(7),
+        who: "a person".to_owned(),
+        why: "resume --retries 2".to_owned(),
+    })
+}
+
+#[test]
+fn more_retries_go_on_wherever_the_stopping_process_went_away() {
+    let hopeless = video().loss(Curve::flat(0.5));
+    let stopped = Run::new();
+    stopped.live(ScriptedTrainer::new(Script::new(1).stage(VIDEO, hopeless)));
+    let whole = stopped.log.records();
+    let gate = whole.iter().position(
+        |record| matches!(&record.event, Event::GateDecided(gate) if gate.decision == Action::Stop),
+    );
+    // After the chunk's end, the gate's decision, the stage's stop, the run's stop.
+    for kept in gate.unwrap()..=whole.len() {
+        let mut run = Run::new();
+        let events = whole[..kept].iter();
+        run.log = MemoryLog::with(events.map(|record| (record.time_ms, record.event.clone())));
+        let trainer = ScriptedTrainer::new(Script::new(1));
+        let life = run.live_after(vec![two_more_retries()], trainer);
+        let last = whole[kept - 1].event.kind();
+        assert_eq!(life.ending.unwrap(), Ending::Finished, "cut after {last}");
+        assert_eq!(
+            run.decisions()[6],
+            "video_tokenizer 120 reopened {log_interval 2->1, n_updates 120->140} rung Some(3)",
+            "cut after {last}"
+        );
+    }
 }
 
 #[test]
