@@ -5,8 +5,10 @@
 
 use std::io;
 
-use crate::events::Seq;
+use super::block::Hash;
+use super::disk::{MirrorError, is_full};
 use crate::events::stored::StoredError;
+use crate::events::{Seq, StoreRepaired};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
@@ -87,6 +89,144 @@ impl std::fmt::Display for Found {
         match &self.written_by {
             Some(version) => write!(f, "use tinygate {version} or later"),
             None => write!(f, "use a later tinygate"),
+        }
+    }
+}
+
+/// Why a log cannot be opened for writing. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "process {pid} on host `{host}` has this run open\nhint: wait until it ends, or stop it; `tinygate status` and `tinygate log` read beside it"
+    )]
+    Locked { pid: String, host: String },
+    #[error(
+        "another process has the run's sled folder open\nhint: wait until it ends, then try again"
+    )]
+    SledInUse,
+    #[error("there is no log in this run directory\nhint: `tinygate run` makes one")]
+    NotALog,
+    #[error("the run directory already has a log\nhint: `tinygate resume` goes on with it")]
+    Exists,
+    #[error("{0}")]
+    NewerVersion(Found),
+    #[error(
+        "the journal and sled are both whole and differ at event {seq}; nothing was changed\n  journal: {journal}\n  sled: {sled}\nhint: one of them was copied from elsewhere; move the wrong one (`log/journal.tgj` or `log/sled`) away and resume"
+    )]
+    Forked {
+        /// First event of the first block that differs.
+        seq: Seq,
+        journal: ChainHead,
+        sled: ChainHead,
+    },
+    #[error(
+        "both copies of the log are damaged; events before {sound} are sound, nothing was changed: {what}\nhint: `tinygate export` keeps the sound events"
+    )]
+    Damaged { sound: Seq, what: String },
+    #[error("the disk is full: cannot write `{what}`\nhint: free some space and try again")]
+    DiskFull { what: String },
+    #[error("cannot make sled's copy of the log: {what}")]
+    Sled { what: String },
+    #[error("cannot {verb} `{name}`: {source}")]
+    Io {
+        verb: &'static str,
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(super) fn disk(verb: &'static str, name: &str, source: io::Error) -> OpenError {
+        if is_full(&source) {
+            return OpenError::DiskFull {
+                what: name.to_owned(),
+            };
+        }
+        OpenError::Io {
+            verb,
+            name: name.to_owned(),
+            source,
+        }
+    }
+
+    pub(super) fn sled(error: MirrorError) -> OpenError {
+        match error {
+            MirrorError::InUse => OpenError::SledInUse,
+            MirrorError::DiskFull => OpenError::DiskFull {
+                what: "log/sled".to_owned(),
+            },
+            MirrorError::Failed(what) => OpenError::Sled { what },
+        }
+    }
+}
+
+/// Where one copy's chain stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainHead {
+    pub block: u64,
+    /// Hexadecimal.
+    pub hash: String,
+    /// Events of the whole copy.
+    pub events: u64,
+}
+
+impl ChainHead {
+    pub(super) fn new(block: u64, hash: &Hash, events: u64) -> ChainHead {
+        ChainHead {
+            block,
+            hash: blake3::Hash::from_bytes(*hash).to_hex().to_string(),
+            events,
+        }
+    }
+}
+
+impl std::fmt::Display for ChainHead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ChainHead {
+            block,
+            hash,
+            events,
+        } = self;
+        let short = hash.get(..16).unwrap_or(hash);
+        write!(f, "{events} events, block {block} has the hash {short}")
+    }
+}
+
+/// One of the two copies of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogCopy {
+    Journal,
+    Sled,
+}
+
+impl LogCopy {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LogCopy::Journal => "journal",
+            LogCopy::Sled => "sled",
+        }
+    }
+}
+
+/// What was put right while a log was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    pub copy: LogCopy,
+    pub detail: String,
+    /// Where the damaged bytes are now, relative to the run directory.
+    pub quarantine: Option<String>,
+    /// Events that the copy got back.
+    pub restored: u64,
+}
+
+impl From<Repair> for StoreRepaired {
+    fn from(repair: Repair) -> StoreRepaired {
+        StoreRepaired {
+            copy: repair.copy.as_str().to_owned(),
+            detail: repair.detail,
+            quarantine: repair.quarantine,
+            restored: repair.restored,
         }
     }
 }

@@ -7,11 +7,32 @@
 //! Invariant: what was acknowledged as durable is read back, whole and in
 //! order, or an error names the place up to which the log is sound.
 
+mod block;
+pub mod disk;
 mod error;
+mod journal;
+mod lock;
 mod memory;
+mod reader;
+mod recover;
+mod sled_mirror;
+#[expect(clippy::module_inception, reason = "the store is the log on the disk")]
+mod store;
+mod transfer;
+mod verify;
+mod writer;
 
-pub use error::{AppendError, Found, ReadError, ReadErrorKind};
+pub use block::{FILE_HEADER, FileHeader, MAX_BLOCK};
+pub use error::{
+    AppendError, ChainHead, Found, LogCopy, OpenError, ReadError, ReadErrorKind, Repair,
+};
+pub use lock::RunLock;
 pub use memory::MemoryLog;
+pub use reader::{LogFile, LogRecords, Tail};
+pub use store::{LAZY, MIRROR_BLOCKS, Store};
+pub use transfer::{Exported, TransferError, export, import};
+pub use verify::{CopyState, Verification, verify};
+pub use writer::{Failure, Unit, Writer};
 
 use crate::events::{Event, Record, Seq};
 

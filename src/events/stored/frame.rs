@@ -83,6 +83,60 @@ impl<'a> Frame<'a> {
 
     /// Reads the frame at the start of `bytes`, and returns what follows it.
     pub fn read(bytes: &'a [u8]) -> Result<(Frame<'a>, &'a [u8]), FrameError> {
+        let raw = Raw::read(bytes)?;
+        let computed = checksum(raw.covered, raw.body);
+        if raw.checksum != computed {
+            return Err(FrameError::Checksum {
+                found: raw.checksum,
+                computed,
+            });
+        }
+        // the version is looked at only in bytes that are whole
+        if raw.major != MAJOR {
+            return Err(match raw.major {
+                0 => FrameError::Malformed("frame formats are counted from 1"),
+                major => FrameError::NewerVersion {
+                    found: u32::from(major),
+                    known: u32::from(MAJOR),
+                },
+            });
+        }
+        if raw.zero != 0 || raw.flags & !(FIRST | LAST | MORE) != 0 {
+            return Err(FrameError::Malformed("the frame has flags of no meaning"));
+        }
+        Ok((raw.frame(), raw.rest))
+    }
+
+    /// The same without the checksum, for bytes that a hash was checked of.
+    /// `None` for whatever [`Frame::read`] has an error for.
+    pub fn skim(bytes: &'a [u8]) -> Option<(Frame<'a>, &'a [u8])> {
+        let raw = Raw::read(bytes).ok()?;
+        let known = raw.major == MAJOR && raw.zero == 0;
+        (known && raw.flags & !(FIRST | LAST | MORE) == 0).then(|| (raw.frame(), raw.rest))
+    }
+
+    /// Whether an append ends with this frame, so that a log may end here.
+    pub fn closes(&self) -> bool {
+        self.last && !self.more
+    }
+}
+
+/// A frame's fields as they stand there.
+struct Raw<'a> {
+    major: u8,
+    form: Form,
+    flags: u8,
+    zero: u8,
+    time_ms: u64,
+    checksum: u32,
+    /// The part of the header that the checksum covers.
+    covered: &'a [u8],
+    body: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> Raw<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Raw<'a>, FrameError> {
         let short = |needed| FrameError::Short {
             needed,
             found: bytes.len(),
@@ -90,70 +144,41 @@ impl<'a> Frame<'a> {
         let (header, rest) = bytes
             .split_first_chunk::<HEADER>()
             .ok_or_else(|| short(HEADER))?;
+        #[rustfmt::skip]
         let [
-            major,
-            _minor,
-            k0,
-            k1,
-            v0,
-            v1,
-            flags,
-            zero,
-            t0,
-            t1,
-            t2,
-            t3,
-            t4,
-            t5,
-            t6,
-            t7,
-            l0,
-            l1,
-            l2,
-            l3,
-            c0,
-            c1,
-            c2,
-            c3,
+            major, _minor, k0, k1, v0, v1, flags, zero,
+            t0, t1, t2, t3, t4, t5, t6, t7,
+            l0, l1, l2, l3, c0, c1, c2, c3,
         ] = *header;
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        let needed = HEADER.saturating_add(length);
-        let (body, rest) = rest.split_at_checked(length).ok_or_else(|| short(needed))?;
-        let found = u32::from_le_bytes([c0, c1, c2, c3]);
-        let computed = checksum(&header[..HEADER - 4], body);
-        if found != computed {
-            return Err(FrameError::Checksum { found, computed });
-        }
-        // the version is looked at only in bytes that are whole
-        if major != MAJOR {
-            return Err(match major {
-                0 => FrameError::Malformed("frame formats are counted from 1"),
-                _ => FrameError::NewerVersion {
-                    found: u32::from(major),
-                    known: u32::from(MAJOR),
-                },
-            });
-        }
-        if zero != 0 || flags & !(FIRST | LAST | MORE) != 0 {
-            return Err(FrameError::Malformed("the frame has flags of no meaning"));
-        }
-        let frame = Frame {
+        let (body, rest) = rest
+            .split_at_checked(length)
+            .ok_or_else(|| short(HEADER.saturating_add(length)))?;
+        Ok(Raw {
+            major,
             form: Form {
                 kind: u16::from_le_bytes([k0, k1]),
                 version: u16::from_le_bytes([v0, v1]),
             },
+            flags,
+            zero,
             time_ms: u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
-            first: flags & FIRST != 0,
-            last: flags & LAST != 0,
-            more: flags & MORE != 0,
+            checksum: u32::from_le_bytes([c0, c1, c2, c3]),
+            covered: header.split_at(HEADER - 4).0,
             body,
-        };
-        Ok((frame, rest))
+            rest,
+        })
     }
 
-    /// Whether an append ends with this frame, so that a log may end here.
-    pub fn closes(&self) -> bool {
-        self.last && !self.more
+    fn frame(&self) -> Frame<'a> {
+        Frame {
+            form: self.form,
+            time_ms: self.time_ms,
+            first: self.flags & FIRST != 0,
+            last: self.flags & LAST != 0,
+            more: self.flags & MORE != 0,
+            body: self.body,
+        }
     }
 }
 

@@ -1,0 +1,355 @@
+//! Reads a log without a lock: an exported file, or the journal of a run,
+//! also while another process writes it.
+//!
+//! Events come out in order, each only once its whole append is there. The
+//! first fault ends the reading with its place. Memory is bounded by the
+//! largest append.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::block::{Block, BlockError, FILE_HEADER, FileHeader, HeaderError, Link};
+use super::disk::{DiskFile, JOURNAL, RealFile};
+use super::error::{Found, ReadError, ReadErrorKind};
+use super::journal::{Seen, Window};
+use crate::events::stored::frame::{Assembler, Frame, FrameError, StoredEvent};
+use crate::events::stored::{MAX_BODY, StoredError};
+use crate::events::{Record, Seq};
+
+/// A log to be read from its start.
+pub struct LogFile {
+    window: Window,
+    header: FileHeader,
+}
+
+/// Bytes after the last whole append: one that is being written, or never was finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tail {
+    pub offset: u64,
+    /// Bytes from there to the end of the file.
+    pub bytes: u64,
+}
+
+impl LogFile {
+    /// Opens an exported file or a run directory.
+    ///
+    /// # Errors
+    /// [`ReadErrorKind::NotALog`], [`ReadErrorKind::Empty`] for a file of 0
+    /// bytes, [`ReadErrorKind::NewerVersion`], or damage of the file header.
+    pub fn open(path: &Path) -> Result<LogFile, ReadError> {
+        let path = if path.is_dir() {
+            path.join(JOURNAL)
+        } else {
+            path.to_owned()
+        };
+        let file = File::open(&path).map_err(|error| {
+            at_start(if error.kind() == io::ErrorKind::NotFound {
+                ReadErrorKind::NotALog {
+                    what: format!("`{}` does not exist", path.display()),
+                }
+            } else {
+                ReadErrorKind::Io(error)
+            })
+        })?;
+        LogFile::new(Box::new(RealFile(file)))
+    }
+
+    /// Opens the journal in `file`.
+    pub fn new(file: Box<dyn DiskFile>) -> Result<LogFile, ReadError> {
+        let mut window = Window::new(file);
+        let bytes = window
+            .header()
+            .map_err(|error| at_start(ReadErrorKind::Io(error)))?;
+        if bytes.is_empty() {
+            return Err(at_start(ReadErrorKind::Empty));
+        }
+        let header = FileHeader::read(bytes).map_err(|error| {
+            at_start(match error {
+                HeaderError::NewerVersion(found) => ReadErrorKind::NewerVersion(found),
+                HeaderError::Magic => ReadErrorKind::NotALog {
+                    what: error.to_string(),
+                },
+                HeaderError::Short { .. } | HeaderError::Hash => ReadErrorKind::Damaged {
+                    what: error.to_string(),
+                },
+            })
+        })?;
+        Ok(LogFile { window, header })
+    }
+
+    pub fn header(&self) -> &FileHeader {
+        &self.header
+    }
+
+    /// Every event from the start.
+    pub fn records(self) -> LogRecords {
+        let key = self.header.key();
+        LogRecords {
+            window: self.window,
+            header: self.header,
+            link: Link::start(&key),
+            key,
+            offset: FILE_HEADER as u64,
+            ready: VecDeque::new(),
+            failed: None,
+            ended: false,
+        }
+    }
+}
+
+fn at_start(kind: ReadErrorKind) -> ReadError {
+    ReadError {
+        seq: Seq::FIRST,
+        offset: 0,
+        kind,
+    }
+}
+
+/// The events of a log. `None` says that there are no more at present: asked
+/// again, it looks whether the file has grown. After an error it stays at `None`.
+pub struct LogRecords {
+    window: Window,
+    header: FileHeader,
+    key: super::block::Hash,
+    /// After the last whole append.
+    link: Link,
+    offset: u64,
+    ready: VecDeque<Record>,
+    /// Comes after what is ready.
+    failed: Option<ReadError>,
+    ended: bool,
+}
+
+/// The blocks of whole appends.
+struct Group {
+    first: u64,
+    frames: Vec<u8>,
+}
+
+impl LogRecords {
+    /// What the log says after the events read so far, if it is no event yet.
+    pub fn tail(&self) -> Result<Option<Tail>, ReadError> {
+        let length = self.window.len().map_err(|error| self.io(error))?;
+        Ok((length > self.offset).then(|| Tail {
+            offset: self.offset,
+            bytes: length - self.offset,
+        }))
+    }
+
+    /// Sequence number of the first event of the next append.
+    pub fn next_seq(&self) -> Seq {
+        Seq::new(self.link.seq)
+    }
+
+    /// Offset after the last whole append read.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes on before the append that holds `seq`, without decoding what is
+    /// before it; every block is still checked. Events before `seq` of the same
+    /// block come out, too.
+    pub fn skip_to(&mut self, seq: Seq) -> Result<(), ReadError> {
+        loop {
+            let (link, offset) = (self.link, self.offset);
+            match self.next_group()? {
+                Some(_) if self.link.seq > seq.get() => {
+                    (self.link, self.offset) = (link, offset);
+                    return Ok(());
+                }
+                Some(_) => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Hands every event in its stored form to `visit`, without making a live one.
+    /// Returns at the end of the log, or at its first fault.
+    ///
+    /// # Errors
+    /// Also those of `visit`, as damage of the event's kind.
+    pub fn visit_stored(
+        &mut self,
+        mut visit: impl FnMut(Seq, &StoredEvent<'_>) -> Result<(), StoredError>,
+    ) -> Result<(), ReadError> {
+        loop {
+            let offset = self.offset;
+            let Some(group) = self.next_group()? else {
+                return Ok(());
+            };
+            let visited = each_event(&group, &mut visit);
+            visited.map_err(|(seq, error)| self.fault(seq, offset, error))?;
+        }
+    }
+
+    /// The next blocks up to the end of an append; `None` where the log ends at present.
+    fn next_group(&mut self) -> Result<Option<Group>, ReadError> {
+        let (mut link, mut offset) = (self.link, self.offset);
+        let mut frames = Vec::new();
+        loop {
+            let seen = self.window.see(offset, &self.key);
+            let block = match seen {
+                Ok(Seen::Block(block)) => block,
+                Ok(Seen::End | Seen::Torn) => {
+                    self.window.forget();
+                    return Ok(None);
+                }
+                Ok(Seen::Damaged(error)) => {
+                    return Err(damaged(&self.header, &link, offset, &error));
+                }
+                Err(error) => return Err(self.io(error)),
+            };
+            let closed = block
+                .follows(&link)
+                .and_then(|()| ends_append(&block))
+                .map_err(|error| damaged(&self.header, &link, offset, &error))?;
+            frames.extend_from_slice(block.payload());
+            link = block.link();
+            offset += block.bytes.len() as u64;
+            if closed {
+                let first = self.link.seq;
+                (self.link, self.offset) = (link, offset);
+                return Ok(Some(Group { first, frames }));
+            }
+            // headers of frames included
+            if frames.len() > 2 * MAX_BODY {
+                let error = FrameError::TooLarge { limit: MAX_BODY };
+                return Err(self.fault(Seq::new(self.link.seq), offset, error));
+            }
+        }
+    }
+
+    fn fill(&mut self) -> Result<(), ReadError> {
+        let offset = self.offset;
+        let Some(group) = self.next_group()? else {
+            return Ok(());
+        };
+        let ready = &mut self.ready;
+        let read = each_event(&group, &mut |seq, stored| {
+            ready.push_back(Record {
+                seq,
+                time_ms: stored.time_ms,
+                event: stored.decode()?,
+            });
+            Ok(())
+        });
+        read.map_err(|(seq, error)| self.fault(seq, offset, error))
+    }
+
+    fn fault(&self, seq: Seq, offset: u64, error: FrameError) -> ReadError {
+        ReadError {
+            seq,
+            offset,
+            kind: frame_fault(&self.header, error),
+        }
+    }
+
+    fn io(&self, error: io::Error) -> ReadError {
+        ReadError {
+            seq: Seq::new(self.link.seq),
+            offset: self.offset,
+            kind: ReadErrorKind::Io(error),
+        }
+    }
+}
+
+impl Iterator for LogRecords {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Result<Record, ReadError>> {
+        if self.ready.is_empty() && self.failed.is_none() && !self.ended {
+            self.failed = self.fill().err();
+        }
+        if let Some(record) = self.ready.pop_front() {
+            return Some(Ok(record));
+        }
+        let error = self.failed.take()?;
+        self.ended = true;
+        Some(Err(error))
+    }
+}
+
+/// Hands each event of a group on, with its sequence number.
+fn each_event(
+    group: &Group,
+    visit: &mut impl FnMut(Seq, &StoredEvent<'_>) -> Result<(), StoredError>,
+) -> Result<(), (Seq, FrameError)> {
+    let mut assembler = Assembler::default();
+    let mut rest = group.frames.as_slice();
+    let mut seq = group.first;
+    while !rest.is_empty() {
+        let here = |error| (Seq::new(seq), error);
+        let (frame, after) = Frame::read(rest).map_err(here)?;
+        rest = after;
+        if let Some(stored) = assembler.push(&frame).map_err(here)? {
+            visit(Seq::new(seq), &stored).map_err(|error| here(error.into()))?;
+            seq = seq.saturating_add(1);
+        }
+    }
+    Ok(())
+}
+
+/// Whether an append ends with the block. Its frames' checksums are computed
+/// when they are read, not here too.
+fn ends_append(block: &Block<'_>) -> Result<bool, BlockError> {
+    let mut rest = block.payload();
+    let (mut events, mut closed) = (0, false);
+    while !rest.is_empty() {
+        let Some((frame, after)) = Frame::skim(rest) else {
+            return block.check_frames();
+        };
+        events += u32::from(frame.last);
+        closed = frame.closes();
+        rest = after;
+    }
+    if events == block.count {
+        Ok(closed)
+    } else {
+        block.check_frames()
+    }
+}
+
+fn damaged(header: &FileHeader, link: &Link, offset: u64, error: &BlockError) -> ReadError {
+    let kind = match error.newer() {
+        Some((found, known)) => newer(header, "frame format".to_owned(), found, known),
+        None => ReadErrorKind::Damaged {
+            what: error.to_string(),
+        },
+    };
+    ReadError {
+        seq: Seq::new(link.seq),
+        offset,
+        kind,
+    }
+}
+
+fn frame_fault(header: &FileHeader, error: FrameError) -> ReadErrorKind {
+    match error {
+        FrameError::NewerVersion { found, known } => {
+            newer(header, "frame format".to_owned(), found, known)
+        }
+        FrameError::Stored(StoredError::NewerVersion { what, found, known }) => {
+            newer(header, what, found, known)
+        }
+        error @ (FrameError::Short { .. }
+        | FrameError::Checksum { .. }
+        | FrameError::Malformed(_)
+        | FrameError::TooLarge { .. }
+        | FrameError::Stored(_)) => ReadErrorKind::Damaged {
+            what: error.to_string(),
+        },
+    }
+}
+
+/// The header names the build that made the log; a later one may have gone on with it.
+fn newer(header: &FileHeader, what: String, found: u32, known: u32) -> ReadErrorKind {
+    let written_by = header.written_by();
+    ReadErrorKind::NewerVersion(Found {
+        what,
+        found,
+        known,
+        written_by: (written_by != env!("CARGO_PKG_VERSION")).then_some(written_by),
+    })
+}

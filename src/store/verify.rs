@@ -1,0 +1,228 @@
+//! Says how much of a log is sound, in each copy and in both together.
+//!
+//! Reads only: sled, which writes when it is opened, is opened as a copy of its
+//! folder in the temporary directory.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::disk::{DiskFile, JOURNAL, Mirror, MirrorError, RealFile, SLED};
+use super::error::OpenError;
+use super::lock::RunLock;
+use super::reader::{LogFile, Tail};
+use super::recover::compare;
+use super::sled_mirror::SledMirror;
+use crate::events::Seq;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How much of a log is sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// Events that both copies together give.
+    pub events: u64,
+    pub blocks: u64,
+    /// The last of them; `None` in an empty log.
+    pub sound_to: Option<Seq>,
+    pub journal: CopyState,
+    pub sled: CopyState,
+    /// An append at the end of the journal that is being written, or was not finished.
+    pub tail: Option<Tail>,
+    /// What is wrong, one sentence each.
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyState {
+    Sound {
+        events: u64,
+        blocks: u64,
+    },
+    /// Sound up to a place.
+    Damaged {
+        events: u64,
+        what: String,
+    },
+    Missing,
+    /// A process writes it.
+    InUse,
+}
+
+/// Checks every block and every event of a run directory.
+///
+/// # Errors
+/// When there is no log at all, or a newer build wrote it. Damage is an answer.
+pub fn verify(run: &Path) -> Result<Verification, OpenError> {
+    let journal = open_journal(run)?;
+    let in_use = RunLock::holder(run).is_some();
+    let mut problems = Vec::new();
+    let mut copy = if in_use { None } else { SledCopy::make(run)? };
+    let mut mirror = copy.as_mut().map(SledCopy::open).transpose();
+    if journal.is_none() && copy.is_none() {
+        return Err(OpenError::NotALog);
+    }
+    let journal_state = match journal {
+        Some(journal) => state(compare(Some(journal), Ok(None)))?,
+        None => CopyState::Missing,
+    };
+    let sled_state = match (&mut mirror, in_use) {
+        (_, true) => CopyState::InUse,
+        (Ok(Some(mirror)), _) => state(compare(None, Ok(Some(mirror.as_mut()))))?,
+        (Ok(None), _) => CopyState::Missing,
+        (Err(error), _) => CopyState::Damaged {
+            events: 0,
+            what: error.to_string(),
+        },
+    };
+    let both = compare(
+        open_journal(run)?,
+        match mirror.as_mut() {
+            Ok(mirror) => Ok(mirror.as_deref_mut()),
+            Err(error) => Err(error.clone()),
+        },
+    );
+    let (events, blocks) = match both {
+        Ok(compared) => (compared.end.seq, compared.end.number),
+        Err(error) => {
+            let sound = match &error {
+                OpenError::Damaged { sound, .. } => sound.get(),
+                OpenError::Forked { seq, .. } => seq.get(),
+                OpenError::NewerVersion(_) => return Err(error),
+                OpenError::Locked { .. }
+                | OpenError::SledInUse
+                | OpenError::NotALog
+                | OpenError::Exists
+                | OpenError::DiskFull { .. }
+                | OpenError::Sled { .. }
+                | OpenError::Io { .. } => 0,
+            };
+            problems.push(error.to_string());
+            (sound, 0)
+        }
+    };
+    for (name, state) in [("journal", &journal_state), ("sled", &sled_state)] {
+        match state {
+            CopyState::Sound { events: own, .. } if *own < events => {
+                problems.push(format!("{name}: it has {own} of {events} events"));
+            }
+            CopyState::Damaged { events: own, what } => {
+                problems.push(format!("{name}: sound before event {own}; {what}"));
+            }
+            CopyState::Missing => problems.push(format!("{name}: it is missing")),
+            CopyState::Sound { .. } | CopyState::InUse => {}
+        }
+    }
+    let tail = read_all(run, &mut problems)?;
+    Ok(Verification {
+        events,
+        blocks,
+        sound_to: events.checked_sub(1).map(Seq::new),
+        journal: journal_state,
+        sled: sled_state,
+        tail,
+        problems,
+    })
+}
+
+/// What one copy says by itself.
+fn state(compared: Result<super::recover::Compared, OpenError>) -> Result<CopyState, OpenError> {
+    match compared {
+        Ok(compared) => Ok(match compared.fault() {
+            Some(what) => CopyState::Damaged {
+                events: compared.end.seq,
+                what,
+            },
+            None => CopyState::Sound {
+                events: compared.end.seq,
+                blocks: compared.end.number,
+            },
+        }),
+        Err(OpenError::Damaged { sound, what }) => Ok(CopyState::Damaged {
+            events: sound.get(),
+            what,
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+/// Decodes every event of the journal: a whole block may hold what nobody can read.
+fn read_all(run: &Path, problems: &mut Vec<String>) -> Result<Option<Tail>, OpenError> {
+    let Ok(log) = LogFile::open(run) else {
+        return Ok(None);
+    };
+    let mut records = log.records();
+    match records.visit_stored(|_, stored| stored.decode().map(|_| ())) {
+        Ok(()) => Ok(records.tail().unwrap_or(None)),
+        Err(error) => {
+            if let super::ReadErrorKind::NewerVersion(found) = error.kind {
+                return Err(OpenError::NewerVersion(found));
+            }
+            problems.push(format!("journal: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+fn open_journal(run: &Path) -> Result<Option<Box<dyn DiskFile>>, OpenError> {
+    match fs::File::open(run.join(JOURNAL)) {
+        Ok(file) => Ok(Some(Box::new(RealFile(file)))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::disk("read", JOURNAL, error)),
+    }
+}
+
+/// A copy of the sled folder, removed when dropped.
+struct SledCopy {
+    path: PathBuf,
+}
+
+impl SledCopy {
+    fn make(run: &Path) -> Result<Option<SledCopy>, OpenError> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let from = run.join(SLED);
+        if !from.is_dir() {
+            return Ok(None);
+        }
+        let name = format!(
+            "tinygate-verify-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let copy = SledCopy {
+            path: std::env::temp_dir().join(name),
+        };
+        copy_folder(&from, &copy.path, 0)
+            .map_err(|source| OpenError::disk("copy", SLED, source))?;
+        Ok(Some(copy))
+    }
+
+    fn open(&mut self) -> Result<Box<dyn Mirror>, MirrorError> {
+        Ok(Box::new(SledMirror::open(&self.path, PATIENCE)?))
+    }
+}
+
+impl Drop for SledCopy {
+    fn drop(&mut self) {
+        // what stays is in the temporary directory
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// sled's folder has one level of folders.
+fn copy_folder(from: &Path, to: &Path, depth: u32) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        let target = to.join(entry.file_name());
+        if kind.is_dir() && depth < 4 {
+            copy_folder(&entry.path(), &target, depth + 1)?;
+        } else if kind.is_file() {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

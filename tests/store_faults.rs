@@ -1,0 +1,767 @@
+//! The log on a disk that fails: every damage to a small log, crashes in the
+//! middle of a write, a full disk. No case may panic, or give an event that was
+//! not appended, or lose an acknowledged one without a word.
+
+mod store_support;
+
+use std::sync::Arc;
+
+use store_support::sim_disk::SimDisk;
+use store_support::{Direct, decision, fact, mixture, read_all, read_file, records};
+use tinygate::events::{Event, Record, Seq};
+use tinygate::store::disk::{Disk, JOURNAL, MirrorError, MirrorKey};
+use tinygate::store::{
+    AppendError, Durability, EventLog, FILE_HEADER, Failure, LogCopy, LogFile, MAX_BLOCK,
+    OpenError, ReadErrorKind, Store, Unit,
+};
+
+/// A log of several appends, in both copies, and what is in it.
+fn small_log() -> (SimDisk, Vec<(u64, Event)>) {
+    let disk = SimDisk::default();
+    let mut log = Direct::create(&disk.arc());
+    let mut events = Vec::new();
+    for at in 0..6 {
+        let append: Vec<(u64, Event)> = (0..=at % 3)
+            .map(|n| (at, fact(&format!("{at}.{n}"))))
+            .collect();
+        log.append(&append).unwrap();
+        events.extend(append);
+    }
+    log.follow();
+    (disk, events)
+}
+
+fn read_sim(disk: &SimDisk) -> (Vec<Record>, Option<tinygate::store::ReadError>) {
+    match LogFile::new(disk.arc().open(JOURNAL).unwrap().unwrap()) {
+        Ok(log) => read_file(log),
+        Err(error) => (Vec::new(), Some(error)),
+    }
+}
+
+/// Offsets at which the blocks of a journal begin, and its end.
+fn block_starts(journal: &[u8]) -> Vec<usize> {
+    let mut at = FILE_HEADER;
+    let mut starts = vec![at];
+    while at < journal.len() {
+        at += 104 + usize::from(u16::from_le_bytes([journal[at + 4], journal[at + 5]]));
+        starts.push(at);
+    }
+    starts
+}
+
+/// Opens for writing and gives what is then in the log; both copies must agree afterwards.
+#[track_caller]
+fn reopen(name: &str, disk: &SimDisk) -> Result<(Vec<Record>, usize), OpenError> {
+    let (log, repairs) = Direct::open(&disk.arc())?;
+    drop(log);
+    let (events, error) = read_sim(disk);
+    assert!(error.is_none(), "{name}: {error:?}");
+    let (_, again) = Direct::open(&disk.arc()).unwrap();
+    assert!(
+        again.is_empty(),
+        "{name}: opening again finds more to repair: {again:?}"
+    );
+    let journal = disk.journal();
+    let blocks = block_starts(&journal);
+    let state = disk.state();
+    let mirror = state.mirror.as_ref().unwrap();
+    assert_eq!(
+        mirror.len(),
+        blocks.len() - 1 + 2,
+        "{name}: sled has blocks, head and header"
+    );
+    for (number, pair) in blocks.windows(2).enumerate() {
+        assert_eq!(
+            mirror[&MirrorKey::Block(number as u64)],
+            journal[pair[0]..pair[1]],
+            "{name}"
+        );
+    }
+    Ok((events, repairs.len()))
+}
+
+#[test]
+fn every_flipped_byte_of_the_journal_is_put_right_from_sled() {
+    let (whole, events) = small_log();
+    let journal = whole.journal();
+    for at in 0..journal.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let name = format!("byte {at} ^ {flip:02x}");
+            let disk = whole.copy();
+            let mut damaged = journal.clone();
+            damaged[at] ^= flip;
+            disk.set_journal(&damaged);
+
+            let (read, error) = read_sim(&disk);
+            let error = error.unwrap_or_else(|| panic!("{name}: not noticed by a reader"));
+            assert_eq!(read, records(&events)[..read.len()], "{name}");
+            assert!(
+                matches!(
+                    error.kind,
+                    ReadErrorKind::Damaged { .. } | ReadErrorKind::NotALog { .. }
+                ),
+                "{name}: {error}"
+            );
+            assert!(error.seq.get() <= read.len() as u64, "{name}");
+
+            let (all, repairs) =
+                reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(all, records(&events), "{name}");
+            assert_eq!(repairs, 1, "{name}");
+            assert_eq!(disk.journal(), journal, "{name}: the journal is as it was");
+            let kept = disk.file("quarantine/1-journal").unwrap();
+            assert!(
+                damaged.ends_with(&kept) && kept.len() + at >= kept.len(),
+                "{name}: the damaged bytes are kept"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_a_journal_alone_is_an_error_or_cuts_only_the_last_append() {
+    let (whole, events) = small_log();
+    let journal = whole.journal();
+    let starts = block_starts(&journal);
+    let last = starts[starts.len() - 2];
+    for at in 0..journal.len() {
+        let name = format!("byte {at}");
+        let disk = whole.copy();
+        disk.state().mirror = None;
+        let mut damaged = journal.clone();
+        damaged[at] ^= 0x10;
+        disk.set_journal(&damaged);
+        match reopen(&name, &disk) {
+            Ok((all, repairs)) => {
+                assert!(
+                    at >= last,
+                    "{name}: an append was dropped that another follows"
+                );
+                assert_eq!(all, records(&events)[..all.len()], "{name}");
+                assert!(repairs >= 1, "{name}: said in words");
+            }
+            Err(OpenError::Damaged { sound, .. }) => {
+                assert!(at < last, "{name}");
+                let before = starts.iter().filter(|start| **start <= at).count();
+                let whole_appends = [0, 1, 3, 6, 7, 9, 12];
+                let expected = if at < FILE_HEADER {
+                    0
+                } else {
+                    whole_appends[before - 1]
+                };
+                assert_eq!(sound.get(), expected, "{name}");
+                assert_eq!(disk.journal(), damaged, "{name}: nothing was changed");
+                assert!(disk.state().mirror.is_none(), "{name}: nothing was changed");
+            }
+            Err(other) => panic!("{name}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_a_block_in_sled_is_put_right_from_the_journal() {
+    let (whole, events) = small_log();
+    let mirror = whole.state().mirror.clone().unwrap();
+    for (key, value) in &mirror {
+        for at in 0..value.len() {
+            let name = format!("{key:?} byte {at}");
+            let disk = whole.copy();
+            let mut damaged = value.clone();
+            damaged[at] ^= 4;
+            disk.state().mirror.as_mut().unwrap().insert(*key, damaged);
+            let (all, repairs) =
+                reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(all, records(&events), "{name}");
+            // a wrong head is only written again
+            assert_eq!(repairs, usize::from(*key != MirrorKey::Head), "{name}");
+        }
+    }
+    for key in mirror.keys() {
+        let name = format!("{key:?} removed");
+        let disk = whole.copy();
+        disk.state().mirror.as_mut().unwrap().remove(key);
+        let (all, _) = reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(all, records(&events), "{name}");
+    }
+}
+
+#[test]
+fn a_journal_cut_at_any_length_is_filled_up_from_sled() {
+    let (whole, events) = small_log();
+    let journal = whole.journal();
+    for length in 0..journal.len() {
+        let name = format!("cut to {length}");
+        let disk = whole.copy();
+        disk.set_journal(&journal[..length]);
+        let (read, _) = read_sim(&disk);
+        assert_eq!(read, records(&events)[..read.len()], "{name}");
+        let (all, repairs) = reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(all, records(&events), "{name}");
+        assert_eq!(repairs, 1, "{name}");
+        assert_eq!(disk.journal(), journal, "{name}");
+    }
+}
+
+#[test]
+fn a_torn_tail_is_cut_off_and_kept() {
+    let (disk, events) = small_log();
+    let before = disk.journal();
+    let (mut log, _) = Direct::open(&disk.arc()).unwrap();
+    log.append(&[(9, fact("torn")), (9, fact("off"))]).unwrap();
+    let after = disk.journal();
+    for length in before.len() + 1..after.len() {
+        for zeros in [0, 700] {
+            if zeros > 0 && after[length..].iter().all(|byte| *byte == 0) {
+                continue; // zeros are what is missing: the block is whole
+            }
+            let name = format!("{length} bytes and {zeros} zeros");
+            let disk = disk.copy();
+            let mut torn = after[..length].to_vec();
+            let (read, error) = {
+                disk.set_journal(&torn);
+                read_sim(&disk)
+            };
+            assert!(
+                error.is_none(),
+                "{name}: an unfinished write is no damage: {error:?}"
+            );
+            assert_eq!(read, records(&events), "{name}");
+            torn.extend(vec![0; zeros]);
+            disk.set_journal(&torn);
+            let (all, repairs) =
+                reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(all, records(&events), "{name}");
+            assert_eq!(repairs, 1, "{name}");
+            assert_eq!(disk.journal(), before, "{name}");
+            assert_eq!(
+                disk.file("quarantine/1-journal").unwrap(),
+                torn[before.len()..],
+                "{name}"
+            );
+        }
+    }
+}
+
+/// Of an append over many blocks a part is not kept, whichever copies have it.
+#[test]
+fn an_append_over_several_blocks_is_whole_or_gone() {
+    let (disk, events) = small_log();
+    let before = disk.journal();
+    let (mut log, _) = Direct::open(&disk.arc()).unwrap();
+    let large = [
+        (9, fact(&"x".repeat(3 * MAX_BLOCK))),
+        (9, decision(1)),
+        (9, fact(&"y".repeat(MAX_BLOCK))),
+    ];
+    log.append(&large).unwrap();
+    log.follow();
+    let after = disk.journal();
+    let starts = block_starts(&after);
+    let blocks_before = block_starts(&before).len() - 1;
+    for (number, start) in starts.iter().enumerate().skip(blocks_before) {
+        for in_sled in blocks_before..=number {
+            let name = format!("{number} blocks in the journal, {in_sled} in sled");
+            let disk = disk.copy();
+            disk.set_journal(&after[..*start]);
+            let mut state = disk.state();
+            let mirror = state.mirror.as_mut().unwrap();
+            mirror.retain(|key, _| !matches!(key, MirrorKey::Block(at) if *at >= in_sled as u64));
+            mirror.remove(&MirrorKey::Head);
+            drop(state);
+            let (all, _) = reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+            if number + 1 == starts.len() {
+                assert_eq!(all.len(), events.len() + 3, "{name}");
+            } else {
+                assert_eq!(all, records(&events), "{name}");
+                assert_eq!(disk.journal(), before, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_in_both_copies_at_different_places_is_stitched() {
+    let (whole, events) = small_log();
+    let journal = whole.journal();
+    let starts = block_starts(&journal);
+    for in_journal in 0..starts.len() - 1 {
+        for in_sled in 0..starts.len() - 1 {
+            let name = format!("block {in_journal} of the journal, block {in_sled} of sled");
+            let disk = whole.copy();
+            let mut damaged = journal.clone();
+            damaged[starts[in_journal] + 50] ^= 1;
+            disk.set_journal(&damaged);
+            disk.state()
+                .mirror
+                .as_mut()
+                .unwrap()
+                .get_mut(&MirrorKey::Block(in_sled as u64))
+                .unwrap()[60] ^= 1;
+            match reopen(&name, &disk) {
+                Ok((all, repairs)) => {
+                    assert_ne!(in_journal, in_sled, "{name}");
+                    assert_eq!(all, records(&events), "{name}");
+                    assert_eq!(repairs, 2, "{name}");
+                }
+                Err(OpenError::Damaged { sound, .. }) => {
+                    assert_eq!(in_journal, in_sled, "{name}");
+                    assert_eq!(sound.get(), [0, 1, 3, 6, 7, 9][in_sled], "{name}");
+                    assert_eq!(disk.journal(), damaged, "{name}: nothing was changed");
+                }
+                Err(other) => panic!("{name}: {other}"),
+            }
+        }
+    }
+}
+
+/// A journal whose blocks were moved about, with and without sled beside it.
+#[test]
+fn blocks_duplicated_removed_swapped_and_foreign() {
+    let (whole, events) = small_log();
+    let journal = whole.journal();
+    let starts = block_starts(&journal);
+    let block = |n: usize| journal[starts[n]..starts[n + 1]].to_vec();
+    let other = {
+        let disk = SimDisk::default();
+        let mut log = Direct {
+            writer: tinygate::store::Writer::create(&disk.arc(), "a run", [8; 16]).unwrap(),
+        };
+        log.append(&[(0, fact("0.0"))]).unwrap();
+        disk.journal()[FILE_HEADER..].to_vec()
+    };
+    let blocks: Vec<Vec<u8>> = (0..6).map(block).collect();
+    let build = |parts: &[&Vec<u8>]| {
+        let mut bytes = journal[..FILE_HEADER].to_vec();
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        bytes
+    };
+    let b = &blocks;
+    let cases = [
+        (
+            "the first block twice",
+            build(&[&b[0], &b[0], &b[1], &b[2], &b[3], &b[4], &b[5]]),
+            true,
+        ),
+        (
+            "the last block twice",
+            build(&[&b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &b[5]]),
+            true,
+        ),
+        (
+            "a block removed",
+            build(&[&b[0], &b[1], &b[3], &b[4], &b[5]]),
+            false,
+        ),
+        (
+            "the first block removed",
+            build(&[&b[1], &b[2], &b[3], &b[4], &b[5]]),
+            false,
+        ),
+        (
+            "two blocks swapped",
+            build(&[&b[0], &b[2], &b[1], &b[3], &b[4], &b[5]]),
+            true,
+        ),
+        (
+            "the order reversed",
+            build(&[&b[5], &b[4], &b[3], &b[2], &b[1], &b[0]]),
+            true,
+        ),
+        (
+            "a block of another run in the middle",
+            build(&[&b[0], &b[1], &other, &b[2], &b[3], &b[4], &b[5]]),
+            true,
+        ),
+        (
+            "a block of another run in the place of one",
+            build(&[&b[0], &other, &b[2], &b[3], &b[4], &b[5]]),
+            false,
+        ),
+        (
+            "a block of another run at the end",
+            build(&[&b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &other]),
+            true,
+        ),
+    ];
+    for (name, bytes, alone) in cases {
+        let disk = whole.copy();
+        disk.set_journal(&bytes);
+        let (read, error) = read_sim(&disk);
+        assert_eq!(read, records(&events)[..read.len()], "{name}");
+        assert!(error.is_some(), "{name}: a reader notices");
+        let (all, repairs) = reopen(name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((all, repairs), (records(&events), 1), "{name}");
+
+        let disk = whole.copy();
+        disk.set_journal(&bytes);
+        disk.state().mirror = None;
+        match reopen(name, &disk) {
+            Ok((all, _)) => {
+                assert!(alone, "{name}");
+                assert_eq!(all, records(&events), "{name}");
+            }
+            Err(OpenError::Damaged { .. }) => assert!(!alone, "{name}"),
+            Err(other) => panic!("{name}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn two_whole_copies_that_differ_are_left_alone() {
+    let (one, events) = small_log();
+    let two = one.copy();
+    for (disk, text) in [(&one, "ours"), (&two, "theirs")] {
+        let (mut log, _) = Direct::open(&disk.arc()).unwrap();
+        log.append(&[(1, fact(text))]).unwrap();
+        log.append(&[(2, fact("then"))]).unwrap();
+        log.follow();
+    }
+    let mixed = one.copy();
+    mixed.state().mirror = two.state().mirror.clone();
+    let (journal, mirror) = (mixed.journal(), mixed.state().mirror.clone());
+    let error = Direct::open(&mixed.arc()).err().unwrap();
+    let OpenError::Forked {
+        seq,
+        journal: ours,
+        sled,
+    } = &error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!(seq.get(), events.len() as u64);
+    assert_ne!(ours.hash, sled.hash);
+    assert_eq!((ours.events, sled.events), (seq.get() + 2, seq.get() + 2));
+    assert!(
+        error.to_string().contains(&ours.hash[..16])
+            && error.to_string().contains(&sled.hash[..16])
+    );
+    assert_eq!(
+        (mixed.journal(), mixed.state().mirror.clone()),
+        (journal, mirror)
+    );
+    assert!(mixed.state().aside.is_empty());
+
+    let foreign = SimDisk::default();
+    drop(tinygate::store::Writer::create(&foreign.arc(), "another", [9; 16]).unwrap());
+    foreign.set_journal(&one.journal());
+    assert!(matches!(
+        Direct::open(&foreign.arc()),
+        Err(OpenError::Forked {
+            seq: Seq::FIRST,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn either_copy_alone_gives_the_log_back() {
+    let (whole, events) = small_log();
+    let disk = whole.copy();
+    disk.remove_journal();
+    assert_eq!(reopen("no journal", &disk).unwrap(), (records(&events), 1));
+    assert_eq!(disk.journal(), whole.journal());
+
+    let disk = whole.copy();
+    disk.state().mirror = None;
+    assert_eq!(reopen("no sled", &disk).unwrap(), (records(&events), 1));
+
+    let disk = whole.copy();
+    disk.state().faults.mirror_does_not_open = true;
+    let (_, repairs) = Direct::open(&disk.arc()).unwrap();
+    assert_eq!(repairs.len(), 1);
+    assert_eq!(repairs[0].copy, LogCopy::Sled);
+    assert_eq!(repairs[0].quarantine.as_deref(), Some("quarantine/1-sled"));
+    assert_eq!(repairs[0].restored, events.len() as u64);
+
+    let disk = SimDisk::default();
+    assert!(matches!(Direct::open(&disk.arc()), Err(OpenError::NotALog)));
+    whole.remove_journal();
+    whole.state().faults.mirror_does_not_open = true;
+    assert!(matches!(
+        Direct::open(&whole.arc()),
+        Err(OpenError::Damaged { .. })
+    ));
+}
+
+/// A crash at any byte of what was not synced, between any two appends.
+#[test]
+fn a_power_cut_loses_nothing_that_was_acknowledged() {
+    let append = |at: u64| vec![(at, fact(&format!("{at}"))), (at, decision(at as u32))];
+    for acknowledged in 0..5u64 {
+        for kept in (0..500).step_by(7) {
+            let name = format!("{acknowledged} appends, {kept} bytes of the next");
+            let disk = SimDisk::default();
+            let mut log = Direct::create(&disk.arc());
+            let mut events = Vec::new();
+            for at in 0..acknowledged {
+                log.append(&append(at)).unwrap();
+                events.extend(append(at));
+                if at % 2 == 0 {
+                    log.follow();
+                } else {
+                    log.writer.follow(false).unwrap();
+                }
+            }
+            disk.state().faults.sync_fails = true;
+            log.append(&append(acknowledged)).unwrap_err();
+            events.extend(append(acknowledged));
+            drop(log);
+            disk.state().faults.sync_fails = false;
+            disk.crash(kept);
+            let (all, _) = reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(all, records(&events)[..all.len()], "{name}");
+            assert!(
+                all.len() == 2 * acknowledged as usize || all.len() == events.len(),
+                "{name}: whole appends only"
+            );
+        }
+    }
+}
+
+/// The repair itself is cut short at every write: the next one ends it.
+#[test]
+fn a_repair_that_finds_the_disk_full_changes_nothing_that_matters() {
+    let (whole, events) = small_log();
+    let mut damaged = whole.journal();
+    damaged[FILE_HEADER + 40] ^= 1;
+    let used = damaged.len();
+    let mut refused = 0;
+    for room in (0..2 * used + 50).step_by(13) {
+        let name = format!("room for {room} bytes");
+        let disk = whole.copy();
+        disk.set_journal(&damaged);
+        disk.state().faults.capacity = Some(used + room);
+        match Direct::open(&disk.arc()) {
+            Ok(_) => {}
+            Err(OpenError::DiskFull { .. }) => refused += 1,
+            Err(other) => panic!("{name}: {other}"),
+        }
+        disk.state().faults.capacity = None;
+        let (all, _) = reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(all, records(&events), "{name}");
+    }
+    assert!(refused > 10);
+}
+
+#[test]
+fn a_full_disk_cuts_the_append_off_and_goes_on_when_there_is_space() {
+    let (whole, mut events) = small_log();
+    let used = whole.journal().len();
+    let mut full = 0;
+    for room in 0..300 {
+        let disk = whole.copy();
+        let (mut log, _) = Direct::open(&disk.arc()).unwrap();
+        disk.state().faults.capacity = Some(used + room);
+        disk.state().faults.short = Some(50);
+        match log.append(&[(1, fact("does it fit?")), (1, decision(1))]) {
+            Ok(_) => continue,
+            Err(failure) => assert_eq!(failure, Failure::DiskFull, "{room}"),
+        }
+        full += 1;
+        assert_eq!(
+            disk.journal(),
+            whole.journal(),
+            "{room}: the half block is gone"
+        );
+        disk.state().faults.capacity = None;
+        let head = log.append(&[(2, fact("now it does"))]).unwrap();
+        assert_eq!(head.get(), events.len() as u64 + 1);
+    }
+    assert!(full > 100, "{full}");
+
+    let (store, _) = Store::open_on(whole.arc()).unwrap();
+    let head = store.head();
+    whole.state().faults.capacity = Some(used + 10);
+    let answer = store.append(head, &[(1, fact("no"))], Durability::Durable);
+    assert!(
+        matches!(answer, Err(AppendError::DiskFull { head: at }) if at == head),
+        "{answer:?}"
+    );
+    assert_eq!(store.head(), head);
+
+    // a lazy one is told of its loss by the next call, and the store goes on
+    store
+        .append(head, &[(1, fact("lost"))], Durability::Lazy)
+        .unwrap();
+    assert!(matches!(store.sync(), Err(AppendError::DiskFull { .. })));
+    let answer = store.append(
+        Seq::new(head.get() + 1),
+        &[(1, fact("after"))],
+        Durability::Durable,
+    );
+    assert!(
+        matches!(answer, Err(AppendError::DiskFull { head: at }) if at == head),
+        "{answer:?}"
+    );
+    whole.state().faults.capacity = None;
+    store
+        .append(head, &[(3, fact("space again"))], Durability::Durable)
+        .unwrap();
+    events.push((3, fact("space again")));
+    assert_eq!(read_all(&store), records(&events));
+    store.close().unwrap();
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_taken_any_more() {
+    let (disk, events) = small_log();
+    let (store, _) = Store::open_on(disk.arc()).unwrap();
+    let head = store.head();
+    disk.state().faults.sync_fails = true;
+    let answer = store.append(head, &[(1, fact("x"))], Durability::Durable);
+    assert!(
+        matches!(&answer, Err(AppendError::Refused { why, .. }) if why.contains("synced")),
+        "{answer:?}"
+    );
+    disk.state().faults.sync_fails = false;
+    for durability in [Durability::Durable, Durability::Lazy] {
+        let answer = store.append(head, &[(1, fact("x"))], durability);
+        assert!(
+            matches!(answer, Err(AppendError::Refused { .. })),
+            "{answer:?}"
+        );
+    }
+    assert!(store.close().is_err());
+    disk.crash(0);
+    assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
+}
+
+#[test]
+fn a_write_error_that_cannot_be_cut_off_stops_the_store() {
+    let (disk, events) = small_log();
+    let (mut log, _) = Direct::open(&disk.arc()).unwrap();
+    disk.state().faults.capacity = Some(disk.journal().len() + 30);
+    disk.state().faults.set_len_fails = true;
+    assert!(matches!(
+        log.append(&[(1, fact("x"))]),
+        Err(Failure::Refused(_))
+    ));
+    disk.state().faults.capacity = None;
+    disk.state().faults.set_len_fails = false;
+    assert!(matches!(
+        log.append(&[(1, fact("x"))]),
+        Err(Failure::Refused(_))
+    ));
+    assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
+
+    let (mut log, _) = Direct::open(&disk.arc()).unwrap();
+    disk.state().faults.write_fails = true;
+    assert!(matches!(
+        log.append(&[(1, fact("x"))]),
+        Err(Failure::Refused(_))
+    ));
+}
+
+#[test]
+fn a_sled_that_fails_stops_the_store_but_loses_nothing() {
+    let (disk, mut events) = small_log();
+    let (store, _) = Store::open_on(disk.arc()).unwrap();
+    disk.state().faults.mirror_fails = Some(MirrorError::DiskFull);
+    store
+        .append(store.head(), &[(1, decision(1))], Durability::Durable)
+        .unwrap();
+    events.push((1, decision(1)));
+    // the failure is known once the writer has come round
+    assert!(store.sync().is_err());
+    let answer = store.append(store.head(), &[(1, fact("x"))], Durability::Durable);
+    assert!(
+        matches!(&answer, Err(AppendError::Refused { why, .. }) if why.contains("sled")),
+        "{answer:?}"
+    );
+    drop(store);
+    disk.state().faults.mirror_fails = None;
+    assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
+}
+
+#[test]
+fn short_reads_and_writes_change_nothing() {
+    let disk = SimDisk::default();
+    disk.state().faults.short = Some(11);
+    let mut log = Direct::create(&disk.arc());
+    let events = mixture(4, 100);
+    log.append(&events).unwrap();
+    log.follow();
+    drop(log);
+    assert_eq!(reopen("short", &disk).unwrap().0, records(&events));
+    assert!(
+        disk.state().faults.hits["short read"] > 0 && disk.state().faults.hits["short write"] > 0
+    );
+}
+
+#[test]
+fn many_appends_share_a_block_and_one_that_does_not_fit_begins_another() {
+    let disk = SimDisk::default();
+    let mut log = Direct::create(&disk.arc());
+    let mut events = Vec::new();
+    for at in 0..2000u64 {
+        let append = mixture(at, (at % 4) as usize + 1);
+        log.writer
+            .add(&Unit::encode(log.writer.next(), &append).unwrap());
+        events.extend(append);
+    }
+    log.writer.commit().unwrap();
+    log.follow();
+    let journal = disk.journal();
+    let starts = block_starts(&journal);
+    for pair in starts.windows(2) {
+        assert!(pair[1] - pair[0] <= MAX_BLOCK);
+    }
+    assert!(events.len() / (starts.len() - 1) > 5, "blocks are filled");
+    assert_eq!(reopen("many", &disk).unwrap().0, records(&events));
+}
+
+/// Whatever stands in the file: an answer, no panic, no event that was not appended.
+#[test]
+fn noise_is_no_log() {
+    let mut g = store_support::any_event::Gen::new(1);
+    let (whole, events) = small_log();
+    let journal = whole.journal();
+    for round in 0..400 {
+        let mut bytes = journal.clone();
+        for _ in 0..=g.below(4) {
+            let at = g.below(bytes.len() as u64) as usize;
+            let end = (at + g.below(300) as usize).min(bytes.len());
+            match g.below(3) {
+                0 => bytes[at..end].fill(g.next() as u8),
+                1 => drop(bytes.drain(at..end)),
+                _ => {
+                    let copy = bytes[at..end].to_vec();
+                    let to = g.below(bytes.len() as u64) as usize;
+                    bytes.splice(to..to, copy);
+                }
+            }
+            if bytes.is_empty() {
+                bytes.push(0);
+            }
+        }
+        for with_sled in [true, false] {
+            let name = format!("round {round}, sled {with_sled}");
+            let disk = whole.copy();
+            disk.set_journal(&bytes);
+            let (read, _) = read_sim(&disk);
+            assert_eq!(read, records(&events)[..read.len()], "{name}");
+            if !with_sled {
+                disk.state().mirror = None;
+            }
+            match reopen(&name, &disk) {
+                Ok((all, _)) => {
+                    assert_eq!(all, records(&events)[..all.len()], "{name}");
+                    assert!(!with_sled || all.len() == events.len(), "{name}");
+                }
+                Err(OpenError::Damaged { .. } | OpenError::NotALog) => {
+                    assert!(!with_sled, "{name}")
+                }
+                Err(other) => panic!("{name}: {other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_is_shared_by_its_handles() {
+    let disk: Arc<dyn Disk> = SimDisk::default().arc();
+    let mut file = disk.create("a/b").unwrap();
+    file.write_at(b"xyz", 0).unwrap();
+    assert_eq!(disk.open("a/b").unwrap().unwrap().len().unwrap(), 3);
+    assert_eq!(disk.names("a").unwrap(), ["b"]);
+}
