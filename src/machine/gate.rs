@@ -9,9 +9,12 @@ use super::stage::{Judgement, StageState};
 use super::statistics::{self, windows};
 use crate::events::{
     Applies, Cause, Criterion, CriterionReason, CriterionResult, CriterionTest, Finding, Limit,
-    Metric, ModelKind, Scalar, Step, StructureLimits, StructureScores, Verdict, metric,
+    Metric, ModelKind, PictureScored, Scalar, Step, StructureLimits, StructureScores, Verdict,
+    metric,
 };
 
+/// Name of the criterion that holds whether or not the policy has it.
+const CHECKPOINT_VALID: &str = "checkpoint_valid";
 /// Fewest finite samples that windows of a chunk are compared by.
 const WINDOW_SAMPLES_MIN: u64 = 10;
 /// A trivial loss below this leaves no skill to measure.
@@ -40,12 +43,13 @@ impl Evaluation {
 /// Evaluates every criterion of the stage's policy over its chunk.
 pub fn evaluate(stage: &StageState, chunk: &ChunkState, latest_window: u32) -> Evaluation {
     let inputs = Inputs::new(stage, chunk, latest_window);
-    let criteria: Vec<CriterionResult> = stage
+    let mut criteria: Vec<CriterionResult> = stage
         .policy
         .criteria
         .iter()
         .map(|criterion| judge(&inputs, criterion))
         .collect();
+    criteria.extend(checkpoint_needed(&inputs));
     let passed = criteria
         .iter()
         .all(|result| result.verdict != Verdict::Fail);
@@ -94,7 +98,8 @@ impl<'a> Inputs<'a> {
                 metric::HELD_OUT_LOSS_MOVING,
                 metric::TRIVIAL_LOSS_MOVING,
             ),
-            at_target: chunk.settings.n_updates <= chunk.to.get(),
+            // The target in force, which a person may have moved since the chunk began.
+            at_target: stage.settings.n_updates <= chunk.to.get(),
             losses,
         }
     }
@@ -105,6 +110,14 @@ impl<'a> Inputs<'a> {
         } else {
             self.skill
         }
+    }
+
+    /// The picture drawn at this gate.
+    fn picture(&self) -> Option<&PictureScored> {
+        self.chunk
+            .picture
+            .as_ref()
+            .filter(|picture| picture.step == self.chunk.to && !picture.frames.is_empty())
     }
 }
 
@@ -124,7 +137,7 @@ fn skill(stage: &StageState, chunk: &ChunkState, held_out: &str, trivial: &str) 
             .and_then(|metric| metric.value)
     };
     let Some(trivial) = find(&stage.trivial, trivial)
-        .map(Scalar::get)
+        .and_then(Scalar::finite)
         .filter(|loss| TRIVIAL_LOSS_MIN <= *loss)
     else {
         return Skill::NothingToMeasure;
@@ -157,6 +170,22 @@ fn judge(inputs: &Inputs<'_>, criterion: &Criterion) -> CriterionResult {
         limit: outcome.limit.map(Scalar::new),
         why: outcome.why,
     }
+}
+
+/// A gate passes on an accepted checkpoint only, also where the policy does not ask
+/// for one: there is nothing else to go on from, or to hand on.
+fn checkpoint_needed(inputs: &Inputs<'_>) -> Option<CriterionResult> {
+    let implied = Criterion {
+        name: CHECKPOINT_VALID.to_owned(),
+        applies: Applies::EveryGate,
+        test: CriterionTest::CheckpointValid,
+    };
+    let asked = inputs.stage.policy.criteria.iter().any(|criterion| {
+        criterion.test == CriterionTest::CheckpointValid
+            && (criterion.applies == Applies::EveryGate || inputs.at_target)
+    });
+    let result = judge(inputs, &implied);
+    (!asked && result.verdict == Verdict::Fail).then_some(result)
 }
 
 struct Outcome {
@@ -357,21 +386,16 @@ fn loss_not_rising(inputs: &Inputs<'_>, tolerance: f64, standard_errors: f64) ->
         return outcome;
     }
     let windows = windows(&inputs.losses);
-    let (Some(middle), Some(last)) = (
-        statistics::mean(windows.middle_third),
-        statistics::mean(windows.last_third),
-    ) else {
+    let (middle, last) = (windows.middle_third, windows.last_third);
+    let (Some(middle_mean), Some(last_mean)) = (statistics::mean(middle), statistics::mean(last))
+    else {
         return Outcome::fail(None, None, missing(metric::LOSS));
     };
-    let limit = middle
-        + tolerance_of(
-            middle,
-            tolerance,
-            standard_errors,
-            windows.last_third,
-            windows.middle_third,
-        );
-    Outcome::compared(last, limit, last <= limit)
+    if !middle_mean.is_finite() {
+        return Outcome::fail(Some(last_mean), None, CriterionReason::NotFinite);
+    }
+    let limit = middle_mean + tolerance_of(middle_mean, tolerance, standard_errors, last, middle);
+    Outcome::compared(last_mean, limit, last_mean <= limit)
 }
 
 fn loss_delta(inputs: &Inputs<'_>, tolerance: f64, standard_errors: f64) -> Outcome {
@@ -379,30 +403,19 @@ fn loss_delta(inputs: &Inputs<'_>, tolerance: f64, standard_errors: f64) -> Outc
         return outcome;
     }
     let windows = windows(&inputs.losses);
-    let (Some(first), Some(last)) = (
-        statistics::mean(windows.first_tenth),
-        statistics::mean(windows.last_tenth),
-    ) else {
+    let (first, last) = (windows.first_tenth, windows.last_tenth);
+    let (Some(first_mean), Some(last_mean)) = (statistics::mean(first), statistics::mean(last))
+    else {
         return Outcome::fail(None, None, missing(metric::LOSS));
     };
-    let limit = tolerance_of(
-        first,
-        tolerance,
-        standard_errors,
-        windows.last_tenth,
-        windows.first_tenth,
-    );
-    Outcome::compared(last - first, limit, last - first <= limit)
+    let delta = last_mean - first_mean;
+    let limit = tolerance_of(first_mean, tolerance, standard_errors, last, first);
+    Outcome::compared(delta, limit, delta <= limit)
 }
 
 /// Its value is the share of held-out frames that have lost their structure.
 fn visual_structure(inputs: &Inputs<'_>, limits: &StructureLimits, share: f64) -> Outcome {
-    let picture = inputs
-        .chunk
-        .picture
-        .as_ref()
-        .filter(|picture| !picture.frames.is_empty());
-    let Some(picture) = picture else {
+    let Some(picture) = inputs.picture() else {
         return Outcome::fail(None, Some(share), CriterionReason::NoPicture);
     };
     let lost = picture
@@ -462,38 +475,11 @@ fn metrics_fresh(inputs: &Inputs<'_>) -> Outcome {
             .get()
             .saturating_sub(chunk.settings.log_interval.max(1)),
     );
-    let mut problems = Vec::new();
+    let mut problems: Vec<CriterionReason> = Vec::new();
     for criterion in &inputs.stage.policy.criteria {
-        match needed(&criterion.test) {
-            Needed::Nothing => {}
-            Needed::Samples(name) => match chunk.samples(name).last() {
-                None => problems.push(missing(name)),
-                Some((last, _)) if *last <= needed_after => {
-                    problems.push(CriterionReason::Stale {
-                        metric: name.to_owned(),
-                        last: *last,
-                        needed_after,
-                    });
-                }
-                Some(_) => {}
-            },
-            Needed::Picture => {
-                if chunk
-                    .picture
-                    .as_ref()
-                    .is_none_or(|picture| picture.step != chunk.to)
-                {
-                    problems.push(CriterionReason::NoPicture);
-                }
-            }
-            Needed::HeldOut(name) => {
-                if matches!(inputs.skill(name), Skill::Missing) {
-                    problems.push(missing(name));
-                }
-            }
-        }
+        let problem = problem(inputs, needed(&criterion.test), needed_after);
+        problems.extend(problem.filter(|problem| !problems.contains(problem)));
     }
-    problems.dedup();
     let value = problems.len() as f64;
     let verdict = if problems.is_empty() {
         Verdict::Pass
@@ -505,6 +491,28 @@ fn metrics_fresh(inputs: &Inputs<'_>) -> Outcome {
         value: Some(value),
         limit: Some(0.0),
         why: problems.into_iter().next(),
+    }
+}
+
+/// What is wrong with something that a criterion needs.
+fn problem(inputs: &Inputs<'_>, needed: Needed<'_>, needed_after: Step) -> Option<CriterionReason> {
+    match needed {
+        Needed::Nothing => None,
+        Needed::Samples(name) => match inputs.chunk.samples(name).last() {
+            None => Some(missing(name)),
+            Some((last, _)) => (*last <= needed_after).then(|| CriterionReason::Stale {
+                metric: name.to_owned(),
+                last: *last,
+                needed_after,
+            }),
+        },
+        Needed::Picture => inputs
+            .picture()
+            .is_none()
+            .then_some(CriterionReason::NoPicture),
+        Needed::HeldOut(name) => {
+            matches!(inputs.skill(name), Skill::Missing).then(|| missing(name))
+        }
     }
 }
 

@@ -59,6 +59,9 @@ pub fn standard_error_of_difference(a: &[f64], b: &[f64]) -> f64 {
 pub fn r_squared(pairs: &[(f64, f64)]) -> Option<f64> {
     let xs: Vec<f64> = pairs.iter().map(|pair| pair.0).collect();
     let ys: Vec<f64> = pairs.iter().map(|pair| pair.1).collect();
+    if is_constant(&xs) || is_constant(&ys) {
+        return None;
+    }
     let (mean_x, mean_y) = (mean(&xs)?, mean(&ys)?);
     let (mut xy, mut xx, mut yy) = (0.0, 0.0, 0.0);
     for (x, y) in pairs {
@@ -69,6 +72,11 @@ pub fn r_squared(pairs: &[(f64, f64)]) -> Option<f64> {
     }
     let r_squared = xy / xx * (xy / yy);
     (xx > 0.0 && yy > 0.0 && r_squared.is_finite()).then_some(r_squared)
+}
+
+/// Its variance is 0 in truth, where rounding may make the computed one larger.
+fn is_constant(values: &[f64]) -> bool {
+    values.windows(2).all(|pair| pair[0] == pair[1])
 }
 
 /// The windows of the dynamics criteria over `n` samples, by integer division.
@@ -165,6 +173,12 @@ mod tests {
             r_squared(&[(1.0, 5.0), (2.0, 5.0)]),
             None,
             "a constant has no correlation"
+        );
+        let tenth = |i: i32| (0.1, f64::from(i));
+        assert_eq!(
+            r_squared(&[tenth(1), tenth(2), tenth(4), tenth(8), tenth(9), tenth(11)]),
+            None,
+            "nor one whose mean is rounded"
         );
         assert_eq!(r_squared(&[]), None);
         assert_eq!(r_squared(&[(1.0, f64::NAN), (2.0, 3.0)]), None);

@@ -1,0 +1,21 @@
+//! Frames of a game: read from files, cut into windows, put into an order, and what trivial predictors score on them.
+//!
+//! [`Frames`] holds every pixel as the byte it was, [`Windows`] says which frames make a sample and which samples are
+//! held out, [`order`] says which sample an update sees, [`trivial`] measures the mean image and the previous frame.
+//!
+//! Nothing here touches libtorch, writes a file or resizes a picture.
+//!
+//! Invariant: what a file holds decides everything; the same bytes give the same windows, order and hash everywhere.
+
+mod error;
+mod frames;
+mod hdf5;
+mod image;
+mod numpy;
+pub mod order;
+pub mod trivial;
+mod windows;
+
+pub use error::{DataError, Format, WindowError};
+pub use frames::Frames;
+pub use windows::{WindowId, WindowShape, Windows};
