@@ -8,6 +8,7 @@ pub mod events;
 pub mod machine;
 pub mod picture;
 pub mod random;
+pub mod setup;
 pub mod store;
 #[cfg(feature = "train")]
 pub mod train;

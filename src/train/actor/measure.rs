@@ -10,6 +10,7 @@ use crate::data::trivial;
 use crate::events::{Metric, ModelKind, Scalar, StageMeasured, StageName, metric};
 use crate::machine::MeasureStage;
 use crate::random::Place;
+use crate::setup;
 
 /// Held-out batches a gate looks at: enough for a steady mean, and no more than
 /// an update or two a hundred costs.
@@ -49,7 +50,7 @@ pub(super) fn tokens(
     measure: &MeasureStage,
     trainer: &StageTrainer,
 ) -> Result<StageMeasured, Failure> {
-    let batch = batch_size(session);
+    let batch = setup::largest_batch(&session.config);
     let whole = session.windows.train_len() / batch;
     let used = whole.clamp(1, MARGINAL_BATCHES_MAX);
     let mut batches = Vec::with_capacity(used);
@@ -131,21 +132,10 @@ pub(super) fn token_mask(session: &Session, batch: usize, place: Place<'_>) -> T
 
 /// Whole batches of held-out windows, spread evenly over all of them.
 fn held_out_batches(session: &Session) -> Vec<Vec<WindowId>> {
-    let batch = batch_size(session);
+    let batch = setup::largest_batch(&session.config);
     let whole = (session.windows.held_out_len() / batch).clamp(1, HELD_OUT_BATCHES_MAX);
     let ids = session.windows.held_out_spread(whole * batch);
     ids.chunks_exact(batch).map(<[WindowId]>::to_vec).collect()
-}
-
-/// The batch of held-out evaluation: that of the largest stage, whatever was halved since.
-fn batch_size(session: &Session) -> usize {
-    let stages = &session.config.policy.stages;
-    stages
-        .iter()
-        .map(|stage| stage.settings.batch_size_per_gpu)
-        .max()
-        .unwrap_or(1)
-        .max(1) as usize
 }
 
 /// Pixels `[B, T, H, W]` that differ from the mean image.

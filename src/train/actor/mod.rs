@@ -47,7 +47,7 @@ pub struct ActorSetup {
     pub frames: Arc<Frames>,
     pub device: tch::Device,
     /// Threads libtorch computes with.
-    pub threads: u32,
+    pub threads: u16,
     pub stop: Arc<StopRequest>,
 }
 
@@ -58,10 +58,14 @@ pub struct ActorSetup {
 pub fn spawn(setup: ActorSetup) -> Result<(Trainer, JoinHandle<()>), SpawnError> {
     let (command_sender, command_receiver) = unbounded();
     let (report_sender, report_receiver) = unbounded();
+    let threads = setup.threads;
     let session = Session::new(setup)?;
     let thread = std::thread::Builder::new()
         .name("tinygate-train".to_owned())
-        .spawn(move || serve(session, &command_receiver, &report_sender))
+        .spawn(move || {
+            super::use_threads(threads);
+            serve(session, &command_receiver, &report_sender);
+        })
         .map_err(SpawnError::Thread)?;
     Ok((
         Trainer {

@@ -6,18 +6,19 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::super::models::ModelConfig;
-use super::super::{FrozenModel, InitKey, StageKind, StageTrainer};
+use super::super::{FrozenModel, FrozenModels, InitKey, StageKind, StageTrainer};
 use super::{ActorSetup, Failure, measure, tell, weights};
 use crate::checkpoint::{self, Acceptance};
 use crate::config::Config;
 use crate::controller::{Report, StopRequest};
+use crate::data::Windows;
 use crate::data::trivial::MeanImage;
-use crate::data::{Frames, WindowError, WindowShape, Windows};
 use crate::events::{
     CheckpointJudged, CheckpointRef, Event, FileRecord, ModelKind, Rejection, Restart, StageName,
     Step, Upstream,
 };
 use crate::machine::{Command, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk};
+use crate::setup;
 
 pub(super) struct Session {
     pub directory: PathBuf,
@@ -42,8 +43,7 @@ struct Loaded {
 
 impl Session {
     pub fn new(setup: ActorSetup) -> Result<Session, super::SpawnError> {
-        tch::set_num_threads(i32::try_from(setup.threads).unwrap_or(i32::MAX));
-        let windows = windows(&setup.config, setup.frames)?;
+        let windows = setup::windows(&setup.config, setup.frames)?;
         Ok(Session {
             mean: MeanImage::of(&windows),
             windows,
@@ -83,7 +83,7 @@ impl Session {
         let config = self.model_config(&measure.stage);
         let measured = match kind {
             StageKind::VideoTokenizer | StageKind::LatentActions => measure::frames(self, measure)?,
-            StageKind::Dynamics { .. } => {
+            StageKind::Dynamics(_) => {
                 let trainer = StageTrainer::new(kind, &config, &key, self.device)?;
                 measure::tokens(self, measure, &trainer)?
             }
@@ -178,10 +178,10 @@ impl Session {
         match model {
             ModelKind::VideoTokenizer => Ok(StageKind::VideoTokenizer),
             ModelKind::LatentActions => Ok(StageKind::LatentActions),
-            ModelKind::Dynamics => Ok(StageKind::Dynamics {
+            ModelKind::Dynamics => Ok(StageKind::Dynamics(Box::new(FrozenModels {
                 video_tokenizer: self.frozen(ModelKind::VideoTokenizer, upstream)?,
                 latent_actions: self.frozen(ModelKind::LatentActions, upstream)?,
-            }),
+            }))),
         }
     }
 
@@ -245,21 +245,4 @@ fn model_config(config: &Config, stage: &StageName) -> ModelConfig {
         num_bins: i64::from(shape.num_bins),
         n_actions: i64::from(shape.n_actions),
     }
-}
-
-/// The windows of a run. All stages hold out the same ones, so the largest
-/// configured batch counts; a batch that was halved later changes nothing.
-pub fn windows(config: &Config, frames: Arc<Frames>) -> Result<Windows, WindowError> {
-    let batch = config
-        .policy
-        .stages
-        .iter()
-        .map(|stage| stage.settings.batch_size_per_gpu)
-        .max()
-        .unwrap_or(1);
-    let shape = WindowShape {
-        context_length: config.shape.context_length as usize,
-        frame_stride: config.data.frame_stride as usize,
-    };
-    Windows::new(frames, shape, batch as usize)
 }

@@ -1,0 +1,98 @@
+//! What a run knows of its data before anything is trained.
+//!
+//! Loads the frames a config names, cuts them into windows, and describes both
+//! for the run's first event: the hash by which a resumed run knows its data
+//! again, and the losses of predictors that need no training. No libtorch.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::data::trivial::{self, MeanImage};
+use crate::data::{DataError, Frames, WindowError, WindowShape, Windows};
+use crate::events::{Dataset, Metric, Scalar};
+
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Windows(#[from] WindowError),
+}
+
+/// The frames of a run, as its config names them.
+///
+/// # Errors
+/// A file that is missing, damaged, or holds something else.
+pub fn frames(config: &Config) -> Result<Arc<Frames>, SetupError> {
+    Ok(Arc::new(Frames::load(
+        &config.data.path,
+        config.shape.frame_size as usize,
+    )?))
+}
+
+/// The windows of a run. All stages hold out the same ones, so the largest
+/// configured batch counts; a batch that was halved later changes nothing.
+///
+/// # Errors
+/// Too few frames for one window, or for a training batch beside the held-out ones.
+pub fn windows(config: &Config, frames: Arc<Frames>) -> Result<Windows, WindowError> {
+    let shape = WindowShape {
+        context_length: config.shape.context_length as usize,
+        frame_stride: config.data.frame_stride as usize,
+    };
+    Windows::new(frames, shape, largest_batch(config))
+}
+
+/// Windows per micro-batch of the stage that has most.
+pub fn largest_batch(config: &Config) -> usize {
+    let stages = &config.policy.stages;
+    stages
+        .iter()
+        .map(|stage| stage.settings.batch_size_per_gpu)
+        .max()
+        .unwrap_or(1)
+        .max(1) as usize
+}
+
+/// The data as the first event describes it.
+pub fn dataset(config: &Config, windows: &Windows) -> Dataset {
+    let frames = windows.frames();
+    Dataset {
+        files: config
+            .data
+            .path
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
+        blake3: frames.hash().to_hex().to_string(),
+        frames: frames.count() as u64,
+        height: frames.height() as u32,
+        width: frames.width() as u32,
+        training_windows: windows.train_len() as u64,
+        held_out_windows: windows.held_out_len() as u64,
+    }
+}
+
+/// Held-out losses of the mean image and of the previous frame.
+///
+/// # Errors
+/// None for windows that were cut from these frames.
+pub fn trivial_predictors(windows: &Windows) -> Result<Vec<Metric>, WindowError> {
+    let ids = windows.held_out_spread(windows.held_out_len());
+    let measured = trivial::measure(windows, &MeanImage::of(windows), &ids)?;
+    let metric = |name: &str, value: Option<f64>| Metric {
+        name: name.to_owned(),
+        value: value.map(Scalar::new),
+    };
+    let previous = measured.previous_frame;
+    Ok(vec![
+        metric("mean_image", Some(measured.mean_image.all)),
+        metric("mean_image_moving", measured.mean_image.moving),
+        metric("previous_frame", previous.map(|loss| loss.all)),
+        metric(
+            "previous_frame_moving",
+            previous.and_then(|loss| loss.moving),
+        ),
+        metric("moving_share", Some(measured.moving_share)),
+    ])
+}
