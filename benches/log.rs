@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --no-default-features --bench log [-- EVENTS]`
 
+#![allow(clippy::expect_used, clippy::print_stdout)] // it prints figures, or stops
+
 use std::time::{Duration, Instant};
 
 use tinygate::events::{

@@ -2,6 +2,13 @@
 //! middle of a write, a full disk. No case may panic, or give an event that was
 //! not appended, or lose an acknowledged one without a word.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)] // a test fails so
+
 mod store_support;
 
 use std::sync::Arc;

@@ -3,6 +3,13 @@
 //! `TINYGATE_WRITE_GOLDEN=1` writes `tests/golden/events` anew. A log written
 //! with the old bytes is then no longer read: only for forms that no release had.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)] // a test fails so
+
 mod store_support;
 
 use std::fmt::Write as _;

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use crate::events::{
-    Attempt, CheckpointRef, ChunkNumber, ChunkStarted, Column, HeldOutScored, PictureScored,
-    Restart, Scalar, Settings, Step, metric,
+    Attempt, CheckpointRef, ChunkNumber, ChunkStarted, Column, FailureCause, HeldOutScored,
+    PictureScored, Restart, Scalar, Settings, Step, metric,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct ChunkState {
     pub taken: Vec<String>,
     pub held_out: Option<HeldOutScored>,
     pub picture: Option<PictureScored>,
+    /// Why it failed without a gate, until it is run again.
+    pub failed: Option<FailureCause>,
     columns: BTreeMap<String, Vec<(Step, Scalar)>>,
 }
 
@@ -61,6 +63,7 @@ impl ChunkState {
             taken: Vec::new(),
             held_out: None,
             picture: None,
+            failed: None,
             columns: BTreeMap::new(),
         };
         if let Some(before) = before.filter(|before| before.number == started.chunk) {
@@ -81,6 +84,13 @@ impl ChunkState {
         }
         self.held_out = None;
         self.picture = None;
+    }
+
+    /// Forgets where it was resumed: an ended chunk that was interrupted on its way
+    /// equals one that was not.
+    pub fn forget_resumes(&mut self) {
+        self.resume_from = None;
+        self.taken = Vec::new();
     }
 
     /// The step training goes on from.

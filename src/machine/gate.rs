@@ -259,10 +259,7 @@ fn missing(metric: &str) -> CriterionReason {
 }
 
 fn checkpoint_valid(inputs: &Inputs<'_>) -> Outcome {
-    let at_gate = inputs
-        .stage
-        .lineage_checkpoints()
-        .rfind(|checkpoint| checkpoint.reference.step == inputs.chunk.to);
+    let at_gate = inputs.stage.gate_checkpoint(inputs.chunk.to);
     let why = match at_gate.map(|checkpoint| &checkpoint.judgement) {
         Some(Judgement::Accepted) => {
             return Outcome {

@@ -217,12 +217,11 @@ fn hold_count(
             let least = share(configured.chunk_size, bounds.chunk_size_min_share);
             count.max(least.min(settings.chunk_size))
         }
+        SettingKey::BatchSizePerGpu | SettingKey::NActions => count.clamp(1, u64::from(u32::MAX)),
         SettingKey::LearningRate
         | SettingKey::NUpdates
         | SettingKey::ScheduleUpdates
-        | SettingKey::BatchSizePerGpu
         | SettingKey::CheckpointInterval
-        | SettingKey::NActions
         | SettingKey::MaxRetries => count.max(1),
     }
 }
@@ -282,14 +281,16 @@ pub fn value_of(settings: &Settings, key: SettingKey) -> Option<SettingValue> {
     }
 }
 
-/// Sets a setting. A value of the wrong kind or range changes nothing.
+/// Sets a setting. A value of the wrong kind or range changes nothing: no count is
+/// 0, and a learning rate is finite and above 0.
 pub fn set(settings: &mut Settings, key: SettingKey, value: SettingValue) {
     match value {
         SettingValue::Real(real) => {
-            if key == SettingKey::LearningRate {
+            if key == SettingKey::LearningRate && real.get() > 0.0 && real.get().is_finite() {
                 settings.learning_rate = real;
             }
         }
+        SettingValue::Count(0) => {}
         SettingValue::Count(count) => set_count(settings, key, count),
     }
 }

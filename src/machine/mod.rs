@@ -21,6 +21,8 @@ pub mod presets;
 pub mod run;
 pub mod stage;
 pub mod statistics;
+#[cfg(test)]
+mod tests;
 
 pub use chunk::ChunkState;
 pub use command::{

@@ -3,23 +3,28 @@
 //! ```text
 //! phase     awaits or records                      next phase
 //! --------  -------------------------------------  -------------------------------
-//! empty     sees    run_created                    running, first stage
+//! empty     sees    run_created                    running, first stage (finishing without one)
 //! running   its stage awaits or records            running
 //!           records stage_started                  running
 //!           sees    stage_passed                   running, next stage, or finishing
 //!           sees    stage_stopped                  stopping
 //! finishing records run_finished                   finished
 //! stopping  records run_stopped                    stopped
+//!           sees    setting_changed (max_retries)  running, the same stage
 //! stopped   sees    setting_changed (max_retries)  running, the same stage
 //! finished  nothing
 //! ```
+//!
+//! Every other event leaves the phase as it is. [`TRANSITIONS`] is the same table
+//! as data; a test holds [`evolve`] to it.
 
 use super::command::{Decision, Idle};
 use super::stage::{self, Phase, RunPolicy, StageState};
 use super::{Command, RULES};
 use crate::events::{
-    Event, FallbackGranted, InitFrom, InterruptReason, Policy, RunCreated, RunFinished, RunStopped,
-    SettingChanged, SettingKey, SettingValue, StageName, StageStarted, Upstream,
+    CheckpointRef, Event, FallbackGranted, InitFrom, InterruptReason, Policy, RunCreated,
+    RunFinished, RunStopped, SettingChanged, SettingKey, SettingValue, StageName, StageStarted,
+    Upstream,
 };
 
 /// Everything known of a run: the fold of its log.
@@ -42,6 +47,45 @@ pub enum RunPhase {
     Finished,
     Stopped(usize),
 }
+
+/// A phase without what it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RunPhaseKind {
+    Empty,
+    Running,
+    Finishing,
+    Stopping,
+    Finished,
+    Stopped,
+}
+
+impl RunPhase {
+    pub const fn kind(self) -> RunPhaseKind {
+        match self {
+            RunPhase::Empty => RunPhaseKind::Empty,
+            RunPhase::Running(_) => RunPhaseKind::Running,
+            RunPhase::Finishing => RunPhaseKind::Finishing,
+            RunPhase::Stopping(_) => RunPhaseKind::Stopping,
+            RunPhase::Finished => RunPhaseKind::Finished,
+            RunPhase::Stopped(_) => RunPhaseKind::Stopped,
+        }
+    }
+}
+
+/// Every pair of phase and event that changes the phase, or may: the phases it
+/// may lead to. A pair that is not here leaves the phase as it is.
+pub const TRANSITIONS: &[(RunPhaseKind, &str, &[RunPhaseKind])] = {
+    use RunPhaseKind::*;
+    &[
+        (Empty, "run_created", &[Running, Finishing]),
+        (Running, "stage_passed", &[Running, Finishing]),
+        (Running, "stage_stopped", &[Running, Stopping]),
+        (Finishing, "run_finished", &[Finished]),
+        (Stopping, "run_stopped", &[Stopped]),
+        (Stopping, "setting_changed", &[Stopping, Running]),
+        (Stopped, "setting_changed", &[Stopped, Running]),
+    ]
+};
 
 /// Processes and interruptions, the part of the state in which a run that was
 /// killed may differ from one that was not.
@@ -125,10 +169,11 @@ pub fn apply(state: &mut RunState, event: &Event) {
         }
         Event::SettingChanged(changed) => on_setting_changed(state, changed, event),
         Event::CheckpointJudged(judged) => {
-            if judged.rejected.is_none() {
+            let before = newest_accepted(state);
+            to_stage(state, &judged.stage, event);
+            if judged.rejected.is_none() && newest_accepted(state) != before {
                 state.process.interruptions = 0;
             }
-            to_stage(state, &judged.stage, event);
         }
         Event::StagePassed(passed) => {
             to_stage(state, &passed.stage, event);
@@ -301,6 +346,11 @@ fn on_process_started(state: &mut RunState) {
     process.excused = false;
 }
 
+fn newest_accepted(state: &RunState) -> Option<CheckpointRef> {
+    let newest = state.stage()?.newest_accepted()?;
+    Some(newest.reference.clone())
+}
+
 fn on_stage_passed(state: &mut RunState) {
     if let RunPhase::Running(place) = state.phase {
         if !state
@@ -327,7 +377,7 @@ fn on_setting_changed(state: &mut RunState, changed: &SettingChanged, event: &Ev
             to_unfinished_stages(state, event);
         }
     }
-    if let RunPhase::Stopped(place) = state.phase {
+    if let RunPhase::Stopping(place) | RunPhase::Stopped(place) = state.phase {
         let reopened = state
             .stages
             .get(place)

@@ -9,16 +9,19 @@
 //!                     checkpoint_deleted
 //!             records chunk_started                    training
 //!             records stage_passed                     passed
+//!             records stage_stopped (counters at end)  stopped
 //! training    awaits  metrics_logged, held_out_scored, training
 //!                     picture_scored, checkpoint_*
 //!             awaits  chunk_finished                   gating
 //!             awaits  chunk_failed                     failed
-//!             sees    process_started (a crash)        rewinding, failed when too often
+//!             sees    process_started (a crash)        rewinding
 //! rewinding   awaits  checkpoint_judged                rewinding
 //!             records samples_superseded               training, recording when the start is gone
-//! gating      awaits  checkpoint_judged (after crash)  gating
+//!             records failure_decided (too often)      recording, ending
+//! gating      awaits  checkpoint_judged                gating
 //!             records gate_decided                     recording, stopping
-//! failed      records failure_decided                  recording, ending
+//! failed      awaits  checkpoint_judged                failed
+//!             records failure_decided                  recording, ending
 //! ending      records gate_decided (stop)              stopping
 //! stopping    records stage_stopped                    stopped
 //! stopped     sees    setting_changed (max_retries)    reopening
@@ -226,7 +229,25 @@ impl StageState {
     /// Among checkpoints at gate steps with a finite gate loss, the lowest, ties to
     /// the earlier; for latent actions only where actions are in use, while there is one.
     pub fn best_known(&self) -> Option<&Checkpoint> {
-        best(self.checkpoints.iter(), self.policy.model)
+        let at_gates = self
+            .checkpoints
+            .iter()
+            .filter_map(|checkpoint| Some((checkpoint, checkpoint.gate?)));
+        best(at_gates, self.policy.model)
+    }
+
+    /// The checkpoint of the gate at `step`: the last the lineage has there.
+    pub fn gate_checkpoint(&self, step: Step) -> Option<&Checkpoint> {
+        self.checkpoints.get(self.place_at(step)?)
+    }
+
+    fn place_at(&self, step: Step) -> Option<usize> {
+        let is_at = |place: &&usize| {
+            self.checkpoints
+                .get(**place)
+                .is_some_and(|checkpoint| checkpoint.reference.step == step)
+        };
+        self.lineage.iter().rfind(is_at).copied()
     }
 
     /// Updates done that the present weights stand for.
@@ -236,7 +257,7 @@ impl StageState {
             (_, Some(chunk)) => chunk
                 .samples(metric::LOSS)
                 .last()
-                .map_or(chunk.start(), |(step, _)| *step),
+                .map_or(chunk.start().max(chunk.from), |(step, _)| *step),
             (_, None) => self
                 .newest_accepted()
                 .map_or(Step::FIRST, |checkpoint| checkpoint.reference.step),
@@ -265,23 +286,22 @@ impl Checkpoint {
     }
 }
 
+/// The lowest gate loss among checkpoints with their gates.
 fn best<'a>(
-    checkpoints: impl Iterator<Item = &'a Checkpoint>,
+    at_gates: impl Iterator<Item = (&'a Checkpoint, CheckpointGate)>,
     model: ModelKind,
 ) -> Option<&'a Checkpoint> {
-    let at_gates: Vec<(&Checkpoint, f64, bool)> = checkpoints
-        .filter(|checkpoint| checkpoint.is_usable())
-        .filter_map(|checkpoint| {
-            let gate = checkpoint.gate?;
+    let eligible: Vec<(&Checkpoint, f64, bool)> = at_gates
+        .filter(|(checkpoint, _)| checkpoint.is_usable())
+        .filter_map(|(checkpoint, gate)| {
             Some((checkpoint, gate.gate_loss?.finite()?, gate.actions_in_use))
         })
         .collect();
     let in_use_only =
-        model == ModelKind::LatentActions && at_gates.iter().any(|(_, _, in_use)| *in_use);
+        model == ModelKind::LatentActions && eligible.iter().any(|(_, _, in_use)| *in_use);
     let mut best: Option<(&Checkpoint, f64)> = None;
-    for (checkpoint, loss, in_use) in at_gates {
-        let eligible = in_use || !in_use_only;
-        if eligible && best.is_none_or(|(_, lowest)| loss < lowest) {
+    for (checkpoint, loss, in_use) in eligible {
+        if (in_use || !in_use_only) && best.is_none_or(|(_, lowest)| loss < lowest) {
             best = Some((checkpoint, loss));
         }
     }
@@ -339,9 +359,9 @@ pub const TRANSITIONS: &[(PhaseKind, &str, &[PhaseKind])] = {
         (Recording, "stage_stopped", &[Stopped]),
         (Training, "chunk_finished", &[Gating]),
         (Training, "chunk_failed", &[Failed]),
-        (Training, "process_started", &[Rewinding, Failed]),
-        (Rewinding, "process_started", &[Rewinding, Failed]),
+        (Training, "process_started", &[Rewinding]),
         (Rewinding, "samples_superseded", &[Training, Recording]),
+        (Rewinding, "failure_decided", &[Recording, Ending]),
         (Gating, "gate_decided", &[Recording, Stopping]),
         (Failed, "failure_decided", &[Recording, Ending]),
         (Ending, "gate_decided", &[Stopping]),
@@ -382,18 +402,22 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
             Some(record(event))
         }
         Phase::Training => stage.chunk.as_ref().map(|chunk| train(stage, chunk)),
-        Phase::Rewinding => Some(judge_first(stage).unwrap_or_else(|| rewind(stage))),
+        Phase::Rewinding => Some(judge_first(stage).unwrap_or_else(|| {
+            let chunk = stage.chunk.as_ref();
+            match chunk.filter(|_| run.policy.max_interruptions.max(1) <= run.interruptions) {
+                Some(chunk) => fail(run.policy, stage, chunk, FailureCause::Interrupted),
+                None => rewind(stage),
+            }
+        })),
         Phase::Gating => {
             let chunk = stage.chunk.as_ref()?;
             Some(judge_first(stage).unwrap_or_else(|| {
                 record(Event::GateDecided(Box::new(decide_gate(run, stage, chunk))))
             }))
         }
-        Phase::Failed { cause, step } => {
+        Phase::Failed { cause, .. } => {
             let chunk = stage.chunk.as_ref()?;
-            Some(record(Event::FailureDecided(decide_failure(
-                run.policy, stage, chunk, *cause, *step,
-            ))))
+            Some(judge_first(stage).unwrap_or_else(|| fail(run.policy, stage, chunk, *cause)))
         }
         Phase::Ending { reason, step } => {
             let chunk = stage.chunk.as_ref()?;
@@ -444,7 +468,13 @@ fn train(stage: &StageState, chunk: &ChunkState) -> Decision {
     })))
 }
 
-/// A checkpoint written by a process that went away before it was judged.
+fn fail(policy: &Policy, stage: &StageState, chunk: &ChunkState, cause: FailureCause) -> Decision {
+    record(Event::FailureDecided(decide_failure(
+        policy, stage, chunk, cause,
+    )))
+}
+
+/// A checkpoint that is not judged yet: its writer went away, or was faster.
 fn judge_first(stage: &StageState) -> Option<Decision> {
     let waiting = stage
         .lineage_checkpoints()
@@ -517,30 +547,30 @@ fn next_record(
     }
 }
 
-/// The oldest checkpoint that retention lets go.
+/// The oldest checkpoint that retention lets go: none of the newest `keep_last`
+/// besides those that are never deleted.
 fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option<&'a Checkpoint> {
-    let present: Vec<&Checkpoint> = stage
-        .checkpoints
-        .iter()
-        .filter(|checkpoint| !checkpoint.deleted)
-        .collect();
-    let newest = present.len().saturating_sub(policy.keep_last as usize);
     let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
     let needed = match next {
-        Next::StartChunk { resume_from } => resume_from.clone(),
+        Next::StartChunk { resume_from } => resume_from.as_ref(),
         Next::RunAgain => stage
             .newest_accepted()
-            .map(|checkpoint| checkpoint.reference.clone()),
-        Next::HandOn { checkpoint } => Some(checkpoint.clone()),
+            .map(|checkpoint| &checkpoint.reference),
+        Next::HandOn { checkpoint } => Some(checkpoint),
     };
-    present.into_iter().take(newest).find(|checkpoint| {
-        let given = checkpoint.chunk.is_none();
-        let passed = checkpoint.gate.is_some_and(|gate| gate.passed);
-        let kept = given || passed || checkpoint.resumed;
-        !kept
-            && Some(&checkpoint.reference) != best
-            && Some(&checkpoint.reference) != needed.as_ref()
-    })
+    let unprotected: Vec<&Checkpoint> = stage
+        .checkpoints
+        .iter()
+        .filter(|checkpoint| {
+            let given = checkpoint.chunk.is_none();
+            let passed = checkpoint.gate.is_some_and(|gate| gate.passed);
+            let reference = Some(&checkpoint.reference);
+            let protected = given || passed || checkpoint.resumed;
+            !checkpoint.deleted && !protected && reference != best && reference != needed
+        })
+        .collect();
+    let surplus = unprotected.len().checked_sub(policy.keep_last as usize)?;
+    unprotected.into_iter().take(surplus).next()
 }
 
 fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event {
@@ -549,10 +579,10 @@ fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event
     let to = grid
         .min(stage.settings.n_updates)
         .max(from.get().saturating_add(1));
-    let Some(chunk) = stage
+    let chunk = stage
         .last_chunk
-        .map_or(Some(ChunkNumber::FIRST), ChunkNumber::next)
-    else {
+        .map_or(Some(ChunkNumber::FIRST), ChunkNumber::next);
+    let Some(chunk) = chunk.filter(|_| from.get() < to) else {
         return exhausted(stage, from);
     };
     Event::ChunkStarted(ChunkStarted {
@@ -630,20 +660,28 @@ fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Ga
         return decided;
     }
     let failures = stage.failures.saturating_add(1);
-    let stop = (stage.max_retries < failures).then_some(StopReason::RetriesExceeded {
-        failures,
-        max_retries: stage.max_retries,
-    });
-    let retry = match stop {
-        Some(stop) => Err(stop),
-        None => retry(run.policy, stage, chunk, &evaluation),
-    };
+    let streak = visual_streak(stage, &evaluation.criteria);
+    let start = start_after(run.policy, stage, chunk, &evaluation, streak);
+    let climb = climb(stage, chunk, &evaluation);
     let mut decided = undecided(stage, chunk, evaluation);
     decided.failures = failures;
+    decided.resume_from = start
+        .resume_from
+        .map(|checkpoint| checkpoint.reference.clone());
+    let retry = if stage.max_retries < failures {
+        Err(StopReason::RetriesExceeded {
+            failures,
+            max_retries: stage.max_retries,
+        })
+    } else if climb.rung.is_none() {
+        decided.skipped = climb.skipped;
+        Err(StopReason::NoRungApplies)
+    } else {
+        retry(stage, chunk, start, climb)
+    };
     match retry {
         Ok(retry) => {
             decided.decision = retry.action();
-            decided.resume_from = retry.resume_from;
             decided.config_patch_applied = retry.patches;
             decided.cursor = retry.climb.cursor;
             decided.rung = retry.climb.rung;
@@ -684,11 +722,17 @@ fn undecided(stage: &StageState, chunk: &ChunkState, evaluation: Evaluation) -> 
     }
 }
 
+/// Where the chunk after a failed gate starts, and whether that is a restart.
+#[derive(Clone, Copy)]
+struct Start<'a> {
+    cause: Option<RestartCause>,
+    resume_from: Option<&'a Checkpoint>,
+}
+
 /// How a failed gate goes on.
 struct Retry {
     climb: Climb,
     patches: Vec<SettingPatch>,
-    resume_from: Option<CheckpointRef>,
     restart: Option<RestartReason>,
 }
 
@@ -700,19 +744,6 @@ impl Retry {
             Action::Retune
         }
     }
-}
-
-fn retry(
-    policy: &Policy,
-    stage: &StageState,
-    chunk: &ChunkState,
-    evaluation: &Evaluation,
-) -> Result<Retry, StopReason> {
-    let climb = climb(stage, chunk, evaluation);
-    if climb.rung.is_none() {
-        return Err(StopReason::NoRungApplies);
-    }
-    go_on(policy, stage, chunk, evaluation, climb)
 }
 
 fn climb(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) -> Climb {
@@ -751,52 +782,58 @@ fn entropy_collapsed(policy: &StagePolicy, criteria: &[CriterionResult]) -> bool
         })
 }
 
-fn go_on(
-    policy: &Policy,
+fn retry(
     stage: &StageState,
     chunk: &ChunkState,
-    evaluation: &Evaluation,
+    start: Start<'_>,
     climb: Climb,
 ) -> Result<Retry, StopReason> {
-    let cause = restart_cause(stage, chunk, evaluation);
-    let resume_from = match cause {
-        None => retry_point(policy.retry_from, stage),
-        Some(RestartCause::NoAcceptedCheckpoint) => None,
-        Some(RestartCause::NonFiniteLoss | RestartCause::StructureLost) => best_passed(stage),
-    }
-    .cloned();
-    let restart = match cause {
+    let restart = match start.cause {
         None => None,
         Some(cause) => Some(RestartReason {
             cause,
             restart: stage.restart.next().ok_or(StopReason::CountersExhausted)?,
-            abandoned: abandoned(stage, chunk, resume_from.as_ref()),
+            abandoned: abandoned(stage, chunk, start.resume_from),
         }),
     };
-    let mut patches: Vec<SettingPatch> = climb.patch.clone().into_iter().collect();
-    patches.extend(extension(stage, resume_from.as_ref(), &patches)?);
     Ok(Retry {
+        patches: with_extension(stage, start.resume_from, climb.patch.clone())?,
         climb,
-        patches,
-        resume_from: resume_from.map(|checkpoint| checkpoint.reference),
         restart,
     })
 }
 
-fn restart_cause(
-    stage: &StageState,
+/// `streak` counts the gates in a row, with this one, at which the structure was lost.
+fn start_after<'a>(
+    policy: &Policy,
+    stage: &'a StageState,
     chunk: &ChunkState,
     evaluation: &Evaluation,
-) -> Option<RestartCause> {
-    let lost_now = visual_failed(&stage.policy, &evaluation.criteria);
-    if chunk.losses().iter().any(|loss| !loss.is_finite()) {
+    streak: u32,
+) -> Start<'a> {
+    let cause = if chunk.losses().iter().any(|loss| !loss.is_finite()) {
         Some(RestartCause::NonFiniteLoss)
-    } else if lost_now && 1 <= stage.visual_streak {
+    } else if 2 <= streak {
         Some(RestartCause::StructureLost)
     } else if stage.newest_accepted().is_none() {
         Some(RestartCause::NoAcceptedCheckpoint)
     } else {
         None
+    };
+    let resume_from = match cause {
+        None => retry_point(policy.retry_from, stage, chunk, evaluation.gate_loss),
+        Some(RestartCause::NoAcceptedCheckpoint) => None,
+        Some(RestartCause::NonFiniteLoss | RestartCause::StructureLost) => best_passed(stage),
+    };
+    Start { cause, resume_from }
+}
+
+/// Failing `visual_structure` gates in a row, with this one.
+fn visual_streak(stage: &StageState, criteria: &[CriterionResult]) -> u32 {
+    if visual_failed(&stage.policy, criteria) {
+        stage.visual_streak.saturating_add(1)
+    } else {
+        0
     }
 }
 
@@ -810,23 +847,53 @@ fn visual_failed(policy: &StagePolicy, criteria: &[CriterionResult]) -> bool {
 }
 
 /// Where a retry starts; each choice falls back to the newest accepted checkpoint.
-fn retry_point(retry_from: RetryFrom, stage: &StageState) -> Option<&Checkpoint> {
+/// The gate that just failed is not noted on its checkpoint yet, and counts.
+fn retry_point<'a>(
+    retry_from: RetryFrom,
+    stage: &'a StageState,
+    chunk: &ChunkState,
+    gate_loss: Option<Scalar>,
+) -> Option<&'a Checkpoint> {
     let chosen = match retry_from {
         RetryFrom::Newest => None,
         RetryFrom::LastPassed => stage.lineage_checkpoints().rfind(|checkpoint| {
             checkpoint.is_usable() && checkpoint.gate.is_some_and(|gate| gate.passed)
         }),
-        RetryFrom::Best => best(stage.lineage_checkpoints(), stage.policy.model),
+        RetryFrom::Best => {
+            let here = stage.gate_checkpoint(chunk.to);
+            let at_gates = stage.lineage_checkpoints().filter_map(|checkpoint| {
+                let is_here = here.is_some_and(|here| here.reference == checkpoint.reference);
+                let gate = is_here.then(|| checkpoint_gate(stage, chunk, gate_loss, false));
+                Some((checkpoint, gate.or(checkpoint.gate)?))
+            });
+            best(at_gates, stage.policy.model)
+        }
     };
     chosen.or_else(|| stage.newest_accepted())
 }
 
+/// What a gate says of its checkpoint.
+fn checkpoint_gate(
+    stage: &StageState,
+    chunk: &ChunkState,
+    gate_loss: Option<Scalar>,
+    passed: bool,
+) -> CheckpointGate {
+    let actions = chunk.samples(metric::UNIQUE_ACTIONS).last();
+    CheckpointGate {
+        gate_loss,
+        passed,
+        actions_in_use: stage.policy.model != ModelKind::LatentActions
+            || actions.is_some_and(|(_, actions)| 2.0 <= actions.get()),
+    }
+}
+
 /// The best known checkpoint whose own gate passed, of any lineage.
 fn best_passed(stage: &StageState) -> Option<&Checkpoint> {
-    let passed = stage
-        .checkpoints
-        .iter()
-        .filter(|checkpoint| checkpoint.gate.is_some_and(|gate| gate.passed));
+    let passed = stage.checkpoints.iter().filter_map(|checkpoint| {
+        let gate = checkpoint.gate.filter(|gate| gate.passed)?;
+        Some((checkpoint, gate))
+    });
     best(passed, stage.policy.model)
 }
 
@@ -848,33 +915,42 @@ fn abandoned(
 }
 
 /// A failed gate whose resume step is at or past the target extends it, so that
-/// there is a next chunk.
-fn extension(
+/// there is a next chunk. A rung that extends too, but not as far, goes as far.
+fn with_extension(
     stage: &StageState,
     resume_from: Option<&Checkpoint>,
-    patches: &[SettingPatch],
-) -> Result<Option<SettingPatch>, StopReason> {
+    rung: Option<SettingPatch>,
+) -> Result<Vec<SettingPatch>, StopReason> {
     let resume_step = resume_from.map_or(0, |checkpoint| checkpoint.reference.step.get());
+    let mut patches: Vec<SettingPatch> = rung.into_iter().collect();
     let mut patched = stage.settings.clone();
-    for patch in patches {
+    for patch in &patches {
         ladder::set(&mut patched, patch.key, patch.to);
     }
     if resume_step < patched.n_updates {
-        return Ok(None);
+        return Ok(patches);
     }
-    if stage.max_retries <= stage.extensions {
+    let chunk_size = stage.policy.settings.chunk_size.max(1);
+    let to = SettingValue::Count(resume_step.saturating_add(chunk_size));
+    let by_rung = patches
+        .iter_mut()
+        .find(|patch| patch.key == SettingKey::NUpdates);
+    if let Some(patch) = by_rung {
+        patch.to = to;
+    } else if stage.extensions < stage.max_retries {
+        patches.push(SettingPatch {
+            key: SettingKey::NUpdates,
+            from: SettingValue::Count(stage.settings.n_updates),
+            to,
+            why: PatchReason::Extension,
+        });
+    } else {
         return Err(StopReason::ExtensionsExceeded {
             extensions: stage.extensions,
             max_extensions: stage.max_retries,
         });
     }
-    let to = resume_step.saturating_add(stage.policy.settings.chunk_size.max(1));
-    Ok(Some(SettingPatch {
-        key: SettingKey::NUpdates,
-        from: SettingValue::Count(stage.settings.n_updates),
-        to: SettingValue::Count(to),
-        why: PatchReason::Extension,
-    }))
+    Ok(patches)
 }
 
 fn decide_failure(
@@ -882,7 +958,6 @@ fn decide_failure(
     stage: &StageState,
     chunk: &ChunkState,
     cause: FailureCause,
-    _step: Step,
 ) -> FailureDecided {
     let mut decided = FailureDecided {
         stage: stage.name().clone(),
@@ -1013,9 +1088,9 @@ fn end_without_gate(
     }
 }
 
-/// The rung that was due when the stage stopped, and from where it goes on. When
-/// no rung applies, or the stop was not at a gate, it goes on unchanged: a person
-/// asked for it.
+/// What was due when the stage stopped. After a gate: its rung, and from where it
+/// goes on; where no rung applies, it goes on without, since a person asked for it.
+/// After a chunk that failed without a gate: that chunk again.
 fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     let mut reopened = StageReopened {
         stage: stage.name().clone(),
@@ -1031,18 +1106,21 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
         deferred: None,
         restart: None,
     };
-    let at_gate = stage
-        .chunk
-        .as_ref()
-        .filter(|chunk| chunk.to == step && !last_gate_failed_nothing(stage));
-    let Some(chunk) = at_gate else {
+    let Some(chunk) = &stage.chunk else {
         return reopened;
     };
+    if let Some(cause) = chunk.failed {
+        let halved = halve_batch(stage).filter(|_| cause == FailureCause::OutOfMemory);
+        reopened.config_patch_applied = halved.map(|(patches, _)| patches).unwrap_or_default();
+        return reopened;
+    }
     let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window);
-    let climb = climb(stage, chunk, &evaluation);
-    if let Ok(retry) = go_on(run.policy, stage, chunk, &evaluation, climb) {
+    let start = start_after(run.policy, stage, chunk, &evaluation, stage.visual_streak);
+    reopened.resume_from = start
+        .resume_from
+        .map(|checkpoint| checkpoint.reference.clone());
+    if let Ok(retry) = retry(stage, chunk, start, climb(stage, chunk, &evaluation)) {
         reopened.decision = retry.action();
-        reopened.resume_from = retry.resume_from;
         reopened.config_patch_applied = retry.patches;
         reopened.cursor = retry.climb.cursor;
         reopened.rung = retry.climb.rung;
@@ -1053,29 +1131,28 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     reopened
 }
 
-/// A stop that was put into words for a failed chunk has no criteria.
-fn last_gate_failed_nothing(stage: &StageState) -> bool {
-    stage.gates.last().is_none_or(|gate| gate.failed.is_empty())
-}
-
 /// Criteria that failed at any gate of the stage, as at the last one each failed at.
 fn blocking(stage: &StageState) -> Vec<Blocking> {
-    let Some(last) = stage.gates.last() else {
-        return Vec::new();
-    };
-    last.failed
-        .iter()
-        .map(|result| Blocking {
-            criterion: result.name.clone(),
-            value: result.value,
-            limit: result.limit,
-            gates: stage
-                .gates
-                .iter()
-                .filter(|gate| gate.failed.iter().any(|failed| failed.name == result.name))
-                .count() as u32,
-        })
-        .collect()
+    let mut blocking: Vec<Blocking> = Vec::new();
+    for result in stage.gates.iter().flat_map(|gate| &gate.failed) {
+        let known = blocking
+            .iter_mut()
+            .find(|known| known.criterion == result.name);
+        match known {
+            Some(known) => {
+                known.value = result.value;
+                known.limit = result.limit;
+                known.gates = known.gates.saturating_add(1);
+            }
+            None => blocking.push(Blocking {
+                criterion: result.name.clone(),
+                value: result.value,
+                limit: result.limit,
+                gates: 1,
+            }),
+        }
+    }
+    blocking
 }
 
 // ---------------------------------------------------------------- evolve
@@ -1123,21 +1200,23 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
         }
         Event::ChunkFinished(event) => on_chunk_finished(stage, event),
         Event::ChunkFailed(event) => on_chunk_failed(stage, event),
-        Event::ProcessStarted(_) => on_process_started(run, stage),
+        // The process that trained is gone.
+        Event::ProcessStarted(_) => {
+            if stage.phase == Phase::Training {
+                stage.phase = Phase::Rewinding;
+            }
+        }
         Event::SamplesSuperseded(event) => on_samples_superseded(stage, event),
         Event::GateDecided(event) => on_gate_decided(stage, event),
         Event::PatchApplied(event) => on_patch_applied(stage, &event.patch),
-        Event::PatchDeferred(event) => {
-            stage.deferred = Some(event.patch.clone());
-            if let Phase::Recording { deferred, .. } = &mut stage.phase {
-                *deferred = None;
-            }
-        }
+        Event::PatchDeferred(event) => on_patch_deferred(stage, &event.patch),
         Event::FailureDecided(event) => on_failure_decided(run.policy, stage, event),
         Event::StageReopened(event) => on_stage_reopened(stage, event),
         Event::CheckpointDeleted(event) => {
-            for checkpoint in &mut stage.checkpoints {
-                checkpoint.deleted |= checkpoint.reference == event.checkpoint;
+            if matches!(stage.phase, Phase::Recording { .. }) {
+                for checkpoint in &mut stage.checkpoints {
+                    checkpoint.deleted |= checkpoint.reference == event.checkpoint;
+                }
             }
         }
         Event::StagePassed(event) => {
@@ -1164,7 +1243,7 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
             let raised = stage
                 .settings
                 .gradient_accumulation_steps
-                .saturating_mul(event.accumulation_factor);
+                .saturating_mul(event.accumulation_factor.max(1));
             stage.settings.gradient_accumulation_steps = raised;
         }
         Event::RunCreated(_)
@@ -1221,14 +1300,18 @@ fn on_chunk_started(stage: &mut StageState, event: &ChunkStarted) {
         }
     }
     stage.last_chunk = stage.last_chunk.max(Some(event.chunk));
-    if !stage.lineage_chunks.contains(&event.chunk) {
-        stage.lineage_chunks.push(event.chunk);
-    }
+    note_chunk(stage, event.chunk);
     stage.restart = event.restart;
     stage.settings = event.settings.clone();
     let taken = taken_after(stage, event.resume_from.as_ref());
     stage.chunk = Some(ChunkState::begin(event, previous, taken, before));
     stage.phase = Phase::Training;
+}
+
+fn note_chunk(stage: &mut StageState, chunk: ChunkNumber) {
+    if !stage.lineage_chunks.contains(&chunk) {
+        stage.lineage_chunks.push(chunk);
+    }
 }
 
 /// The gate that the chunk's start belongs to: that of the chunk which wrote the
@@ -1293,9 +1376,13 @@ fn keep_lineage_to(stage: &mut StageState, resume_from: Option<&CheckpointRef>) 
 }
 
 fn on_checkpoint_written(stage: &mut StageState, event: &CheckpointWritten) {
-    if !stage.is_current(event.chunk, event.attempt)
-        || stage.checkpoint(&event.checkpoint).is_some()
-    {
+    let step = event.checkpoint.step;
+    let inside = stage
+        .chunk
+        .as_ref()
+        .is_some_and(|chunk| chunk.from < step && step <= chunk.to);
+    let known = stage.checkpoint(&event.checkpoint).is_some();
+    if !stage.is_current(event.chunk, event.attempt) || !inside || known {
         return;
     }
     stage.lineage.push(stage.checkpoints.len());
@@ -1311,17 +1398,21 @@ fn on_checkpoint_written(stage: &mut StageState, event: &CheckpointWritten) {
     });
 }
 
+/// An accepted checkpoint may turn out damaged later; a rejected one stays rejected.
 fn on_checkpoint_judged(stage: &mut StageState, event: &CheckpointJudged) {
-    let judgement = match &event.rejected {
-        None => Judgement::Accepted,
-        Some(rejection) => Judgement::Rejected(rejection.clone()),
-    };
-    if let Some(checkpoint) = stage
+    let judged = stage
         .checkpoints
         .iter_mut()
-        .rfind(|checkpoint| checkpoint.reference == event.checkpoint)
-    {
-        checkpoint.judgement = judgement;
+        .rfind(|checkpoint| checkpoint.reference == event.checkpoint);
+    let Some(checkpoint) = judged else {
+        return;
+    };
+    match (&checkpoint.judgement, &event.rejected) {
+        (Judgement::Pending, None) => checkpoint.judgement = Judgement::Accepted,
+        (Judgement::Pending | Judgement::Accepted, Some(rejection)) => {
+            checkpoint.judgement = Judgement::Rejected(rejection.clone());
+        }
+        (Judgement::Accepted, None) | (Judgement::Rejected(_), _) => {}
     }
 }
 
@@ -1351,49 +1442,31 @@ fn on_chunk_failed(stage: &mut StageState, event: &ChunkFailed) {
     }
 }
 
-/// The process that trained is gone. The run counts how often that happened.
-fn on_process_started(run: RunPolicy<'_>, stage: &mut StageState) {
-    if !matches!(stage.phase, Phase::Training | Phase::Rewinding) {
-        return;
-    }
-    let step = stage.step();
-    stage.phase = if run.policy.max_interruptions <= run.interruptions {
-        Phase::Failed {
-            cause: FailureCause::Interrupted,
-            step,
-        }
-    } else {
-        Phase::Rewinding
-    };
-}
-
+/// The rest of the chunk is trained by the settings in force: a person may have
+/// changed some while no process ran.
 fn on_samples_superseded(stage: &mut StageState, event: &SamplesSuperseded) {
     if stage.phase != Phase::Rewinding {
         return;
     }
-    let start = event
-        .resume_from
-        .as_ref()
-        .map_or(Step::FIRST, |checkpoint| checkpoint.step);
-    let inside = stage
-        .chunk
-        .as_ref()
-        .is_some_and(|chunk| chunk.from <= start);
-    if inside {
-        let taken = taken_after(stage, event.resume_from.as_ref());
-        if let Some(chunk) = &mut stage.chunk {
+    let resume_from = event.resume_from.as_ref();
+    let start = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
+    let taken = taken_after(stage, resume_from);
+    let settings = stage.settings.clone();
+    match &mut stage.chunk {
+        Some(chunk) if chunk.from <= start => {
+            let number = chunk.number;
+            chunk.settings = settings;
             chunk.supersede(event.resume_from.clone(), taken);
+            keep_lineage_to(stage, resume_from);
+            note_chunk(stage, number);
+            stage.phase = Phase::Training;
         }
-        stage.phase = Phase::Training;
-    } else {
         // The checkpoint the chunk began from is gone: another chunk begins further back.
-        stage.chunk = None;
-        stage.phase = recording(
-            start,
-            Next::StartChunk {
-                resume_from: event.resume_from.clone(),
-            },
-        );
+        _ => {
+            stage.chunk = None;
+            let resume_from = event.resume_from.clone();
+            stage.phase = recording(start, Next::StartChunk { resume_from });
+        }
     }
 }
 
@@ -1401,6 +1474,48 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
     if !matches!(stage.phase, Phase::Gating | Phase::Ending { .. }) {
         return;
     }
+    note_gate(stage, event);
+    stage.failures = event.failures;
+    stage.cursor = event.cursor;
+    match event.decision {
+        Action::Continue => {
+            stage.trend_reset = false;
+            stage.chunk = None;
+            let done = stage.settings.n_updates <= event.gate_step.get();
+            let next = match &event.resume_from {
+                Some(checkpoint) if done => Next::HandOn {
+                    checkpoint: checkpoint.clone(),
+                },
+                resume_from => Next::StartChunk {
+                    resume_from: resume_from.clone(),
+                },
+            };
+            stage.phase = recording(event.gate_step, next);
+        }
+        Action::Retune | Action::RestartStage => retry_after(
+            stage,
+            event.gate_step,
+            &event.config_patch_applied,
+            event.deferred.as_ref(),
+            event.restart.as_ref(),
+            event.resume_from.as_ref(),
+        ),
+        // The chunk stays, so that a person who allows more gets what was due.
+        Action::Stop => {
+            if let Some(chunk) = &mut stage.chunk {
+                chunk.forget_resumes();
+            }
+            stage.phase = Phase::Stopping {
+                reason: event.stop.clone().unwrap_or(StopReason::NoRungApplies),
+                step: event.gate_step,
+            };
+        }
+    }
+}
+
+/// Notes what a gate said, on its checkpoint too. A stop that puts a failed chunk
+/// into words has no criteria, and is no gate of a checkpoint.
+fn note_gate(stage: &mut StageState, event: &GateDecided) {
     let failed: Vec<CriterionResult> = event
         .criteria
         .iter()
@@ -1409,7 +1524,15 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
         .collect();
     let gate_loss = find_metric(&event.metrics, metric::GATE_LOSS);
     if !event.criteria.is_empty() {
-        mark_gate(stage, event, gate_loss, failed.is_empty());
+        stage.visual_streak = visual_streak(stage, &event.criteria);
+        let noted = stage
+            .chunk
+            .as_ref()
+            .map(|chunk| checkpoint_gate(stage, chunk, gate_loss, failed.is_empty()));
+        let place = stage.place_at(event.gate_step);
+        if let Some(checkpoint) = place.and_then(|place| stage.checkpoints.get_mut(place)) {
+            checkpoint.gate = noted;
+        }
     }
     stage.gates.push(GateSummary {
         chunk: event.chunk,
@@ -1418,49 +1541,6 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
         gate_loss,
         failed,
     });
-    stage.failures = event.failures;
-    stage.cursor = event.cursor;
-    match event.decision {
-        Action::Continue => {
-            stage.visual_streak = 0;
-            stage.trend_reset = false;
-            let done = stage.settings.n_updates <= event.gate_step.get();
-            stage.chunk = None;
-            stage.phase = match &event.resume_from {
-                Some(checkpoint) if done => recording(
-                    event.gate_step,
-                    Next::HandOn {
-                        checkpoint: checkpoint.clone(),
-                    },
-                ),
-                _ => recording(
-                    event.gate_step,
-                    Next::StartChunk {
-                        resume_from: event.resume_from.clone(),
-                    },
-                ),
-            };
-        }
-        Action::Retune | Action::RestartStage => {
-            update_streak(stage, &event.criteria);
-            retry_after(
-                stage,
-                event.gate_step,
-                &event.config_patch_applied,
-                event.deferred.as_ref(),
-                event.restart.as_ref(),
-                event.resume_from.as_ref(),
-            );
-        }
-        // The chunk stays, so that a person who allows more gets the rung that was due.
-        Action::Stop => {
-            let reason = event.stop.clone().unwrap_or(StopReason::NoRungApplies);
-            stage.phase = Phase::Stopping {
-                reason,
-                step: event.gate_step,
-            };
-        }
-    }
 }
 
 fn find_metric(metrics: &[Metric], name: &str) -> Option<Scalar> {
@@ -1468,37 +1548,6 @@ fn find_metric(metrics: &[Metric], name: &str) -> Option<Scalar> {
         .iter()
         .find(|metric| metric.name == name)
         .and_then(|metric| metric.value)
-}
-
-/// Notes on the gate's checkpoint what its gate said.
-fn mark_gate(stage: &mut StageState, event: &GateDecided, gate_loss: Option<Scalar>, passed: bool) {
-    let actions = find_metric(&event.metrics, metric::UNIQUE_ACTIONS);
-    let in_use = stage.policy.model != ModelKind::LatentActions
-        || actions.is_some_and(|actions| 2.0 <= actions.get());
-    let at_gate = stage.lineage.iter().rfind(|index| {
-        stage
-            .checkpoints
-            .get(**index)
-            .is_some_and(|checkpoint| checkpoint.reference.step == event.gate_step)
-    });
-    if let Some(checkpoint) = at_gate
-        .copied()
-        .and_then(|index| stage.checkpoints.get_mut(index))
-    {
-        checkpoint.gate = Some(CheckpointGate {
-            gate_loss,
-            passed,
-            actions_in_use: in_use,
-        });
-    }
-}
-
-fn update_streak(stage: &mut StageState, criteria: &[CriterionResult]) {
-    stage.visual_streak = if visual_failed(&stage.policy, criteria) {
-        stage.visual_streak.saturating_add(1)
-    } else {
-        0
-    };
 }
 
 fn retry_after(
@@ -1529,23 +1578,37 @@ fn retry_after(
 }
 
 fn on_patch_applied(stage: &mut StageState, patch: &SettingPatch) {
-    ladder::set(&mut stage.settings, patch.key, patch.to);
-    if patch.key == SettingKey::NUpdates {
-        stage.extensions = stage.extensions.saturating_add(1);
-        // A rung reshapes the curve; a failed final gate leaves the rate at its end value.
-        if let PatchReason::Rung(_) = patch.why {
-            stage.settings.schedule_updates = stage.settings.n_updates;
-        }
-    }
-    if let Phase::Recording { patches, .. } = &mut stage.phase
-        && !patches.is_empty()
-    {
+    let Phase::Recording { patches, .. } = &mut stage.phase else {
+        return;
+    };
+    if !patches.is_empty() {
         patches.remove(0);
+    }
+    let target = stage.settings.n_updates;
+    ladder::set(&mut stage.settings, patch.key, patch.to);
+    if target < stage.settings.n_updates {
+        stage.extensions = stage.extensions.saturating_add(1);
+    }
+    // A rung reshapes the curve; a failed final gate leaves the rate at its end value.
+    if patch.key == SettingKey::NUpdates && matches!(patch.why, PatchReason::Rung(_)) {
+        stage.settings.schedule_updates = stage.settings.n_updates;
+    }
+}
+
+fn on_patch_deferred(stage: &mut StageState, patch: &SettingPatch) {
+    if let Phase::Recording { deferred, .. } = &mut stage.phase {
+        *deferred = None;
+        stage.deferred = Some(patch.clone());
     }
 }
 
 fn on_failure_decided(policy: &Policy, stage: &mut StageState, event: &FailureDecided) {
-    let Phase::Failed { step, .. } = stage.phase else {
+    let failed_at = if let Phase::Failed { step, .. } = stage.phase {
+        Some(step)
+    } else {
+        (stage.phase == Phase::Rewinding).then(|| stage.step())
+    };
+    let Some(step) = failed_at else {
         return;
     };
     stage.phase = match event.answer {
@@ -1562,6 +1625,9 @@ fn on_failure_decided(policy: &Policy, stage: &mut StageState, event: &FailureDe
     };
     stage.failures = event.failures;
     stage.chunk_failures = event.chunk_failures;
+    if let Some(chunk) = &mut stage.chunk {
+        chunk.failed = Some(event.cause);
+    }
 }
 
 fn on_stage_reopened(stage: &mut StageState, event: &StageReopened) {
@@ -1570,6 +1636,19 @@ fn on_stage_reopened(stage: &mut StageState, event: &StageReopened) {
     }
     stage.cursor = event.cursor;
     stage.chunk_failures = 0;
+    if stage
+        .chunk
+        .as_ref()
+        .is_some_and(|chunk| chunk.failed.is_some())
+    {
+        stage.phase = Phase::Recording {
+            patches: event.config_patch_applied.clone(),
+            deferred: event.deferred.clone(),
+            gate_step: event.gate_step,
+            next: Next::RunAgain,
+        };
+        return;
+    }
     retry_after(
         stage,
         event.gate_step,
@@ -1592,7 +1671,7 @@ fn on_setting_changed(stage: &mut StageState, key: SettingKey, to: SettingValue)
         return;
     }
     ladder::set(&mut stage.settings, key, to);
-    if key == SettingKey::NUpdates {
+    if key == SettingKey::NUpdates && ladder::value_of(&stage.settings, key) == Some(to) {
         stage.settings.schedule_updates = stage.settings.n_updates;
     }
 }

@@ -373,8 +373,7 @@ fn block_length(bytes: &[u8]) -> Result<usize, BlockError> {
     let sum = u32::from_le_bytes([header[28], header[29], header[30], header[31]]);
     if sum != header_checksum(header)
         || header[6..8] != [0, 0]
-        || payload > MAX_PAYLOAD
-        || payload < frame::HEADER
+        || !(frame::HEADER..=MAX_PAYLOAD).contains(&payload)
     {
         return Err(BlockError::Header);
     }
@@ -550,11 +549,8 @@ mod tests {
 
     #[test]
     fn a_block_of_another_log_is_no_block_of_this_one() {
-        let (ours, other) = ([1; 16], [2; 16]).into();
-        let (ours, other) = (
-            FileHeader::new("r", ours).key(),
-            FileHeader::new("r", other).key(),
-        );
+        let ours = FileHeader::new("r", [1; 16]).key();
+        let other = FileHeader::new("r", [2; 16]).key();
         let (bytes, _) = one_block(&Link::start(&other), &other, false);
         assert_eq!(Block::read(&bytes, &ours), Err(BlockError::Hash));
     }
