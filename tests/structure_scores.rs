@@ -12,7 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use tinygate::data::trivial::MeanImage;
 use tinygate::data::{Frames, WindowShape, Windows};
-use tinygate::picture::limits::{self, StructureLimits};
+use tinygate::machine::gate::lost_share;
+use tinygate::machine::presets::structure_limits;
 use tinygate::picture::structure;
 use tinygate::random::{Place, Stream};
 
@@ -95,7 +96,7 @@ impl Game {
             .collect();
         let truth: Vec<u8> = self.truth.iter().flat_map(|truth| bytes(truth)).collect();
         let scores = structure::score(&prediction, &truth, &self.mean, PATCH).unwrap();
-        let share = limits::collapsed_share(&scores.frames, &StructureLimits::STANDARD).unwrap();
+        let share = lost_share(&scores.frames, &structure_limits()).unwrap();
         eprintln!(
             "{:14} {name:34} {share:.2} {:.3?}",
             self.name, scores.pooled
@@ -320,15 +321,13 @@ impl Trained {
     fn check(&self, name: &str, prediction: usize, truth: usize, want: bool) {
         let (prediction, truth) = (&self.kinds[prediction], &self.kinds[truth]);
         let scores = structure::score(prediction, truth, &self.game.mean, PATCH).unwrap();
-        let limits = StructureLimits::STANDARD;
+        let share = lost_share(&scores.frames, &structure_limits());
         eprintln!(
             "{:14} {name:48} {:?} {:.3?}",
-            self.game.name,
-            limits::collapsed_share(&scores.frames, &limits),
-            scores.pooled
+            self.game.name, share, scores.pooled
         );
         assert_eq!(
-            limits::structure_kept(&scores.frames, &limits),
+            share.map(|share| share < 0.5),
             Some(want),
             "{}, {name}",
             self.game.name

@@ -426,9 +426,9 @@ impl Run {
         let last = facts.len().saturating_sub(1);
         for (place, fact) in facts.into_iter().enumerate() {
             self.append(fact);
-            let on_the_way = self.command().is_none_or(|due| {
-                due == *command || matches!(due, Command::JudgeCheckpoint(_))
-            });
+            let on_the_way = self
+                .command()
+                .is_none_or(|due| due == *command || matches!(due, Command::JudgeCheckpoint(_)));
             assert!(place == last || on_the_way, "another command on the way");
         }
         self.settle();
@@ -441,7 +441,10 @@ impl Run {
         let command = Command::TrainChunk(Box::new(self.training()));
         self.obey(&command, |_| outcome.clone());
         let decisions = self.log[before..].iter();
-        decisions.filter(|event| event.is_decision()).cloned().collect()
+        decisions
+            .filter(|event| event.is_decision())
+            .cloned()
+            .collect()
     }
 
     /// Trains the present chunk to its gate.
