@@ -87,7 +87,7 @@ impl Process {
             tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
             libtorch_version: LIBTORCH_VERSION.to_owned(),
             devices: vec![device_name(device)],
-            threads,
+            threads: u32::from(threads),
         };
         Ok(Process {
             started,
@@ -143,11 +143,10 @@ fn exit(dir: &Path, ending: Ending, console: &Console) -> anyhow::Result<Exit> {
 }
 
 /// As configured, or all cores.
-pub fn threads(config: &Config) -> u32 {
-    config.threads.unwrap_or_else(|| {
-        let cores = std::thread::available_parallelism();
-        cores.map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
-    })
+pub fn threads(config: &Config) -> u16 {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let wanted = config.threads.map_or_else(cores, |threads| threads as usize);
+    u16::try_from(wanted).unwrap_or(u16::MAX)
 }
 
 fn device_name(device: tch::Device) -> String {

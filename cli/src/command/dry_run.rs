@@ -206,14 +206,14 @@ fn shortened(created: &RunCreated) -> RunCreated {
     short
 }
 
-fn started(threads: u32) -> ProcessStarted {
+fn started(threads: u16) -> ProcessStarted {
     ProcessStarted {
         host: String::new(),
         pid: std::process::id(),
         tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
         libtorch_version: LIBTORCH_VERSION.to_owned(),
         devices: Vec::new(),
-        threads,
+        threads: u32::from(threads),
     }
 }
 

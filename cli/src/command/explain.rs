@@ -1,7 +1,7 @@
 //! `explain`: why a decision was made, in words.
 
 use anyhow::bail;
-use tinygate::events::{Event, Record};
+use tinygate::events::Record;
 use tinygate::machine::{self, RunState};
 
 use super::records;

@@ -77,7 +77,7 @@ fn lines(summary: &Summary, run: &Path) -> Vec<String> {
     lines.push(format!(
         "{}: {}, {process}",
         style.strong(name.unwrap_or("run")),
-        summary.phase()
+        summary.phase().replace('_', " ")
     ));
     if let Some((seq, time_ms)) = summary.last {
         let time = timestamp(time_ms);

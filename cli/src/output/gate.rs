@@ -139,14 +139,9 @@ fn headline(gate: &GateDecided, stage: Option<&StageState>, style: Style) -> Str
         Action::RestartStage => style.notable("restart_stage"),
         Action::Stop => style.bad("stop"),
     };
-    let budget = stage.map_or(String::new(), |stage| {
-        if gate.failures == 0 {
-            return String::new();
-        }
-        format!(
-            ", failure {} of {} allowed",
-            gate.failures, stage.max_retries
-        )
+    let budget = stage.map_or(String::new(), |stage| match gate.failures {
+        0 => String::new(),
+        failures => format!(", failure {failures} with {} retries", stage.max_retries),
     });
     let loss = gate
         .metrics

@@ -25,7 +25,7 @@ pub use numbers::{bytes, count, duration, number, timestamp};
 pub use style::Style;
 pub use summary::{StageSummary, Summary};
 pub use table::{Align, Table};
-pub use words::{relation, setting};
+pub use words::setting;
 
 /// Warnings of the libraries go to stderr; `RUST_LOG` may ask for more.
 pub fn warnings_to_stderr() {

@@ -79,7 +79,7 @@ impl Summary {
     pub fn phase(&self) -> &'static str {
         match self.state.phase {
             RunPhase::Empty => "empty",
-            RunPhase::Running(_) => "running",
+            RunPhase::Running(_) => "under_way",
             RunPhase::Finishing | RunPhase::Finished => "finished",
             RunPhase::Stopping(_) | RunPhase::Stopped(_) => "stopped",
         }
