@@ -17,7 +17,7 @@ mod script;
 mod trainer;
 
 pub use curve::Curve;
-pub use life::{Life, Quiet, Ticks, live};
-pub use run::{created, process, short_policy};
+pub use life::{Life, Lived, Quiet, Ticks, live, lived};
+pub use run::{created, first, process, short_policy};
 pub use script::{ChunkPlan, Disturbance, Failure, Files, HeldOut, Picture, Script, Trouble};
 pub use trainer::{Answer, ScriptedTrainer};

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress, Trainer};
-use tinygate::events::{Event, Record};
+use tinygate::events::{Event, Record, Seq};
 use tinygate::machine::RunState;
-use tinygate::store::EventLog;
+use tinygate::store::{AppendError, EventLog, MemoryLog};
 
 use crate::run::process;
+use crate::script::Script;
 use crate::trainer::ScriptedTrainer;
 
 /// How a life ended, and what was known then.
@@ -46,7 +47,10 @@ pub fn live(
 ) -> Result<Life, ControlError> {
     let mut controller = Controller::open(log, directory, || clock.read())?;
     for fact in facts {
-        controller.record_fact(fact)?;
+        match fact {
+            Event::SettingChanged(change) => controller.record_changes([change])?,
+            fact => controller.record_fact(fact)?,
+        }
     }
     let pid = 1000 + controller.state().process.starts;
     let (commands, commanded) = crossbeam_channel::unbounded();
@@ -60,6 +64,49 @@ pub fn live(
     Ok(Life {
         ending,
         state: controller.state().clone(),
+    })
+}
+
+/// Every event of a run that goes on from `before` until it ends by itself.
+///
+/// # Errors
+/// What [`live`] and the run say.
+pub fn lived(before: &[Record], facts: Vec<Event>, script: Script) -> Result<Lived, ControlError> {
+    let events = before
+        .iter()
+        .map(|record| (record.time_ms, record.event.clone()));
+    let log = MemoryLog::with(events);
+    let last = before.last().map_or(0, |record| record.time_ms);
+    let clock = Ticks::from(last.saturating_add(1000));
+    // Nothing is kept in it but the links to passed stages' checkpoints.
+    let directory = tempfile::tempdir().map_err(no_directory)?;
+    let life = live(
+        &log,
+        directory.path(),
+        &clock,
+        facts,
+        ScriptedTrainer::new(script),
+        &mut Quiet,
+    )?;
+    Ok(Lived {
+        ending: life.ending?,
+        state: life.state,
+        records: log.records(),
+    })
+}
+
+/// A run at its end.
+#[derive(Clone, Debug)]
+pub struct Lived {
+    pub records: Vec<Record>,
+    pub state: RunState,
+    pub ending: Ending,
+}
+
+fn no_directory(source: std::io::Error) -> ControlError {
+    ControlError::Append(AppendError::Io {
+        head: Seq::FIRST,
+        source,
     })
 }
 

@@ -1,7 +1,7 @@
 //! A run small enough for tests: the seed's gates over chunks of ten to thirty updates.
 
 use tinygate::events::{
-    Dataset, Event, Policy, ProcessStarted, RunCreated, Settings, StagePolicy,
+    Dataset, Event, Policy, ProcessStarted, Record, RunCreated, Seq, Settings, StagePolicy,
 };
 use tinygate::machine::RULES;
 use tinygate::machine::presets::{self, Preset};
@@ -52,6 +52,15 @@ pub fn created(policy: Policy, seed: u64) -> Event {
         parent: None,
         init_from: Vec::new(),
     }))
+}
+
+/// The log of a run that was created and no more.
+pub fn first(policy: Policy) -> Vec<Record> {
+    vec![Record {
+        seq: Seq::FIRST,
+        time_ms: 1_700_000_000_000,
+        event: created(policy, 7),
+    }]
 }
 
 /// A process of its own number.

@@ -477,10 +477,7 @@ fn measured(measure: &MeasureStage) -> Event {
                 named(metric::TRIVIAL_LOSS_MOVING, 0.06),
             ],
         ),
-        ModelKind::Dynamics => (
-            "token_marginals",
-            vec![named(metric::TRIVIAL_LOSS, 2.25)],
-        ),
+        ModelKind::Dynamics => ("token_marginals", vec![named(metric::TRIVIAL_LOSS, 2.25)]),
     };
     Event::StageMeasured(StageMeasured {
         stage: measure.stage.clone(),
@@ -509,7 +506,10 @@ fn rejection(files: &[FileRecord]) -> Option<Rejection> {
         if file.size < FILE_MIN && name != STATE_FILE {
             return Some(Rejection {
                 code: "too_small".to_owned(),
-                text: format!("`{name}` has {} bytes, at least {FILE_MIN} are expected", file.size),
+                text: format!(
+                    "`{name}` has {} bytes, at least {FILE_MIN} are expected",
+                    file.size
+                ),
             });
         }
     }
