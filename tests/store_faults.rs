@@ -50,7 +50,7 @@ fn block_starts(journal: &[u8]) -> Vec<usize> {
     let mut at = FILE_HEADER;
     let mut starts = vec![at];
     while at < journal.len() {
-        at += 104 + usize::from(u16::from_le_bytes([journal[at + 4], journal[at + 5]]));
+        at += 104 + usize::from(u16::from_le_bytes([journal[at + 36], journal[at + 37]]));
         starts.push(at);
     }
     starts
@@ -473,7 +473,7 @@ fn either_copy_alone_gives_the_log_back() {
     assert_eq!(reopen("no sled", &disk).unwrap(), (records(&events), 1));
 
     let disk = whole.copy();
-    disk.state().faults.mirror_does_not_open = true;
+    disk.state().faults.mirror_does_not_open = Some(MirrorError::Failed("it panicked".into()));
     let (_, repairs) = Direct::open(&disk.arc()).unwrap();
     assert_eq!(repairs.len(), 1);
     assert_eq!(repairs[0].copy, LogCopy::Sled);
@@ -483,7 +483,7 @@ fn either_copy_alone_gives_the_log_back() {
     let disk = SimDisk::default();
     assert!(matches!(Direct::open(&disk.arc()), Err(OpenError::NotALog)));
     whole.remove_journal();
-    whole.state().faults.mirror_does_not_open = true;
+    whole.state().faults.mirror_does_not_open = Some(MirrorError::Failed("it panicked".into()));
     assert!(matches!(
         Direct::open(&whole.arc()),
         Err(OpenError::Damaged { .. })
@@ -607,6 +607,39 @@ fn a_full_disk_cuts_the_append_off_and_goes_on_when_there_is_space() {
     events.push((3, fact("space again")));
     assert_eq!(read_all(&store), records(&events));
     store.close().unwrap();
+}
+
+#[test]
+fn closing_tells_of_a_lazy_append_that_was_lost() {
+    let (disk, events) = small_log();
+    let (store, _) = Store::open_on(disk.arc()).unwrap();
+    let head = store.head();
+    let used = disk.journal().len();
+    disk.state().faults.capacity = Some(used + 10);
+    store
+        .append(head, &[(1, fact("lost"))], Durability::Lazy)
+        .unwrap();
+    assert!(matches!(store.close(), Err(AppendError::DiskFull { head: at }) if at == head));
+    disk.state().faults.capacity = None;
+    assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
+}
+
+#[test]
+fn a_sled_that_finds_no_space_is_not_taken_for_damaged() {
+    let (disk, events) = small_log();
+    disk.state().faults.mirror_does_not_open = Some(MirrorError::DiskFull);
+    assert!(matches!(
+        Direct::open(&disk.arc()),
+        Err(OpenError::DiskFull { .. })
+    ));
+    disk.state().faults.mirror_does_not_open = Some(MirrorError::InUse);
+    assert!(matches!(
+        Direct::open(&disk.arc()),
+        Err(OpenError::SledInUse)
+    ));
+    disk.state().faults.mirror_does_not_open = None;
+    assert!(disk.state().aside.is_empty());
+    assert_eq!(reopen("after", &disk).unwrap(), (records(&events), 0));
 }
 
 #[test]

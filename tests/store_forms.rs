@@ -136,18 +136,18 @@ proptest! {
 
     #[test]
     fn every_kind_survives_its_stored_form_and_its_json(seed: u64, longest in 0u64..6) {
-        for kind in 0..KINDS.len() {
+        for (kind, known) in KINDS.iter().enumerate() {
             let mut g = Gen::new(seed);
             g.longest = longest;
             let event = of_kind(kind, &mut g);
             let (form, body) = encoded(&event);
-            prop_assert_eq!(form.kind, KINDS[kind].number);
+            prop_assert_eq!(form.kind, known.number);
             let read = stored::decode(form, &body);
             prop_assert_eq!(read.as_ref(), Ok(&event));
 
             let record = Record { seq: Seq::new(seed), time_ms: seed >> 20, event };
             let json = serde_json::to_string(&record).unwrap();
-            let named = format!("\"kind\":\"{}\"", KINDS[kind].name);
+            let named = format!("\"kind\":\"{}\"", known.name);
             prop_assert!(json.contains(&named), "{}", json);
             prop_assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
         }

@@ -227,25 +227,27 @@ impl<'a> Controller<'a> {
 
     /// Records decisions until a command or the end is due, and makes all durable.
     fn settle(&mut self, observer: &mut dyn Observer) -> Result<Settled, ControlError> {
+        let next = self.record_due()?;
+        self.tell(observer)?;
+        match next {
+            Next::Command(command) => Ok(Settled::Command(command)),
+            Next::Rest(Idle::Finished) => Ok(Settled::Ended(Ending::Finished)),
+            Next::Rest(Idle::Stopped) => Ok(Settled::Ended(Ending::Stopped)),
+            Next::Rest(Idle::NoRun) => Err(ControlError::NoRun),
+            Next::Rest(Idle::UnknownRules { rules }) => Err(ControlError::UnknownRules {
+                found: rules,
+                known: machine::RULES,
+            }),
+        }
+    }
+
+    /// Records decisions until none is due, and says what is due then.
+    fn record_due(&mut self) -> Result<Next, ControlError> {
         for _ in 0..DECISIONS_MAX {
             match machine::decide(&self.state) {
                 Decision::Record(event) => self.append(*event, Durability::Lazy)?,
-                Decision::Act(command) => {
-                    self.tell(observer)?;
-                    return Ok(Settled::Command(Box::new(command)));
-                }
-                Decision::Idle(idle) => {
-                    self.tell(observer)?;
-                    return match idle {
-                        Idle::Finished => Ok(Settled::Ended(Ending::Finished)),
-                        Idle::Stopped => Ok(Settled::Ended(Ending::Stopped)),
-                        Idle::NoRun => Err(ControlError::NoRun),
-                        Idle::UnknownRules { rules } => Err(ControlError::UnknownRules {
-                            found: rules,
-                            known: machine::RULES,
-                        }),
-                    };
-                }
+                Decision::Act(command) => return Ok(Next::Command(Box::new(command))),
+                Decision::Idle(idle) => return Ok(Next::Rest(idle)),
             }
         }
         Err(ControlError::NeverAtRest {
@@ -314,15 +316,24 @@ impl<'a> Controller<'a> {
             .try_for_each(|repair| self.record_fact(Event::StoreRepaired(repair)))
     }
 
-    /// Records what a person changed while resuming.
+    /// Records what a person changed while resuming, after what was due already: a
+    /// stage must have stopped before more retries can open it again.
     pub fn record_changes(
         &mut self,
         changes: impl IntoIterator<Item = SettingChanged>,
     ) -> Result<(), ControlError> {
-        changes
-            .into_iter()
-            .try_for_each(|change| self.record_fact(Event::SettingChanged(change)))
+        for change in changes {
+            self.record_due()?;
+            self.record_fact(Event::SettingChanged(change))?;
+        }
+        Ok(())
     }
+}
+
+/// What is due when no decision is.
+enum Next {
+    Command(Box<Command>),
+    Rest(Idle),
 }
 
 enum Settled {

@@ -415,13 +415,33 @@ fn visual_structure(inputs: &Inputs<'_>, limits: &StructureLimits, share: f64) -
     let Some(picture) = inputs.picture() else {
         return Outcome::fail(None, Some(share), CriterionReason::NoPicture);
     };
-    let lost = picture
-        .frames
+    match lost_share(&picture.frames, limits) {
+        Some(lost_share) => Outcome::compared(lost_share, share, lost_share < share),
+        // Every held-out frame equals the mean image: there is nothing to keep.
+        None => Outcome::not_applicable(CriterionReason::NoSkillToMeasure),
+    }
+}
+
+/// Share of the frames that have lost their structure, among those with any score.
+pub fn lost_share(frames: &[StructureScores], limits: &StructureLimits) -> Option<f64> {
+    let is_scored = |scores: &&StructureScores| {
+        let StructureScores {
+            flatness,
+            stripes,
+            blockiness,
+            ssim,
+            mse_ratio,
+        } = scores;
+        [flatness, stripes, blockiness, ssim, mse_ratio]
+            .iter()
+            .any(|score| score.is_some())
+    };
+    let scored = frames.iter().filter(is_scored).count();
+    let lost = frames
         .iter()
         .filter(|frame| structure_lost(frame, limits))
         .count();
-    let lost_share = lost as f64 / picture.frames.len() as f64;
-    Outcome::compared(lost_share, share, lost_share < share)
+    (0 < scored).then(|| lost as f64 / scored as f64)
 }
 
 /// Whether a frame has lost its structure: any score that applies is past its limit.

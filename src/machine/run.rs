@@ -134,10 +134,18 @@ impl RunState {
 
     /// The state without what a kill may change: two runs are alike when these are equal.
     pub fn without_process(&self) -> RunState {
-        RunState {
+        let mut state = RunState {
             process: RunState::empty().process,
             ..self.clone()
+        };
+        for stage in &mut state.stages {
+            // A stopped stage keeps its chunk; where its last process went on from no longer matters.
+            if let (Phase::Stopped { .. }, Some(chunk)) = (&stage.phase, &mut stage.chunk) {
+                chunk.resume_from = None;
+                chunk.taken.clear();
+            }
         }
+        state
     }
 }
 

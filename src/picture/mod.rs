@@ -1,14 +1,13 @@
 //! Predicted frames beside true ones: as numbers that a gate decides by, and as a picture that a person looks at.
 //!
-//! [`structure`] scores predictions against truth, [`limits`] says by fixed limits which scores mean that a scene has
-//! collapsed, [`png`] writes what was scored. All of it works on bytes, so the scores can be counted again from the
+//! [`structure`] scores predictions against truth and [`png`] writes what was scored; which scores mean that a scene
+//! has collapsed is the gate's to say. All of it works on bytes, so the scores can be counted again from the
 //! picture in the run directory.
 //!
 //! Nothing here touches libtorch or asks a model anything.
 //!
 //! Invariant: the same bytes give the same scores, the same verdict and the same picture.
 
-pub mod limits;
 pub mod png;
 pub mod structure;
 

@@ -20,8 +20,8 @@
 //!
 //! Invariant: only + - * / in a fixed order, so the scores have the same bits on every machine.
 
-use super::limits::FrameScores;
 use crate::data::trivial::MeanImage;
+use crate::events::{Scalar, StructureScores};
 
 const CHANNELS: usize = 3;
 /// Bytes to the models' scale: half of 255 is 1.
@@ -43,11 +43,11 @@ pub enum StructureError {
 
 /// The scores of a set of predicted frames.
 #[derive(Debug, Clone, PartialEq)]
-pub struct StructureScores {
+pub struct Scored {
     /// One entry a frame, in the order given.
-    pub frames: Vec<FrameScores>,
+    pub frames: Vec<StructureScores>,
     /// All frames as if they were one.
-    pub pooled: FrameScores,
+    pub pooled: StructureScores,
 }
 
 /// Scores `prediction` against `truth`, both uint8 `[frames, height, width, 3]` of the mean image's size.
@@ -60,7 +60,7 @@ pub fn score(
     truth: &[u8],
     mean: &MeanImage,
     patch_size: usize,
-) -> Result<StructureScores, StructureError> {
+) -> Result<Scored, StructureError> {
     if prediction.len() != truth.len() {
         return Err(StructureError::Unequal {
             prediction: prediction.len(),
@@ -88,7 +88,7 @@ pub fn score(
             tally.scores()
         })
         .collect();
-    Ok(StructureScores {
+    Ok(Scored {
         frames,
         pooled: pooled.scores(),
     })
@@ -245,7 +245,7 @@ impl Tally {
         self.mean_error += other.mean_error;
     }
 
-    fn scores(&self) -> FrameScores {
+    fn scores(&self) -> StructureScores {
         // Sums over frames: their mean is what the smallest denominator is held against.
         let ratio = |numerator: f64, denominator: f64| {
             (denominator / self.frames >= SMALLEST_DENOMINATOR).then(|| numerator / denominator)
@@ -268,12 +268,13 @@ impl Tally {
         let [prediction, truth] = self.gradients;
         let blockiness =
             ratio(prediction.border, prediction.inside).zip(ratio(truth.border, truth.inside));
-        FrameScores {
-            flatness: ratio(p.all, t.all),
-            stripes,
-            blockiness: blockiness.and_then(|(p, t)| (t >= SMALLEST_DENOMINATOR).then(|| p / t)),
-            ssim: ratio(self.similarity, self.weight),
-            mse_ratio: ratio(self.error, self.mean_error),
+        StructureScores {
+            flatness: ratio(p.all, t.all).map(Scalar::new),
+            stripes: stripes.map(Scalar::new),
+            blockiness: blockiness
+                .and_then(|(p, t)| (t >= SMALLEST_DENOMINATOR).then(|| Scalar::new(p / t))),
+            ssim: ratio(self.similarity, self.weight).map(Scalar::new),
+            mse_ratio: ratio(self.error, self.mean_error).map(Scalar::new),
         }
     }
 }
@@ -341,12 +342,13 @@ mod tests {
         MeanImage::from_steps(SIDE, SIDE, vec![100.0; SIDE * SIDE * CHANNELS]).unwrap()
     }
 
-    fn one(prediction: &[u8], truth: &[u8]) -> FrameScores {
+    fn one(prediction: &[u8], truth: &[u8]) -> StructureScores {
         score(prediction, truth, &mean(), 8).unwrap().frames[0]
     }
 
     #[track_caller]
-    fn check(name: &str, found: Option<f64>, want: Option<f64>) {
+    fn check(name: &str, found: Option<Scalar>, want: Option<f64>) {
+        let found = found.map(Scalar::get);
         let near = match (found, want) {
             (Some(found), Some(want)) => (found - want).abs() < 1e-9,
             (None, None) => true,

@@ -18,15 +18,15 @@
 //! | offset | bytes | |
 //! |---|---|---|
 //! | 0 | 4 | magic |
-//! | 4 | 2 | length of the payload |
-//! | 6 | 2 | 0 |
-//! | 8 | 8 | number of the block, from 0 |
-//! | 16 | 8 | sequence number of the event that its first frame belongs to |
-//! | 24 | 4 | events that end in it |
-//! | 28 | 4 | CRC-32 of the rest of the header without the hash |
-//! | 32 | 8 | blocks that were durable when this one was made |
-//! | 40 | 32 | hash of the block before; of the first: BLAKE3 of the file header |
-//! | 72 | 32 | hash: keyed BLAKE3 of bytes 0 to 72 and the payload |
+//! | 4 | 32 | hash: keyed BLAKE3 of all that follows |
+//! | 36 | 2 | length of the payload |
+//! | 38 | 2 | 0 |
+//! | 40 | 4 | CRC-32 of bytes 36 to 40 and 44 to 104 |
+//! | 44 | 4 | events that end in it |
+//! | 48 | 8 | number of the block, from 0 |
+//! | 56 | 8 | sequence number of the event that its first frame belongs to |
+//! | 64 | 8 | blocks that were durable when this one was made |
+//! | 72 | 32 | hash of the block before; of the first: BLAKE3 of the file header |
 //! | 104 | | payload: frames |
 //!
 //! The key is BLAKE3 of the file header: a block of another log is not a block
@@ -240,17 +240,17 @@ impl<'a> Block<'a> {
                 found: bytes.len(),
             });
         };
-        let mut fields = Fields(whole.get(8..).unwrap_or_default());
-        let number = u64::from_le_bytes(fields.take());
-        let first = u64::from_le_bytes(fields.take());
-        let count = u32::from_le_bytes(fields.take());
-        let _checksum: [u8; 4] = fields.take();
-        let durable = u64::from_le_bytes(fields.take());
-        let previous = fields.take();
+        let mut fields = Fields(whole.get(4..).unwrap_or_default());
         let hash: Hash = fields.take();
         if block_hash(whole, key) != hash {
             return Err(BlockError::Hash);
         }
+        let _length_and_checksum: [u8; 8] = fields.take();
+        let count = u32::from_le_bytes(fields.take());
+        let number = u64::from_le_bytes(fields.take());
+        let first = u64::from_le_bytes(fields.take());
+        let durable = u64::from_le_bytes(fields.take());
+        let previous = fields.take();
         Ok(Block {
             number,
             first,
@@ -369,10 +369,10 @@ fn block_length(bytes: &[u8]) -> Result<usize, BlockError> {
     if header.first_chunk() != Some(&BLOCK_MAGIC) {
         return Err(BlockError::Magic);
     }
-    let payload = usize::from(u16::from_le_bytes([header[4], header[5]]));
-    let sum = u32::from_le_bytes([header[28], header[29], header[30], header[31]]);
+    let payload = usize::from(u16::from_le_bytes([header[36], header[37]]));
+    let sum = u32::from_le_bytes([header[40], header[41], header[42], header[43]]);
     if sum != header_checksum(header)
-        || header[6..8] != [0, 0]
+        || header[38..40] != [0, 0]
         || !(frame::HEADER..=MAX_PAYLOAD).contains(&payload)
     {
         return Err(BlockError::Header);
@@ -382,25 +382,13 @@ fn block_length(bytes: &[u8]) -> Result<usize, BlockError> {
 
 fn header_checksum(header: &[u8; BLOCK_HEADER]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&header[..28]);
-    hasher.update(&header[32..72]);
+    hasher.update(&header[36..40]);
+    hasher.update(&header[44..]);
     hasher.finalize()
 }
 
-/// One call over header and payload: the hash of a small block costs what one
-/// compression does.
 fn block_hash(block: &[u8], key: &Hash) -> Hash {
-    let mut covered = [0; MAX_BLOCK];
-    let parts = [block.get(..72), block.get(BLOCK_HEADER..)];
-    let mut length = 0;
-    for part in parts.into_iter().flatten() {
-        let end = length + part.len();
-        if let Some(place) = covered.get_mut(length..end) {
-            place.copy_from_slice(part);
-            length = end;
-        }
-    }
-    *blake3::keyed_hash(key, &covered[..length]).as_bytes()
+    *blake3::keyed_hash(key, block.get(36..).unwrap_or_default()).as_bytes()
 }
 
 /// A block in the making.
@@ -450,17 +438,17 @@ impl BlockWriter {
         header[..4].copy_from_slice(&BLOCK_MAGIC);
         // at most MAX_PAYLOAD
         let payload = (bytes.len() - BLOCK_HEADER) as u16;
-        header[4..6].copy_from_slice(&payload.to_le_bytes());
-        header[8..16].copy_from_slice(&link.number.to_le_bytes());
-        header[16..24].copy_from_slice(&link.seq.to_le_bytes());
-        header[24..28].copy_from_slice(&count.to_le_bytes());
-        header[32..40].copy_from_slice(&durable.to_le_bytes());
-        header[40..72].copy_from_slice(&link.hash);
+        header[36..38].copy_from_slice(&payload.to_le_bytes());
+        header[44..48].copy_from_slice(&count.to_le_bytes());
+        header[48..56].copy_from_slice(&link.number.to_le_bytes());
+        header[56..64].copy_from_slice(&link.seq.to_le_bytes());
+        header[64..72].copy_from_slice(&durable.to_le_bytes());
+        header[72..].copy_from_slice(&link.hash);
         let sum = header_checksum(&header);
-        header[28..32].copy_from_slice(&sum.to_le_bytes());
+        header[40..44].copy_from_slice(&sum.to_le_bytes());
         bytes[..BLOCK_HEADER].copy_from_slice(&header);
         let hash = block_hash(&bytes, key);
-        bytes[72..BLOCK_HEADER].copy_from_slice(&hash);
+        bytes[4..36].copy_from_slice(&hash);
         let after = Link {
             number: link.number + 1,
             seq: link.seq + u64::from(count),

@@ -487,9 +487,8 @@ impl<'a> Second<'a> {
         let (mirror, fault) = match mirror {
             Ok(mirror) => (mirror, None),
             Err(MirrorError::InUse) => return Err(OpenError::SledInUse),
-            Err(error @ (MirrorError::DiskFull | MirrorError::Failed(_))) => {
-                (None, Some(error.to_string()))
-            }
+            Err(error @ MirrorError::DiskFull) => return Err(OpenError::sled(error)),
+            Err(error @ MirrorError::Failed(_)) => (None, Some(error.to_string())),
         };
         Ok(Second {
             missing: mirror.is_none() && fault.is_none(),

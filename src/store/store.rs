@@ -434,8 +434,12 @@ impl WriterThread {
         }
     }
 
+    /// The answer to a close: also what nobody was told of yet.
     fn answer(&self) -> Result<Seq, AppendError> {
         let head = self.writer.head();
+        if let Some(failure) = self.shared.lock().lost.take() {
+            return Err(failure.at(head));
+        }
         match self.writer.refusal() {
             Some(why) => Err(AppendError::Refused {
                 head,

@@ -42,7 +42,7 @@ pub struct Faults {
     pub set_len_fails: bool,
     pub write_fails: bool,
     pub mirror_fails: Option<MirrorError>,
-    pub mirror_does_not_open: bool,
+    pub mirror_does_not_open: Option<MirrorError>,
     /// How often each kind of fault happened.
     pub hits: BTreeMap<&'static str, u32>,
 }
@@ -141,9 +141,11 @@ impl Disk for SimDisk {
 
     fn mirror(&self, create: bool) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
         let mut state = self.state();
-        if state.faults.mirror_does_not_open && !create {
+        if let Some(error) = state.faults.mirror_does_not_open.clone()
+            && !create
+        {
             state.faults.hit("mirror does not open");
-            return Err(MirrorError::Failed("told not to open".to_owned()));
+            return Err(error);
         }
         if state.mirror.is_none() {
             if !create {

@@ -5,10 +5,9 @@ use super::Failure;
 use super::measure::{frames_tensor, held_out, named};
 use super::session::Session;
 use crate::data::WindowId;
-use crate::events::{HeldOutScored, PictureScored, Scalar, StructureScores, metric};
+use crate::events::{HeldOutScored, PictureScored, metric};
 use crate::machine::TrainChunk;
 use crate::picture::byte_of;
-use crate::picture::limits::FrameScores;
 use crate::picture::png::Grid;
 use crate::picture::structure;
 
@@ -57,9 +56,11 @@ pub(super) fn picture(
         "{}/pictures/{}_step_{}.png",
         train.stage, train.stage, train.to
     );
+    // Four frames across, so that sixteen pairs fit a screen.
+    let across = if ids.len().is_multiple_of(4) { 4 } else { 1 };
     let grid = Grid {
-        rows: ids.len(),
-        frames: 1,
+        rows: ids.len() / across,
+        frames: across,
         height: frames.height(),
         width: frames.width(),
     };
@@ -77,8 +78,8 @@ pub(super) fn picture(
         step: train.to,
         path,
         blake3: hash.to_hex().to_string(),
-        pooled: logged(&scores.pooled),
-        frames: scores.frames.iter().map(logged).collect(),
+        pooled: scores.pooled,
+        frames: scores.frames,
     })
 }
 
@@ -114,14 +115,4 @@ fn last_frames(
         .chunks_exact(window)
         .flat_map(|window| &window[window.len() - frames.frame_bytes()..]);
     Ok((truth, last.map(|value| byte_of(*value)).collect()))
-}
-
-fn logged(scores: &FrameScores) -> StructureScores {
-    StructureScores {
-        flatness: scores.flatness.map(Scalar::new),
-        stripes: scores.stripes.map(Scalar::new),
-        blockiness: scores.blockiness.map(Scalar::new),
-        ssim: scores.ssim.map(Scalar::new),
-        mse_ratio: scores.mse_ratio.map(Scalar::new),
-    }
 }

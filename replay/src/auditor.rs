@@ -1,0 +1,479 @@
+//! Folds a log and recomputes each decision just before its recorded one is folded.
+//!
+//! After a divergence the recorded event is folded, for that is what the run went
+//! on from. The state with the recomputed one is kept beside it: where later
+//! decisions follow from that instead (one event was edited afterwards), it is
+//! taken, so that one edit is one divergence and not all that comes after it.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tinygate::events::{Event, Record, Seq};
+use tinygate::machine::{self, Decision, Idle, RULES, RunState};
+use tinygate::store::{LogFile, ReadError};
+
+use crate::audit::{
+    Audit, Checked, Divergence, DivergenceKind, GatePlace, Note, Problem, SkipReason, Skipped,
+};
+use crate::compare::{Difference, differences};
+use crate::inputs::inputs;
+use crate::outcome::Outcome;
+
+/// Missing decisions in a row that are looked past for the recorded one.
+const MISSING_MAX: usize = 64;
+/// Divergences after which no second state is kept any more: that log is not
+/// one with an edit or two, and copies of states cost time.
+const SECOND_STATES_MAX: usize = 1000;
+
+/// Audits events as they come.
+#[derive(Clone, Debug)]
+pub struct Auditor {
+    state: RunState,
+    /// As if the last diverging decision had been recorded as recomputed.
+    other: Option<RunState>,
+    /// The last recorded decision: found again at once, it is there twice.
+    last: Option<Event>,
+    next: Seq,
+    checked: Checked,
+    skipped: Vec<Skipped>,
+    divergences: Vec<Divergence>,
+    notes: Vec<Note>,
+    problem: Option<Problem>,
+}
+
+/// Audits a whole log. The first error ends it and is part of the answer.
+pub fn audit(records: impl IntoIterator<Item = Result<Record, ReadError>>) -> Audit {
+    let mut auditor = Auditor::new();
+    for record in records {
+        match record {
+            Ok(record) => auditor.see(&record),
+            Err(error) => auditor.fail(&error),
+        }
+        if auditor.problem.is_some() {
+            break;
+        }
+    }
+    auditor.finish()
+}
+
+/// Audits the journal of a run directory, or an exported file.
+pub fn audit_file(path: &Path) -> Audit {
+    let mut auditor = Auditor::new();
+    if let Err(error) = auditor.read(path) {
+        auditor.fail(&error);
+    }
+    auditor.finish()
+}
+
+impl Default for Auditor {
+    fn default() -> Auditor {
+        Auditor::new()
+    }
+}
+
+impl Auditor {
+    pub fn new() -> Auditor {
+        Auditor {
+            state: RunState::empty(),
+            other: None,
+            last: None,
+            next: Seq::FIRST,
+            checked: Checked::default(),
+            skipped: Vec::new(),
+            divergences: Vec::new(),
+            notes: Vec::new(),
+            problem: None,
+        }
+    }
+
+    /// Takes the next event. After a gap or an error nothing more is taken.
+    pub fn see(&mut self, record: &Record) {
+        if self.problem.is_some() {
+            return;
+        }
+        if record.seq != self.next {
+            let text = format!(
+                "the log jumps from event {} to event {}",
+                self.next, record.seq
+            );
+            return self.end(Outcome::Damaged, text);
+        }
+        let Some(next) = record.seq.next() else {
+            return self.end(
+                Outcome::Damaged,
+                "the sequence numbers are used up".to_owned(),
+            );
+        };
+        self.next = next;
+        self.checked.events += 1;
+        if record.event.is_decision() {
+            self.checked.decisions += 1;
+            self.see_decision(record.seq, &record.event);
+            self.last = Some(record.event.clone());
+        } else {
+            self.see_fact(record.seq, &record.event);
+        }
+    }
+
+    /// The log cannot be read on.
+    pub fn fail(&mut self, error: &ReadError) {
+        self.end(Outcome::from(&error.kind), error.to_string());
+    }
+
+    /// The answer.
+    pub fn finish(mut self) -> Audit {
+        if self.problem.is_none() {
+            self.note_the_end();
+        }
+        let processes = self.state.process.starts;
+        if 1 < processes {
+            self.notes.push(Note::Resumed { processes });
+        }
+        let created = self.state.created.as_ref();
+        Audit {
+            outcome: self.outcome(),
+            run: created.map(|created| created.run.clone()),
+            rules: created.map(|created| created.rules),
+            checked: self.checked,
+            skipped: self.skipped,
+            divergences: self.divergences,
+            notes: self.notes,
+            problem: self.problem,
+        }
+    }
+
+    fn read(&mut self, path: &Path) -> Result<(), ReadError> {
+        let mut records = LogFile::open(path)?.records();
+        for record in records.by_ref() {
+            self.see(&record?);
+            if self.problem.is_some() {
+                return Ok(());
+            }
+        }
+        if let Some(tail) = records.tail()? {
+            self.notes.push(Note::UnfinishedAppend {
+                offset: tail.offset,
+                bytes: tail.bytes,
+            });
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, outcome: Outcome, text: String) {
+        self.problem = Some(Problem {
+            outcome,
+            seq: self.next,
+            text,
+        });
+    }
+
+    fn outcome(&self) -> Outcome {
+        let unknown_rules = self
+            .state
+            .created
+            .as_ref()
+            .is_some_and(|created| created.rules != RULES);
+        let checked = if self.checked.recomputed == 0 {
+            Outcome::NothingChecked
+        } else {
+            Outcome::Agreed
+        };
+        let diverged = (!self.divergences.is_empty()).then_some(Outcome::Diverged);
+        let problem = self.problem.as_ref().map(|problem| problem.outcome);
+        Outcome::gravest(
+            [
+                Some(checked),
+                diverged,
+                unknown_rules.then_some(Outcome::NewerVersion),
+                problem,
+            ]
+            .into_iter()
+            .flatten(),
+        )
+    }
+
+    fn note_the_end(&mut self) {
+        match machine::decide(&self.state) {
+            Decision::Record(due) => self.notes.push(Note::EndsBeforeDecision {
+                seq: self.next,
+                decision: due.kind().to_owned(),
+            }),
+            Decision::Act(_) => self.notes.push(Note::UnderWay { seq: self.next }),
+            Decision::Idle(
+                Idle::NoRun | Idle::Finished | Idle::Stopped | Idle::UnknownRules { .. },
+            ) => {}
+        }
+    }
+
+    fn see_fact(&mut self, seq: Seq, event: &Event) {
+        if is_from_the_trainer(event) {
+            self.catch_up(seq);
+        }
+        self.fold(event);
+    }
+
+    /// A trainer only speaks when no decision is due: whatever is due is missing.
+    fn catch_up(&mut self, seq: Seq) {
+        let rests = |state: &RunState| !matches!(machine::decide(state), Decision::Record(_));
+        if rests(&self.state) {
+            self.other = self.other.take().filter(|other| rests(other));
+            return;
+        }
+        if let Some(other) = self.other.take_if(|other| rests(other)) {
+            self.state = other;
+            return;
+        }
+        self.other = None;
+        for _ in 0..MISSING_MAX {
+            let Decision::Record(due) = machine::decide(&self.state) else {
+                return;
+            };
+            self.report_missing(seq, &due);
+            machine::apply(&mut self.state, &due);
+        }
+    }
+
+    fn see_decision(&mut self, seq: Seq, event: &Event) {
+        let reason = match &self.state.created {
+            None => Some(SkipReason::BeforeRunCreated),
+            Some(created) if created.rules != RULES => Some(SkipReason::UnknownRules {
+                rules: created.rules,
+                known: RULES,
+            }),
+            Some(_) => None,
+        };
+        if let Some(why) = reason {
+            self.skip(seq, why);
+            return self.fold(event);
+        }
+        if is_due(&self.state, event) {
+            self.other = self.other.take().filter(|other| is_due(other, event));
+            self.agree();
+        } else if let Some(other) = self.other.take_if(|other| is_due(other, event)) {
+            self.state = other;
+            self.agree();
+        } else if let Some((missing, state)) = self.look_past(|due| due == event) {
+            self.accept_missing(seq, missing, state);
+            self.agree();
+        } else if self.last.as_ref() == Some(event) {
+            return self.pass_over(seq, event);
+        } else if let Some((state, due)) = self.most_alike(event) {
+            return self.differ(seq, event, state, &due);
+        } else if let Some((missing, state)) = self.look_past(|due| due.kind() == event.kind()) {
+            self.accept_missing(seq, missing, state);
+            if let Decision::Record(due) = machine::decide(&self.state) {
+                return self.differ(seq, event, self.state.clone(), &due);
+            }
+        } else {
+            return self.pass_over(seq, event);
+        }
+        self.fold(event);
+    }
+
+    /// A decision that was not due: folded, and the state without it kept beside.
+    fn pass_over(&mut self, seq: Seq, event: &Event) {
+        self.report_surplus(seq, event);
+        self.other = (self.divergences.len() < SECOND_STATES_MAX).then(|| self.state.clone());
+        machine::apply(&mut self.state, event);
+    }
+
+    fn fold(&mut self, event: &Event) {
+        machine::apply(&mut self.state, event);
+        if let Some(other) = &mut self.other {
+            machine::apply(other, event);
+            if *other == self.state {
+                self.other = None;
+            }
+        }
+    }
+
+    fn agree(&mut self) {
+        self.checked.recomputed += 1;
+        self.checked.agreed += 1;
+    }
+
+    /// Records the differences, folds the recorded event, and keeps the other way.
+    fn differ(&mut self, seq: Seq, event: &Event, state: RunState, due: &Event) {
+        self.checked.recomputed += 1;
+        self.report_differences(seq, event, &state, due);
+        self.other = (self.divergences.len() < SECOND_STATES_MAX)
+            .then(|| machine::evolve(state.clone(), due));
+        self.state = machine::evolve(state, event);
+    }
+
+    /// Decisions that would have to be missing for `wanted` to be due now, and the
+    /// state after them.
+    fn look_past(&self, wanted: impl Fn(&Event) -> bool) -> Option<(Vec<Event>, RunState)> {
+        let states = std::iter::once(&self.state).chain(&self.other);
+        for state in states {
+            let mut state = state.clone();
+            let mut missing = Vec::new();
+            while missing.len() < MISSING_MAX {
+                let Decision::Record(due) = machine::decide(&state) else {
+                    break;
+                };
+                if wanted(&due) {
+                    return Some((missing, state));
+                }
+                machine::apply(&mut state, &due);
+                missing.push(*due);
+            }
+        }
+        None
+    }
+
+    fn accept_missing(&mut self, seq: Seq, missing: Vec<Event>, state: RunState) {
+        for due in missing {
+            self.report_missing(seq, &due);
+        }
+        self.state = state;
+        self.other = None;
+    }
+
+    /// Of the states in which a decision of this kind is due, the one whose decision
+    /// differs in the fewest fields.
+    fn most_alike(&self, event: &Event) -> Option<(RunState, Event)> {
+        let recorded = json_of(event);
+        std::iter::once(&self.state)
+            .chain(&self.other)
+            .filter_map(|state| match machine::decide(state) {
+                Decision::Record(due) if due.kind() == event.kind() => Some((state, *due)),
+                Decision::Record(_) | Decision::Act(_) | Decision::Idle(_) => None,
+            })
+            .min_by_key(|(_, due)| differences(&recorded, &json_of(due)).len())
+            .map(|(state, due)| (state.clone(), due))
+    }
+
+    fn skip(&mut self, seq: Seq, why: SkipReason) {
+        match self.skipped.last_mut().filter(|last| last.why == why) {
+            Some(last) => last.decisions += 1,
+            None => self.skipped.push(Skipped {
+                why,
+                first: seq,
+                decisions: 1,
+            }),
+        }
+    }
+
+    fn report_differences(&mut self, seq: Seq, event: &Event, state: &RunState, due: &Event) {
+        let mut found = differences(&json_of(event), &json_of(due));
+        if found.is_empty() {
+            // Bits that JSON does not tell apart, as of two NaN.
+            found.push(Difference {
+                field: "(bits of a number)".to_owned(),
+                recorded: Value::String(format!("{event:?}")),
+                recomputed: Value::String(format!("{due:?}")),
+            });
+        }
+        for difference in found {
+            self.report(seq, DivergenceKind::Differs, event, state, difference);
+        }
+    }
+
+    fn report_missing(&mut self, seq: Seq, due: &Event) {
+        self.checked.missing += 1;
+        let difference = Difference {
+            field: String::new(),
+            recorded: Value::Null,
+            recomputed: json_of(due),
+        };
+        let state = self.state.clone();
+        self.report(seq, DivergenceKind::Missing, due, &state, difference);
+    }
+
+    fn report_surplus(&mut self, seq: Seq, event: &Event) {
+        self.checked.surplus += 1;
+        let difference = Difference {
+            field: String::new(),
+            recorded: json_of(event),
+            recomputed: Value::Null,
+        };
+        let state = self.state.clone();
+        self.report(seq, DivergenceKind::Surplus, event, &state, difference);
+    }
+
+    fn report(
+        &mut self,
+        seq: Seq,
+        divergence: DivergenceKind,
+        event: &Event,
+        state: &RunState,
+        difference: Difference,
+    ) {
+        let form = json_of(event);
+        let stage = form
+            .get("stage")
+            .and_then(|stage| serde_json::from_value(stage.clone()).ok());
+        self.divergences.push(Divergence {
+            seq,
+            decision: event.kind().to_owned(),
+            divergence,
+            stage,
+            gate: gate_of(&form, state),
+            field: difference.field,
+            recorded: difference.recorded,
+            recomputed: difference.recomputed,
+            inputs: inputs(state),
+        });
+    }
+}
+
+/// The gate a decision belongs to: its chunk's.
+fn gate_of(form: &Value, state: &RunState) -> Option<GatePlace> {
+    let field = |name: &str| form.get(name).cloned();
+    let number = |name: &str| field(name).and_then(|value| serde_json::from_value(value).ok());
+    let chunk = state.stage().and_then(|stage| stage.chunk.as_ref());
+    let step = ["gate_step", "to", "step"]
+        .into_iter()
+        .find_map(|name| field(name).and_then(|value| serde_json::from_value(value).ok()));
+    Some(GatePlace {
+        chunk: number("chunk").or(chunk.map(|chunk| chunk.number))?,
+        attempt: field("attempt")
+            .and_then(|value| serde_json::from_value(value).ok())
+            .or(chunk.map(|chunk| chunk.attempt))?,
+        step: step.or(chunk.map(|chunk| chunk.to))?,
+    })
+}
+
+/// Every event has a JSON form; if ever one had none, it would differ from all others.
+fn json_of(event: &Event) -> Value {
+    serde_json::to_value(event).unwrap_or_else(|error| Value::String(error.to_string()))
+}
+
+fn is_due(state: &RunState, event: &Event) -> bool {
+    matches!(machine::decide(state), Decision::Record(due) if *due == *event)
+}
+
+/// Facts that a trainer reports on a command. The others may stand where a
+/// decision is due: a process went away before it recorded it.
+fn is_from_the_trainer(event: &Event) -> bool {
+    match event {
+        Event::StageMeasured(_)
+        | Event::MetricsLogged(_)
+        | Event::CheckpointWritten(_)
+        | Event::CheckpointJudged(_)
+        | Event::HeldOutScored(_)
+        | Event::PictureScored(_)
+        | Event::ChunkFinished(_)
+        | Event::ChunkFailed(_) => true,
+        Event::RunCreated(_)
+        | Event::ProcessStarted(_)
+        | Event::RunInterrupted(_)
+        | Event::SettingChanged(_)
+        | Event::FallbackGranted(_)
+        | Event::StoreRepaired(_)
+        | Event::StageStarted(_)
+        | Event::ChunkStarted(_)
+        | Event::SamplesSuperseded(_)
+        | Event::GateDecided(_)
+        | Event::PatchApplied(_)
+        | Event::PatchDeferred(_)
+        | Event::FailureDecided(_)
+        | Event::StageReopened(_)
+        | Event::CheckpointDeleted(_)
+        | Event::StagePassed(_)
+        | Event::StageStopped(_)
+        | Event::RunFinished(_)
+        | Event::RunStopped(_) => false,
+    }
+}

@@ -1,0 +1,700 @@
+//! Events in words: [`describe`] in a line, [`explain`] with every number a decision was made from.
+//!
+//! Both say what the log says and compute nothing of their own.
+
+use tinygate::events::{
+    Action, Cause, CheckpointJudged, CheckpointRef, ChunkFailure, ChunkStarted, CriterionReason,
+    CriterionResult, CriterionTest, Event, FailureAnswer, FailureCause, FailureDecided, Finding,
+    GateDecided, InterruptReason, MetricsLogged, PatchReason, Policy, RestartCause, RestartReason,
+    RungSkipped, SettingPatch, SkipReason, StageName, StageReopened, StageStopped, StopReason,
+    Verdict, metric,
+};
+
+use crate::numbers::{of, plural, setting, short, times};
+
+/// What happened, in one line.
+pub fn describe(event: &Event) -> String {
+    match event {
+        Event::RunCreated(e) => format!(
+            "run `{}` created: preset {}, rules {}, seed {}, {}",
+            e.run,
+            e.policy.preset,
+            e.rules,
+            e.seed,
+            plural(e.policy.stages.len() as u64, "stage", "stages")
+        ),
+        Event::ProcessStarted(e) => format!(
+            "process {} started on {} with {} ({})",
+            e.pid,
+            e.host,
+            e.devices.join(", "),
+            plural(u64::from(e.threads), "thread", "threads")
+        ),
+        Event::RunInterrupted(e) => match &e.reason {
+            InterruptReason::Signal { name } => format!("stopped by {name}"),
+            InterruptReason::Environment { detail } => format!("stopped, no failure: {detail}"),
+        },
+        Event::SettingChanged(e) => format!(
+            "{} changed {}{} from {} to {}: {}",
+            e.who,
+            e.stage
+                .as_ref()
+                .map_or(String::new(), |stage| format!("{stage}.")),
+            e.key.as_str(),
+            setting(e.from),
+            setting(e.to),
+            e.why
+        ),
+        Event::FallbackGranted(e) => format!(
+            "{} of {} ranks allowed by the {}, accumulation times {}",
+            e.ranks_available, e.ranks_wanted, e.granted_by, e.accumulation_factor
+        ),
+        Event::StageMeasured(e) => format!(
+            "{}: {} has {}",
+            e.stage,
+            predictor(&e.predictor),
+            named(&e.trivial)
+        ),
+        Event::MetricsLogged(e) => metrics_logged(e),
+        Event::CheckpointWritten(e) => format!(
+            "{}: checkpoint `{}` written after {} windows",
+            e.stage, e.checkpoint.path, e.samples_seen
+        ),
+        Event::CheckpointJudged(e) => judged(e),
+        Event::HeldOutScored(e) => format!("{} at {}: {}", e.stage, e.step, named(&e.values)),
+        Event::PictureScored(e) => format!(
+            "{} at {}: {} drawn in `{}`: flatness {}, stripes {}, blockiness {}, ssim {}, mse ratio {}",
+            e.stage,
+            e.step,
+            plural(e.frames.len() as u64, "frame", "frames"),
+            e.path,
+            of(e.pooled.flatness),
+            of(e.pooled.stripes),
+            of(e.pooled.blockiness),
+            of(e.pooled.ssim),
+            of(e.pooled.mse_ratio)
+        ),
+        Event::ChunkFinished(e) => format!(
+            "{}: chunk {} attempt {} finished at {} after {} s",
+            e.stage,
+            e.chunk,
+            e.attempt,
+            e.step,
+            short(e.seconds.get())
+        ),
+        Event::ChunkFailed(e) => format!(
+            "{}: chunk {} attempt {} failed at {}: {}",
+            e.stage,
+            e.chunk,
+            e.attempt,
+            e.step,
+            failure(&e.failure)
+        ),
+        Event::StoreRepaired(e) => format!(
+            "the log's {} was rebuilt, {} back: {}",
+            e.copy,
+            plural(e.restored, "event", "events"),
+            e.detail
+        ),
+        Event::StageStarted(e) => format!("{} started, from {}", e.stage, start(&e.resume_from)),
+        Event::ChunkStarted(e) => chunk_started(e),
+        Event::SamplesSuperseded(e) => format!(
+            "{}: chunk {} attempt {} goes on from {}; later samples count no more",
+            e.stage,
+            e.chunk,
+            e.attempt,
+            start(&e.resume_from)
+        ),
+        Event::GateDecided(e) => gate_line(e),
+        Event::PatchApplied(e) => format!("{}: {}", e.stage, patch(&e.patch)),
+        Event::PatchDeferred(e) => format!(
+            "{}: {}, in the next full cycle only",
+            e.stage,
+            patch(&e.patch)
+        ),
+        Event::FailureDecided(e) => format!(
+            "{}: chunk {} attempt {}: {}",
+            e.stage,
+            e.chunk,
+            e.attempt,
+            answer(e)
+        ),
+        Event::StageReopened(e) => format!("{} reopened at {}", e.stage, e.gate_step),
+        Event::CheckpointDeleted(e) => {
+            format!("{}: checkpoint `{}` let go", e.stage, e.checkpoint.path)
+        }
+        Event::StagePassed(e) => {
+            format!("{} passed; it hands on `{}`", e.stage, e.checkpoint.path)
+        }
+        Event::StageStopped(e) => {
+            format!("{} stopped at {}: {}", e.stage, e.step, stop(&e.reason))
+        }
+        Event::RunFinished(e) => format!(
+            "run finished: {} passed",
+            plural(u64::from(e.stages), "stage", "stages")
+        ),
+        Event::RunStopped(e) => format!("run stopped in {}", e.stage),
+    }
+}
+
+/// Why it was decided so. `policy` is the run's; without it a criterion is shown
+/// with its value and limit and no word on how the two compare. What needs no
+/// explanation is described.
+pub fn explain(event: &Event, policy: Option<&Policy>) -> String {
+    match event {
+        Event::GateDecided(gate) => explain_gate(gate, policy),
+        Event::FailureDecided(decided) => explain_failure(decided),
+        Event::StageReopened(reopened) => explain_reopened(reopened),
+        Event::StageStopped(stopped) => explain_stopped(stopped),
+        Event::RunCreated(_)
+        | Event::ProcessStarted(_)
+        | Event::RunInterrupted(_)
+        | Event::SettingChanged(_)
+        | Event::FallbackGranted(_)
+        | Event::StageMeasured(_)
+        | Event::MetricsLogged(_)
+        | Event::CheckpointWritten(_)
+        | Event::CheckpointJudged(_)
+        | Event::HeldOutScored(_)
+        | Event::PictureScored(_)
+        | Event::ChunkFinished(_)
+        | Event::ChunkFailed(_)
+        | Event::StoreRepaired(_)
+        | Event::StageStarted(_)
+        | Event::ChunkStarted(_)
+        | Event::SamplesSuperseded(_)
+        | Event::PatchApplied(_)
+        | Event::PatchDeferred(_)
+        | Event::CheckpointDeleted(_)
+        | Event::StagePassed(_)
+        | Event::RunFinished(_)
+        | Event::RunStopped(_) => describe(event),
+    }
+}
+
+// ---------------------------------------------------------------- gates
+
+fn gate_line(gate: &GateDecided) -> String {
+    let failed: Vec<&str> = gate
+        .criteria
+        .iter()
+        .filter(|result| result.verdict == Verdict::Fail)
+        .map(|result| result.name.as_str())
+        .collect();
+    let loss = gate
+        .metrics
+        .iter()
+        .find(|metric| metric.name == metric::GATE_LOSS)
+        .and_then(|metric| metric.value);
+    let mut line = format!(
+        "{} gate at {}: {}, gate loss {}",
+        gate.stage,
+        gate.gate_step,
+        gate.decision.as_str(),
+        of(loss)
+    );
+    if !failed.is_empty() {
+        line += &format!("; failed: {}", failed.join(", "));
+    }
+    line
+}
+
+fn explain_gate(gate: &GateDecided, policy: Option<&Policy>) -> String {
+    let mut lines = vec![format!(
+        "{}, gate at update {} (chunk {}, attempt {}): {}",
+        gate.stage,
+        gate.gate_step,
+        gate.chunk,
+        gate.attempt,
+        action(gate)
+    )];
+    for verdict in [Verdict::Fail, Verdict::Pass, Verdict::NotApplicable] {
+        let results = gate
+            .criteria
+            .iter()
+            .filter(|result| result.verdict == verdict);
+        lines.extend(results.map(|result| {
+            let test = policy.and_then(|policy| test_of(policy, &gate.stage, &result.name));
+            format!("  {}", criterion(result, test))
+        }));
+    }
+    lines.extend(
+        gate.findings
+            .iter()
+            .map(|finding| format!("  note: {}", self::finding(finding))),
+    );
+    lines.extend(restart(gate.restart.as_ref()));
+    lines.extend(ladder(gate.rung, &gate.skipped, gate.cursor));
+    lines.extend(patches(&gate.config_patch_applied, gate.deferred.as_ref()));
+    lines.extend(
+        gate.stop
+            .as_ref()
+            .map(|reason| format!("  stopped: {}", stop(reason))),
+    );
+    lines.push(format!("  failures so far: {}", gate.failures));
+    if gate.decision != Action::Stop {
+        lines.push(format!("  goes on from {}", start(&gate.resume_from)));
+    }
+    lines.join("\n")
+}
+
+fn action(gate: &GateDecided) -> String {
+    let failed = gate
+        .criteria
+        .iter()
+        .filter(|result| result.verdict == Verdict::Fail)
+        .count() as u64;
+    let failed = plural(failed, "criterion failed", "criteria failed");
+    match gate.decision {
+        Action::Continue => "continue, since no criterion failed".to_owned(),
+        Action::Retune => format!("retune, since {failed}"),
+        Action::RestartStage => format!("restart the stage, since {failed}"),
+        Action::Stop if gate.criteria.is_empty() => {
+            "stop, since the chunk failed before its gate".to_owned()
+        }
+        Action::Stop => format!("stop, since {failed}"),
+    }
+}
+
+fn test_of<'a>(policy: &'a Policy, stage: &StageName, name: &str) -> Option<&'a CriterionTest> {
+    let stage = policy.stages.iter().find(|policy| policy.name == *stage)?;
+    let criterion = stage.criteria.iter().find(|known| known.name == name)?;
+    Some(&criterion.test)
+}
+
+fn criterion(result: &CriterionResult, test: Option<&CriterionTest>) -> String {
+    let name = &result.name;
+    let word = match result.verdict {
+        Verdict::Pass => "passed",
+        Verdict::Fail => "FAILED",
+        Verdict::NotApplicable => "does not apply",
+    };
+    let why = result.why.as_ref().map(reason);
+    let numbers = match (result.verdict, test) {
+        (Verdict::NotApplicable, _) => None,
+        (_, Some(test)) => comparison(result, test),
+        (_, None) => Some(match (result.value, result.limit) {
+            (Some(value), Some(limit)) => {
+                format!("{} (limit {})", short(value.get()), short(limit.get()))
+            }
+            (value, limit) => format!("{} (limit {})", of(value), of(limit)),
+        }),
+    };
+    let text: Vec<String> = [numbers, why].into_iter().flatten().collect();
+    if text.is_empty() {
+        format!("{name} {word}")
+    } else {
+        format!("{name} {word}: {}", text.join("; "))
+    }
+}
+
+/// Value against limit, in the words of the criterion's kind.
+fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
+    let value = result.value.map(|value| short(value.get()))?;
+    let failed = result.verdict == Verdict::Fail;
+    let limit = of(result.limit);
+    let must = |what: &str, relation: &str| {
+        let verb = if failed { "must be" } else { "is" };
+        format!("{what} {value} {verb} {relation} {limit}")
+    };
+    match test {
+        CriterionTest::CheckpointValid => {
+            (!failed).then(|| "the gate's checkpoint was accepted".to_owned())
+        }
+        CriterionTest::LossFinite => Some(if failed {
+            format!("{value} of the chunk's loss samples are not finite")
+        } else {
+            "every loss sample of the chunk is finite".to_owned()
+        }),
+        CriterionTest::LossTrend { .. } => Some(must(
+            "the gate loss",
+            "below the previous gate's, with its tolerance",
+        )),
+        CriterionTest::LossLatest { .. } => Some(must("the latest loss", "at most")),
+        CriterionTest::MetricAtLeast { metric, .. } => {
+            Some(must(&format!("the latest {metric}"), "at least"))
+        }
+        CriterionTest::LossNotRising { .. } => {
+            Some(must("the mean loss of the last third", "at most"))
+        }
+        CriterionTest::LossDelta { .. } => Some(must(
+            "the mean loss of the last tenth minus the first's",
+            "at most",
+        )),
+        CriterionTest::VisualStructure { .. } => Some(must(
+            "the share of held-out frames that lost their structure",
+            "below",
+        )),
+        CriterionTest::SkillAbove { metric, .. } => Some(must(metric, "above")),
+        CriterionTest::MetricsFresh => Some(if failed {
+            format!("{value} of what the criteria need is missing or stale")
+        } else {
+            "everything the criteria need is fresh".to_owned()
+        }),
+    }
+}
+
+fn reason(reason: &CriterionReason) -> String {
+    match reason {
+        CriterionReason::OnlyAtTarget => "it is asked at the target only".to_owned(),
+        CriterionReason::FreshStart => "there is no gate before this one".to_owned(),
+        CriterionReason::PreviousNotFinite => "the previous gate's loss was not finite".to_owned(),
+        CriterionReason::NotFinite => "a value is not finite".to_owned(),
+        CriterionReason::TooFewSamples { found, needed } => {
+            format!("{found} finite samples, {needed} are needed")
+        }
+        CriterionReason::Missing { metric } => format!("`{metric}` was not logged"),
+        CriterionReason::Stale {
+            metric,
+            last,
+            needed_after,
+        } => format!(
+            "`{metric}` was last logged at update {last}, it is needed after {needed_after}"
+        ),
+        CriterionReason::NoPicture => "there is no new picture".to_owned(),
+        CriterionReason::NoSkillToMeasure => {
+            "the trivial predictor leaves nothing to be better at".to_owned()
+        }
+        CriterionReason::NoCheckpoint => "there is no checkpoint at the gate".to_owned(),
+        CriterionReason::NotJudged => "the checkpoint was not judged".to_owned(),
+        CriterionReason::Rejected { code, text } => {
+            format!("the checkpoint was rejected ({code}): {text}")
+        }
+    }
+}
+
+fn finding(finding: &Finding) -> String {
+    match finding {
+        Finding::VacuousLimit {
+            criterion,
+            limit,
+            predictor,
+            trivial_loss,
+            factor,
+        } => format!(
+            "{criterion}: the limit {} is {} times looser than the loss of {}, {}, which learned nothing",
+            short(limit.get()),
+            times(factor.get()),
+            self::predictor(predictor),
+            short(trivial_loss.get())
+        ),
+        Finding::NoSkill {
+            metric,
+            skill,
+            predictor,
+        } => format!(
+            "the gate passes without skill: {metric} is {}, so it is no better than {}",
+            short(skill.get()),
+            self::predictor(predictor)
+        ),
+        Finding::DecidedByNoise {
+            criterion,
+            limit,
+            within,
+            beyond,
+        } => format!(
+            "{criterion} is decided by noise: of the last tenth of the samples {within} are within the limit {} and {beyond} beyond",
+            short(limit.get())
+        ),
+        Finding::Cause {
+            cause,
+            single_action_share,
+            median_entropy,
+            rising,
+            r2_learning_rate,
+            r2_entropy,
+        } => format!(
+            "likely cause: {}; a single action in {} of the samples, median entropy {}, the loss {} at the end, r2 with the learning rate {}, with the entropy {}",
+            match cause {
+                Cause::Upstream => "upstream, the actions say nothing",
+                Cause::Dynamics => "the dynamics model's own training",
+                Cause::Mixed => "both the actions and the dynamics model's training",
+                Cause::Undetermined => "undetermined",
+            },
+            single_action_share.map_or("none".to_owned(), |share| percent(share.get())),
+            of(*median_entropy),
+            if *rising { "rises" } else { "does not rise" },
+            of(*r2_learning_rate),
+            of(*r2_entropy)
+        ),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{} %", short(share * 100.0))
+}
+
+fn predictor(name: &str) -> String {
+    match name {
+        "mean_image" => "the mean image".to_owned(),
+        "previous_frame" => "the previous frame".to_owned(),
+        "token_marginals" => "the marginal token distribution".to_owned(),
+        other => format!("`{other}`"),
+    }
+}
+
+// ---------------------------------------------------------------- what follows a gate
+
+fn restart(restart: Option<&RestartReason>) -> Option<String> {
+    let restart = restart?;
+    let cause = match restart.cause {
+        RestartCause::NoAcceptedCheckpoint => "no checkpoint of the lineage is accepted",
+        RestartCause::NonFiniteLoss => "the loss was not finite",
+        RestartCause::StructureLost => "the scene lost its structure at two gates in a row",
+    };
+    let abandoned: Vec<String> = restart
+        .abandoned
+        .iter()
+        .map(|chunk| chunk.to_string())
+        .collect();
+    let chunks = if abandoned.is_empty() {
+        String::new()
+    } else {
+        format!("; chunks abandoned: {}", abandoned.join(", "))
+    };
+    Some(format!(
+        "  restart number {}, since {cause}{chunks}",
+        restart.restart
+    ))
+}
+
+fn ladder(rung: Option<u32>, skipped: &[RungSkipped], cursor: u32) -> Vec<String> {
+    let mut lines: Vec<String> = skipped
+        .iter()
+        .map(|skipped| {
+            let why = match skipped.why {
+                SkipReason::AtBound => "its value is at its bound",
+                SkipReason::LossNotDropping => "the loss is not dropping",
+                SkipReason::NoPreviousGate => "there is no gate to compare the loss with",
+                SkipReason::EntropyNotCollapsed => "the entropy has not collapsed",
+                SkipReason::AlreadyDeferred => "this run deferred it before",
+                SkipReason::ExtensionsUsedUp => "the target was extended as often as allowed",
+                SkipReason::NotASettingOfThisStage => "this stage has no such setting",
+            };
+            format!("  rung {} skipped: {why}", skipped.rung)
+        })
+        .collect();
+    lines.extend(rung.map(|rung| {
+        format!(
+            "  rung {rung} applied; the next failure tries rung {} first",
+            cursor.saturating_add(1)
+        )
+    }));
+    lines
+}
+
+fn patches(applied: &[SettingPatch], deferred: Option<&SettingPatch>) -> Vec<String> {
+    let mut lines: Vec<String> = applied
+        .iter()
+        .map(|applied| format!("  {}", patch(applied)))
+        .collect();
+    lines.extend(
+        deferred.map(|deferred| format!("  {}, in the next full cycle only", patch(deferred))),
+    );
+    lines
+}
+
+fn patch(patch: &SettingPatch) -> String {
+    let why = match patch.why {
+        PatchReason::Rung(rung) => format!("rung {rung}"),
+        PatchReason::Extension => "the gate failed at the target, which is extended".to_owned(),
+        PatchReason::OutOfMemory => "out of memory".to_owned(),
+    };
+    format!(
+        "{} from {} to {} ({why})",
+        patch.key.as_str(),
+        setting(patch.from),
+        setting(patch.to)
+    )
+}
+
+fn stop(reason: &StopReason) -> String {
+    match reason {
+        StopReason::RetriesExceeded {
+            failures,
+            max_retries,
+        } => format!("failure {failures}, {max_retries} retries are allowed"),
+        StopReason::NoRungApplies => "no rung of the ladder applies".to_owned(),
+        StopReason::ExtensionsExceeded {
+            extensions,
+            max_extensions,
+        } => format!(
+            "the target was extended {extensions} times, {max_extensions} times are allowed"
+        ),
+        StopReason::ChunkFailuresExceeded {
+            failures,
+            max_chunk_failures,
+        } => {
+            format!("{failures} chunks in a row failed before their gate, {max_chunk_failures} may")
+        }
+        StopReason::OutOfMemoryAtFloor { batch_size_per_gpu } => {
+            format!("out of memory with a batch of {batch_size_per_gpu}, which cannot be halved")
+        }
+        StopReason::CountersExhausted => "a chunk's number or step is past its range".to_owned(),
+    }
+}
+
+fn start(resume_from: &Option<CheckpointRef>) -> String {
+    resume_from
+        .as_ref()
+        .map_or("fresh weights".to_owned(), |from| {
+            format!("`{}` (update {})", from.path, from.step)
+        })
+}
+
+// ---------------------------------------------------------------- other decisions
+
+fn explain_failure(decided: &FailureDecided) -> String {
+    let mut lines = vec![format!(
+        "{}, chunk {} attempt {}: {}",
+        decided.stage,
+        decided.chunk,
+        decided.attempt,
+        answer(decided)
+    )];
+    lines.extend(patches(&decided.patches, None));
+    lines.extend(decided.effective_batch.map(|batch| {
+        format!(
+            "  windows per update: {} before, {} after",
+            batch.before, batch.after
+        )
+    }));
+    lines.push(format!(
+        "  failures so far: {}; chunks that failed in a row before their gate: {}",
+        decided.failures, decided.chunk_failures
+    ));
+    lines.join("\n")
+}
+
+fn answer(decided: &FailureDecided) -> String {
+    let cause = match decided.cause {
+        FailureCause::OutOfMemory => "out of memory",
+        FailureCause::WorkerExited => "the worker exited",
+        FailureCause::WorkerTimedOut => "the worker did not answer in time",
+        FailureCause::CheckpointUnloadable => "the checkpoint could not be loaded",
+        FailureCause::Interrupted => "interrupted too often without a new checkpoint",
+    };
+    let next = match decided.answer {
+        FailureAnswer::RunAgain => "the same range again",
+        FailureAnswer::Stop => "stop",
+    };
+    format!("{cause}; {next}")
+}
+
+fn explain_reopened(reopened: &StageReopened) -> String {
+    let mut lines = vec![format!(
+        "{} reopened at update {}, since more retries were allowed: {}",
+        reopened.stage,
+        reopened.gate_step,
+        reopened.decision.as_str()
+    )];
+    lines.extend(restart(reopened.restart.as_ref()));
+    lines.extend(ladder(reopened.rung, &reopened.skipped, reopened.cursor));
+    lines.extend(patches(
+        &reopened.config_patch_applied,
+        reopened.deferred.as_ref(),
+    ));
+    lines.push(format!("  goes on from {}", start(&reopened.resume_from)));
+    lines.join("\n")
+}
+
+fn explain_stopped(stopped: &StageStopped) -> String {
+    let mut lines = vec![format!(
+        "{} stopped at update {}: {}",
+        stopped.stage,
+        stopped.step,
+        stop(&stopped.reason)
+    )];
+    lines.extend(stopped.blocking.iter().map(|blocking| {
+        format!(
+            "  {} blocked: {} at the last gate, limit {}; it failed at {}",
+            blocking.criterion,
+            of(blocking.value),
+            of(blocking.limit),
+            plural(u64::from(blocking.gates), "gate", "gates")
+        )
+    }));
+    lines.push(match &stopped.best {
+        Some(best) => format!("  best known checkpoint: `{}`", best.path),
+        None => "  no checkpoint is known to be good".to_owned(),
+    });
+    lines.join("\n")
+}
+
+// ---------------------------------------------------------------- facts
+
+fn named(metrics: &[tinygate::events::Metric]) -> String {
+    let each: Vec<String> = metrics
+        .iter()
+        .map(|metric| format!("{} {}", metric.name, of(metric.value)))
+        .collect();
+    each.join(", ")
+}
+
+fn metrics_logged(logged: &MetricsLogged) -> String {
+    let columns: Vec<String> = logged
+        .columns
+        .iter()
+        .map(|column| {
+            let last = column.values.len().saturating_sub(1);
+            let step = |index| column.steps.at(index).map_or(0, |step| step.get());
+            let values = match (column.values.first(), column.values.last()) {
+                (Some(first), Some(last)) if 1 < column.values.len() => {
+                    format!("{}..{}", short(first.get()), short(last.get()))
+                }
+                (first, _) => of(first.copied()),
+            };
+            if last == 0 {
+                format!("{} {values} at {}", column.name, step(0))
+            } else {
+                format!("{} {values} over {}..{}", column.name, step(0), step(last))
+            }
+        })
+        .collect();
+    format!(
+        "{} chunk {} attempt {}: {}",
+        logged.stage,
+        logged.chunk,
+        logged.attempt,
+        columns.join(", ")
+    )
+}
+
+fn judged(judged: &CheckpointJudged) -> String {
+    let CheckpointJudged {
+        stage, checkpoint, ..
+    } = judged;
+    match &judged.rejected {
+        None => format!("{stage}: checkpoint `{}` accepted", checkpoint.path),
+        Some(rejection) => format!(
+            "{stage}: checkpoint `{}` rejected ({}): {}",
+            checkpoint.path, rejection.code, rejection.text
+        ),
+    }
+}
+
+fn chunk_started(started: &ChunkStarted) -> String {
+    format!(
+        "{}: chunk {} attempt {} from {} to {}, starting from {}, learning rate {}",
+        started.stage,
+        started.chunk,
+        started.attempt,
+        started.from,
+        started.to,
+        start(&started.resume_from),
+        started.settings.learning_rate
+    )
+}
+
+fn failure(failure: &ChunkFailure) -> String {
+    match failure {
+        ChunkFailure::OutOfMemory { detail } => format!("out of memory: {detail}"),
+        ChunkFailure::WorkerExited { status, .. } => format!("the worker exited with {status}"),
+        ChunkFailure::WorkerTimedOut { seconds, .. } => {
+            format!("the worker did not answer for {seconds} s")
+        }
+        ChunkFailure::CheckpointUnloadable { path, detail } => {
+            format!("checkpoint `{path}` cannot be loaded: {detail}")
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What a decision was made from, small enough to read.
+
+use serde_json::{Value, json};
+use tinygate::events::{Scalar, metric};
+use tinygate::machine::stage::{CheckpointGate, PhaseKind};
+use tinygate::machine::{Checkpoint, ChunkState, Judgement, Phase, RunState, StageState, gate};
+
+/// Losses shown of a chunk.
+const LATEST: usize = 5;
+/// Checkpoints shown of a lineage.
+const CANDIDATES: usize = 8;
+
+/// The part of the state that bears on what is due, as JSON.
+pub fn inputs(state: &RunState) -> Value {
+    let Some(stage) = state.stage() else {
+        return json!({ "phase": format!("{:?}", state.phase).to_lowercase() });
+    };
+    let mut inputs = json!({
+        "stage": stage.name(),
+        "phase": phase_name(stage.phase.kind()),
+        "settings": stage.settings,
+        "failures": stage.failures,
+        "max_retries": stage.max_retries,
+        "chunk_failures": stage.chunk_failures,
+        "cursor": stage.cursor,
+        "extensions": stage.extensions,
+        "restart": stage.restart,
+        "visual_streak": stage.visual_streak,
+        "interruptions": state.process.interruptions,
+        "resume_candidates": candidates(stage),
+    });
+    if let (Some(chunk), Some(fields)) = (&stage.chunk, inputs.as_object_mut()) {
+        fields.insert("chunk".to_owned(), of_chunk(chunk));
+        if matches!(stage.phase, Phase::Gating | Phase::Reopening { .. })
+            && let Some(policy) = state.policy()
+        {
+            let evaluation = gate::evaluate(stage, chunk, policy.latest_window);
+            fields.insert("criteria".to_owned(), json!(evaluation.criteria));
+        }
+    }
+    inputs
+}
+
+fn of_chunk(chunk: &ChunkState) -> Value {
+    let losses = chunk.samples(metric::LOSS);
+    let broken = losses
+        .iter()
+        .filter(|(_, loss)| loss.finite().is_none())
+        .count();
+    let latest = |name: &str| chunk.samples(name).last().map(|(_, value)| *value);
+    json!({
+        "chunk": chunk.number,
+        "attempt": chunk.attempt,
+        "from": chunk.from,
+        "to": chunk.to,
+        "resume_from": chunk.resume_from,
+        "previous": format!("{:?}", chunk.previous),
+        "losses": losses.len(),
+        "losses_not_finite": broken,
+        "latest_losses": losses.iter().rev().take(LATEST).rev().map(|(_, loss)| *loss).collect::<Vec<Scalar>>(),
+        "unique_actions": latest(metric::UNIQUE_ACTIONS),
+        "action_entropy": latest(metric::ACTION_ENTROPY),
+        "held_out": chunk.held_out.as_ref().map(|scored| &scored.values),
+        "picture": chunk.picture.as_ref().map(|picture| picture.pooled),
+    })
+}
+
+/// The newest checkpoints of the lineage, the newest last, and the best known.
+fn candidates(stage: &StageState) -> Value {
+    let newest: Vec<Value> = stage
+        .lineage_checkpoints()
+        .rev()
+        .take(CANDIDATES)
+        .map(of_checkpoint)
+        .collect();
+    json!({
+        "newest_accepted": stage.newest_accepted().map(|checkpoint| &checkpoint.reference.path),
+        "best_known": stage.best_known().map(|checkpoint| &checkpoint.reference.path),
+        "lineage": newest.into_iter().rev().collect::<Vec<Value>>(),
+    })
+}
+
+fn of_checkpoint(checkpoint: &Checkpoint) -> Value {
+    let judgement = match &checkpoint.judgement {
+        Judgement::Pending => "not judged".to_owned(),
+        Judgement::Accepted if checkpoint.deleted => "deleted".to_owned(),
+        Judgement::Accepted => "accepted".to_owned(),
+        Judgement::Rejected(rejection) => format!("rejected: {}", rejection.code),
+    };
+    let gate = checkpoint.gate.map(
+        |CheckpointGate {
+             gate_loss, passed, ..
+         }| json!({ "gate_loss": gate_loss, "passed": passed }),
+    );
+    json!({
+        "path": checkpoint.reference.path,
+        "step": checkpoint.reference.step,
+        "judgement": judgement,
+        "gate": gate,
+    })
+}
+
+const fn phase_name(kind: PhaseKind) -> &'static str {
+    match kind {
+        PhaseKind::Pending => "pending",
+        PhaseKind::Measuring => "measuring",
+        PhaseKind::Recording => "recording",
+        PhaseKind::Training => "training",
+        PhaseKind::Rewinding => "rewinding",
+        PhaseKind::Gating => "gating",
+        PhaseKind::Failed => "failed",
+        PhaseKind::Ending => "ending",
+        PhaseKind::Stopping => "stopping",
+        PhaseKind::Stopped => "stopped",
+        PhaseKind::Reopening => "reopening",
+        PhaseKind::Passed => "passed",
+    }
+}

@@ -1,0 +1,120 @@
+//! One process's life: a controller over a log, with a scripted trainer beside it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress, Trainer};
+use tinygate::events::{Event, Record, Seq};
+use tinygate::machine::RunState;
+use tinygate::store::{AppendError, EventLog, MemoryLog};
+
+use crate::run::process;
+use crate::script::Script;
+use crate::trainer::ScriptedTrainer;
+
+/// How a life ended, and what was known then.
+#[derive(Debug)]
+pub struct Life {
+    pub ending: Result<Ending, ControlError>,
+    pub state: RunState,
+}
+
+/// A clock that goes on by a second whenever it is read.
+#[derive(Debug)]
+pub struct Ticks(AtomicU64);
+
+impl Ticks {
+    pub const fn from(milliseconds: u64) -> Ticks {
+        Ticks(AtomicU64::new(milliseconds))
+    }
+
+    pub fn read(&self) -> u64 {
+        self.0.fetch_add(1000, Ordering::Relaxed)
+    }
+}
+
+/// Opens a controller over `log`, records `facts`, and runs until the run ends or the process must.
+///
+/// # Errors
+/// A log that cannot be read or appended to before the run goes on.
+pub fn live(
+    log: &dyn EventLog,
+    directory: &Path,
+    clock: &Ticks,
+    facts: Vec<Event>,
+    trainer: ScriptedTrainer,
+    observer: &mut dyn Observer,
+) -> Result<Life, ControlError> {
+    let mut controller = Controller::open(log, directory, || clock.read())?;
+    for fact in facts {
+        match fact {
+            Event::SettingChanged(change) => controller.record_changes([change])?,
+            fact => controller.record_fact(fact)?,
+        }
+    }
+    let pid = 1000 + controller.state().process.starts;
+    let (commands, commanded) = crossbeam_channel::unbounded();
+    let (reporting, reports) = crossbeam_channel::unbounded();
+    let ending = std::thread::scope(|scope| {
+        scope.spawn(move || trainer.serve(&commanded, &reporting));
+        // The channels end with this, and the trainer's thread with them.
+        let ends = Trainer { commands, reports };
+        controller.run(process(pid), &ends, observer)
+    });
+    Ok(Life {
+        ending,
+        state: controller.state().clone(),
+    })
+}
+
+/// Every event of a run that goes on from `before` until it ends by itself.
+///
+/// # Errors
+/// What [`live`] and the run say.
+pub fn lived(before: &[Record], facts: Vec<Event>, script: Script) -> Result<Lived, ControlError> {
+    let events = before
+        .iter()
+        .map(|record| (record.time_ms, record.event.clone()));
+    let log = MemoryLog::with(events);
+    let last = before.last().map_or(0, |record| record.time_ms);
+    let clock = Ticks::from(last.saturating_add(1000));
+    // Nothing is kept in it but the links to passed stages' checkpoints.
+    let directory = tempfile::tempdir().map_err(no_directory)?;
+    let life = live(
+        &log,
+        directory.path(),
+        &clock,
+        facts,
+        ScriptedTrainer::new(script),
+        &mut Quiet,
+    )?;
+    Ok(Lived {
+        ending: life.ending?,
+        state: life.state,
+        records: log.records(),
+    })
+}
+
+/// A run at its end.
+#[derive(Clone, Debug)]
+pub struct Lived {
+    pub records: Vec<Record>,
+    pub state: RunState,
+    pub ending: Ending,
+}
+
+fn no_directory(source: std::io::Error) -> ControlError {
+    ControlError::Append(AppendError::Io {
+        head: Seq::FIRST,
+        source,
+    })
+}
+
+/// Looks at nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Quiet;
+
+impl Observer for Quiet {
+    fn recorded(&mut self, _record: &Record, _state: &RunState) {}
+    fn progressed(&mut self, _progress: &Progress) {}
+}

@@ -1,0 +1,220 @@
+//! What happens in each chunk and attempt, and what disturbs the process.
+
+use std::collections::BTreeMap;
+
+use tinygate::events::{ModelKind, StageName};
+
+use crate::curve::Curve;
+
+/// The plans of all chunks. A plan for an attempt goes before one for its chunk,
+/// that before one for its stage, and that before the model's own, in which all goes well.
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub(crate) seed: u64,
+    plans: BTreeMap<Key, ChunkPlan>,
+}
+
+type Key = (StageName, Option<u32>, Option<u32>);
+
+impl Script {
+    /// All goes well.
+    pub fn new(seed: u64) -> Script {
+        Script {
+            seed,
+            plans: BTreeMap::new(),
+        }
+    }
+
+    /// A plan for every chunk of a stage.
+    #[must_use]
+    pub fn stage(self, stage: &str, plan: ChunkPlan) -> Script {
+        self.with((StageName::new(stage), None, None), plan)
+    }
+
+    /// A plan for every attempt at a chunk.
+    #[must_use]
+    pub fn chunk(self, stage: &str, chunk: u32, plan: ChunkPlan) -> Script {
+        self.with((StageName::new(stage), Some(chunk), None), plan)
+    }
+
+    #[must_use]
+    pub fn attempt(self, stage: &str, chunk: u32, attempt: u32, plan: ChunkPlan) -> Script {
+        self.with((StageName::new(stage), Some(chunk), Some(attempt)), plan)
+    }
+
+    fn with(mut self, key: Key, plan: ChunkPlan) -> Script {
+        self.plans.insert(key, plan);
+        self
+    }
+
+    pub(crate) fn plan(
+        &self,
+        stage: &StageName,
+        model: ModelKind,
+        chunk: u32,
+        attempt: u32,
+    ) -> ChunkPlan {
+        let keys = [
+            (stage.clone(), Some(chunk), Some(attempt)),
+            (stage.clone(), Some(chunk), None),
+            (stage.clone(), None, None),
+        ];
+        keys.iter()
+            .find_map(|key| self.plans.get(key))
+            .cloned()
+            .unwrap_or_else(|| ChunkPlan::good(model))
+    }
+}
+
+/// All that a chunk's training will show. `None`: never logged, scored or drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChunkPlan {
+    pub loss: Curve,
+    pub unique_actions: Option<Curve>,
+    pub action_entropy: Option<Curve>,
+    pub codebook_usage: Option<Curve>,
+    pub held_out: Option<HeldOut>,
+    pub picture: Option<Picture>,
+    /// Checkpoints on the way.
+    pub on_the_way: Files,
+    /// The checkpoint at the gate.
+    pub at_gate: Files,
+    /// After this update of the chunk, counted from 1, or at once when it goes on past it.
+    pub fails: Option<(u64, Failure)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOut {
+    pub loss: f64,
+    pub moving: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Picture {
+    pub frames: u32,
+    /// Frames that have lost their structure.
+    pub lost: u32,
+}
+
+/// What a checkpoint's directory looks like, and so how it is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    Sound,
+    /// The model's file is below 1000 bytes.
+    Small,
+    /// The optimizer's file is missing.
+    Incomplete,
+    NotWritten,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    OutOfMemory,
+    WorkerExited,
+    WorkerTimedOut,
+    CheckpointUnloadable,
+}
+
+impl ChunkPlan {
+    /// Passes the seed's gates in the short policy.
+    pub fn good(model: ModelKind) -> ChunkPlan {
+        let (loss, held_out) = match model {
+            ModelKind::VideoTokenizer => (
+                Curve::decay(0.1, 2.0),
+                HeldOut {
+                    loss: 0.0005,
+                    moving: Some(0.01),
+                },
+            ),
+            ModelKind::LatentActions => (
+                Curve::decay(0.3, 2.0),
+                HeldOut {
+                    loss: 0.0006,
+                    moving: Some(0.02),
+                },
+            ),
+            ModelKind::Dynamics => (
+                Curve::decay(5.0, 30.0),
+                HeldOut {
+                    loss: 1.5,
+                    moving: None,
+                },
+            ),
+        };
+        let acts = model != ModelKind::VideoTokenizer;
+        ChunkPlan {
+            loss: loss.noisy(0.01),
+            unique_actions: acts.then(|| Curve::flat(4.0)),
+            action_entropy: acts.then(|| Curve::flat(1.2).noisy(0.05)),
+            codebook_usage: (!acts).then(|| Curve::flat(0.25).noisy(0.2)),
+            held_out: Some(held_out),
+            picture: Some(Picture { frames: 4, lost: 0 }),
+            on_the_way: Files::Sound,
+            at_gate: Files::Sound,
+            fails: None,
+        }
+    }
+
+    #[must_use]
+    pub fn loss(mut self, loss: Curve) -> ChunkPlan {
+        self.loss = loss;
+        self
+    }
+
+    /// One action is left and its entropy is 0, from the chunk's middle on.
+    #[must_use]
+    pub fn collapsing(mut self) -> ChunkPlan {
+        self.unique_actions = Some(Curve::line(2.0, 1.0));
+        self.action_entropy = Some(Curve::line(0.6, 0.0));
+        self
+    }
+
+    #[must_use]
+    pub fn failing(mut self, after: u64, failure: Failure) -> ChunkPlan {
+        self.fails = Some((after, failure));
+        self
+    }
+
+    #[must_use]
+    pub fn picture(mut self, frames: u32, lost: u32) -> ChunkPlan {
+        self.picture = Some(Picture { frames, lost });
+        self
+    }
+
+    #[must_use]
+    pub fn checkpoints(mut self, on_the_way: Files, at_gate: Files) -> ChunkPlan {
+        self.on_the_way = on_the_way;
+        self.at_gate = at_gate;
+        self
+    }
+}
+
+/// What comes from outside, once in a trainer's life: after the first update
+/// past which training gets in this stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disturbance {
+    pub stage: StageName,
+    /// Updates of the stage.
+    pub after: u64,
+    pub trouble: Trouble,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Stops with a checkpoint.
+    Signal(String),
+    /// The disk is full, a file is missing.
+    Environment(String),
+    /// Gone without a word; samples that were not reported yet are lost.
+    Killed,
+}
+
+impl Disturbance {
+    pub fn new(stage: &str, after: u64, trouble: Trouble) -> Disturbance {
+        Disturbance {
+            stage: StageName::new(stage),
+            after,
+            trouble,
+        }
+    }
+}

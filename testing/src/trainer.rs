@@ -1,0 +1,572 @@
+//! Answers commands by the script, as the real trainer answers them.
+//!
+//! Samples go out in blocks, and always before any other fact. A checkpoint is
+//! written and judged on the chunk's grid and at its end; then come held-out
+//! losses, the picture, and the chunk's end.
+
+use crossbeam_channel::{Receiver, Sender};
+use tinygate::controller::{Progress, Report};
+use tinygate::events::{
+    CheckpointJudged, CheckpointRef, CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished,
+    Column, Event, FileRecord, HeldOutScored, Metric, MetricsLogged, ModelKind, PictureScored,
+    Rejection, Scalar, StageMeasured, StageName, Step, Steps, StructureScores, metric,
+};
+use tinygate::machine::{Command, JudgeCheckpoint, MeasureStage, TrainChunk};
+
+use crate::curve::{Curve, Place};
+use crate::script::{ChunkPlan, Disturbance, Failure, Files, Script, Trouble};
+
+const MODEL_FILE: &str = "model_state_dict.pt";
+const OPTIMIZER_FILE: &str = "optim_state_dict.pt";
+const STATE_FILE: &str = "state.pt";
+/// Model and optimizer file have at least this many bytes.
+const FILE_MIN: u64 = 1000;
+/// Seconds that an update is said to take.
+const SECONDS_PER_UPDATE: f64 = 0.125;
+
+pub struct ScriptedTrainer {
+    script: Script,
+    disturbances: Vec<Disturbance>,
+    block: usize,
+}
+
+/// What a command is answered with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub reports: Vec<Report>,
+    /// The trainer is gone after these.
+    pub killed: bool,
+}
+
+impl ScriptedTrainer {
+    pub fn new(script: Script) -> ScriptedTrainer {
+        ScriptedTrainer {
+            script,
+            disturbances: Vec::new(),
+            block: 8,
+        }
+    }
+
+    #[must_use]
+    pub fn disturbed(mut self, disturbance: Disturbance) -> ScriptedTrainer {
+        self.disturbances.push(disturbance);
+        self
+    }
+
+    /// Updates in a block of samples.
+    #[must_use]
+    pub fn blocks_of(mut self, updates: usize) -> ScriptedTrainer {
+        self.block = updates.max(1);
+        self
+    }
+
+    /// Serves until the controller goes away, or a disturbance ends it.
+    pub fn serve(mut self, commands: &Receiver<Command>, reports: &Sender<Report>) {
+        for command in commands {
+            let answer = self.answer(&command);
+            for report in answer.reports {
+                if reports.send(report).is_err() {
+                    return;
+                }
+            }
+            if answer.killed {
+                return;
+            }
+        }
+    }
+
+    /// Everything that is reported on one command.
+    pub fn answer(&mut self, command: &Command) -> Answer {
+        match command {
+            Command::MeasureStage(measure) => Answer::fact(measured(measure)),
+            Command::JudgeCheckpoint(judge) => Answer::fact(judged(judge)),
+            Command::TrainChunk(train) => self.train(train),
+        }
+    }
+
+    fn train(&mut self, train: &TrainChunk) -> Answer {
+        let plan = self.script.plan(
+            &train.stage,
+            train.model,
+            train.chunk.get(),
+            train.attempt.get(),
+        );
+        let mut session = Session::new(&self.script, train, &plan, self.block);
+        if session.fails_here() {
+            return session.fail();
+        }
+        for update in train.start().get() + 1..=train.to.get() {
+            session.update(update);
+            if session.fails_here() {
+                return session.fail();
+            }
+            let trouble = self.take_trouble(&train.stage, update);
+            if trouble == Some(Trouble::Killed) {
+                return session.killed();
+            }
+            if session.checkpoint_due() || matches!(trouble, Some(Trouble::Signal(_))) {
+                session.checkpoint();
+            }
+            match trouble {
+                Some(Trouble::Signal(signal)) => {
+                    return session.ended(Report::Interrupted { signal });
+                }
+                Some(Trouble::Environment(detail)) => {
+                    return session.ended(Report::Environment { detail });
+                }
+                Some(Trouble::Killed) | None => {}
+            }
+        }
+        session.finish()
+    }
+
+    fn take_trouble(&mut self, stage: &StageName, update: u64) -> Option<Trouble> {
+        let place = self
+            .disturbances
+            .iter()
+            .position(|disturbance| disturbance.stage == *stage && disturbance.after <= update)?;
+        Some(self.disturbances.remove(place).trouble)
+    }
+}
+
+impl Answer {
+    fn fact(event: Event) -> Answer {
+        Answer {
+            reports: vec![Report::Fact(event)],
+            killed: false,
+        }
+    }
+}
+
+/// One chunk on its way.
+struct Session<'a> {
+    seed: u64,
+    train: &'a TrainChunk,
+    plan: &'a ChunkPlan,
+    block: usize,
+    step: u64,
+    samples_seen: u64,
+    columns: Vec<(&'static str, Vec<(u64, Scalar)>)>,
+    reports: Vec<Report>,
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        script: &Script,
+        train: &'a TrainChunk,
+        plan: &'a ChunkPlan,
+        block: usize,
+    ) -> Session<'a> {
+        Session {
+            seed: script.seed,
+            train,
+            plan,
+            block,
+            step: train.start().get(),
+            samples_seen: train
+                .resume
+                .as_ref()
+                .map_or(0, |resume| resume.samples_seen),
+            columns: Vec::new(),
+            reports: Vec::new(),
+        }
+    }
+
+    fn place(&self) -> Place {
+        let from = self.train.from.get();
+        Place {
+            update: self.step,
+            offset: self.step.saturating_sub(from),
+            length: self.train.to.get().saturating_sub(from),
+        }
+    }
+
+    fn fails_here(&self) -> bool {
+        self.plan
+            .fails
+            .is_some_and(|(after, _)| after <= self.place().offset)
+    }
+
+    fn update(&mut self, update: u64) {
+        let settings = &self.train.settings;
+        self.step = update;
+        self.samples_seen += u64::from(settings.batch_size_per_gpu)
+            * u64::from(settings.gradient_accumulation_steps);
+        let loss = self.value(&self.plan.loss, metric::LOSS);
+        self.sample(metric::LOSS, loss);
+        self.sample(metric::LEARNING_RATE, learning_rate(self.train, update));
+        self.sample(metric::GRAD_NORM, loss * 2.0);
+        if update.is_multiple_of(settings.log_interval.max(1)) || update == self.train.to.get() {
+            let plan = self.plan;
+            for (name, curve) in [
+                (metric::UNIQUE_ACTIONS, &plan.unique_actions),
+                (metric::ACTION_ENTROPY, &plan.action_entropy),
+                (metric::CODEBOOK_USAGE, &plan.codebook_usage),
+            ] {
+                if let Some(curve) = curve {
+                    let value = self.value(curve, name);
+                    self.sample(name, value);
+                }
+            }
+            self.sample(metric::UPDATES_PER_SECOND, 1.0 / SECONDS_PER_UPDATE);
+        }
+        self.reports.push(Report::Progress(Progress {
+            stage: self.train.stage.clone(),
+            step: Step::new(update),
+            gate: self.train.to,
+            target: Step::new(settings.n_updates),
+            loss,
+            updates_per_second: 1.0 / SECONDS_PER_UPDATE,
+        }));
+        let in_block = self.columns.first().map_or(0, |(_, samples)| samples.len());
+        if self.block <= in_block {
+            self.flush();
+        }
+    }
+
+    fn value(&self, curve: &Curve, name: &str) -> f64 {
+        curve.at(self.place(), self.noise(name))
+    }
+
+    /// In `[-1, 1]`, from what it is for.
+    fn noise(&self, name: &str) -> f64 {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.seed.to_le_bytes());
+        hasher.update(self.train.stage.as_str().as_bytes());
+        hasher.update(&self.train.restart.get().to_le_bytes());
+        hasher.update(&self.step.to_le_bytes());
+        hasher.update(name.as_bytes());
+        let mut word = [0; 4];
+        hasher.finalize_xof().fill(&mut word);
+        f64::from(u32::from_le_bytes(word)) / f64::from(u32::MAX) * 2.0 - 1.0
+    }
+
+    fn sample(&mut self, name: &'static str, value: f64) {
+        let sample = (self.step, Scalar::new(value));
+        match self.columns.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, samples)) => samples.push(sample),
+            None => self.columns.push((name, vec![sample])),
+        }
+    }
+
+    fn flush(&mut self) {
+        let columns = std::mem::take(&mut self.columns);
+        if columns.is_empty() {
+            return;
+        }
+        self.reports
+            .push(Report::Fact(Event::MetricsLogged(MetricsLogged {
+                stage: self.train.stage.clone(),
+                chunk: self.train.chunk,
+                attempt: self.train.attempt,
+                columns: columns
+                    .into_iter()
+                    .map(|(name, samples)| column(name, &samples))
+                    .collect(),
+            })));
+    }
+
+    /// Reports a fact, and the samples before it.
+    fn tell(&mut self, event: Event) {
+        self.flush();
+        self.reports.push(Report::Fact(event));
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        let settings = &self.train.settings;
+        let interval = settings
+            .checkpoint_interval
+            .unwrap_or(settings.chunk_size / 5)
+            .max(1);
+        self.at_end() || self.place().offset.is_multiple_of(interval)
+    }
+
+    fn at_end(&self) -> bool {
+        self.step == self.train.to.get()
+    }
+
+    fn checkpoint(&mut self) {
+        let files = if self.at_end() {
+            self.plan.at_gate
+        } else {
+            self.plan.on_the_way
+        };
+        if files == Files::NotWritten {
+            return;
+        }
+        let checkpoint = CheckpointRef {
+            path: free_path(&self.train.stage, self.step, &self.train.taken),
+            step: Step::new(self.step),
+        };
+        let files = self.files(files);
+        self.tell(Event::CheckpointWritten(CheckpointWritten {
+            stage: self.train.stage.clone(),
+            chunk: self.train.chunk,
+            attempt: self.train.attempt,
+            checkpoint: checkpoint.clone(),
+            samples_seen: self.samples_seen,
+            files: files.clone(),
+        }));
+        self.tell(Event::CheckpointJudged(CheckpointJudged {
+            stage: self.train.stage.clone(),
+            checkpoint,
+            rejected: rejection(&files),
+        }));
+    }
+
+    /// Hashes stand for weights: the same update of the same chunk has the same.
+    fn files(&self, files: Files) -> Vec<FileRecord> {
+        let model_size = if files == Files::Small { 12 } else { 4096 };
+        let sizes = [
+            (MODEL_FILE, model_size),
+            (OPTIMIZER_FILE, 8192),
+            (STATE_FILE, 512),
+        ];
+        sizes
+            .into_iter()
+            .filter(|(name, _)| files != Files::Incomplete || *name != OPTIMIZER_FILE)
+            .map(|(name, size)| FileRecord {
+                name: name.to_owned(),
+                size,
+                blake3: self.hash(name),
+            })
+            .collect()
+    }
+
+    fn hash(&self, name: &str) -> String {
+        let train = self.train;
+        let text = format!(
+            "{} {} {} {} {name}",
+            self.seed, train.stage, train.restart, self.step
+        );
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
+    fn finish(mut self) -> Answer {
+        let train = self.train;
+        let step = train.to;
+        if let Some(held_out) = self.plan.held_out {
+            let values = [
+                (metric::HELD_OUT_LOSS, Some(held_out.loss)),
+                (metric::HELD_OUT_LOSS_MOVING, held_out.moving),
+            ];
+            self.tell(Event::HeldOutScored(HeldOutScored {
+                stage: train.stage.clone(),
+                chunk: train.chunk,
+                attempt: train.attempt,
+                step,
+                values: values
+                    .into_iter()
+                    .filter_map(|(name, value)| value.map(|value| named(name, value)))
+                    .collect(),
+            }));
+        }
+        if let Some(picture) = self.plan.picture {
+            let lost_of = |frame| if frame < picture.lost { LOST } else { KEPT };
+            let blake3 = self.hash("picture");
+            self.tell(Event::PictureScored(PictureScored {
+                stage: train.stage.clone(),
+                chunk: train.chunk,
+                attempt: train.attempt,
+                step,
+                path: format!("{}/pictures/{}_step_{step}.png", train.stage, train.stage),
+                blake3,
+                pooled: lost_of(picture.frames / 2),
+                frames: (0..picture.frames).map(lost_of).collect(),
+            }));
+        }
+        let updates = step.get().saturating_sub(train.start().get());
+        self.tell(Event::ChunkFinished(ChunkFinished {
+            stage: train.stage.clone(),
+            chunk: train.chunk,
+            attempt: train.attempt,
+            step,
+            samples_seen: self.samples_seen,
+            seconds: Scalar::new(updates as f64 * SECONDS_PER_UPDATE),
+        }));
+        self.answer(false)
+    }
+
+    fn fail(mut self) -> Answer {
+        let Some((_, failure)) = self.plan.fails else {
+            return self.answer(false);
+        };
+        let train = self.train;
+        let failure = match failure {
+            Failure::OutOfMemory => ChunkFailure::OutOfMemory {
+                detail: "tried to allocate 2.00 GiB".to_owned(),
+            },
+            Failure::WorkerExited => ChunkFailure::WorkerExited {
+                status: "signal 11".to_owned(),
+                stderr: "segmentation fault".to_owned(),
+            },
+            Failure::WorkerTimedOut => ChunkFailure::WorkerTimedOut {
+                seconds: 600,
+                stderr: String::new(),
+            },
+            Failure::CheckpointUnloadable => {
+                let resume = train.resume.as_ref();
+                ChunkFailure::CheckpointUnloadable {
+                    path: resume.map_or(String::new(), |resume| resume.checkpoint.path.clone()),
+                    detail: "the archive ends within a record".to_owned(),
+                }
+            }
+        };
+        self.tell(Event::ChunkFailed(ChunkFailed {
+            stage: train.stage.clone(),
+            chunk: train.chunk,
+            attempt: train.attempt,
+            step: Step::new(self.step),
+            failure,
+        }));
+        self.answer(false)
+    }
+
+    fn ended(mut self, report: Report) -> Answer {
+        self.flush();
+        self.reports.push(report);
+        self.answer(false)
+    }
+
+    fn killed(self) -> Answer {
+        self.answer(true)
+    }
+
+    fn answer(self, killed: bool) -> Answer {
+        Answer {
+            reports: self.reports,
+            killed,
+        }
+    }
+}
+
+const KEPT: StructureScores = scores(0.9, 1.05, 1.1, 0.8, 0.3);
+const LOST: StructureScores = scores(0.01, 4.0, 1.2, 0.05, 1.5);
+
+const fn scores(
+    flatness: f64,
+    stripes: f64,
+    blockiness: f64,
+    ssim: f64,
+    mse_ratio: f64,
+) -> StructureScores {
+    StructureScores {
+        flatness: Some(Scalar::new(flatness)),
+        stripes: Some(Scalar::new(stripes)),
+        blockiness: Some(Scalar::new(blockiness)),
+        ssim: Some(Scalar::new(ssim)),
+        mse_ratio: Some(Scalar::new(mse_ratio)),
+    }
+}
+
+/// What the mean image, the previous frame and the marginal tokens were measured
+/// to score on Pong; moving parts and tokens are plausible numbers.
+fn measured(measure: &MeasureStage) -> Event {
+    let (predictor, trivial) = match measure.model {
+        ModelKind::VideoTokenizer => (
+            "mean_image",
+            vec![
+                named(metric::TRIVIAL_LOSS, 0.00077),
+                named(metric::TRIVIAL_LOSS_MOVING, 0.08),
+            ],
+        ),
+        ModelKind::LatentActions => (
+            "previous_frame",
+            vec![
+                named(metric::TRIVIAL_LOSS, 0.00066),
+                named(metric::TRIVIAL_LOSS_MOVING, 0.06),
+            ],
+        ),
+        ModelKind::Dynamics => ("token_marginals", vec![named(metric::TRIVIAL_LOSS, 2.25)]),
+    };
+    Event::StageMeasured(StageMeasured {
+        stage: measure.stage.clone(),
+        trivial,
+        predictor: predictor.to_owned(),
+    })
+}
+
+fn judged(judge: &JudgeCheckpoint) -> Event {
+    Event::CheckpointJudged(CheckpointJudged {
+        stage: judge.stage.clone(),
+        checkpoint: judge.checkpoint.clone(),
+        rejected: rejection(&judge.files),
+    })
+}
+
+/// By the files alone, so that another process judges the same.
+fn rejection(files: &[FileRecord]) -> Option<Rejection> {
+    for name in [MODEL_FILE, OPTIMIZER_FILE, STATE_FILE] {
+        let Some(file) = files.iter().find(|file| file.name == name) else {
+            return Some(Rejection {
+                code: "missing_file".to_owned(),
+                text: format!("`{name}` is missing"),
+            });
+        };
+        if file.size < FILE_MIN && name != STATE_FILE {
+            return Some(Rejection {
+                code: "too_small".to_owned(),
+                text: format!(
+                    "`{name}` has {} bytes, at least {FILE_MIN} are expected",
+                    file.size
+                ),
+            });
+        }
+    }
+    None
+}
+
+/// Warm-up from 0 over a twentieth of the schedule, then down to 1 % in a straight
+/// line. It stands for the cosine, whose bits differ between machines.
+fn learning_rate(train: &TrainChunk, update: u64) -> f64 {
+    let settings = &train.settings;
+    let base = settings.learning_rate.get();
+    let whole = settings.schedule_updates;
+    let warm_up = whole / 20;
+    let before = update.saturating_sub(1);
+    if before < warm_up {
+        return base * (before as f64 / warm_up as f64);
+    }
+    let rest = whole.saturating_sub(warm_up).max(1);
+    let done = (before - warm_up).min(rest) as f64 / rest as f64;
+    base * (1.0 - 0.99 * done)
+}
+
+fn free_path(stage: &StageName, step: u64, taken: &[String]) -> String {
+    let plain = format!("{stage}/checkpoints/{stage}_step_{step}");
+    let numbered = (2..=taken.len() + 1).map(|number| format!("{plain}_{number}"));
+    std::iter::once(plain.clone())
+        .chain(numbered)
+        .find(|path| !taken.contains(path))
+        .unwrap_or(plain)
+}
+
+fn named(name: &str, value: f64) -> Metric {
+    Metric {
+        name: name.to_owned(),
+        value: Some(Scalar::new(value)),
+    }
+}
+
+/// Evenly spaced steps as first and stride.
+fn column(name: &str, samples: &[(u64, Scalar)]) -> Column {
+    let steps: Vec<u64> = samples.iter().map(|(step, _)| *step).collect();
+    let stride = match steps.as_slice() {
+        [first, second, ..] => second.saturating_sub(*first),
+        [_] | [] => 1,
+    };
+    let even = steps
+        .windows(2)
+        .all(|pair| matches!(pair, [a, b] if a + stride == *b));
+    Column {
+        name: name.to_owned(),
+        steps: match steps.first() {
+            Some(first) if even => Steps::Stride {
+                first: *first,
+                stride,
+            },
+            Some(_) | None => Steps::List(steps),
+        },
+        values: samples.iter().map(|(_, value)| *value).collect(),
+    }
+}

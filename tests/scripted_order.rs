@@ -1,0 +1,208 @@
+//! The order of effects: nothing is sent or said before what it follows from is durable.
+
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::Receiver;
+use tinygate::controller::{Controller, Ending, Observer, Progress, Report, Trainer};
+use tinygate::events::{Event, ModelKind, Record, Seq};
+use tinygate::machine::{Command, RunState};
+use tinygate::store::{AppendError, Durability, EventLog, MemoryLog, ReadError, Records};
+use tinygate_testing::{ChunkPlan, Curve, Script, ScriptedTrainer, created, process, short_policy};
+
+/// What happened, and how many commands had been sent by then.
+#[derive(Clone, Debug, PartialEq)]
+struct Call {
+    what: What,
+    sent: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum What {
+    Append {
+        kind: &'static str,
+        decision: bool,
+        durability: Durability,
+    },
+    Sync,
+    Heard {
+        seq: Seq,
+    },
+}
+
+/// A log that writes down how it is used. It sees what is sent, since nobody takes it.
+struct Watched {
+    log: MemoryLog,
+    commands: Receiver<Command>,
+    calls: Arc<Mutex<Vec<Call>>>,
+}
+
+impl Watched {
+    fn note(&self, what: What) {
+        let sent = self.commands.len();
+        self.calls.lock().unwrap().push(Call { what, sent });
+    }
+}
+
+impl EventLog for Watched {
+    fn append(
+        &self,
+        expected_next: Seq,
+        events: &[(u64, Event)],
+        durability: Durability,
+    ) -> Result<Seq, AppendError> {
+        for (_, event) in events {
+            self.note(What::Append {
+                kind: event.kind(),
+                decision: event.is_decision(),
+                durability,
+            });
+        }
+        self.log.append(expected_next, events, durability)
+    }
+
+    fn head(&self) -> Seq {
+        self.log.head()
+    }
+
+    fn sync(&self) -> Result<Seq, AppendError> {
+        self.note(What::Sync);
+        self.log.sync()
+    }
+
+    fn read(&self, from: Seq) -> Result<Records<'_>, ReadError> {
+        self.log.read(from)
+    }
+}
+
+struct Listener<'a>(&'a Watched);
+
+impl Observer for Listener<'_> {
+    fn recorded(&mut self, record: &Record, _state: &RunState) {
+        self.0.note(What::Heard { seq: record.seq });
+    }
+
+    fn progressed(&mut self, _progress: &Progress) {}
+}
+
+fn script() -> Script {
+    let plateau = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.02));
+    Script::new(1).chunk("video_tokenizer", 2, plateau)
+}
+
+/// All that the trainer would report over the whole run.
+fn reports() -> Vec<Report> {
+    let mut trainer = ScriptedTrainer::new(script());
+    let mut state = tinygate::machine::evolve(RunState::empty(), &created(short_policy(), 7));
+    let mut all = Vec::new();
+    for _ in 0..10_000 {
+        match tinygate::machine::decide(&state) {
+            tinygate::machine::Decision::Record(event) => {
+                state = tinygate::machine::evolve(state, &event);
+            }
+            tinygate::machine::Decision::Act(command) => {
+                for report in trainer.answer(&command).reports {
+                    if let Report::Fact(event) = &report {
+                        state = tinygate::machine::evolve(state, event);
+                    }
+                    all.push(report);
+                }
+            }
+            tinygate::machine::Decision::Idle(_) => return all,
+        }
+    }
+    panic!("the run does not end");
+}
+
+/// One thread does it all: every report lies in its channel beforehand.
+fn calls() -> Vec<Call> {
+    let (commands, commanded) = crossbeam_channel::unbounded();
+    let (reporting, waiting) = crossbeam_channel::unbounded();
+    for report in reports() {
+        reporting.send(report).unwrap();
+    }
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let log = Watched {
+        log: MemoryLog::with([(0, created(short_policy(), 7))]),
+        commands: commanded,
+        calls: calls.clone(),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
+    let trainer = Trainer {
+        commands,
+        reports: waiting,
+    };
+    let ending = controller
+        .run(process(1), &trainer, &mut Listener(&log))
+        .unwrap();
+    assert_eq!(ending, Ending::Finished);
+    let calls = calls.lock().unwrap().clone();
+    calls
+}
+
+#[test]
+fn a_command_is_sent_only_when_every_event_before_it_is_durable() {
+    let calls = calls();
+    let mut unsynced = 0;
+    let mut sent = 0;
+    for call in &calls {
+        if sent < call.sent {
+            assert_eq!(call.sent, sent + 1, "one command at a time");
+            assert_eq!(
+                unsynced, 0,
+                "command {} went before its decision",
+                call.sent
+            );
+            sent = call.sent;
+        }
+        match &call.what {
+            What::Append { .. } => unsynced += 1,
+            What::Sync => unsynced = 0,
+            What::Heard { .. } => {}
+        }
+    }
+    // Three stages are measured; seven chunks are trained.
+    assert_eq!(sent, 10);
+}
+
+#[test]
+fn a_fact_is_durable_before_anything_is_decided_on_it() {
+    let mut decided = 0;
+    let mut last_fact = None;
+    for call in calls() {
+        let What::Append {
+            kind,
+            decision,
+            durability,
+        } = call.what
+        else {
+            continue;
+        };
+        if decision {
+            decided += 1;
+            assert_eq!(last_fact, Some(Durability::Durable), "before {kind}");
+        } else {
+            last_fact = Some(durability);
+        }
+    }
+    assert!(0 < decided);
+}
+
+#[test]
+fn nobody_hears_of_an_event_before_it_is_durable_and_of_each_once() {
+    let mut head = 1;
+    let mut durable = 1;
+    let mut heard = 1;
+    for call in calls() {
+        match call.what {
+            What::Append { .. } => head += 1,
+            What::Sync => durable = head,
+            What::Heard { seq } => {
+                assert_eq!(seq.get(), heard, "in order, each once");
+                heard += 1;
+                assert!(seq.get() < durable, "event {seq} was heard too early");
+            }
+        }
+    }
+    assert_eq!(heard, head, "all are heard");
+}
