@@ -8,6 +8,20 @@ use crate::events::*;
 use crate::machine::presets::{self, Preset};
 use crate::machine::*;
 
+/// The events of one kind, in order.
+macro_rules! pick {
+    ($events:expr, $kind:ident) => {
+        $events.iter().filter_map(|event| {
+            if let Event::$kind(one) = event {
+                Some(one)
+            } else {
+                None
+            }
+        })
+    };
+}
+pub(super) use pick;
+
 /// Decisions and commands in a row after which a run is taken to be stuck.
 const STEPS_MAX: usize = 10_000;
 /// Hash of the files of a checkpoint that is accepted.
@@ -457,11 +471,8 @@ impl Run {
     #[track_caller]
     pub fn gate(&mut self, outcome: &Outcome) -> GateDecided {
         let decisions = self.train(outcome);
-        let gate = decisions.iter().find_map(|event| match event {
-            Event::GateDecided(gate) => Some((**gate).clone()),
-            _ => None,
-        });
-        gate.expect("no gate was decided")
+        let gate: Option<&GateDecided> = pick!(decisions, GateDecided).next().map(|gate| &**gate);
+        gate.expect("no gate was decided").clone()
     }
 
     /// Lets the present chunk fail after some updates.
@@ -471,11 +482,8 @@ impl Run {
             failure: Some((updates, failure)),
             ..good()
         });
-        let decided = decisions.iter().find_map(|event| match event {
-            Event::FailureDecided(decided) => Some(decided.clone()),
-            _ => None,
-        });
-        decided.expect("no failure was decided")
+        let decided = pick!(decisions, FailureDecided).next();
+        decided.expect("no failure was decided").clone()
     }
 
     /// Goes on to the end, whatever the log holds so far.
@@ -500,13 +508,6 @@ impl Run {
         self.log.iter().map(Event::kind).collect()
     }
 
-    /// The last event of a kind.
-    #[track_caller]
-    pub fn last(&self, kind: &str) -> &Event {
-        let found = self.log.iter().rfind(|event| event.kind() == kind);
-        found.unwrap_or_else(|| panic!("no {kind} in the log"))
-    }
-
     /// Allows more retries of the stage it stopped in.
     pub fn allow(&mut self, more: u32) -> StageReopened {
         let stage = self.stage();
@@ -514,10 +515,8 @@ impl Run {
         let retries = u64::from(stage.max_retries + more);
         self.append(process());
         self.tell(change(Some(&name), SettingKey::MaxRetries, count(retries)));
-        match self.last("stage_reopened") {
-            Event::StageReopened(reopened) => reopened.clone(),
-            _ => unreachable!("it was looked up by its kind"),
-        }
+        let reopened = pick!(self.log, StageReopened).last();
+        reopened.expect("the stage stays stopped").clone()
     }
 }
 

@@ -19,10 +19,8 @@ fn batch(batch: u32, accumulation: u32) -> impl Fn(&mut Policy) {
 }
 
 fn stage_stop(run: &Run) -> StopReason {
-    match run.last("stage_stopped") {
-        Event::StageStopped(stopped) => stopped.reason.clone(),
-        _ => unreachable!("it was looked up by its kind"),
-    }
+    let stopped = pick!(run.log, StageStopped).last();
+    stopped.expect("the stage goes on").reason.clone()
 }
 
 /// What lack of memory does to batch and accumulation, and windows per update.
@@ -214,15 +212,11 @@ fn a_stop_without_a_gate_is_put_into_a_gates_words() {
     let mut run = run_of(ModelKind::VideoTokenizer, batch(1, 1));
     run.gate(&high(0.5));
     run.fail(70, out_of_memory());
-    let Event::GateDecided(gate) = run.last("gate_decided") else {
-        unreachable!("it was looked up by its kind");
-    };
+    let gate = pick!(run.log, GateDecided).last().unwrap();
     assert_eq!((gate.decision, gate.gate_step.get()), (Action::Stop, 170));
     assert_eq!(step_of(&gate.resume_from), Some(150));
     assert_eq!((gate.metrics.len(), gate.criteria.len()), (0, 0));
-    let Event::StageStopped(stopped) = run.last("stage_stopped") else {
-        unreachable!("it was looked up by its kind");
-    };
+    let stopped = pick!(run.log, StageStopped).last().unwrap();
     assert_eq!(stopped.best, Some(checkpoint("video_tokenizer", 100)));
     assert_eq!(
         stopped.blocking[0].criterion, "loss_latest",
@@ -277,11 +271,9 @@ fn kill(run: &mut Run, facts_before: usize) {
 }
 
 fn failures(run: &Run) -> Vec<FailureCause> {
-    let decided = run.log.iter().filter_map(|event| match event {
-        Event::FailureDecided(decided) => Some(decided.cause),
-        _ => None,
-    });
-    decided.collect()
+    pick!(run.log, FailureDecided)
+        .map(|decided| decided.cause)
+        .collect()
 }
 
 #[test]

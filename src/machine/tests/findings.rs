@@ -125,12 +125,10 @@ fn cause(losses: [f64; 3], unique: [f64; 3], entropy: [f64; 3]) -> Cause {
     for fact in gate_facts(&train, &good()) {
         run.tell(fact);
     }
-    match run.last("gate_decided") {
-        Event::GateDecided(gate) => match &gate.findings[..] {
-            [Finding::Cause { cause, .. }] => *cause,
-            other => panic!("not one cause: {other:?}"),
-        },
-        _ => unreachable!("it was looked up by its kind"),
+    let gate = pick!(run.log, GateDecided).last().unwrap();
+    match &gate.findings[..] {
+        [Finding::Cause { cause, .. }] => *cause,
+        other => panic!("not one cause: {other:?}"),
     }
 }
 

@@ -63,11 +63,8 @@ fn passing_gates_lead_to_the_target() {
         );
     }
     assert_eq!(chunks, [(1, 0, 100), (2, 100, 200), (3, 200, 300)]);
-    let handed_on = Event::StagePassed(StagePassed {
-        stage: StageName::new("video_tokenizer"),
-        checkpoint: checkpoint("video_tokenizer", 300),
-    });
-    assert_eq!(run.last("stage_passed"), &handed_on);
+    let handed_on = &pick!(run.log, StagePassed).next().unwrap().checkpoint;
+    assert_eq!(handed_on, &checkpoint("video_tokenizer", 300));
     assert_eq!(run.log.last().map(Event::kind), Some("run_finished"));
 }
 
@@ -143,9 +140,7 @@ fn a_stop_names_what_blocked_and_the_best_checkpoint() {
     for loss in [0.9, 0.5, 0.7, 0.6, 0.6, f64::NAN] {
         run.gate(&high(loss));
     }
-    let Event::StageStopped(stopped) = run.last("stage_stopped") else {
-        unreachable!("it was looked up by its kind");
-    };
+    let stopped = pick!(run.log, StageStopped).last().unwrap();
     let blocking: Vec<(&str, Option<f64>, u32)> = stopped
         .blocking
         .iter()
@@ -641,9 +636,7 @@ fn fewer_actions_are_deferred_once_and_change_nothing_now() {
     );
     assert_eq!(second.config_patch_applied, []);
     assert_eq!(shown(second.deferred.as_slice()), ["n_actions 8 -> 4"]);
-    let Event::PatchDeferred(deferred) = run.last("patch_deferred") else {
-        unreachable!("it was looked up by its kind");
-    };
+    let deferred = pick!(run.log, PatchDeferred).last().unwrap();
     assert_eq!(Some(&deferred.patch), second.deferred.as_ref());
     assert_eq!(run.training().settings.n_actions, Some(8));
     run.gate(&collapsed(0.05));

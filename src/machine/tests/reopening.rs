@@ -31,10 +31,11 @@ fn gates(outcome: impl Fn(usize) -> Outcome, count: usize) -> impl Fn(&mut Run) 
 #[test]
 fn after_too_many_failures_the_rung_that_was_due() {
     let mut run = stopped(|_| {}, gates(|_| high(0.5), 6));
-    let stop = match run.last("gate_decided") {
-        Event::GateDecided(gate) => gate.resume_from.clone(),
-        _ => unreachable!("it was looked up by its kind"),
-    };
+    let stop = pick!(run.log, GateDecided)
+        .last()
+        .unwrap()
+        .resume_from
+        .clone();
     let reopened = run.allow(1);
     assert_eq!(
         (reopened.decision, reopened.rung),

@@ -13,21 +13,17 @@ fn three_stages_one_after_the_other() {
     let mut run = Run::start(three());
     run.finish(|train| high(0.009 / train.to.get() as f64));
     let stages = ["video_tokenizer", "latent_actions", "dynamics"];
-    let started: Vec<(&str, Vec<&str>)> = run
-        .log
-        .iter()
-        .filter_map(|event| match event {
-            Event::StageStarted(started) => {
-                let upstream = started.upstream.iter().map(|one| one.stage.as_str());
-                Some((started.stage.as_str(), upstream.collect()))
-            }
-            _ => None,
-        })
+    let upstream = |started: &StageStarted| -> Vec<String> {
+        let upstream = started.upstream.iter();
+        upstream.map(|one| one.stage.as_str().to_owned()).collect()
+    };
+    let started: Vec<(&str, Vec<String>)> = pick!(run.log, StageStarted)
+        .map(|started| (started.stage.as_str(), upstream(started)))
         .collect();
     let want = [
         (stages[0], vec![]),
-        (stages[1], vec![stages[0]]),
-        (stages[2], vec![stages[0], stages[1]]),
+        (stages[1], vec![stages[0].to_owned()]),
+        (stages[2], vec![stages[0].to_owned(), stages[1].to_owned()]),
     ];
     assert_eq!(started, want);
     assert_eq!(
