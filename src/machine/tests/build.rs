@@ -156,10 +156,33 @@ pub fn checkpoint(stage: &str, step: u64) -> CheckpointRef {
 pub fn sound_frame() -> StructureScores {
     StructureScores {
         flatness: Some(scalar(1.0)),
-        stripes: Some(scalar(1.0)),
+        stripes: Some(scalar(0.1)),
         blockiness: Some(scalar(1.0)),
         ssim: Some(scalar(0.9)),
         mse_ratio: Some(scalar(0.1)),
+    }
+}
+
+/// All of them reached by a frame that is as bad as allowed.
+pub fn structure_limits() -> StructureLimits {
+    StructureLimits {
+        flatness_min: scalar(0.2),
+        flatness_max: scalar(5.0),
+        stripes_max: scalar(1.5),
+        blockiness_max: scalar(3.0),
+        ssim_min: scalar(0.2),
+        mse_ratio_max: scalar(1.2),
+    }
+}
+
+/// Its truth is the mean image.
+pub fn unscored_frame() -> StructureScores {
+    StructureScores {
+        flatness: None,
+        stripes: None,
+        blockiness: None,
+        ssim: None,
+        mse_ratio: None,
     }
 }
 

@@ -4,8 +4,8 @@ use super::build::*;
 use crate::events::CriterionReason::*;
 use crate::events::*;
 use crate::machine::chunk::{ChunkState, Previous};
+use crate::machine::gate;
 use crate::machine::{Checkpoint, Judgement, StageState};
-use crate::machine::{gate, presets};
 
 /// One criterion over the chunk (100, 200] of a stage with the target 300, whose
 /// gate's checkpoint is accepted. Nothing is logged yet.
@@ -91,9 +91,8 @@ impl Bench {
         self
     }
 
-    /// A picture at `step` in which these frames have lost their structure.
-    fn picture(mut self, step: u64, lost: &[bool]) -> Bench {
-        let frame = |lost: &bool| if *lost { lost_frame() } else { sound_frame() };
+    /// A picture at `step` of frames with these scores.
+    fn picture(mut self, step: u64, frames: &[StructureScores]) -> Bench {
         self.chunk.picture = Some(PictureScored {
             stage: self.stage.policy.name.clone(),
             chunk: ChunkNumber::FIRST,
@@ -102,7 +101,7 @@ impl Bench {
             path: String::new(),
             blake3: String::new(),
             pooled: sound_frame(),
-            frames: lost.iter().map(frame).collect(),
+            frames: frames.to_vec(),
         });
         self
     }
@@ -588,30 +587,33 @@ fn loss_delta() {
 fn visual_structure() {
     let visual = || {
         bench(CriterionTest::VisualStructure {
-            limits: presets::structure_limits(),
+            limits: structure_limits(),
             share: scalar(0.5),
         })
     };
-    let drawn = |lost: &[bool]| visual().picture(200, lost);
-    check("sound frames pass", drawn(&[false; 4]), Ok(()));
+    let drawn = |frames: &[StructureScores]| visual().picture(200, frames);
+    let (sound, lost, blank) = (sound_frame(), lost_frame(), unscored_frame());
+    check("sound frames pass", drawn(&[sound; 4]), Ok(()));
     check(
         "fewer than half lost pass",
-        drawn(&[true, false, false]),
+        drawn(&[lost, sound, sound]),
         Ok(()),
     );
+    check("half of them lost fail", drawn(&[lost, sound]), Err(None));
+    check("all lost fail", drawn(&[lost; 2]), Err(None));
     check(
-        "half of them lost fail",
-        drawn(&[true, false, true, false]),
+        "half of the scored ones too",
+        drawn(&[lost, sound, blank]),
         Err(None),
     );
-    check("all lost fail", drawn(&[true; 2]), Err(None));
+    check_not_applicable("no frame to score", drawn(&[blank; 2]), NoSkillToMeasure);
     check("no picture fails", visual(), Err(Some(NoPicture)));
     check(
         "a picture of nothing fails",
         drawn(&[]),
         Err(Some(NoPicture)),
     );
-    let stale = visual().picture(199, &[false; 4]);
+    let stale = visual().picture(199, &[sound; 4]);
     check(
         "a picture from before the gate fails",
         stale,
@@ -621,7 +623,7 @@ fn visual_structure() {
 
 #[test]
 fn what_makes_a_frame_lose_its_structure() {
-    let limits = presets::structure_limits();
+    let limits = structure_limits();
     let check = |name: &str, scores: StructureScores, want: bool| {
         assert_eq!(gate::structure_lost(&scores, &limits), want, "{name}");
     };
@@ -647,13 +649,6 @@ fn what_makes_a_frame_lose_its_structure() {
         mse_ratio: at(value),
         ..sound
     };
-    let nothing = StructureScores {
-        flatness: None,
-        stripes: None,
-        blockiness: None,
-        ssim: None,
-        mse_ratio: None,
-    };
     check("a good prediction keeps it", sound, false);
     check("as flat as allowed", flat(0.2), false);
     check("flatter", flat(below(0.2)), true);
@@ -669,7 +664,11 @@ fn what_makes_a_frame_lose_its_structure() {
     check("more wrong", wrong(above(1.2)), true);
     check("a NaN is lost", alike(f64::NAN), true);
     check("also where only a largest counts", striped(f64::NAN), true);
-    check("a score that does not apply loses nothing", nothing, false);
+    check(
+        "a score that does not apply loses nothing",
+        unscored_frame(),
+        false,
+    );
 }
 
 #[test]
@@ -753,14 +752,18 @@ fn metrics_fresh() {
     );
     let visual = || {
         fresh().beside(CriterionTest::VisualStructure {
-            limits: presets::structure_limits(),
+            limits: structure_limits(),
             share: scalar(0.5),
         })
     };
-    check("a new picture", visual().picture(200, &[false]), Ok(()));
+    check(
+        "a new picture",
+        visual().picture(200, &[sound_frame()]),
+        Ok(()),
+    );
     check(
         "an old picture",
-        visual().picture(150, &[false]),
+        visual().picture(150, &[sound_frame()]),
         Err(Some(NoPicture)),
     );
     check("no picture", visual(), Err(Some(NoPicture)));
