@@ -1,6 +1,7 @@
 //! Logs that were kept, cut, edited, shortened and lengthened, and what the audit says of them.
 
 use serde_json::Value;
+use tinygate::controller::Ending;
 use tinygate::events::{
     Event, ModelKind, Record, Seq, SettingChanged, SettingKey, SettingValue, StageName, metric,
 };
@@ -57,9 +58,9 @@ fn reopened() -> Vec<Record> {
 }
 
 fn eventful_log() -> Vec<Record> {
-    lived(&first(short_policy()), vec![], eventful())
-        .unwrap()
-        .records
+    let lived = lived(&first(short_policy()), vec![], eventful()).unwrap();
+    assert_eq!(lived.ending, Ending::Finished);
+    lived.records
 }
 
 fn audit_of(records: &[Record]) -> Audit {
