@@ -425,11 +425,22 @@ fn visual_structure(inputs: &Inputs<'_>, limits: &StructureLimits, share: f64) -
 /// Share of the frames that have lost their structure, among those with any score.
 pub fn lost_share(frames: &[StructureScores], limits: &StructureLimits) -> Option<f64> {
     let is_scored = |scores: &&StructureScores| {
-        let StructureScores { flatness, stripes, blockiness, ssim, mse_ratio } = scores;
-        [flatness, stripes, blockiness, ssim, mse_ratio].iter().any(|score| score.is_some())
+        let StructureScores {
+            flatness,
+            stripes,
+            blockiness,
+            ssim,
+            mse_ratio,
+        } = scores;
+        [flatness, stripes, blockiness, ssim, mse_ratio]
+            .iter()
+            .any(|score| score.is_some())
     };
     let scored = frames.iter().filter(is_scored).count();
-    let lost = frames.iter().filter(|frame| structure_lost(frame, limits)).count();
+    let lost = frames
+        .iter()
+        .filter(|frame| structure_lost(frame, limits))
+        .count();
     (0 < scored).then(|| lost as f64 / scored as f64)
 }
 

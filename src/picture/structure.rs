@@ -20,8 +20,8 @@
 //!
 //! Invariant: only + - * / in a fixed order, so the scores have the same bits on every machine.
 
-use crate::events::{Scalar, StructureScores};
 use crate::data::trivial::MeanImage;
+use crate::events::{Scalar, StructureScores};
 
 const CHANNELS: usize = 3;
 /// Bytes to the models' scale: half of 255 is 1.

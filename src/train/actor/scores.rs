@@ -56,9 +56,11 @@ pub(super) fn picture(
         "{}/pictures/{}_step_{}.png",
         train.stage, train.stage, train.to
     );
+    // Four frames across, so that sixteen pairs fit a screen.
+    let across = if ids.len().is_multiple_of(4) { 4 } else { 1 };
     let grid = Grid {
-        rows: ids.len(),
-        frames: 1,
+        rows: ids.len() / across,
+        frames: across,
         height: frames.height(),
         width: frames.width(),
     };

@@ -1,0 +1,229 @@
+//! The command line, as data.
+//!
+//! Help, usage errors and shell completions all come from these definitions. What
+//! a text means (an override, a checkpoint with its stage) is for the command to say.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Trains world models in stages behind gates, and can prove every decision afterwards.
+///
+/// Exit codes: 0 finished or agreed; 1 stopped by a gate, diverged or refused;
+/// 2 usage, config or environment; 3 log damaged; 4 written by a newer build;
+/// 5 nothing was checked; 130 interrupted, resumable.
+#[derive(Debug, Parser)]
+#[command(name = "tinygate", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a run in a new directory
+    Run(RunArgs),
+    /// Go on with a run that was interrupted or stopped
+    Resume(ResumeArgs),
+    /// Recompute every decision of a log and compare
+    Replay(ReplayArgs),
+    /// Show where a run stands
+    Status(StatusArgs),
+    /// Print the events of a log
+    Log(LogArgs),
+    /// Say in words why a decision was made
+    Explain(ExplainArgs),
+    /// Write a run's log to one file
+    Export(ExportArgs),
+    /// Make a run directory from an exported log
+    Import(ImportArgs),
+    /// Judge checkpoints
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// Write, check and show configs
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a shell's completions
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The config, a TOML file; may be left out with --next-cycle-of
+    #[arg(required_unless_present = "next_cycle_of")]
+    pub config: Option<PathBuf>,
+    /// Directory of the run; made if missing, refused if it has a log
+    #[arg(long, required_unless_present = "dry_run")]
+    pub dir: Option<PathBuf>,
+    /// Override a key of the config; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Train this stage only; the stages it builds on are given by --init-from
+    #[arg(long)]
+    pub stage: Option<String>,
+    /// Show gates, size, memory and time from a few updates; write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object per gate on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors on stderr
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Take that run's first config and what its ladders deferred
+    #[arg(long, value_name = "RUN")]
+    pub next_cycle_of: Option<PathBuf>,
+    /// Start a stage from a checkpoint, ours or TinyWorlds'; may be repeated
+    #[arg(long, value_name = "[STAGE=]CHECKPOINT")]
+    pub init_from: Vec<String>,
+    /// Go on with fewer devices than ranks, with more accumulation
+    #[arg(long)]
+    pub allow_single_gpu_fallback: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// Directory of the run
+    pub dir: PathBuf,
+    /// Allow the stopped stage this many more failures
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub retries: Option<u32>,
+    /// Change a setting; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON object per gate on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors on stderr
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Go on with fewer devices than ranks, with more accumulation
+    #[arg(long)]
+    pub allow_single_gpu_fallback: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// Run directories, exported files, or folders of them
+    #[arg(required = true)]
+    pub log: Vec<PathBuf>,
+    /// Print one JSON object per log on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Directory of the run, or an exported file
+    pub dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// As it stood after this event
+    #[arg(long, value_name = "SEQ")]
+    pub at: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Directory of the run, or an exported file
+    pub dir: PathBuf,
+    /// Print one JSON object per event
+    #[arg(long)]
+    pub json: bool,
+    /// Wait for new events until the run has finished
+    #[arg(long, short)]
+    pub follow: bool,
+    /// First event
+    #[arg(long, value_name = "SEQ")]
+    pub from: Option<u64>,
+    /// Last event
+    #[arg(long, value_name = "SEQ")]
+    pub to: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Directory of the run, or an exported file
+    pub dir: PathBuf,
+    /// The decision's event; by default the last gate or failure
+    pub seq: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Directory of the run
+    pub dir: PathBuf,
+    /// File to write; it must not exist
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// An exported log
+    pub file: PathBuf,
+    /// Directory to make
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// Say of each checkpoint whether training can go on from it, and why not
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Checkpoints, ours or TinyWorlds', or folders that contain some
+    #[arg(required = true)]
+    pub dir: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print a commented config with every key
+    Init(InitArgs),
+    /// Check a config; print nothing when it is sound
+    Check(CheckArgs),
+    /// Print a config with every default filled in; without FILE, every key there is
+    Show(ShowArgs),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PresetName {
+    /// The limits of the original rules
+    Seed,
+    /// For real runs
+    Strict,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The policy that gives the defaults
+    #[arg(long, value_enum, default_value_t = PresetName::Seed)]
+    pub preset: PresetName,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The config, a TOML file
+    pub file: PathBuf,
+    /// Override a key of the config; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The config, a TOML file
+    pub file: Option<PathBuf>,
+    /// Override a key of the config; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "file")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}

@@ -1,0 +1,142 @@
+//! `checkpoint verify`: whether training can go on from checkpoints, and why not.
+//!
+//! A checkpoint inside a run is held to the hashes of the run's log as well.
+//! Nothing in a file is executed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tinygate::checkpoint::{self, Acceptance, Accepted, FILE_NAMES, FileRecord, Origin};
+use tinygate::events::Event;
+
+use super::records;
+use crate::args::VerifyArgs;
+use crate::exit::Exit;
+use crate::output::{self, Style, count};
+
+/// How far below a folder checkpoints are looked for: `<run>/<stage>/checkpoints/<name>`.
+const DEPTH_MOST: u32 = 6;
+/// Folders looked at below one argument.
+const FOLDERS_MOST: usize = 100_000;
+
+pub fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
+    let mut refused = false;
+    for place in &args.dir {
+        let found = find(place)?;
+        for path in &found {
+            refused |= !judge(path)?;
+        }
+    }
+    Ok(if refused { Exit::Refused } else { Exit::Done })
+}
+
+/// Prints the verdict; whether it was accepted.
+fn judge(path: &Path) -> anyhow::Result<bool> {
+    let style = Style::of_stdout();
+    let expected = expected(path)?;
+    match checkpoint::accept(path, expected.as_deref()) {
+        Acceptance::Accepted(accepted) => {
+            let verdict = style.good("accepted");
+            let what = describe(&accepted, expected.is_some());
+            output::data_line(&format!("{verdict}  {}  {what}", path.display()))?;
+            Ok(true)
+        }
+        Acceptance::Rejected { reason } => {
+            let verdict = style.bad("refused ");
+            let code = reason.code();
+            output::data_line(&format!("{verdict}  {}  {code}: {reason}", path.display()))?;
+            Ok(false)
+        }
+    }
+}
+
+fn describe(accepted: &Accepted, in_log: bool) -> String {
+    let step = accepted.step.map_or("unknown".to_owned(), count);
+    let origin = match accepted.origin {
+        Origin::Tinygate if in_log => "tinygate's, hashes as in the log",
+        Origin::Tinygate => "tinygate's",
+        Origin::Foreign => "foreign",
+    };
+    format!(
+        "{origin}, {step} updates, {} tensors, {} numbers",
+        accepted.tensors,
+        count(accepted.elements)
+    )
+}
+
+/// The checkpoints at or below a path, in the order of their names.
+fn find(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let at = || format!("cannot look into `{}`", place.display());
+    if !fs::metadata(place).with_context(at)?.is_dir() {
+        anyhow::bail!(
+            "`{}` is a file, and a checkpoint is a directory\nhint: name the directory it is in",
+            place.display()
+        );
+    }
+    let mut found = Vec::new();
+    let mut waiting = vec![(place.to_owned(), 0)];
+    let mut seen = 0;
+    while let Some((folder, depth)) = waiting.pop() {
+        seen += 1;
+        if FOLDERS_MOST < seen {
+            anyhow::bail!("`{}` has more than {FOLDERS_MOST} folders", place.display());
+        }
+        let (is_checkpoint, below) = look(&folder).with_context(at)?;
+        if is_checkpoint {
+            found.push(folder);
+        } else if depth < DEPTH_MOST {
+            waiting.extend(below.into_iter().map(|folder| (folder, depth + 1)));
+        }
+    }
+    if found.is_empty() {
+        // An empty folder given by name is a checkpoint without its files.
+        found.push(place.to_owned());
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a folder has a checkpoint's files, or its name; and the folders in it.
+fn look(folder: &Path) -> io::Result<(bool, Vec<PathBuf>)> {
+    let mut below = Vec::new();
+    let mut has_file = false;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        has_file |= FILE_NAMES.iter().any(|known| name == *known);
+        // Links, such as a stage's `best`, lead to what is found anyway.
+        if entry.file_type()?.is_dir() && !name.as_encoded_bytes().starts_with(b".") {
+            below.push(entry.path());
+        }
+    }
+    Ok((has_file, below))
+}
+
+/// What the log of the run around a checkpoint says of its files; `None` where no
+/// log names it.
+fn expected(path: &Path) -> anyhow::Result<Option<Vec<FileRecord>>> {
+    let path =
+        fs::canonicalize(path).with_context(|| format!("cannot look into `{}`", path.display()))?;
+    let has_log = |folder: &&Path| folder.join("log").join("journal.tgj").is_file();
+    let Some(run) = path.ancestors().skip(1).take(4).find(has_log) else {
+        return Ok(None);
+    };
+    let Ok(inside) = path.strip_prefix(run) else {
+        return Ok(None);
+    };
+    let mut known: BTreeMap<String, Vec<FileRecord>> = BTreeMap::new();
+    for record in records(run)? {
+        if let Event::CheckpointWritten(written) = record?.event {
+            let files = written.files.into_iter().map(|file| FileRecord {
+                name: file.name,
+                size: file.size,
+                blake3_hex: file.blake3,
+            });
+            known.insert(written.checkpoint.path, files.collect());
+        }
+    }
+    Ok(inside.to_str().and_then(|inside| known.remove(inside)))
+}

@@ -1,0 +1,48 @@
+//! `config init`, `config check`, `config show`.
+
+use tinygate::config::{self, Config};
+use tinygate::machine::presets::Preset;
+
+use super::overrides;
+use crate::args::{CheckArgs, InitArgs, PresetName, ShowArgs};
+use crate::exit::Exit;
+use crate::output;
+
+pub fn init(args: &InitArgs) -> anyhow::Result<Exit> {
+    let preset = match args.preset {
+        PresetName::Seed => Preset::Seed,
+        PresetName::Strict => Preset::Strict,
+    };
+    output::data(&config::init(preset))?;
+    Ok(Exit::Done)
+}
+
+pub fn check(args: &CheckArgs) -> anyhow::Result<Exit> {
+    Config::load(&args.file, &overrides(&args.set)?)?;
+    Ok(Exit::Done)
+}
+
+pub fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
+    let Some(file) = &args.file else {
+        return show_keys();
+    };
+    let loaded = Config::load(file, &overrides(&args.set)?)?;
+    output::data(&loaded.config.to_toml(&loaded.given))?;
+    Ok(Exit::Done)
+}
+
+/// Every key, its default, its unit.
+fn show_keys() -> anyhow::Result<Exit> {
+    for row in config::describe() {
+        output::data_line(&format!("{} ({})", row.key, row.kind))?;
+        output::data_line(&format!("    {}", row.meaning))?;
+        let unit = if row.unit.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", row.unit)
+        };
+        output::data_line(&format!("    default: {}{unit}", row.default))?;
+        output::data_line(&format!("    on resume: {}", row.on_resume))?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,164 @@
+//! From a prepared run to its end: log, trainer, controller, screen.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tinygate::config::Config;
+use tinygate::controller::{Controller, Ending, StopRequest, Trainer};
+use tinygate::data::Frames;
+use tinygate::events::{Event, ProcessStarted, Seq};
+use tinygate::store::{EventLog, Store};
+use tinygate::train::actor::{self, ActorSetup};
+
+use super::prepare::{LIBTORCH_VERSION, Prepared};
+use super::resume::Continued;
+use super::{fold, now_ms, signals};
+use crate::exit::Exit;
+use crate::output::Console;
+
+/// Begins a run: its log, its first events, then training.
+pub fn begin(dir: &Path, prepared: Prepared, json: bool, quiet: bool) -> anyhow::Result<Exit> {
+    let process = Process::start(dir, &prepared.config, prepared.frames, quiet)?;
+    if process.stop.requested().is_some() {
+        return Ok(Exit::Interrupted);
+    }
+    let store = Store::create(dir, &prepared.created.run)
+        .with_context(|| format!("cannot start a run in `{}`", dir.display()))?;
+    let mut controller = Controller::open(&store, dir, now_ms)?;
+    controller.record_fact(Event::RunCreated(Box::new(prepared.created)))?;
+    if let Some(granted) = prepared.fallback {
+        controller.record_fact(Event::FallbackGranted(granted))?;
+    }
+    let exit = process.drive(dir, controller, &store, Console::new(json, quiet))?;
+    store.close()?;
+    Ok(exit)
+}
+
+/// Goes on with a run whose log is open. The caller closes the log.
+pub fn resume(
+    dir: &Path,
+    mut controller: Controller<'_>,
+    store: &Store,
+    continued: Continued,
+    json: bool,
+    quiet: bool,
+) -> anyhow::Result<Exit> {
+    let facts = continued.facts();
+    let process = Process::start(dir, &continued.config, continued.frames, quiet)?;
+    if process.stop.requested().is_some() {
+        return Ok(Exit::Interrupted);
+    }
+    for fact in facts {
+        controller.record_fact(fact)?;
+    }
+    process.drive(dir, controller, store, Console::new(json, quiet))
+}
+
+/// The trainer of this process, ready and idle.
+struct Process {
+    started: ProcessStarted,
+    stop: Arc<StopRequest>,
+    trainer: Trainer,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Process {
+    fn start(
+        dir: &Path,
+        config: &Config,
+        frames: Arc<Frames>,
+        quiet: bool,
+    ) -> anyhow::Result<Process> {
+        let device = actor::device(config.device)?;
+        let threads = threads(config);
+        let stop = signals::listen(quiet).context("cannot listen to signals")?;
+        let (trainer, thread) = actor::spawn(ActorSetup {
+            directory: dir.to_owned(),
+            config: config.clone(),
+            frames,
+            device,
+            threads,
+            stop: Arc::clone(&stop),
+        })?;
+        let started = ProcessStarted {
+            host: host_name(),
+            pid: std::process::id(),
+            tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
+            libtorch_version: LIBTORCH_VERSION.to_owned(),
+            devices: vec![device_name(device)],
+            threads: u32::from(threads),
+        };
+        Ok(Process {
+            started,
+            stop,
+            trainer,
+            thread,
+        })
+    }
+
+    fn drive(
+        self,
+        dir: &Path,
+        mut controller: Controller<'_>,
+        store: &Store,
+        mut console: Console,
+    ) -> anyhow::Result<Exit> {
+        let ended = controller.run(self.started, &self.trainer, &mut console);
+        console.end_line();
+        // Without its channels the trainer ends at the next update; libtorch must not
+        // be at work when the process goes down.
+        drop(self.trainer);
+        let trained = self.thread.join();
+        let ending = ended?;
+        if trained.is_err() {
+            tracing::warn!("the training thread ended in a panic");
+        }
+        for line in fold(store.read(Seq::FIRST)?, None)?.lines() {
+            console.say(&line);
+        }
+        exit(dir, ending, &console)
+    }
+}
+
+fn exit(dir: &Path, ending: Ending, console: &Console) -> anyhow::Result<Exit> {
+    let resume = format!("`tinygate resume {}`", dir.display());
+    match ending {
+        Ending::Finished => Ok(Exit::Done),
+        Ending::Stopped => {
+            console.say(&format!(
+                "`tinygate resume {} --retries N` allows more",
+                dir.display()
+            ));
+            Ok(Exit::Refused)
+        }
+        Ending::Interrupted { .. } => {
+            console.say(&format!("go on with {resume}"));
+            Ok(Exit::Interrupted)
+        }
+        Ending::Environment { detail } => {
+            anyhow::bail!("{detail}\nhint: nothing is lost; mend it and go on with {resume}")
+        }
+    }
+}
+
+/// As configured, or all cores.
+pub fn threads(config: &Config) -> u16 {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let wanted = config.threads.map_or_else(cores, |threads| threads as usize);
+    u16::try_from(wanted).unwrap_or(u16::MAX)
+}
+
+fn device_name(device: tch::Device) -> String {
+    match device {
+        tch::Device::Cpu => "cpu".to_owned(),
+        tch::Device::Cuda(index) => format!("cuda:{index}"),
+        tch::Device::Mps => "mps".to_owned(),
+        tch::Device::Vulkan => "vulkan".to_owned(),
+    }
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,370 @@
+//! `run --dry-run`: what a run would be, measured on a few updates.
+//!
+//! The updates are real: the same trainer, driven by the same machine, over a log
+//! in memory and a temporary folder that is removed afterwards. Nothing of it is
+//! kept, and nothing is written where the user looks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use tinygate::checkpoint::{self, Acceptance};
+use tinygate::controller::{Controller, Ending, Observer, Progress, StopRequest};
+use tinygate::events::{
+    Applies, CriterionTest, Event, Limit, ProcessStarted, Record, RunCreated, StageName,
+    StagePolicy,
+};
+use tinygate::machine::RunState;
+use tinygate::store::MemoryLog;
+use tinygate::train::actor::{self, ActorSetup};
+
+use super::now_ms;
+use super::prepare::{LIBTORCH_VERSION, Prepared};
+use crate::exit::Exit;
+use crate::output::{self, Align, Table, bytes, count, duration, number};
+
+/// Updates measured per stage; the first few warm caches up and do not count.
+const UPDATES: u64 = 8;
+const WARM_UP: usize = 3;
+
+pub fn perform(prepared: &Prepared) -> anyhow::Result<Exit> {
+    for line in gates(&prepared.created) {
+        output::data_line(&line)?;
+    }
+    output::data_line("")?;
+    let costs = measure(prepared)?;
+    for line in table(&prepared.created, &costs) {
+        output::data_line(&line)?;
+    }
+    if let Some(most) = peak_memory() {
+        let most = bytes(most);
+        output::data_line(&format!(
+            "memory: {most} at most in these updates, data included"
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Every stage's gates, criterion by criterion.
+fn gates(created: &RunCreated) -> Vec<String> {
+    let mut table = Table::new(&[
+        ("stage", Align::Left),
+        ("gates at", Align::Left),
+        ("criterion", Align::Left),
+        ("passes when", Align::Left),
+        ("asked", Align::Left),
+    ]);
+    for stage in &created.policy.stages {
+        for (place, criterion) in stage.criteria.iter().enumerate() {
+            let (name, at) = match place {
+                0 => (stage.name.to_string(), grid(stage)),
+                _ => (String::new(), String::new()),
+            };
+            let asked = match criterion.applies {
+                Applies::EveryGate => "every gate",
+                Applies::AtTarget => "at the target",
+            };
+            let test = test(&criterion.test);
+            table.row([name, at, criterion.name.clone(), test, asked.to_owned()]);
+        }
+    }
+    table.lines()
+}
+
+fn grid(stage: &StagePolicy) -> String {
+    let settings = &stage.settings;
+    let (chunk, target) = (settings.chunk_size, settings.n_updates);
+    if target <= chunk {
+        return count(target);
+    }
+    format!("every {} to {}", count(chunk), count(target))
+}
+
+fn test(test: &CriterionTest) -> String {
+    let within = |tolerance: f64, errors: f64| {
+        let errors = if 0.0 < errors {
+            format!(" or {} standard errors", number(errors))
+        } else {
+            String::new()
+        };
+        format!("{} %{errors}", number(tolerance * 100.0))
+    };
+    match test {
+        CriterionTest::CheckpointValid => "the checkpoint is accepted".to_owned(),
+        CriterionTest::LossFinite => "every loss is finite".to_owned(),
+        CriterionTest::LossTrend { tolerance } => {
+            format!(
+                "loss < the gate before + {} %",
+                number(tolerance.get() * 100.0)
+            )
+        }
+        CriterionTest::LossLatest { limit } => format!("latest loss <= {}", of_limit(limit)),
+        CriterionTest::MetricAtLeast { metric, limit } => {
+            format!("{metric} >= {}", of_limit(limit))
+        }
+        CriterionTest::LossNotRising {
+            tolerance,
+            standard_errors,
+        } => format!(
+            "last third <= middle third + {}",
+            within(tolerance.get(), standard_errors.get())
+        ),
+        CriterionTest::LossDelta {
+            tolerance,
+            standard_errors,
+        } => format!(
+            "last tenth <= first tenth + {}",
+            within(tolerance.get(), standard_errors.get())
+        ),
+        CriterionTest::VisualStructure { share, .. } => format!(
+            "less than {} % of the frames have lost their structure",
+            number(share.get() * 100.0)
+        ),
+        CriterionTest::SkillAbove { metric, limit } => format!("{metric} > {}", of_limit(limit)),
+        CriterionTest::MetricsFresh => "every metric asked for is new".to_owned(),
+    }
+}
+
+fn of_limit(limit: &Limit) -> String {
+    match limit {
+        Limit::Constant(limit) => number(limit.get()),
+        Limit::Schedule(entries) => {
+            let entry = |(step, limit): &(u64, tinygate::events::Scalar)| {
+                format!("{} up to {}", number(limit.get()), count(*step))
+            };
+            entries.iter().map(entry).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+/// What one stage costs.
+struct Cost {
+    stage: StageName,
+    /// Numbers in a checkpoint's model.
+    elements: u64,
+    /// Median seconds of an update.
+    update: f64,
+    /// Seconds from the last update to the end of the chunk: checkpoint, held-out
+    /// losses, picture.
+    gate: f64,
+    checkpoint_bytes: u64,
+}
+
+/// Runs a few updates of every stage, each on what the one before it made.
+fn measure(prepared: &Prepared) -> anyhow::Result<Vec<Cost>> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let device = actor::device(prepared.config.device)?;
+    let threads = super::drive::threads(&prepared.config);
+    let (trainer, thread) = actor::spawn(ActorSetup {
+        directory: folder.path().to_owned(),
+        config: prepared.config.clone(),
+        frames: Arc::clone(&prepared.frames),
+        device,
+        threads,
+        stop: Arc::new(StopRequest::default()),
+    })?;
+    let log = MemoryLog::new();
+    let mut controller = Controller::open(&log, folder.path(), now_ms)?;
+    controller.record_fact(Event::RunCreated(Box::new(shortened(&prepared.created))))?;
+    if let Some(granted) = &prepared.fallback {
+        controller.record_fact(Event::FallbackGranted(granted.clone()))?;
+    }
+    let mut watch = Watch::default();
+    let ended = controller.run(started(threads), &trainer, &mut watch);
+    drop(trainer);
+    let trained = thread.join();
+    match ended? {
+        Ending::Finished => {}
+        Ending::Stopped => bail!("a stage could not train; {}", watch.failure()),
+        Ending::Interrupted { signal } => bail!("interrupted by {signal}"),
+        Ending::Environment { detail } => bail!("{detail}"),
+    }
+    if trained.is_err() {
+        bail!("the training thread ended in a panic");
+    }
+    watch.costs(folder.path())
+}
+
+/// The run with one short chunk in each stage, whose gate asks for nothing but a checkpoint.
+fn shortened(created: &RunCreated) -> RunCreated {
+    let mut short = created.clone();
+    short.policy.max_retries = 0;
+    for stage in &mut short.policy.stages {
+        let given = created
+            .init_from
+            .iter()
+            .find(|init| init.stage == stage.name);
+        let from = given.map_or(0, |init| init.checkpoint.step.get());
+        stage.settings.n_updates = from.saturating_add(UPDATES);
+        stage.settings.chunk_size = UPDATES;
+        stage.settings.checkpoint_interval = Some(UPDATES);
+        stage.settings.log_interval = UPDATES;
+        stage
+            .criteria
+            .retain(|criterion| criterion.test == CriterionTest::CheckpointValid);
+    }
+    short
+}
+
+fn started(threads: u16) -> ProcessStarted {
+    ProcessStarted {
+        host: String::new(),
+        pid: std::process::id(),
+        tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
+        libtorch_version: LIBTORCH_VERSION.to_owned(),
+        devices: Vec::new(),
+        threads: u32::from(threads),
+    }
+}
+
+/// Looks at the clock at every update.
+#[derive(Default)]
+struct Watch {
+    stages: Vec<Watched>,
+    failures: Vec<String>,
+}
+
+struct Watched {
+    stage: StageName,
+    updates: Vec<Instant>,
+    end: Option<Instant>,
+    checkpoint: Option<String>,
+    checkpoint_bytes: u64,
+}
+
+impl Observer for Watch {
+    fn recorded(&mut self, record: &Record, _: &RunState) {
+        if let Event::CheckpointWritten(written) = &record.event
+            && let Some(watched) = self.last(&written.stage)
+        {
+            watched.checkpoint = Some(written.checkpoint.path.clone());
+            watched.checkpoint_bytes = written.files.iter().map(|file| file.size).sum();
+        }
+        if let Event::ChunkFinished(finished) = &record.event
+            && let Some(watched) = self.last(&finished.stage)
+        {
+            watched.end = Some(Instant::now());
+        }
+        if let Event::ChunkFailed(_) = &record.event {
+            self.failures.push(output::event_line_short(&record.event));
+        }
+    }
+
+    fn progressed(&mut self, progress: &Progress) {
+        if self.last(&progress.stage).is_none() {
+            self.stages.push(Watched {
+                stage: progress.stage.clone(),
+                updates: Vec::new(),
+                end: None,
+                checkpoint: None,
+                checkpoint_bytes: 0,
+            });
+        }
+        if let Some(watched) = self.last(&progress.stage) {
+            watched.updates.push(Instant::now());
+        }
+    }
+}
+
+impl Watch {
+    fn last(&mut self, stage: &StageName) -> Option<&mut Watched> {
+        self.stages
+            .last_mut()
+            .filter(|watched| watched.stage == *stage)
+    }
+
+    fn failure(&self) -> String {
+        self.failures.last().cloned().unwrap_or_default()
+    }
+
+    fn costs(&self, folder: &std::path::Path) -> anyhow::Result<Vec<Cost>> {
+        let cost = |watched: &Watched| {
+            let path = watched
+                .checkpoint
+                .as_ref()
+                .context("no checkpoint was written")?;
+            let elements = match checkpoint::accept(&folder.join(path), None) {
+                Acceptance::Accepted(accepted) => accepted.elements,
+                Acceptance::Rejected { reason } => bail!("the checkpoint was refused: {reason}"),
+            };
+            let last = watched.updates.last();
+            let gate = watched.end.zip(last).map_or(0.0, |(end, last)| {
+                end.saturating_duration_since(*last).as_secs_f64()
+            });
+            Ok(Cost {
+                stage: watched.stage.clone(),
+                elements,
+                update: median(&watched.updates),
+                gate,
+                checkpoint_bytes: watched.checkpoint_bytes,
+            })
+        };
+        self.stages.iter().map(cost).collect()
+    }
+}
+
+/// Median time between updates after the warm-up.
+fn median(updates: &[Instant]) -> f64 {
+    let counted = updates.get(WARM_UP.saturating_sub(1)..).unwrap_or_default();
+    let mut gaps: Vec<f64> = counted
+        .windows(2)
+        .filter_map(|pair| match pair {
+            [a, b] => Some(b.saturating_duration_since(*a).as_secs_f64()),
+            _ => None,
+        })
+        .collect();
+    gaps.sort_by(f64::total_cmp);
+    gaps.get(gaps.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn table(created: &RunCreated, costs: &[Cost]) -> Vec<String> {
+    let mut table = Table::new(&[
+        ("stage", Align::Left),
+        ("numbers", Align::Right),
+        ("checkpoint", Align::Right),
+        ("updates", Align::Right),
+        ("seconds each", Align::Right),
+        ("gates", Align::Right),
+        ("time", Align::Right),
+    ]);
+    let mut whole = 0.0;
+    for cost in costs {
+        let Some(stage) = created
+            .policy
+            .stages
+            .iter()
+            .find(|stage| stage.name == cost.stage)
+        else {
+            continue;
+        };
+        let given = created
+            .init_from
+            .iter()
+            .find(|init| init.stage == stage.name);
+        let done = given.map_or(0, |init| init.checkpoint.step.get());
+        let updates = stage.settings.n_updates.saturating_sub(done);
+        let gates = updates.div_ceil(stage.settings.chunk_size.max(1));
+        let seconds = cost.update * updates as f64 + cost.gate * gates as f64;
+        whole += seconds;
+        table.row([
+            cost.stage.to_string(),
+            count(cost.elements),
+            bytes(cost.checkpoint_bytes),
+            count(updates),
+            number(cost.update),
+            count(gates),
+            duration(seconds),
+        ]);
+    }
+    let mut lines = table.lines();
+    lines.push(format!("time: {} if every gate passes", duration(whole)));
+    lines
+}
+
+/// The most this process had in memory, in bytes, where the system says it.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kilobytes.checked_mul(1024)
+}

@@ -1,0 +1,90 @@
+//! The commands, one file each.
+
+mod checkpoint;
+mod completions;
+mod config;
+#[cfg(feature = "train")]
+mod drive;
+#[cfg(feature = "train")]
+mod dry_run;
+mod explain;
+mod log;
+mod prepare;
+mod replay;
+mod resume;
+mod run;
+#[cfg(feature = "train")]
+mod signals;
+mod status;
+mod transfer;
+
+use std::path::Path;
+
+use tinygate::config::{ConfigError, Override};
+use tinygate::events::Record;
+use tinygate::store::{LogFile, LogRecords, ReadError};
+
+use crate::args::{CheckpointCommand, Command, ConfigCommand};
+use crate::exit::Exit;
+use crate::output::Summary;
+
+/// Does what the command line asks.
+pub fn perform(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run(args) => run::perform(&args),
+        Command::Resume(args) => resume::perform(&args),
+        Command::Replay(args) => replay::perform(&args),
+        Command::Status(args) => status::perform(&args),
+        Command::Log(args) => log::perform(&args),
+        Command::Explain(args) => explain::perform(&args),
+        Command::Export(args) => transfer::export(&args),
+        Command::Import(args) => transfer::import(&args),
+        Command::Checkpoint(CheckpointCommand::Verify(args)) => checkpoint::verify(&args),
+        Command::Config(ConfigCommand::Init(args)) => config::init(&args),
+        Command::Config(ConfigCommand::Check(args)) => config::check(&args),
+        Command::Config(ConfigCommand::Show(args)) => config::show(&args),
+        Command::Completions(args) => completions::perform(&args),
+    }
+}
+
+/// The events of a run directory or an exported file, read without a lock.
+fn records(path: &Path) -> Result<LogRecords, ReadError> {
+    LogFile::open(path).map(LogFile::records)
+}
+
+/// Folds the events up to `last`, or all of them.
+///
+/// # Errors
+/// The first fault of the log before `last`.
+fn fold(
+    records: impl Iterator<Item = Result<Record, ReadError>>,
+    last: Option<u64>,
+) -> Result<Summary, ReadError> {
+    let mut summary = Summary::empty();
+    for record in records {
+        let record = record?;
+        if last.is_some_and(|last| last < record.seq.get()) {
+            break;
+        }
+        summary.add(&record);
+    }
+    Ok(summary)
+}
+
+fn overrides(texts: &[String]) -> Result<Vec<Override>, ConfigError> {
+    texts.iter().map(|text| Override::parse(text)).collect()
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What a build without the feature `train` answers to `run` and `resume`.
+#[cfg(not(feature = "train"))]
+fn no_trainer() -> anyhow::Error {
+    anyhow::anyhow!(
+        "this build has no trainer\nhint: build it with the feature `train` and libtorch; `make build` does both"
+    )
+}

@@ -1,0 +1,334 @@
+//! Everything that must be right before a run may begin: config, data, checkpoints
+//! given by the user, devices. What comes out is the first event of the log.
+//!
+//! Nothing here writes a file or needs libtorch.
+//!
+//! Invariant: an error here leaves no run directory behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use tinygate::checkpoint::{self, Acceptance};
+use tinygate::config::{Config, Override};
+use tinygate::data::Frames;
+use tinygate::events::{
+    CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom, ModelKind, Parent, RunCreated,
+    SettingPatch, StageName, Step,
+};
+use tinygate::machine::RULES;
+use tinygate::setup;
+use tinygate::store::OpenError;
+
+use super::{overrides, records};
+use crate::args::RunArgs;
+use crate::exit::EmptyLog;
+use crate::output;
+
+/// What a new run begins with.
+pub struct Prepared {
+    /// All stages of the config, also those that `--stage` leaves out.
+    pub config: Config,
+    pub frames: Arc<Frames>,
+    pub created: RunCreated,
+    pub fallback: Option<FallbackGranted>,
+}
+
+/// The version of libtorch as the log records it.
+#[cfg(feature = "train")]
+pub const LIBTORCH_VERSION: &str = tinygate::train::actor::LIBTORCH_VERSION;
+#[cfg(not(feature = "train"))]
+pub const LIBTORCH_VERSION: &str = "none";
+
+pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
+    let (config, parent) = config(args)?;
+    let mut policy = config.policy.clone();
+    if let Some(stage) = &args.stage {
+        policy.stages.retain(|policy| policy.name.as_str() == stage);
+        if policy.stages.is_empty() {
+            bail!(
+                "`--stage {stage}` is no stage of the config\nhint: its stages are {}",
+                stage_names(&config)
+            );
+        }
+    }
+    if let Some(dir) = &args.dir {
+        refuse_a_log(dir)?;
+    }
+    let fallback = fallback(&config, args.allow_single_gpu_fallback)?;
+    let init_from = init_from(&config, &args.init_from)?;
+    for stage in &policy.stages {
+        check_upstream(&config, &policy.stages, &stage.name, &init_from)?;
+    }
+    let frames = setup::frames(&config)?;
+    let windows = setup::windows(&config, Arc::clone(&frames))?;
+    let created = RunCreated {
+        run: run_name(args.dir.as_deref())?,
+        tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
+        libtorch_version: LIBTORCH_VERSION.to_owned(),
+        rules: RULES,
+        seed: config.seed,
+        world_size: 1,
+        config: config.to_json(),
+        policy,
+        dataset: setup::dataset(&config, &windows),
+        trivial_predictors: setup::trivial_predictors(&windows)?,
+        parent,
+        init_from,
+    };
+    Ok(Prepared {
+        config,
+        frames,
+        created,
+        fallback,
+    })
+}
+
+/// A grant to train with fewer devices than ranks, where one is needed and not
+/// yet on record.
+///
+/// # Errors
+/// No grant: what was asked for cannot be had, and is not silently replaced.
+pub fn fallback(config: &Config, allowed: bool) -> anyhow::Result<Option<FallbackGranted>> {
+    if !config.use_ddp {
+        return Ok(None);
+    }
+    let granted_by = match (allowed, config.allow_single_gpu_fallback) {
+        (true, _) => "command line",
+        (false, true) => "config",
+        (false, false) => bail!(
+            "the config asks for DDP over {} ranks, and this build trains in one process\n\
+             hint: set `allow_single_gpu_fallback = true` or give `--allow-single-gpu-fallback` to go on with \
+             one device and more accumulation, or set `distributed.use_ddp = false`",
+            config.nproc_per_node
+        ),
+    };
+    Ok(Some(FallbackGranted {
+        ranks_wanted: config.nproc_per_node,
+        ranks_available: 1,
+        accumulation_factor: config.nproc_per_node,
+        granted_by: granted_by.to_owned(),
+    }))
+}
+
+fn config(args: &RunArgs) -> anyhow::Result<(Config, Option<Parent>)> {
+    let changes = overrides(&args.set)?;
+    let given = match &args.config {
+        Some(path) => Some(Config::load(path, &changes)?.config),
+        None => None,
+    };
+    match (&args.next_cycle_of, given) {
+        (Some(run), given) => next_cycle(run, given.as_ref(), &changes),
+        (None, Some(config)) => Ok((config, None)),
+        (None, None) => bail!("no config is given\nhint: name a TOML file"),
+    }
+}
+
+/// A run's first config, with what its ladders deferred and the overrides.
+fn next_cycle(
+    run: &Path,
+    given: Option<&Config>,
+    changes: &[Override],
+) -> anyhow::Result<(Config, Option<Parent>)> {
+    let mut created = None;
+    let mut patches: Vec<SettingPatch> = Vec::new();
+    for record in records(run)? {
+        let event = record?.event;
+        if let Event::RunCreated(first) = event {
+            created = Some(first);
+        } else if let Event::PatchDeferred(deferred) = event {
+            patches.push(deferred.patch);
+        }
+    }
+    let Some(created) = created else {
+        let place = run.display().to_string();
+        return Err(EmptyLog { place }.into());
+    };
+    let first = Config::from_json(&created.config)?;
+    let mut all = Vec::new();
+    for patch in &patches {
+        let text = format!("{}={}", patch.key.as_str(), output::setting(patch.to));
+        all.push(Override::parse(&text)?);
+    }
+    all.extend_from_slice(changes);
+    let config = first.with(&all)?;
+    if let Some(given) = given {
+        say_differences(&first, &given.with(changes)?, changes);
+    }
+    let parent = Parent {
+        run: created.run.clone(),
+        path: utf8(&absolute(run)?)?,
+        patches,
+    };
+    Ok((config, Some(parent)))
+}
+
+/// The other run's config counts; that the one named differs is worth a word.
+fn say_differences(first: &Config, given: &Config, changes: &[Override]) {
+    let changed: BTreeSet<&str> = changes.iter().map(Override::key).collect();
+    let first = first.entries();
+    let differs = |(key, value): &(String, String)| {
+        !changed.contains(key.as_str()) && !first.contains(&(key.clone(), value.clone()))
+    };
+    let keys: Vec<String> = given
+        .entries()
+        .into_iter()
+        .filter(differs)
+        .map(|(key, _)| format!("`{key}`"))
+        .collect();
+    if !keys.is_empty() {
+        output::say(&format!(
+            "warning: the first config of the other run counts; CONFIG differs in {}",
+            keys.join(", ")
+        ));
+    }
+}
+
+/// `run` begins a log and never goes on with one.
+fn refuse_a_log(dir: &Path) -> anyhow::Result<()> {
+    let log = dir.join("log");
+    if log.join("journal.tgj").exists() || log.join("sled").exists() {
+        let place = format!("cannot start a run in `{}`", dir.display());
+        return Err(anyhow::Error::from(OpenError::Exists).context(place));
+    }
+    if dir.exists() && !dir.is_dir() {
+        bail!("`{}` is a file\nhint: name a directory", dir.display());
+    }
+    Ok(())
+}
+
+fn run_name(dir: Option<&Path>) -> anyhow::Result<String> {
+    let Some(dir) = dir else {
+        return Ok("dry run".to_owned());
+    };
+    let dir = absolute(dir)?;
+    let name = dir
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    Ok(name.unwrap_or_else(|| "run".to_owned()))
+}
+
+/// Checkpoints given by the user, each judged like one of the run's own.
+fn init_from(config: &Config, texts: &[String]) -> anyhow::Result<Vec<InitFrom>> {
+    let mut given: Vec<InitFrom> = Vec::new();
+    for text in texts {
+        let init = one_init(config, text)?;
+        if given.iter().any(|known| known.stage == init.stage) {
+            bail!(
+                "`--init-from` names two checkpoints for `{}`\nhint: give one",
+                init.stage
+            );
+        }
+        given.push(init);
+    }
+    Ok(given)
+}
+
+fn one_init(config: &Config, text: &str) -> anyhow::Result<InitFrom> {
+    let named = text.split_once('=');
+    let is_stage = |name: &str| config.stage(&StageName::new(name)).is_some();
+    let (stage, path) = match named {
+        Some((stage, path)) if is_stage(stage) => (Some(stage.to_owned()), PathBuf::from(path)),
+        Some((stage, _)) if !Path::new(text).exists() => bail!(
+            "`--init-from {text}`: `{stage}` is no stage of the config\nhint: its stages are {}",
+            stage_names(config)
+        ),
+        Some(_) | None => (None, PathBuf::from(text)),
+    };
+    // A stage's `best` is a link; the checkpoint it leads to carries the names.
+    let path = fs::canonicalize(&path)
+        .with_context(|| format!("`--init-from`: cannot look into `{}`", path.display()))?;
+    let from_name = || {
+        let (stage, _) = path.file_name()?.to_str()?.rsplit_once("_step_")?;
+        is_stage(stage).then(|| stage.to_owned())
+    };
+    let Some(stage) = stage.or_else(from_name) else {
+        bail!(
+            "`--init-from {text}` does not say for which stage\nhint: write STAGE=CHECKPOINT; the stages are {}",
+            stage_names(config)
+        );
+    };
+    let accepted = match checkpoint::accept(&path, None) {
+        Acceptance::Accepted(accepted) => accepted,
+        Acceptance::Rejected { reason } => bail!(
+            "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: `tinygate checkpoint verify` looks \
+             into others",
+            path.display()
+        ),
+    };
+    let Some(step) = accepted.step else {
+        bail!(
+            "`--init-from`: the checkpoint `{}` does not say how many updates it has done\n\
+             hint: name its folder `{stage}_step_N`, N the index of its last update",
+            path.display()
+        );
+    };
+    let file = |file: checkpoint::FileRecord| FileRecord {
+        name: file.name,
+        size: file.size,
+        blake3: file.blake3_hex,
+    };
+    Ok(InitFrom {
+        stage: StageName::new(stage),
+        checkpoint: CheckpointRef {
+            path: utf8(&path)?,
+            step: Step::new(step),
+        },
+        files: accepted.files.into_iter().map(file).collect(),
+    })
+}
+
+/// A stage needs the models it builds on: from stages before it, or given.
+fn check_upstream(
+    config: &Config,
+    stages: &[tinygate::events::StagePolicy],
+    name: &StageName,
+    given: &[InitFrom],
+) -> anyhow::Result<()> {
+    for needed in config.upstream(name) {
+        let same_model = |stage: &StageName| {
+            config.stage(stage).map(|policy| policy.model) == Some(needed.model)
+        };
+        let before = stages.iter().take_while(|stage| stage.name != *name);
+        let trained = before.into_iter().any(|stage| stage.model == needed.model);
+        if !trained && !given.iter().any(|init| same_model(&init.stage)) {
+            bail!(
+                "`{name}` builds on {}, which this run does not train\n\
+                 hint: give its checkpoint with `--init-from {}=CHECKPOINT`",
+                model_name(needed.model),
+                needed.name
+            );
+        }
+    }
+    Ok(())
+}
+
+fn model_name(model: ModelKind) -> &'static str {
+    match model {
+        ModelKind::VideoTokenizer => "a video tokenizer",
+        ModelKind::LatentActions => "latent actions",
+        ModelKind::Dynamics => "dynamics",
+    }
+}
+
+fn stage_names(config: &Config) -> String {
+    let names = config.policy.stages.iter();
+    let names: Vec<String> = names.map(|stage| format!("`{}`", stage.name)).collect();
+    names.join(", ")
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot find `{}`", path.display()))
+}
+
+fn utf8(path: &Path) -> anyhow::Result<String> {
+    let text = path.to_str().map(str::to_owned);
+    text.with_context(|| {
+        format!(
+            "`{}` is not valid Unicode, and the log keeps paths as text",
+            path.display()
+        )
+    })
+}

@@ -1,0 +1,209 @@
+//! `resume`: go on with a run from its log alone.
+//!
+//! The config is the log's. What a person changes is an event, and what may not
+//! change is refused before anything is recorded.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::bail;
+use tinygate::config::{Config, Resumed};
+use tinygate::controller::Controller;
+use tinygate::data::Frames;
+use tinygate::events::{
+    Event, FallbackGranted, RunCreated, Seq, SettingChanged, SettingKey, SettingValue,
+};
+use tinygate::machine::{RunPhase, RunState, StageState};
+use tinygate::setup;
+use tinygate::store::{EventLog, Store};
+
+use super::{fold, now_ms, overrides, prepare};
+use crate::args::ResumeArgs;
+use crate::exit::{EmptyLog, Exit, StoppedRun};
+use crate::output;
+
+/// What a run goes on with.
+pub struct Continued {
+    /// As the run was created, with this process's device, threads and data paths.
+    pub config: Config,
+    pub frames: Arc<Frames>,
+    pub changes: Vec<SettingChanged>,
+    pub fallback: Option<FallbackGranted>,
+}
+
+pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
+    let (store, repairs) = Store::open(&args.dir)?;
+    if store.head() == Seq::FIRST {
+        let place = args.dir.display().to_string();
+        return Err(EmptyLog { place }.into());
+    }
+    let mut controller = Controller::open(&store, &args.dir, now_ms)?;
+    controller.record_repairs(repairs.into_iter().map(Into::into))?;
+    let state = controller.state();
+    let Some(created) = state.created.clone() else {
+        let place = args.dir.display().to_string();
+        return Err(EmptyLog { place }.into());
+    };
+    if state.phase == RunPhase::Finished {
+        say_finished(args, &store)?;
+        return Ok(Exit::Done);
+    }
+    let continued = prepare_resume(args, &created, state)?;
+    go_on(args, &args.dir, controller, &store, continued)
+}
+
+#[cfg(feature = "train")]
+fn go_on(
+    args: &ResumeArgs,
+    dir: &Path,
+    controller: Controller<'_>,
+    store: &Store,
+    continued: Continued,
+) -> anyhow::Result<Exit> {
+    super::drive::resume(dir, controller, store, continued, args.json, args.quiet)
+}
+
+#[cfg(not(feature = "train"))]
+fn go_on(
+    _: &ResumeArgs,
+    _: &Path,
+    _: Controller<'_>,
+    _: &Store,
+    _: Continued,
+) -> anyhow::Result<Exit> {
+    Err(super::no_trainer())
+}
+
+fn say_finished(args: &ResumeArgs, store: &Store) -> anyhow::Result<()> {
+    if args.quiet {
+        return Ok(());
+    }
+    output::say("the run has finished; there is nothing to go on with");
+    for line in fold(store.read(Seq::FIRST)?, None)?.lines() {
+        output::say(&line);
+    }
+    Ok(())
+}
+
+fn prepare_resume(
+    args: &ResumeArgs,
+    created: &RunCreated,
+    state: &RunState,
+) -> anyhow::Result<Continued> {
+    let original = Config::from_json(&created.config)?;
+    let in_force = state
+        .stages
+        .iter()
+        .map(|stage| (stage.name(), &stage.settings));
+    let resumed = original.resume(in_force, created.policy.max_retries, &overrides(&args.set)?)?;
+    let changes = changes(args, state, &resumed)?;
+    let fallback = match &state.fallback {
+        Some(_) => None,
+        None => prepare::fallback(&resumed.config, args.allow_single_gpu_fallback)?,
+    };
+    // Which windows are held out follows from the config the run was created with.
+    let config = Config {
+        policy: original.policy.clone(),
+        ..resumed.config
+    };
+    let frames = setup::frames(&config)?;
+    let hash = frames.hash().to_hex().to_string();
+    if hash != created.dataset.blake3 {
+        bail!(
+            "the data is not the run's: BLAKE3 {hash}, the log says {}\n\
+             hint: name the run's own data with `--set data.path=...`, or start a new run",
+            created.dataset.blake3
+        );
+    }
+    Ok(Continued {
+        config,
+        frames,
+        changes,
+        fallback,
+    })
+}
+
+/// The events of what a person changes; an error when a stopped run would stay stopped.
+fn changes(
+    args: &ResumeArgs,
+    state: &RunState,
+    resumed: &Resumed,
+) -> anyhow::Result<Vec<SettingChanged>> {
+    let who = user_name();
+    let changed = |change: &tinygate::config::SettingChange| SettingChanged {
+        stage: change.stage.clone(),
+        key: change.key,
+        from: change.from,
+        to: change.to,
+        who: who.clone(),
+        why: "command line".to_owned(),
+    };
+    let mut changes: Vec<SettingChanged> = resumed.settings.iter().map(changed).collect();
+    let stopped = stopped_stage(state);
+    let of_policy = changes
+        .iter()
+        .find(|change| change.key == SettingKey::MaxRetries);
+    let allowed = of_policy.and_then(|change| match change.to {
+        SettingValue::Count(count) => u32::try_from(count).ok(),
+        SettingValue::Real(_) => None,
+    });
+    match (args.retries, stopped) {
+        (Some(more), Some(stage)) => {
+            let from = allowed.unwrap_or(stage.max_retries);
+            changes.push(SettingChanged {
+                stage: Some(stage.name().clone()),
+                key: SettingKey::MaxRetries,
+                from: SettingValue::Count(u64::from(from)),
+                to: SettingValue::Count(u64::from(from.saturating_add(more))),
+                who,
+                why: "command line".to_owned(),
+            });
+        }
+        (Some(_), None) => bail!(
+            "`--retries` allows a stopped stage more failures, and no stage of this run is stopped\n\
+             hint: resume without it"
+        ),
+        (None, Some(stage)) if allowed.is_none_or(|allowed| allowed <= stage.max_retries) => {
+            return Err(stopped_run(args, stage).into());
+        }
+        (None, Some(_) | None) => {}
+    }
+    Ok(changes)
+}
+
+fn stopped_stage(state: &RunState) -> Option<&StageState> {
+    match state.phase {
+        RunPhase::Stopped(place) => state.stages.get(place),
+        RunPhase::Empty
+        | RunPhase::Running(_)
+        | RunPhase::Finishing
+        | RunPhase::Stopping(_)
+        | RunPhase::Finished => None,
+    }
+}
+
+fn stopped_run(args: &ResumeArgs, stage: &StageState) -> StoppedRun {
+    StoppedRun {
+        stage: stage.name().to_string(),
+        failures: stage.failures,
+        dir: args.dir.display().to_string(),
+    }
+}
+
+/// Whoever changes a setting is named in the log.
+fn user_name() -> String {
+    let name = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
+    name("USER")
+        .or_else(|| name("LOGNAME"))
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+impl Continued {
+    /// The events to record before training goes on.
+    #[cfg(feature = "train")]
+    pub fn facts(&self) -> Vec<Event> {
+        let fallback = self.fallback.iter().cloned().map(Event::FallbackGranted);
+        let changes = self.changes.iter().cloned().map(Event::SettingChanged);
+        fallback.chain(changes).collect()
+    }
+}

@@ -1,0 +1,271 @@
+//! What a person sees while a run goes on, and what a program reads.
+//!
+//! Everything shown is durable already. A line per stage moves in a terminal;
+//! elsewhere a plain line comes every ten seconds.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tinygate::controller::{Observer, Progress};
+use tinygate::events::{Event, InterruptReason, Record, StageName, metric};
+use tinygate::machine::RunState;
+
+use super::gate::{failure_lines, gate_lines, reopened_lines, stopped_lines};
+use super::{GateJson, Style, count, data_line, duration, number, say, stderr_is_terminal, words};
+
+/// Between plain lines.
+const PLAIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub struct Console {
+    json: bool,
+    quiet: bool,
+    style: Style,
+    line: Line,
+    /// A reader of stdout that went away is not told again.
+    unread: bool,
+}
+
+#[derive(Debug)]
+enum Line {
+    Moving(Option<(StageName, ProgressBar)>),
+    Plain(Instant),
+    None,
+}
+
+impl Console {
+    pub fn new(json: bool, quiet: bool) -> Console {
+        let line = match (quiet, stderr_is_terminal()) {
+            (true, _) => Line::None,
+            (false, true) => Line::Moving(None),
+            (false, false) => Line::Plain(Instant::now()),
+        };
+        Console {
+            json,
+            quiet,
+            style: Style::of_stderr(),
+            line,
+            unread: false,
+        }
+    }
+
+    /// A line for people, above the moving one.
+    pub fn say(&self, line: &str) {
+        if self.quiet {
+            return;
+        }
+        match &self.line {
+            Line::Moving(Some((_, bar))) => bar.suspend(|| say(line)),
+            Line::Moving(None) | Line::Plain(_) | Line::None => say(line),
+        }
+    }
+
+    pub fn say_all(&self, lines: &[String]) {
+        for line in lines {
+            self.say(line);
+        }
+    }
+
+    /// Leaves the line as it stands.
+    pub fn end_line(&mut self) {
+        if let Line::Moving(moving) = &mut self.line
+            && let Some((_, bar)) = moving.take()
+        {
+            bar.abandon();
+        }
+    }
+
+    fn print_gate(&mut self, event: &Event) {
+        let Some(gate) = GateJson::of(event) else {
+            return;
+        };
+        if self.unread {
+            return;
+        }
+        let written = serde_json::to_string(&gate)
+            .map_err(std::io::Error::from)
+            .and_then(|json| data_line(&json));
+        if let Err(error) = written {
+            self.unread = true;
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                tracing::warn!("gates are no longer printed: {error}");
+            }
+        }
+    }
+
+    fn tell(&mut self, event: &Event, state: &RunState) {
+        let style = self.style;
+        match event {
+            Event::GateDecided(gate) if !self.json => {
+                self.say_all(&gate_lines(gate, state.stage_named(&gate.stage), style));
+            }
+            Event::StageReopened(reopened) if !self.json => {
+                self.say_all(&reopened_lines(reopened, style));
+            }
+            Event::StageStarted(e) => {
+                let from = e.resume_from.as_ref();
+                let from = from.map_or("fresh weights", |from| from.path.as_str());
+                let target = count(e.settings.n_updates);
+                let name = style.strong(e.stage.as_str());
+                self.say(&format!(
+                    "{name} begins from {from}, target {target} updates"
+                ));
+            }
+            Event::StageMeasured(e) => {
+                let loss = e.trivial.iter().find(|m| m.name == metric::TRIVIAL_LOSS);
+                if let Some(loss) = loss.and_then(|metric| metric.value) {
+                    let predictor = words::predictor(&e.predictor);
+                    let loss = number(loss.get());
+                    self.say(&format!("    trivial predictor: {predictor} scores {loss}"));
+                }
+            }
+            Event::FailureDecided(e) => self.say_all(&failure_lines(e, style)),
+            Event::StageStopped(e) => {
+                self.end_line();
+                self.say_all(&stopped_lines(e, style));
+            }
+            Event::StagePassed(e) => {
+                self.end_line();
+                let name = style.strong(e.stage.as_str());
+                let passed = style.good("passed");
+                self.say(&format!("{name} {passed} with {}", e.checkpoint.path));
+            }
+            Event::ChunkFailed(_) => self.say(&super::event_line_short(event)),
+            Event::CheckpointJudged(e) => {
+                if let Some(rejected) = &e.rejected {
+                    let what = style.notable("rejected");
+                    self.say(&format!(
+                        "    {} {what}: {}",
+                        e.checkpoint.path, rejected.text
+                    ));
+                }
+            }
+            Event::SettingChanged(_) | Event::FallbackGranted(_) | Event::StoreRepaired(_) => {
+                self.say(&super::event_line_short(event));
+            }
+            Event::RunInterrupted(e) => {
+                self.end_line();
+                if let InterruptReason::Signal { name } = &e.reason {
+                    self.say(&format!("interrupted by {name}; everything is on the disk"));
+                }
+            }
+            Event::GateDecided(_)
+            | Event::StageReopened(_)
+            | Event::RunCreated(_)
+            | Event::ProcessStarted(_)
+            | Event::MetricsLogged(_)
+            | Event::CheckpointWritten(_)
+            | Event::HeldOutScored(_)
+            | Event::PictureScored(_)
+            | Event::ChunkFinished(_)
+            | Event::ChunkStarted(_)
+            | Event::SamplesSuperseded(_)
+            | Event::PatchApplied(_)
+            | Event::PatchDeferred(_)
+            | Event::CheckpointDeleted(_)
+            | Event::RunFinished(_)
+            | Event::RunStopped(_) => {}
+        }
+    }
+}
+
+impl Observer for Console {
+    fn recorded(&mut self, record: &Record, state: &RunState) {
+        if self.json {
+            self.print_gate(&record.event);
+        }
+        if !self.quiet {
+            self.tell(&record.event, state);
+        }
+    }
+
+    fn progressed(&mut self, progress: &Progress) {
+        match &mut self.line {
+            Line::None => {}
+            Line::Plain(last) => {
+                if PLAIN <= last.elapsed() {
+                    *last = Instant::now();
+                    say(&format!("{}: {}", progress.stage, plain(progress)));
+                }
+            }
+            Line::Moving(moving) => {
+                let known = moving
+                    .as_ref()
+                    .is_some_and(|(stage, _)| *stage == progress.stage);
+                if !known {
+                    *moving = Some((progress.stage.clone(), bar(progress)));
+                }
+                if let Some((_, bar)) = moving {
+                    bar.set_length(progress.target.get());
+                    bar.set_position(progress.step.get());
+                    bar.set_message(moving_text(progress));
+                }
+            }
+        }
+    }
+}
+
+fn bar(progress: &Progress) -> ProgressBar {
+    let template = "{prefix} {wide_bar} {pos}/{len}  {msg}";
+    let bar =
+        ProgressBar::with_draw_target(Some(progress.target.get()), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(progress.stage.to_string());
+    bar
+}
+
+fn moving_text(progress: &Progress) -> String {
+    format!(
+        "gate {}  loss {:<9}  {}/s  ETA {}",
+        progress.gate,
+        number(progress.loss),
+        rate(progress),
+        eta(progress)
+    )
+}
+
+fn plain(progress: &Progress) -> String {
+    format!(
+        "update {} of {}, gate at {}, loss {}, {} updates/s, ETA {}",
+        count(progress.step.get()),
+        count(progress.target.get()),
+        count(progress.gate.get()),
+        number(progress.loss),
+        rate(progress),
+        eta(progress)
+    )
+}
+
+fn rate(progress: &Progress) -> String {
+    format!("{:.1}", progress.updates_per_second)
+}
+
+/// Until the stage's target.
+fn eta(progress: &Progress) -> String {
+    let left = progress.target.get().saturating_sub(progress.step.get());
+    duration(left as f64 / progress.updates_per_second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinygate::events::Step;
+
+    #[test]
+    fn a_plain_line_says_where_training_is() {
+        let progress = Progress {
+            stage: StageName::new("dynamics"),
+            step: Step::new(1200),
+            gate: Step::new(5000),
+            target: Step::new(10_000),
+            loss: 0.012_345,
+            updates_per_second: 10.0,
+        };
+        assert_eq!(
+            plain(&progress),
+            "update 1,200 of 10,000, gate at 5,000, loss 0.01235, 10.0 updates/s, ETA 14:40"
+        );
+    }
+}

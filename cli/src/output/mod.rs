@@ -1,0 +1,65 @@
+//! How things look: data on stdout, words for people on stderr.
+//!
+//! Colours are only ever an addition, on a terminal that wants them; nothing is
+//! said by colour alone. Nothing here decides, reads a log or trains.
+
+mod console;
+mod error;
+mod event;
+mod gate;
+mod numbers;
+mod style;
+mod summary;
+mod table;
+mod words;
+
+use std::io::{self, IsTerminal, Write};
+
+use tracing_subscriber::EnvFilter;
+
+pub use console::Console;
+pub use error::error;
+pub use event::{event_line, event_line_short};
+pub use gate::{GateJson, decision_lines, is_explained};
+pub use numbers::{bytes, count, duration, number, timestamp};
+pub use style::Style;
+pub use summary::{StageSummary, Summary};
+pub use table::{Align, Table};
+pub use words::setting;
+
+/// Warnings of the libraries go to stderr; `RUST_LOG` may ask for more.
+pub fn warnings_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // A second call, in a test, changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(Style::of_stderr().colours())
+        .without_time()
+        .with_target(false)
+        .try_init();
+}
+
+/// One line of data.
+pub fn data_line(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(line.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Lines of data from a text that has its own line ends.
+pub fn data(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// A line for people. Nobody listening is no error.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+pub fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}

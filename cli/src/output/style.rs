@@ -1,0 +1,63 @@
+//! Colours, where a terminal shows them and nobody asked for none.
+
+use std::io::{self, IsTerminal};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    colours: bool,
+}
+
+impl Style {
+    pub fn of_stderr() -> Style {
+        Style::when(io::stderr().is_terminal())
+    }
+
+    pub fn of_stdout() -> Style {
+        Style::when(io::stdout().is_terminal())
+    }
+
+    fn when(terminal: bool) -> Style {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Style {
+            colours: terminal && !unwanted,
+        }
+    }
+
+    #[cfg(test)]
+    pub const fn plain() -> Style {
+        Style { colours: false }
+    }
+
+    pub fn colours(self) -> bool {
+        self.colours
+    }
+
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    pub fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    pub fn notable(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    pub fn strong(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    pub fn faint(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colours {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `config init`, `check` and `show`, and what wrong configs are told.
+
+mod support;
+
+use support::{Place, run};
+
+#[test]
+fn a_fresh_config_is_sound() {
+    for preset in ["seed", "strict"] {
+        let place = Place::new();
+        let text = run(["config", "init", "--preset", preset]).expect(0).stdout;
+        let file = place.write("fresh.toml", &text);
+        let checked = run(["config", "check", &file]).expect(0);
+        assert_eq!(checked.stdout + &checked.stderr, "", "{preset}");
+    }
+}
+
+#[test]
+fn a_shown_config_is_the_same_config() {
+    let place = Place::with_config(1);
+    let args = ["--set", "video_tokenizer.learning_rate=0.5"];
+    let shown = run(["config", "show", &place.config()].into_iter().chain(args)).expect(0).stdout;
+    assert!(shown.contains("learning_rate = 0.5\n"), "{shown}");
+    assert!(shown.contains("# default"), "{shown}");
+    let again = place.write("again.toml", &shown);
+    let shown_again = run(["config", "show", &again]).expect(0).stdout;
+    let plain = |text: &str| text.replace("  # default", "");
+    assert_eq!(plain(&shown), plain(&shown_again));
+}
+
+#[test]
+fn every_key_has_a_default_and_a_meaning() {
+    let keys = run(["config", "show"]).expect(0).stdout;
+    for text in ["STAGE.learning_rate", "default: ", "on resume: ", "windows"] {
+        assert!(keys.contains(text), "no `{text}` in:\n{keys}");
+    }
+}
+
+#[track_caller]
+fn check(name: &str, set: &str, texts: &[&str]) {
+    let place = Place::with_config(1);
+    let done = run(["config", "check", &place.config(), "--set", set]).expect(2);
+    assert_eq!(done.stdout, "", "{name}");
+    for text in texts {
+        assert!(done.stderr.contains(text), "{name}: no `{text}` in:\n{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_wrong_key_or_value_names_what_would_be_right() {
+    check(
+        "a misspelt key names the nearest",
+        "video_tokenizer.learning_rat=1",
+        &["unknown key `video_tokenizer.learning_rat`", "\n\nhint: ", "`video_tokenizer.learning_rate`"],
+    );
+    check(
+        "a text where a number belongs",
+        "seed=red",
+        &["`seed`", "expected an integer"],
+    );
+    check(
+        "a number out of its range",
+        "video_tokenizer.learning_rate=-1",
+        &["`video_tokenizer.learning_rate`"],
+    );
+    check("a choice that is none", "preset=sed", &["`preset`", "`seed`"]);
+    check("no assignment", "seed", &["`seed` is not `key=value`"]);
+    check(
+        "values that do not fit together",
+        "patch_size=10",
+        &["not divisible", "`patch_size`"],
+    );
+}
+
+#[test]
+fn all_problems_are_shown_at_once_with_their_lines() {
+    let place = Place::new();
+    let file = place.write("two.toml", "seed = \"red\"\nframe_sise = 64\ndata.path = \"x.h5\"\n");
+    let done = run(["config", "check", &file]).expect(2);
+    for text in ["two.toml:1", "two.toml:2", "`frame_size`"] {
+        assert!(done.stderr.contains(text), "no `{text}` in:\n{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_config_that_is_not_there_or_no_toml() {
+    let place = Place::new();
+    let missing = run(["config", "check", &place.arg("none.toml")]).expect(2);
+    assert!(missing.stderr.contains("none.toml"), "{}", missing.stderr);
+    let file = place.write("bad.toml", "seed = = 3");
+    let bad = run(["config", "check", &file]).expect(2);
+    assert!(bad.stderr.contains("bad.toml:1: not TOML"), "{}", bad.stderr);
+}

@@ -1,0 +1,102 @@
+//! The options are frozen: scripts rely on them. A new one is added to the table by hand.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use support::{run, tinygate};
+
+/// Command, then its arguments and options as the help names them.
+const OPTIONS: &[(&str, &str)] = &[
+    ("", "--help --version"),
+    (
+        "run",
+        "--allow-single-gpu-fallback --dir --dry-run --help --init-from --json --next-cycle-of --quiet --set --stage [CONFIG]",
+    ),
+    (
+        "resume",
+        "--allow-single-gpu-fallback --help --json --quiet --retries --set <DIR>",
+    ),
+    ("replay", "--help --json <LOG>"),
+    ("status", "--at --help --json <DIR>"),
+    ("log", "--follow --from --help --json --to <DIR>"),
+    ("explain", "--help <DIR> [SEQ]"),
+    ("export", "--help <DIR> <FILE>"),
+    ("import", "--help <DIR> <FILE>"),
+    ("checkpoint verify", "--help <DIR>"),
+    ("config init", "--help --preset"),
+    ("config check", "--help --set <FILE>"),
+    ("config show", "--help --set [FILE]"),
+    ("completions", "--help <SHELL>"),
+];
+
+/// The first word of each line of the help's lists that is an option or an argument.
+fn named(help: &str) -> BTreeSet<String> {
+    let lines = help.lines().filter(|line| line.starts_with(' '));
+    let of_line = |line: &str| {
+        let words = line.split_whitespace().map(|word| word.trim_end_matches([',', '.']));
+        let word = words.take(2).find(|word| word.starts_with("--") || argument(word))?;
+        Some(word.trim_end_matches("...").to_owned())
+    };
+    lines.filter_map(of_line).collect()
+}
+
+fn argument(word: &str) -> bool {
+    let inner = word.trim_end_matches("...");
+    let inner = inner
+        .strip_prefix('<')
+        .and_then(|inner| inner.strip_suffix('>'))
+        .or_else(|| inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')));
+    inner.is_some_and(|inner| inner.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+}
+
+#[test]
+fn no_option_comes_or_goes_unnoticed() {
+    for (command, want) in OPTIONS {
+        let help = run(command.split_whitespace().chain(["--help"])).expect(0).stdout;
+        let want: BTreeSet<String> = want.split_whitespace().map(str::to_owned).collect();
+        assert_eq!(named(&help), want, "tinygate {command}\n{help}");
+    }
+}
+
+#[test]
+fn every_command_is_in_the_table() {
+    let help = run(["--help"]).expect(0).stdout;
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = listed.take_while(|line| !line.is_empty());
+    let listed: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(listed.len() > 10, "{help}");
+    for command in listed.into_iter().filter(|command| *command != "help") {
+        let known = OPTIONS
+            .iter()
+            .any(|(name, _)| name.split_whitespace().next() == Some(command));
+        assert!(known, "`{command}` is not in the table");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_2() {
+    run(["run"]).expect(2);
+    run(["train"]).expect(2);
+    run(["resume", "x", "--retries", "0"]).expect(2);
+    run(Vec::<String>::new()).expect(2);
+}
+
+#[test]
+fn completions_name_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(["completions", shell]).expect(0).stdout;
+        assert!(script.contains("next-cycle-of"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    use std::process::Stdio;
+    for args in [["config", "init"], ["config", "show"], ["completions", "bash"]] {
+        let mut child = tinygate().args(args).stdout(Stdio::piped()).spawn().unwrap();
+        // The pipe's reading end closes here, perhaps before the first byte is written.
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{args:?}");
+    }
+}

@@ -1,0 +1,256 @@
+//! Runs the program as a process, and makes what it works on.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tinygate::config::Config;
+use tinygate::events::{Event, Policy, RunCreated};
+use tinygate::setup;
+use tinygate::store::Store;
+use tinygate_testing::{Quiet, Script, ScriptedTrainer, Ticks, live};
+
+/// Pixels of a frame's side.
+pub const SIDE: usize = 64;
+
+/// The program, with nothing in its environment that changes what it prints.
+pub fn tinygate() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tinygate"));
+    command
+        .env_remove("RUST_LOG")
+        .env("NO_COLOR", "1")
+        .env("USER", "somebody");
+    command
+}
+
+/// What a process came to.
+#[derive(Debug)]
+pub struct Done {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    pub fn of(output: Output) -> Done {
+        Done {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// The whole of both streams when the code is another.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Done {
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// An error of this code: nothing on stdout, these texts and a hint on stderr.
+    #[track_caller]
+    pub fn expect_error(self, code: i32, texts: &[&str]) -> Done {
+        let done = self.expect(code);
+        assert!(done.stderr.starts_with("error: "), "{}", done.stderr);
+        for text in texts {
+            assert!(done.stderr.contains(text), "no `{text}` in:\n{}", done.stderr);
+        }
+        assert!(done.stderr.contains("hint: "), "no hint in:\n{}", done.stderr);
+        done
+    }
+}
+
+/// Runs the program to its end.
+#[track_caller]
+pub fn run<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Done {
+    Done::of(tinygate().args(args).output().unwrap())
+}
+
+/// A folder with data and a config in it.
+pub struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Place {
+        Place {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The same as text, for an argument.
+    pub fn arg(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        fs::write(self.path(name), bytes).unwrap();
+        self.arg(name)
+    }
+
+    /// `config.toml` and its data, `frames.npy` of so many frames.
+    pub fn with_config(frames: usize) -> Place {
+        let place = Place::new();
+        place.write("frames.npy", npy(frames));
+        place.write("config.toml", CONFIG);
+        place
+    }
+
+    pub fn config(&self) -> String {
+        self.arg("config.toml")
+    }
+}
+
+/// A model of a few thousand numbers, gates every twenty updates, and limits that
+/// anything passes.
+pub const CONFIG: &str = r#"
+preset = "seed"
+seed = 3
+device = "cpu"
+threads = 1
+allow_single_gpu_fallback = true
+frame_size = 64
+patch_size = 16
+context_length = 4
+latent_dim = 3
+num_bins = 2
+n_actions = 4
+
+[data]
+path = "frames.npy"
+frame_stride = 1
+
+[video_tokenizer]
+n_updates = 40
+chunk_size = 20
+learning_rate = 1e-3
+batch_size_per_gpu = 2
+log_interval = 5
+embed_dim = 8
+num_heads = 2
+hidden_dim = 16
+num_blocks = 1
+gate.loss_latest = 100.0
+gate.trend_tolerance = 1000.0
+
+[latent_actions]
+n_updates = 40
+chunk_size = 20
+learning_rate = 1e-3
+batch_size_per_gpu = 2
+log_interval = 5
+embed_dim = 8
+num_heads = 2
+hidden_dim = 16
+num_blocks = 1
+gate.loss_latest = 100.0
+gate.unique_actions = 0
+gate.action_entropy = 0.0
+
+[dynamics]
+n_updates = 40
+chunk_size = 20
+learning_rate = 1e-3
+batch_size_per_gpu = 2
+log_interval = 5
+embed_dim = 8
+num_heads = 2
+hidden_dim = 16
+num_blocks = 1
+gate.tolerance = 1000.0
+gate.criteria = ["checkpoint_valid", "loss_finite", "loss_not_rising", "loss_delta", "metrics_fresh"]
+"#;
+
+/// Frames in which a bright square moves over a dark field, as NumPy saves them
+/// (format 1.0: magic, version, length of the header, header, bytes in C order).
+pub fn npy(frames: usize) -> Vec<u8> {
+    let mut header = format!(
+        "{{'descr': '|u1', 'fortran_order': False, 'shape': ({frames}, {SIDE}, {SIDE}, 3), }}"
+    );
+    while !(10 + header.len() + 1).is_multiple_of(64) {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    for frame in 0..frames {
+        let (left, top) = (frame * 3 % 56, frame * 2 % 52);
+        for row in 0..SIDE {
+            for column in 0..SIDE {
+                let inside =
+                    (left..left + 8).contains(&column) && (top..top + 12).contains(&row);
+                bytes.extend(if inside { [230, 200, 90] } else { [20, 30, 60] });
+            }
+        }
+    }
+    bytes
+}
+
+/// A run in `dir` whose trainer is a script, with the config and the data of `place`.
+pub fn scripted(place: &Place, dir: &str, policy: Policy, script: Script) -> PathBuf {
+    let run = place.path(dir);
+    let (store, created) = created_run(place, dir, policy);
+    let clock = Ticks::from(1_700_000_000_000);
+    let trainer = ScriptedTrainer::new(script);
+    live(
+        &store,
+        &run,
+        &clock,
+        vec![created],
+        trainer,
+        &mut Quiet,
+    )
+    .unwrap()
+    .ending
+    .unwrap();
+    store.close().unwrap();
+    run
+}
+
+/// A log without events yet, and the first event it wants.
+pub fn created_run(place: &Place, dir: &str, policy: Policy) -> (Store, Event) {
+    let config = Config::load(&place.path("config.toml"), &[]).unwrap().config;
+    let frames = setup::frames(&config).unwrap();
+    let windows = setup::windows(&config, frames).unwrap();
+    let Event::RunCreated(created) = tinygate_testing::created(policy, config.seed) else {
+        panic!("the first event creates a run");
+    };
+    let created = RunCreated {
+        config: config.to_json(),
+        dataset: setup::dataset(&config, &windows),
+        ..*created
+    };
+    let store = Store::create(&place.path(dir), "scripted").unwrap();
+    (store, Event::RunCreated(Box::new(created)))
+}
+
+pub fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The stored bytes of a run's log.
+pub fn journal(run: &Path) -> PathBuf {
+    run.join("log/journal.tgj")
+}
+
+/// Makes the log of a later build out of a log: only its file header is read (src/store/block.rs).
+pub fn made_newer(log: &[u8]) -> Vec<u8> {
+    let mut log = log.to_vec();
+    log[8] += 1;
+    let hash = blake3::hash(&log[..160]);
+    log[160..192].copy_from_slice(hash.as_bytes());
+    log
+}
