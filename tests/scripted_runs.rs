@@ -1,5 +1,12 @@
 //! Whole runs with a scripted trainer: what is decided, gate by gate.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests fail as tests do"
+)]
+
 use std::path::Path;
 
 use tinygate::controller::{ControlError, Ending};

@@ -8,6 +8,13 @@
 //! are not there yet and writes the expectations anew. It never touches a log
 //! that is there; delete one to have it made again.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests fail as tests do"
+)]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -80,7 +87,7 @@ fn every_file_of_the_corpus_belongs_to_a_log() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| !path.with_extension("tgj").is_file())
         .collect();
-    assert_eq!(strays, [PathBuf::new(); 0]);
+    assert_eq!(strays, Vec::<PathBuf>::new());
 }
 
 fn logs(folder: &Path) -> Vec<PathBuf> {
@@ -180,17 +187,18 @@ fn recipes() -> Vec<Recipe> {
         2,
         video().loss(Curve::decay(0.1, 2.0).but(7, f64::NAN)),
     );
-    let memory = Script::new(6).attempt(
-        DYNAMICS,
-        1,
-        1,
-        dynamics().failing(10, Failure::OutOfMemory),
-    );
+    let memory =
+        Script::new(6).attempt(DYNAMICS, 1, 1, dynamics().failing(10, Failure::OutOfMemory));
     let structure = Script::new(7)
         .chunk(DYNAMICS, 1, dynamics().picture(4, 3))
         .chunk(DYNAMICS, 2, dynamics().picture(4, 2));
     let worker = (1..=4).fold(Script::new(8), |script, attempt| {
-        script.attempt(LATENT, 1, attempt, latent().failing(3, Failure::WorkerExited))
+        script.attempt(
+            LATENT,
+            1,
+            attempt,
+            latent().failing(3, Failure::WorkerExited),
+        )
     });
 
     let clean = run(Script::new(1));
@@ -312,7 +320,9 @@ fn killed_and_resumed() -> Vec<Record> {
         &mut tinygate_testing::Quiet,
     );
     assert!(life.unwrap().ending.is_err());
-    let second = lived(&log.records(), vec![], Script::new(9)).unwrap().records;
+    let second = lived(&log.records(), vec![], Script::new(9))
+        .unwrap()
+        .records;
     let before_gate = second
         .iter()
         .position(
