@@ -244,9 +244,12 @@ fn action(gate: &GateDecided) -> String {
         .iter()
         .filter(|result| result.verdict == Verdict::Fail)
         .count() as u64;
+    let none_failed = failed == 0;
     let failed = plural(failed, "criterion failed", "criteria failed");
     match gate.decision {
-        Action::Continue => "continue, since no criterion failed".to_owned(),
+        Action::Continue if none_failed => "continue, since no criterion failed".to_owned(),
+        // Only a log that was tampered with says so.
+        Action::Continue => format!("continue, although {failed}"),
         Action::Retune => format!("retune, since {failed}"),
         Action::RestartStage => format!("restart the stage, since {failed}"),
         Action::Stop if gate.criteria.is_empty() => {
@@ -306,9 +309,9 @@ fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> 
         } else {
             "every loss sample of the chunk is finite".to_owned()
         }),
-        CriterionTest::LossTrend { .. } => Some(must(
-            "the gate loss",
-            "below the previous gate's, with its tolerance",
+        CriterionTest::LossTrend { .. } => Some(format!(
+            "{}, the previous gate's with the tolerance",
+            must("the gate loss", "below")
         )),
         CriterionTest::LossLatest { .. } => Some(must("the latest loss", "at most")),
         CriterionTest::MetricAtLeast { metric, .. } => {
@@ -372,7 +375,7 @@ fn finding(finding: &Finding) -> String {
             trivial_loss,
             factor,
         } => format!(
-            "{criterion}: the limit {} is {} times looser than the loss of {}, {}, which learned nothing",
+            "{criterion}: the limit {} is {} times looser than {}'s loss {}, and that learned nothing",
             short(limit.get()),
             times(factor.get()),
             self::predictor(predictor),
@@ -607,7 +610,7 @@ fn explain_stopped(stopped: &StageStopped) -> String {
     )];
     lines.extend(stopped.blocking.iter().map(|blocking| {
         format!(
-            "  {} blocked: {} at the last gate, limit {}; it failed at {}",
+            "  {} blocked: {} against a limit of {} when it last failed; it failed at {}",
             blocking.criterion,
             of(blocking.value),
             of(blocking.limit),
