@@ -26,7 +26,11 @@ fn a_checkpoint_of_tinyworlds_is_accepted_with_its_updates() {
     let path = fixture().join(NAME);
     let done = run(["checkpoint".as_ref(), "verify".as_ref(), path.as_os_str()]).expect(0);
     assert!(done.stdout.starts_with("accepted"), "{}", done.stdout);
-    assert!(done.stdout.contains("foreign, 150 updates"), "{}", done.stdout);
+    assert!(
+        done.stdout.contains("foreign, 150 updates"),
+        "{}",
+        done.stdout
+    );
 }
 
 #[track_caller]
@@ -34,13 +38,20 @@ fn check(folder: &str, code: &str) {
     let path = fixture().join("broken").join(folder).join(NAME);
     let before = listing(Path::new("."));
     let done = run(["checkpoint".as_ref(), "verify".as_ref(), path.as_os_str()]).expect(1);
-    assert!(done.stdout.starts_with("refused"), "{folder}: {}", done.stdout);
+    assert!(
+        done.stdout.starts_with("refused"),
+        "{folder}: {}",
+        done.stdout
+    );
     assert!(done.stdout.contains(code), "{folder}: {}", done.stdout);
     assert_eq!(listing(Path::new(".")), before, "{folder} made a file");
 }
 
 fn listing(folder: &Path) -> Vec<PathBuf> {
-    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     names.sort();
     names
 }
@@ -64,14 +75,34 @@ fn a_model_file_under_1000_bytes_is_refused() {
     copy(&fixture().join(NAME), &small);
     fs::write(small.join("model_state_dict.pt"), vec![0; 999]).unwrap();
     let done = run(["checkpoint".as_ref(), "verify".as_ref(), small.as_os_str()]).expect(1);
-    assert!(done.stdout.contains("too_small: `model_state_dict.pt` has 999 bytes"), "{}", done.stdout);
+    assert!(
+        done.stdout
+            .contains("too_small: `model_state_dict.pt` has 999 bytes"),
+        "{}",
+        done.stdout
+    );
 }
 
 #[test]
 fn a_folder_is_searched_and_one_refusal_is_enough() {
-    let done = run(["checkpoint".as_ref(), "verify".as_ref(), fixture().as_os_str()]).expect(1);
-    let verdicts = |word: &str| done.stdout.lines().filter(|line| line.starts_with(word)).count();
-    assert_eq!((verdicts("accepted"), verdicts("refused")), (1, 6), "{}", done.stdout);
+    let done = run([
+        "checkpoint".as_ref(),
+        "verify".as_ref(),
+        fixture().as_os_str(),
+    ])
+    .expect(1);
+    let verdicts = |word: &str| {
+        done.stdout
+            .lines()
+            .filter(|line| line.starts_with(word))
+            .count()
+    };
+    assert_eq!(
+        (verdicts("accepted"), verdicts("refused")),
+        (1, 6),
+        "{}",
+        done.stdout
+    );
 }
 
 #[test]

@@ -19,7 +19,9 @@ fn a_fresh_config_is_sound() {
 fn a_shown_config_is_the_same_config() {
     let place = Place::with_config(1);
     let args = ["--set", "video_tokenizer.learning_rate=0.5"];
-    let shown = run(["config", "show", &place.config()].into_iter().chain(args)).expect(0).stdout;
+    let shown = run(["config", "show", &place.config()].into_iter().chain(args))
+        .expect(0)
+        .stdout;
     assert!(shown.contains("learning_rate = 0.5\n"), "{shown}");
     assert!(shown.contains("# default"), "{shown}");
     let again = place.write("again.toml", &shown);
@@ -42,7 +44,11 @@ fn check(name: &str, set: &str, texts: &[&str]) {
     let done = run(["config", "check", &place.config(), "--set", set]).expect(2);
     assert_eq!(done.stdout, "", "{name}");
     for text in texts {
-        assert!(done.stderr.contains(text), "{name}: no `{text}` in:\n{}", done.stderr);
+        assert!(
+            done.stderr.contains(text),
+            "{name}: no `{text}` in:\n{}",
+            done.stderr
+        );
     }
 }
 
@@ -51,7 +57,11 @@ fn a_wrong_key_or_value_names_what_would_be_right() {
     check(
         "a misspelt key names the nearest",
         "video_tokenizer.learning_rat=1",
-        &["unknown key `video_tokenizer.learning_rat`", "\n\nhint: ", "`video_tokenizer.learning_rate`"],
+        &[
+            "unknown key `video_tokenizer.learning_rat`",
+            "\n\nhint: ",
+            "`video_tokenizer.learning_rate`",
+        ],
     );
     check(
         "a text where a number belongs",
@@ -63,7 +73,11 @@ fn a_wrong_key_or_value_names_what_would_be_right() {
         "video_tokenizer.learning_rate=-1",
         &["`video_tokenizer.learning_rate`"],
     );
-    check("a choice that is none", "preset=sed", &["`preset`", "`seed`"]);
+    check(
+        "a choice that is none",
+        "preset=sed",
+        &["`preset`", "`seed`"],
+    );
     check("no assignment", "seed", &["`seed` is not `key=value`"]);
     check(
         "values that do not fit together",
@@ -75,10 +89,17 @@ fn a_wrong_key_or_value_names_what_would_be_right() {
 #[test]
 fn all_problems_are_shown_at_once_with_their_lines() {
     let place = Place::new();
-    let file = place.write("two.toml", "seed = \"red\"\nframe_sise = 64\ndata.path = \"x.h5\"\n");
+    let file = place.write(
+        "two.toml",
+        "seed = \"red\"\nframe_sise = 64\ndata.path = \"x.h5\"\n",
+    );
     let done = run(["config", "check", &file]).expect(2);
     for text in ["two.toml:1", "two.toml:2", "`frame_size`"] {
-        assert!(done.stderr.contains(text), "no `{text}` in:\n{}", done.stderr);
+        assert!(
+            done.stderr.contains(text),
+            "no `{text}` in:\n{}",
+            done.stderr
+        );
     }
 }
 
@@ -89,5 +110,9 @@ fn a_config_that_is_not_there_or_no_toml() {
     assert!(missing.stderr.contains("none.toml"), "{}", missing.stderr);
     let file = place.write("bad.toml", "seed = = 3");
     let bad = run(["config", "check", &file]).expect(2);
-    assert!(bad.stderr.contains("bad.toml:1: not TOML"), "{}", bad.stderr);
+    assert!(
+        bad.stderr.contains("bad.toml:1: not TOML"),
+        "{}",
+        bad.stderr
+    );
 }

@@ -34,8 +34,12 @@ const OPTIONS: &[(&str, &str)] = &[
 fn named(help: &str) -> BTreeSet<String> {
     let lines = help.lines().filter(|line| line.starts_with(' '));
     let of_line = |line: &str| {
-        let words = line.split_whitespace().map(|word| word.trim_end_matches([',', '.']));
-        let word = words.take(2).find(|word| word.starts_with("--") || argument(word))?;
+        let words = line
+            .split_whitespace()
+            .map(|word| word.trim_end_matches([',', '.']));
+        let word = words
+            .take(2)
+            .find(|word| word.starts_with("--") || argument(word))?;
         Some(word.trim_end_matches("...").to_owned())
     };
     lines.filter_map(of_line).collect()
@@ -46,14 +50,20 @@ fn argument(word: &str) -> bool {
     let inner = inner
         .strip_prefix('<')
         .and_then(|inner| inner.strip_suffix('>'))
-        .or_else(|| inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')));
+        .or_else(|| {
+            inner
+                .strip_prefix('[')
+                .and_then(|inner| inner.strip_suffix(']'))
+        });
     inner.is_some_and(|inner| inner.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
 }
 
 #[test]
 fn no_option_comes_or_goes_unnoticed() {
     for (command, want) in OPTIONS {
-        let help = run(command.split_whitespace().chain(["--help"])).expect(0).stdout;
+        let help = run(command.split_whitespace().chain(["--help"]))
+            .expect(0)
+            .stdout;
         let want: BTreeSet<String> = want.split_whitespace().map(str::to_owned).collect();
         assert_eq!(named(&help), want, "tinygate {command}\n{help}");
     }
@@ -64,7 +74,9 @@ fn every_command_is_in_the_table() {
     let help = run(["--help"]).expect(0).stdout;
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let listed = listed.take_while(|line| !line.is_empty());
-    let listed: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    let listed: Vec<&str> = listed
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
     assert!(listed.len() > 10, "{help}");
     for command in listed.into_iter().filter(|command| *command != "help") {
         let known = OPTIONS
@@ -93,8 +105,16 @@ fn completions_name_the_commands() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     use std::process::Stdio;
-    for args in [["config", "init"], ["config", "show"], ["completions", "bash"]] {
-        let mut child = tinygate().args(args).stdout(Stdio::piped()).spawn().unwrap();
+    for args in [
+        ["config", "init"],
+        ["config", "show"],
+        ["completions", "bash"],
+    ] {
+        let mut child = tinygate()
+            .args(args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         // The pipe's reading end closes here, perhaps before the first byte is written.
         drop(child.stdout.take());
         assert_eq!(child.wait().unwrap().code(), Some(0), "{args:?}");

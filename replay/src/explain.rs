@@ -218,11 +218,17 @@ fn explain_gate(gate: &GateDecided, policy: Option<&Policy>) -> String {
             format!("  {}", criterion(result, test))
         }));
     }
-    lines.extend(
-        gate.findings
-            .iter()
-            .map(|finding| format!("  note: {}", self::finding(finding))),
-    );
+    lines.extend(consequences(gate));
+    lines.join("\n")
+}
+
+/// What was found at a gate and what follows from it, one indented line each.
+pub fn consequences(gate: &GateDecided) -> Vec<String> {
+    let mut lines: Vec<String> = gate
+        .findings
+        .iter()
+        .map(|finding| format!("  note: {}", self::finding(finding)))
+        .collect();
     lines.extend(restart(gate.restart.as_ref()));
     lines.extend(ladder(gate.rung, &gate.skipped, gate.cursor));
     lines.extend(patches(&gate.config_patch_applied, gate.deferred.as_ref()));
@@ -235,7 +241,7 @@ fn explain_gate(gate: &GateDecided, policy: Option<&Policy>) -> String {
     if gate.decision != Action::Stop {
         lines.push(format!("  goes on from {}", start(&gate.resume_from)));
     }
-    lines.join("\n")
+    lines
 }
 
 fn action(gate: &GateDecided) -> String {
@@ -337,7 +343,8 @@ fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> 
     }
 }
 
-fn reason(reason: &CriterionReason) -> String {
+/// Why a criterion failed or does not apply.
+pub fn reason(reason: &CriterionReason) -> String {
     match reason {
         CriterionReason::OnlyAtTarget => "it is asked at the target only".to_owned(),
         CriterionReason::FreshStart => "there is no gate before this one".to_owned(),

@@ -145,7 +145,9 @@ fn exit(dir: &Path, ending: Ending, console: &Console) -> anyhow::Result<Exit> {
 /// As configured, or all cores.
 pub fn threads(config: &Config) -> u16 {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let wanted = config.threads.map_or_else(cores, |threads| threads as usize);
+    let wanted = config
+        .threads
+        .map_or_else(cores, |threads| threads as usize);
     u16::try_from(wanted).unwrap_or(u16::MAX)
 }
 

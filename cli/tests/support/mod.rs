@@ -61,9 +61,17 @@ impl Done {
         let done = self.expect(code);
         assert!(done.stderr.starts_with("error: "), "{}", done.stderr);
         for text in texts {
-            assert!(done.stderr.contains(text), "no `{text}` in:\n{}", done.stderr);
+            assert!(
+                done.stderr.contains(text),
+                "no `{text}` in:\n{}",
+                done.stderr
+            );
         }
-        assert!(done.stderr.contains("hint: "), "no hint in:\n{}", done.stderr);
+        assert!(
+            done.stderr.contains("hint: "),
+            "no hint in:\n{}",
+            done.stderr
+        );
         done
     }
 }
@@ -190,8 +198,7 @@ pub fn npy(frames: usize) -> Vec<u8> {
         let (left, top) = (frame * 3 % 56, frame * 2 % 52);
         for row in 0..SIDE {
             for column in 0..SIDE {
-                let inside =
-                    (left..left + 8).contains(&column) && (top..top + 12).contains(&row);
+                let inside = (left..left + 8).contains(&column) && (top..top + 12).contains(&row);
                 bytes.extend(if inside { [230, 200, 90] } else { [20, 30, 60] });
             }
         }
@@ -205,24 +212,19 @@ pub fn scripted(place: &Place, dir: &str, policy: Policy, script: Script) -> Pat
     let (store, created) = created_run(place, dir, policy);
     let clock = Ticks::from(1_700_000_000_000);
     let trainer = ScriptedTrainer::new(script);
-    live(
-        &store,
-        &run,
-        &clock,
-        vec![created],
-        trainer,
-        &mut Quiet,
-    )
-    .unwrap()
-    .ending
-    .unwrap();
+    live(&store, &run, &clock, vec![created], trainer, &mut Quiet)
+        .unwrap()
+        .ending
+        .unwrap();
     store.close().unwrap();
     run
 }
 
 /// A log without events yet, and the first event it wants.
 pub fn created_run(place: &Place, dir: &str, policy: Policy) -> (Store, Event) {
-    let config = Config::load(&place.path("config.toml"), &[]).unwrap().config;
+    let config = Config::load(&place.path("config.toml"), &[])
+        .unwrap()
+        .config;
     let frames = setup::frames(&config).unwrap();
     let windows = setup::windows(&config, frames).unwrap();
     let Event::RunCreated(created) = tinygate_testing::created(policy, config.seed) else {
