@@ -1,5 +1,12 @@
 //! A run that goes away after any event ends as one that never did.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests fail as tests do"
+)]
+
 use tinygate::controller::Ending;
 use tinygate::events::{Event, ModelKind, Record};
 use tinygate_testing::{ChunkPlan, Curve, Failure, Lived, Script, first, lived, short_policy};

@@ -1,6 +1,13 @@
 //! The order of effects: nothing is sent or said before what it follows from is durable.
 
-use std::sync::{Arc, Mutex};
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests fail as tests do"
+)]
+
+use std::sync::{Mutex, MutexGuard};
 
 use crossbeam_channel::Receiver;
 use tinygate::controller::{Controller, Ending, Observer, Progress, Report, Trainer};
@@ -33,13 +40,17 @@ enum What {
 struct Watched {
     log: MemoryLog,
     commands: Receiver<Command>,
-    calls: Arc<Mutex<Vec<Call>>>,
+    calls: Mutex<Vec<Call>>,
 }
 
 impl Watched {
     fn note(&self, what: What) {
         let sent = self.commands.len();
-        self.calls.lock().unwrap().push(Call { what, sent });
+        self.calls().push(Call { what, sent });
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
+        self.calls.lock().unwrap()
     }
 }
 
@@ -120,11 +131,10 @@ fn calls() -> Vec<Call> {
     for report in reports() {
         reporting.send(report).unwrap();
     }
-    let calls = Arc::new(Mutex::new(Vec::new()));
     let log = Watched {
         log: MemoryLog::with([(0, created(short_policy(), 7))]),
         commands: commanded,
-        calls: calls.clone(),
+        calls: Mutex::new(Vec::new()),
     };
     let directory = tempfile::tempdir().unwrap();
     let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
@@ -136,8 +146,7 @@ fn calls() -> Vec<Call> {
         .run(process(1), &trainer, &mut Listener(&log))
         .unwrap();
     assert_eq!(ending, Ending::Finished);
-    let calls = calls.lock().unwrap().clone();
-    calls
+    log.calls().clone()
 }
 
 #[test]

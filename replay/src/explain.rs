@@ -218,11 +218,17 @@ fn explain_gate(gate: &GateDecided, policy: Option<&Policy>) -> String {
             format!("  {}", criterion(result, test))
         }));
     }
-    lines.extend(
-        gate.findings
-            .iter()
-            .map(|finding| format!("  note: {}", self::finding(finding))),
-    );
+    lines.extend(consequences(gate));
+    lines.join("\n")
+}
+
+/// What was found at a gate and what follows from it, one indented line each.
+pub fn consequences(gate: &GateDecided) -> Vec<String> {
+    let mut lines: Vec<String> = gate
+        .findings
+        .iter()
+        .map(|finding| format!("  note: {}", self::finding(finding)))
+        .collect();
     lines.extend(restart(gate.restart.as_ref()));
     lines.extend(ladder(gate.rung, &gate.skipped, gate.cursor));
     lines.extend(patches(&gate.config_patch_applied, gate.deferred.as_ref()));
@@ -235,7 +241,7 @@ fn explain_gate(gate: &GateDecided, policy: Option<&Policy>) -> String {
     if gate.decision != Action::Stop {
         lines.push(format!("  goes on from {}", start(&gate.resume_from)));
     }
-    lines.join("\n")
+    lines
 }
 
 fn action(gate: &GateDecided) -> String {
@@ -244,9 +250,12 @@ fn action(gate: &GateDecided) -> String {
         .iter()
         .filter(|result| result.verdict == Verdict::Fail)
         .count() as u64;
+    let none_failed = failed == 0;
     let failed = plural(failed, "criterion failed", "criteria failed");
     match gate.decision {
-        Action::Continue => "continue, since no criterion failed".to_owned(),
+        Action::Continue if none_failed => "continue, since no criterion failed".to_owned(),
+        // Only a log that was tampered with says so.
+        Action::Continue => format!("continue, although {failed}"),
         Action::Retune => format!("retune, since {failed}"),
         Action::RestartStage => format!("restart the stage, since {failed}"),
         Action::Stop if gate.criteria.is_empty() => {
@@ -306,9 +315,9 @@ fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> 
         } else {
             "every loss sample of the chunk is finite".to_owned()
         }),
-        CriterionTest::LossTrend { .. } => Some(must(
-            "the gate loss",
-            "below the previous gate's, with its tolerance",
+        CriterionTest::LossTrend { .. } => Some(format!(
+            "{}, the previous gate's with the tolerance",
+            must("the gate loss", "below")
         )),
         CriterionTest::LossLatest { .. } => Some(must("the latest loss", "at most")),
         CriterionTest::MetricAtLeast { metric, .. } => {
@@ -334,7 +343,8 @@ fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> 
     }
 }
 
-fn reason(reason: &CriterionReason) -> String {
+/// Why a criterion failed or does not apply.
+pub fn reason(reason: &CriterionReason) -> String {
     match reason {
         CriterionReason::OnlyAtTarget => "it is asked at the target only".to_owned(),
         CriterionReason::FreshStart => "there is no gate before this one".to_owned(),
@@ -372,7 +382,7 @@ fn finding(finding: &Finding) -> String {
             trivial_loss,
             factor,
         } => format!(
-            "{criterion}: the limit {} is {} times looser than the loss of {}, {}, which learned nothing",
+            "{criterion}: the limit {} is {} times looser than {}'s loss {}, and that learned nothing",
             short(limit.get()),
             times(factor.get()),
             self::predictor(predictor),
@@ -607,7 +617,7 @@ fn explain_stopped(stopped: &StageStopped) -> String {
     )];
     lines.extend(stopped.blocking.iter().map(|blocking| {
         format!(
-            "  {} blocked: {} at the last gate, limit {}; it failed at {}",
+            "  {} blocked: {} against a limit of {} when it last failed; it failed at {}",
             blocking.criterion,
             of(blocking.value),
             of(blocking.limit),

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use tinygate::events::{Scalar, metric};
 use tinygate::machine::stage::{CheckpointGate, PhaseKind};
-use tinygate::machine::{Checkpoint, ChunkState, Judgement, Phase, RunState, StageState, gate};
+use tinygate::machine::{
+    Checkpoint, ChunkState, Judgement, Phase, Previous, RunState, StageState, gate,
+};
 
 /// Losses shown of a chunk.
 const LATEST: usize = 5;
@@ -54,7 +56,10 @@ fn of_chunk(chunk: &ChunkState) -> Value {
         "from": chunk.from,
         "to": chunk.to,
         "resume_from": chunk.resume_from,
-        "previous": format!("{:?}", chunk.previous),
+        "previous_gate": match chunk.previous {
+            Previous::None => Value::Null,
+            Previous::GateLoss(gate_loss) => json!({ "gate_loss": gate_loss }),
+        },
         "losses": losses.len(),
         "losses_not_finite": broken,
         "latest_losses": losses.iter().rev().take(LATEST).rev().map(|(_, loss)| *loss).collect::<Vec<Scalar>>(),

@@ -1,10 +1,18 @@
 //! Logs that were kept, cut, edited, shortened and lengthened, and what the audit says of them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests fail as tests do"
+)]
+
 use serde_json::Value;
+use tinygate::controller::Ending;
 use tinygate::events::{
     Event, ModelKind, Record, Seq, SettingChanged, SettingKey, SettingValue, StageName, metric,
 };
-use tinygate_replay::{Audit, DivergenceKind, Note, Outcome, SkipReason, audit};
+use tinygate_replay::{Audit, DivergenceKind, Note, Outcome, SkipReason, audit, audit_file};
 use tinygate_testing::{ChunkPlan, Curve, Failure, Script, first, lived, short_policy};
 
 const VIDEO: &str = "video_tokenizer";
@@ -57,9 +65,9 @@ fn reopened() -> Vec<Record> {
 }
 
 fn eventful_log() -> Vec<Record> {
-    lived(&first(short_policy()), vec![], eventful())
-        .unwrap()
-        .records
+    let lived = lived(&first(short_policy()), vec![], eventful()).unwrap();
+    assert_eq!(lived.ending, Ending::Finished);
+    lived.records
 }
 
 fn audit_of(records: &[Record]) -> Audit {
@@ -354,6 +362,18 @@ fn a_log_without_its_first_event_or_without_any_checks_nothing() {
     assert_eq!(headless.outcome, Outcome::NothingChecked);
     assert_eq!(headless.skipped[0].why, SkipReason::BeforeRunCreated);
     assert_eq!(headless.skipped[0].decisions, headless.checked.decisions);
+}
+
+#[test]
+fn a_path_without_a_log_is_neither_damaged_nor_agreed() {
+    let folder = tempfile::tempdir().unwrap();
+    let nothing = audit_file(&folder.path().join("nothing.tgj"));
+    assert_eq!(nothing.outcome, Outcome::Unreadable);
+    assert!(nothing.to_string().contains("nothing.tgj"), "{nothing}");
+    let foreign = folder.path().join("foreign.tgj");
+    std::fs::write(&foreign, [b'x'; 4000]).unwrap();
+    assert_eq!(audit_file(&foreign).outcome, Outcome::Unreadable);
+    assert_eq!(audit_file(folder.path()).outcome, Outcome::Unreadable);
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub mod statistics;
 #[cfg(test)]
 mod tests;
 
-pub use chunk::ChunkState;
+pub use chunk::{ChunkState, Previous};
 pub use command::{
     Command, Decision, Idle, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk,
 };

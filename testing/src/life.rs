@@ -47,9 +47,10 @@ pub fn live(
 ) -> Result<Life, ControlError> {
     let mut controller = Controller::open(log, directory, || clock.read())?;
     for fact in facts {
-        match fact {
-            Event::SettingChanged(change) => controller.record_changes([change])?,
-            fact => controller.record_fact(fact)?,
+        if let Event::SettingChanged(change) = fact {
+            controller.record_changes([change])?;
+        } else {
+            controller.record_fact(fact)?;
         }
     }
     let pid = 1000 + controller.state().process.starts;

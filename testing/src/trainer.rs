@@ -440,8 +440,8 @@ impl<'a> Session<'a> {
     }
 }
 
-const KEPT: StructureScores = scores(0.9, 1.05, 1.1, 0.8, 0.3);
-const LOST: StructureScores = scores(0.01, 4.0, 1.2, 0.05, 1.5);
+const KEPT: StructureScores = scores(0.9, 0.1, 1.1, 0.8, 0.3);
+const LOST: StructureScores = scores(0.01, 0.9, 1.2, 0.05, 1.5);
 
 const fn scores(
     flatness: f64,

@@ -17,6 +17,7 @@ use tinygate::events::{
 use tinygate::machine::RunState;
 use tinygate::store::MemoryLog;
 use tinygate::train::actor::{self, ActorSetup};
+use tinygate_replay::describe;
 
 use super::now_ms;
 use super::prepare::{LIBTORCH_VERSION, Prepared};
@@ -246,7 +247,7 @@ impl Observer for Watch {
             watched.end = Some(Instant::now());
         }
         if let Event::ChunkFailed(_) = &record.event {
-            self.failures.push(output::event_line_short(&record.event));
+            self.failures.push(describe(&record.event));
         }
     }
 

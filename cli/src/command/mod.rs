@@ -22,7 +22,7 @@ use std::path::Path;
 
 use tinygate::config::{ConfigError, Override};
 use tinygate::events::Record;
-use tinygate::store::{LogFile, LogRecords, ReadError};
+use tinygate::store::{LogFile, LogRecords, ReadError, ReadErrorKind};
 
 use crate::args::{CheckpointCommand, Command, ConfigCommand};
 use crate::exit::Exit;
@@ -48,8 +48,14 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
 }
 
 /// The events of a run directory or an exported file, read without a lock.
-fn records(path: &Path) -> Result<LogRecords, ReadError> {
-    LogFile::open(path).map(LogFile::records)
+fn records(path: &Path) -> anyhow::Result<LogRecords> {
+    let log = LogFile::open(path).map_err(|error| {
+        let place = format!("cannot read the log of `{}`", path.display());
+        let hint = matches!(error.kind, ReadErrorKind::NotALog { .. })
+            .then_some("\nhint: name a run directory or an exported log");
+        anyhow::Error::new(error).context(format!("{place}{}", hint.unwrap_or_default()))
+    })?;
+    Ok(log.records())
 }
 
 /// Folds the events up to `last`, or all of them.

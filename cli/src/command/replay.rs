@@ -49,7 +49,7 @@ fn print(path: &Path, audit: &Audit, json: bool) -> anyhow::Result<()> {
         let json = serde_json::to_string(&AuditJson { log, audit })?;
         output::data_line(&json)?;
     } else {
-        output::data_line(&format!("{log}: {audit}"))?;
+        output::data(&format!("{log}: {audit}"))?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use tinygate::config::{Config, Resumed};
 use tinygate::controller::Controller;
 use tinygate::data::Frames;
 use tinygate::events::{
-    Event, FallbackGranted, RunCreated, Seq, SettingChanged, SettingKey, SettingValue,
+    FallbackGranted, RunCreated, Seq, SettingChanged, SettingKey, SettingValue,
 };
 use tinygate::machine::{RunPhase, RunState, StageState};
 use tinygate::setup;
@@ -201,7 +201,8 @@ fn user_name() -> String {
 impl Continued {
     /// The events to record before training goes on.
     #[cfg(feature = "train")]
-    pub fn facts(&self) -> Vec<Event> {
+    pub fn facts(&self) -> Vec<tinygate::events::Event> {
+        use tinygate::events::Event;
         let fallback = self.fallback.iter().cloned().map(Event::FallbackGranted);
         let changes = self.changes.iter().cloned().map(Event::SettingChanged);
         fallback.chain(changes).collect()

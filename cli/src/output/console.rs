@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tinygate::controller::{Observer, Progress};
-use tinygate::events::{Event, InterruptReason, Record, StageName, metric};
+use tinygate::events::{Event, Record, StageName};
 use tinygate::machine::RunState;
+use tinygate_replay::{describe, explain};
 
-use super::gate::{failure_lines, gate_lines, reopened_lines, stopped_lines};
-use super::{GateJson, Style, count, data_line, duration, number, say, stderr_is_terminal, words};
+use super::gate::gate_lines;
+use super::{GateJson, Style, count, data_line, duration, number, say, stderr_is_terminal};
 
 /// Between plain lines.
 const PLAIN: Duration = Duration::from_secs(10);
@@ -94,64 +95,43 @@ impl Console {
     }
 
     fn tell(&mut self, event: &Event, state: &RunState) {
-        let style = self.style;
         match event {
-            Event::GateDecided(gate) if !self.json => {
-                self.say_all(&gate_lines(gate, state.stage_named(&gate.stage), style));
-            }
-            Event::StageReopened(reopened) if !self.json => {
-                self.say_all(&reopened_lines(reopened, style));
-            }
-            Event::StageStarted(e) => {
-                let from = e.resume_from.as_ref();
-                let from = from.map_or("fresh weights", |from| from.path.as_str());
-                let target = count(e.settings.n_updates);
-                let name = style.strong(e.stage.as_str());
-                self.say(&format!(
-                    "{name} begins from {from}, target {target} updates"
-                ));
-            }
-            Event::StageMeasured(e) => {
-                let loss = e.trivial.iter().find(|m| m.name == metric::TRIVIAL_LOSS);
-                if let Some(loss) = loss.and_then(|metric| metric.value) {
-                    let predictor = words::predictor(&e.predictor);
-                    let loss = number(loss.get());
-                    self.say(&format!("    trivial predictor: {predictor} scores {loss}"));
+            Event::GateDecided(gate) => {
+                if !self.json {
+                    let stage = state.stage_named(&gate.stage);
+                    self.say_all(&gate_lines(gate, stage, self.style));
                 }
             }
-            Event::FailureDecided(e) => self.say_all(&failure_lines(e, style)),
-            Event::StageStopped(e) => {
-                self.end_line();
-                self.say_all(&stopped_lines(e, style));
-            }
-            Event::StagePassed(e) => {
-                self.end_line();
-                let name = style.strong(e.stage.as_str());
-                let passed = style.good("passed");
-                self.say(&format!("{name} {passed} with {}", e.checkpoint.path));
-            }
-            Event::ChunkFailed(_) => self.say(&super::event_line_short(event)),
-            Event::CheckpointJudged(e) => {
-                if let Some(rejected) = &e.rejected {
-                    let what = style.notable("rejected");
-                    self.say(&format!(
-                        "    {} {what}: {}",
-                        e.checkpoint.path, rejected.text
-                    ));
+            Event::StageReopened(_) => {
+                if !self.json {
+                    self.say(&explain(event, state.policy()));
                 }
             }
-            Event::SettingChanged(_) | Event::FallbackGranted(_) | Event::StoreRepaired(_) => {
-                self.say(&super::event_line_short(event));
-            }
-            Event::RunInterrupted(e) => {
-                self.end_line();
-                if let InterruptReason::Signal { name } = &e.reason {
-                    self.say(&format!("interrupted by {name}; everything is on the disk"));
+            Event::CheckpointJudged(judged) => {
+                if judged.rejected.is_some() {
+                    self.say(&describe(event));
                 }
             }
-            Event::GateDecided(_)
-            | Event::StageReopened(_)
-            | Event::RunCreated(_)
+            Event::FailureDecided(_) => self.say(&explain(event, state.policy())),
+            Event::StageStarted(_) => self.say(&self.style.strong(&describe(event))),
+            Event::StagePassed(_) => {
+                self.end_line();
+                self.say(&self.style.good(&describe(event)));
+            }
+            Event::StageStopped(_) => {
+                self.end_line();
+                self.say(&self.style.bad(&explain(event, state.policy())));
+            }
+            Event::RunInterrupted(_) | Event::RunFinished(_) | Event::RunStopped(_) => {
+                self.end_line();
+                self.say(&describe(event));
+            }
+            Event::StageMeasured(_)
+            | Event::ChunkFailed(_)
+            | Event::SettingChanged(_)
+            | Event::FallbackGranted(_)
+            | Event::StoreRepaired(_) => self.say(&describe(event)),
+            Event::RunCreated(_)
             | Event::ProcessStarted(_)
             | Event::MetricsLogged(_)
             | Event::CheckpointWritten(_)
@@ -162,9 +142,7 @@ impl Console {
             | Event::SamplesSuperseded(_)
             | Event::PatchApplied(_)
             | Event::PatchDeferred(_)
-            | Event::CheckpointDeleted(_)
-            | Event::RunFinished(_)
-            | Event::RunStopped(_) => {}
+            | Event::CheckpointDeleted(_) => {}
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 use tinygate::events::{
-    Action, Event, FailureAnswer, FailureDecided, GateDecided, Metric, Scalar, SettingPatch,
-    SettingValue, StageReopened, StageStopped, Verdict, metric,
+    Action, Criterion, CriterionResult, CriterionTest, Event, GateDecided, Metric, Scalar,
+    SettingPatch, SettingValue, Verdict, metric,
 };
-use tinygate::machine::{RunState, StageState};
+use tinygate::machine::StageState;
+use tinygate_replay::{consequences, reason};
 
-use super::{Style, count, number, words};
+use super::{Style, count, number};
 
 /// The object that stands for a gate, its keys in the order of the specification.
 #[derive(Debug)]
@@ -95,216 +96,106 @@ impl Serialize for PatchesJson<'_> {
     }
 }
 
-/// A gate's decision, each criterion, what was found, and what comes next.
+/// A gate's decision, each criterion in a row, what was found, and what comes next.
 pub fn gate_lines(gate: &GateDecided, stage: Option<&StageState>, style: Style) -> Vec<String> {
-    let mut lines = vec![headline(gate, stage, style)];
-    lines.extend(criteria(gate, stage, style));
-    if let Some(skill) = skill(gate) {
-        lines.push(format!("    {skill}"));
-    }
-    for finding in &gate.findings {
-        let note = style.notable("note:");
-        lines.push(format!("    {note} {}", words::finding(finding)));
-    }
-    for skipped in &gate.skipped {
-        let why = words::skip(skipped.why);
-        lines.push(format!("    rung {} skipped: {why}", skipped.rung));
-    }
-    for patch in &gate.config_patch_applied {
-        lines.push(format!("    patch: {}", words::patch(patch)));
-    }
-    if let Some(deferred) = &gate.deferred {
-        let patch = words::patch(deferred);
-        lines.push(format!("    for the next full cycle: {patch}"));
-    }
-    if let Some(restart) = &gate.restart {
-        let chunks = restart.abandoned.len();
-        lines.push(format!(
-            "    restart {}: {}; {chunks} chunks abandoned",
-            restart.restart,
-            words::restart(restart.cause)
-        ));
-    }
-    if let Some(stop) = &gate.stop {
-        lines.push(format!("    stop: {}", words::stop(stop)));
-    }
-    lines.extend(next(gate));
+    let criteria = stage.map_or([].as_slice(), |stage| stage.policy.criteria.as_slice());
+    let mut lines = vec![headline(gate, style)];
+    lines.extend(rows(gate, criteria, style));
+    lines.extend(skill(gate));
+    let notes = consequences(gate).into_iter();
+    lines.extend(notes.map(|line| match line.strip_prefix("  note: ") {
+        Some(note) => format!("  {} {note}", style.notable("note:")),
+        None => line,
+    }));
     lines
 }
 
-fn headline(gate: &GateDecided, stage: Option<&StageState>, style: Style) -> String {
+fn headline(gate: &GateDecided, style: Style) -> String {
+    let decision = gate.decision.as_str();
     let decision = match gate.decision {
-        Action::Continue => style.good("continue"),
-        Action::Retune => style.notable("retune"),
-        Action::RestartStage => style.notable("restart_stage"),
-        Action::Stop => style.bad("stop"),
+        Action::Continue => style.good(decision),
+        Action::Retune | Action::RestartStage => style.notable(decision),
+        Action::Stop => style.bad(decision),
     };
-    let budget = stage.map_or(String::new(), |stage| match gate.failures {
-        0 => String::new(),
-        failures => format!(", failure {failures} with {} retries", stage.max_retries),
-    });
-    let loss = gate
-        .metrics
-        .iter()
-        .find(|metric| metric.name == metric::GATE_LOSS);
-    let loss = loss.and_then(|metric| metric.value);
-    let loss = loss.map_or(String::new(), |loss| {
-        format!(", loss {}", number(loss.get()))
-    });
+    let loss = value(gate, metric::GATE_LOSS)
+        .map_or(String::new(), |loss| format!(", loss {}", number(loss)));
     format!(
-        "{} gate at {}: {decision} (chunk {}{loss}{budget})",
+        "{} gate at {}: {decision} (chunk {}{loss})",
         style.strong(gate.stage.as_str()),
         count(gate.gate_step.get()),
         gate.chunk,
     )
 }
 
-fn criteria(gate: &GateDecided, stage: Option<&StageState>, style: Style) -> Vec<String> {
-    let policy = stage.map_or([].as_slice(), |stage| stage.policy.criteria.as_slice());
+fn value(gate: &GateDecided, name: &str) -> Option<f64> {
+    let metric = gate.metrics.iter().find(|metric| metric.name == name)?;
+    metric.value.and_then(Scalar::finite)
+}
+
+fn rows(gate: &GateDecided, criteria: &[Criterion], style: Style) -> Vec<String> {
     let names = gate.criteria.iter().map(|result| result.name.len());
     let width = names.max().unwrap_or(0);
-    let line = |result: &tinygate::events::CriterionResult| {
+    let row = |result: &CriterionResult| {
         let verdict = match result.verdict {
             Verdict::Pass => style.good("pass"),
             Verdict::Fail => style.bad("FAIL"),
             Verdict::NotApplicable => style.faint("n/a "),
         };
-        let text = words::result(policy, result);
-        let line = format!("    {verdict}  {:<width$}  {text}", result.name);
+        let test = criteria
+            .iter()
+            .find(|criterion| criterion.name == result.name);
+        let numbers = test.and_then(|criterion| numbers(result, &criterion.test));
+        let why = result.why.as_ref().map(reason);
+        let text: Vec<String> = [numbers, why].into_iter().flatten().collect();
+        let line = format!("  {verdict}  {:<width$}  {}", result.name, text.join("; "));
         line.trim_end().to_owned()
     };
-    gate.criteria.iter().map(line).collect()
+    gate.criteria.iter().map(row).collect()
+}
+
+/// Value and limit, where a criterion compares the two.
+fn numbers(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
+    let relation = match test {
+        CriterionTest::CheckpointValid
+        | CriterionTest::LossFinite
+        | CriterionTest::MetricsFresh => return None,
+        CriterionTest::LossTrend { .. } | CriterionTest::VisualStructure { .. } => "<",
+        CriterionTest::LossLatest { .. }
+        | CriterionTest::LossNotRising { .. }
+        | CriterionTest::LossDelta { .. } => "<=",
+        CriterionTest::MetricAtLeast { .. } => ">=",
+        CriterionTest::SkillAbove { .. } => ">",
+    };
+    let limit = number(result.limit?.get());
+    Some(match (result.value, result.verdict) {
+        (None, _) => format!("asked {relation} {limit}"),
+        (Some(value), Verdict::Fail) => {
+            format!("{}, asked {relation} {limit}", number(value.get()))
+        }
+        (Some(value), Verdict::Pass | Verdict::NotApplicable) => {
+            format!("{} {relation} {limit}", number(value.get()))
+        }
+    })
 }
 
 fn skill(gate: &GateDecided) -> Option<String> {
-    let value = |name: &str| {
-        let metric = gate.metrics.iter().find(|metric| metric.name == name)?;
-        metric.value.map(Scalar::get)
-    };
-    let skill = value(metric::SKILL)?;
-    let moving = value(metric::SKILL_MOVING)
-        .map(|moving| format!(", {} on the pixels that move", number(moving)));
+    let skill = number(value(gate, metric::SKILL)?);
+    let moving = value(gate, metric::SKILL_MOVING).map_or(String::new(), |moving| {
+        format!(", {} on what moves", number(moving))
+    });
     Some(format!(
-        "skill {}{} (1 is perfect, 0 is the trivial predictor)",
-        number(skill),
-        moving.unwrap_or_default()
+        "  skill {skill}{moving} (1 is perfect, 0 is the trivial predictor)"
     ))
-}
-
-fn next(gate: &GateDecided) -> Option<String> {
-    match gate.decision {
-        Action::Stop => None,
-        // The next chunk goes on where this one ended.
-        Action::Continue => None,
-        Action::Retune | Action::RestartStage => Some(match &gate.resume_from {
-            Some(from) => format!("    from {}", from.path),
-            None => "    from fresh weights".to_owned(),
-        }),
-    }
-}
-
-pub fn reopened_lines(reopened: &StageReopened, style: Style) -> Vec<String> {
-    let mut lines = vec![format!(
-        "{} goes on after its gate at {}: {}",
-        style.strong(reopened.stage.as_str()),
-        count(reopened.gate_step.get()),
-        style.notable(reopened.decision.as_str())
-    )];
-    for patch in &reopened.config_patch_applied {
-        lines.push(format!("    patch: {}", words::patch(patch)));
-    }
-    lines.push(match &reopened.resume_from {
-        Some(from) => format!("    from {}", from.path),
-        None => "    from fresh weights".to_owned(),
-    });
-    lines
-}
-
-pub fn failure_lines(decided: &FailureDecided, style: Style) -> Vec<String> {
-    let answer = match decided.answer {
-        FailureAnswer::RunAgain => "run it again",
-        FailureAnswer::Stop => "stop",
-    };
-    let mut lines = vec![format!(
-        "{} chunk {} failed: {}: {}",
-        style.strong(decided.stage.as_str()),
-        decided.chunk,
-        words::failure(decided.cause),
-        style.bad(answer)
-    )];
-    for patch in &decided.patches {
-        lines.push(format!("    patch: {}", words::patch(patch)));
-    }
-    if let Some(batch) = decided.effective_batch
-        && batch.before != batch.after
-    {
-        lines.push(format!(
-            "    an update now sees {} windows instead of {}",
-            batch.after, batch.before
-        ));
-    }
-    lines
-}
-
-pub fn stopped_lines(stopped: &StageStopped, style: Style) -> Vec<String> {
-    let mut lines = vec![format!(
-        "{} {} at {}: {}",
-        style.strong(stopped.stage.as_str()),
-        style.bad("stopped"),
-        count(stopped.step.get()),
-        words::stop(&stopped.reason)
-    )];
-    for blocking in &stopped.blocking {
-        let value = |value: Option<Scalar>| value.map_or("none".to_owned(), |v| number(v.get()));
-        lines.push(format!(
-            "    blocked by {}: {} at the last gate where it failed, limit {}, at {} gates",
-            blocking.criterion,
-            value(blocking.value),
-            value(blocking.limit),
-            blocking.gates
-        ));
-    }
-    lines.push(match &stopped.best {
-        Some(best) => format!("    best checkpoint: {}", best.path),
-        None => "    there is no good checkpoint".to_owned(),
-    });
-    lines
-}
-
-/// Whether a decision has lines of its own.
-pub fn is_explained(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::GateDecided(_)
-            | Event::StageReopened(_)
-            | Event::FailureDecided(_)
-            | Event::StageStopped(_)
-    )
-}
-
-/// What a decision says; nothing where its one line says all.
-pub fn decision_lines(event: &Event, state: &RunState, style: Style) -> Vec<String> {
-    if let Event::GateDecided(gate) = event {
-        return gate_lines(gate, state.stage_named(&gate.stage), style);
-    }
-    if let Event::StageReopened(reopened) = event {
-        return reopened_lines(reopened, style);
-    }
-    if let Event::FailureDecided(decided) = event {
-        return failure_lines(decided, style);
-    }
-    if let Event::StageStopped(stopped) = event {
-        return stopped_lines(stopped, style);
-    }
-    Vec::new()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tinygate::events::{
-        Attempt, CheckpointRef, ChunkNumber, PatchReason, SettingKey, StageName, Step,
+        Attempt, CheckpointRef, ChunkNumber, CriterionReason, ModelKind, PatchReason, SettingKey,
+        StageName, Step,
     };
+    use tinygate::machine::presets::{self, Preset};
 
     fn gate() -> GateDecided {
         let metric = |name: &str, value: Option<f64>| Metric {
@@ -333,8 +224,8 @@ mod tests {
                 step: Step::new(100),
             }),
             config_patch_applied: vec![
-                patch(SettingKey::LearningRate, 0.003, 0.002),
-                patch(SettingKey::LearningRate, 0.002, 0.0015),
+                patch(SettingKey::LearningRate, 0.003, 0.0015),
+                patch(SettingKey::LearningRate, 0.0015, 0.001),
             ],
             criteria: Vec::new(),
             findings: Vec::new(),
@@ -354,7 +245,7 @@ mod tests {
         let json = serde_json::to_string(&GateJson::of(&event).unwrap()).unwrap();
         assert_eq!(
             json,
-            r#"{"stage":"video_tokenizer","gate_step":100,"decision":"retune","metrics":{"gate_loss":0.1,"latest_loss":null,"skill":null},"resume_from":"video_tokenizer/checkpoints/video_tokenizer_step_100","config_patch_applied":{"learning_rate":0.0015}}"#
+            r#"{"stage":"video_tokenizer","gate_step":100,"decision":"retune","metrics":{"gate_loss":0.1,"latest_loss":null,"skill":null},"resume_from":"video_tokenizer/checkpoints/video_tokenizer_step_100","config_patch_applied":{"learning_rate":0.001}}"#
         );
     }
 
@@ -373,15 +264,51 @@ mod tests {
     }
 
     #[test]
-    fn lines_say_decision_patch_and_where_it_goes_on() {
-        let lines = gate_lines(&gate(), None, Style::plain());
+    fn lines_say_decision_criteria_patch_and_where_it_goes_on() {
+        let result = |name: &str, verdict, value, limit, why| CriterionResult {
+            name: name.to_owned(),
+            verdict,
+            value,
+            limit,
+            why,
+        };
+        let (value, limit) = (Scalar::new(0.5), Scalar::new(0.01));
+        let fresh = CriterionReason::FreshStart;
+        let gate = GateDecided {
+            criteria: vec![
+                result("loss_latest", Verdict::Fail, Some(value), Some(limit), None),
+                result(
+                    "loss_trend",
+                    Verdict::NotApplicable,
+                    None,
+                    None,
+                    Some(fresh),
+                ),
+                result(
+                    "checkpoint_valid",
+                    Verdict::Pass,
+                    Some(Scalar::new(1.0)),
+                    None,
+                    None,
+                ),
+            ],
+            config_patch_applied: gate().config_patch_applied.into_iter().take(1).collect(),
+            ..gate()
+        };
+        let policy = presets::stage(Preset::Seed, ModelKind::VideoTokenizer);
+        let stage = StageState::new(&policy, 5);
+        let lines = gate_lines(&gate, Some(&stage), Style::plain());
         assert_eq!(
             lines,
             [
                 "video_tokenizer gate at 100: retune (chunk 1, loss 0.1)",
-                "    patch: learning_rate 0.003 -> 0.002 (rung 1)",
-                "    patch: learning_rate 0.002 -> 0.0015 (rung 1)",
-                "    from video_tokenizer/checkpoints/video_tokenizer_step_100",
+                "  FAIL  loss_latest       0.5, asked <= 0.01",
+                "  n/a   loss_trend        there is no gate before this one",
+                "  pass  checkpoint_valid",
+                "  rung 1 applied; the next failure tries rung 2 first",
+                "  learning_rate from 0.003 to 0.0015 (rung 1)",
+                "  failures so far: 1",
+                "  goes on from `video_tokenizer/checkpoints/video_tokenizer_step_100` (update 100)",
             ]
         );
     }

@@ -17,10 +17,11 @@ use std::io::{self, IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
+#[cfg(feature = "train")]
 pub use console::Console;
 pub use error::error;
-pub use event::{event_line, event_line_short};
-pub use gate::{GateJson, decision_lines, is_explained};
+pub use event::event_line;
+pub use gate::GateJson;
 pub use numbers::{bytes, count, duration, number, timestamp};
 pub use style::Style;
 pub use summary::{StageSummary, Summary};

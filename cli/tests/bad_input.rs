@@ -1,0 +1,302 @@
+//! What a user may get wrong before anything is trained: each a clear error and its
+//! exit code, and nothing left behind.
+
+mod support;
+
+use std::fs;
+
+use support::{CONFIG, Place, created_run, journal, npy, run, scripted};
+use tinygate::events::ModelKind;
+use tinygate::store::{EventLog, Store};
+use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
+
+fn start(place: &Place, more: &[&str]) -> support::Done {
+    let (config, dir) = (place.config(), place.arg("run"));
+    let args = ["run", &config, "--dir", &dir];
+    run(args.iter().chain(more))
+}
+
+#[track_caller]
+fn refused(place: &Place, more: &[&str], texts: &[&str]) {
+    let done = start(place, more).expect_error(2, texts);
+    assert_eq!(done.stdout, "");
+    assert!(!place.path("run").exists(), "something was left behind");
+}
+
+#[test]
+fn a_dataset_that_is_missing_or_broken() {
+    let place = Place::with_config(200);
+    fs::remove_file(place.path("frames.npy")).unwrap();
+    refused(&place, &[], &["no file or folder", "frames.npy"]);
+
+    let whole = npy(200);
+    place.write("frames.npy", &whole[..whole.len() / 2]);
+    refused(&place, &[], &["frames.npy", "truncated"]);
+
+    place.write("frames.npy", "not an array");
+    refused(&place, &[], &["frames.npy", "npy"]);
+
+    let h5 = place.write("frames.h5", &whole[..1000]);
+    refused(
+        &place,
+        &["--set", &format!("data.path={h5}")],
+        &["frames.h5", "HDF5"],
+    );
+    let odd = place.write("frames.mp4", &whole);
+    refused(
+        &place,
+        &["--set", &format!("data.path={odd}")],
+        &["`mp4`", ".npz"],
+    );
+}
+
+#[test]
+fn a_dataset_smaller_than_its_windows() {
+    let place = Place::with_config(3);
+    refused(
+        &place,
+        &[],
+        &["the dataset is too small", "`context_length` 4"],
+    );
+    place.write("frames.npy", npy(8));
+    refused(&place, &[], &["the dataset is too small", "held out"]);
+    place.write("frames.npy", npy(200));
+    refused(&place, &["--set", "frame_size=32"], &["64x64", "32x32"]);
+}
+
+#[test]
+fn a_wrong_config() {
+    let place = Place::with_config(200);
+    refused(
+        &place,
+        &["--set", "dynamics.n_update=3"],
+        &["unknown key `dynamics.n_update`", "`dynamics.n_updates`"],
+    );
+    let missing = run(["run", &place.arg("no.toml"), "--dir", &place.arg("run")]).expect(2);
+    assert!(missing.stderr.contains("no.toml"), "{}", missing.stderr);
+}
+
+#[test]
+fn ddp_without_a_grant_names_the_way_out() {
+    let place = Place::with_config(200);
+    let texts = [
+        "DDP",
+        "allow_single_gpu_fallback",
+        "--allow-single-gpu-fallback",
+    ];
+    refused(
+        &place,
+        &["--set", "allow_single_gpu_fallback=false"],
+        &texts,
+    );
+}
+
+#[test]
+fn stages_and_checkpoints_that_are_none() {
+    let place = Place::with_config(200);
+    refused(
+        &place,
+        &["--stage", "dynamic"],
+        &["`--stage dynamic`", "`dynamics`"],
+    );
+    refused(
+        &place,
+        &["--stage", "dynamics"],
+        &["builds on a video tokenizer", "--init-from"],
+    );
+    refused(
+        &place,
+        &["--init-from", "dynamic=x"],
+        &["`dynamic` is no stage"],
+    );
+    refused(
+        &place,
+        &["--init-from", "dynamics=/nowhere"],
+        &["/nowhere"].map(|s| s),
+    );
+    fs::create_dir(place.path("empty")).unwrap();
+    let empty = format!("video_tokenizer={}", place.arg("empty"));
+    refused(
+        &place,
+        &["--init-from", &empty],
+        &["is missing", "checkpoint verify"],
+    );
+    let bare = place.arg("empty");
+    refused(
+        &place,
+        &["--init-from", &bare],
+        &["for which stage", "STAGE=CHECKPOINT"],
+    );
+    let twice = ["--init-from", &fixture(), "--init-from", &fixture()].map(str::to_owned);
+    let twice: Vec<&str> = twice.iter().map(String::as_str).collect();
+    refused(&place, &twice, &["two checkpoints for `video_tokenizer`"]);
+}
+
+fn fixture() -> String {
+    let path = "tests/fixtures/tinyworlds_checkpoint/video_tokenizer_step_149";
+    support::workspace().join(path).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_directory_that_has_a_log() {
+    let place = Place::with_config(200);
+    let dir = scripted(&place, "run", short_policy(), Script::new(1));
+    let before = fs::read(journal(&dir)).unwrap();
+    start(&place, &[]).expect_error(2, &["already has a log", "resume"]);
+    assert_eq!(fs::read(journal(&dir)).unwrap(), before);
+
+    fs::remove_dir_all(&dir).unwrap();
+    place.write("run", "a file");
+    start(&place, &[]).expect_error(2, &["is a file"]);
+}
+
+/// A run whose first stage stopped.
+fn stopped() -> Place {
+    let place = Place::with_config(200);
+    let bad = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
+    let script = Script::new(1).stage("video_tokenizer", bad);
+    scripted(&place, "run", short_policy(), script);
+    place
+}
+
+fn resume(place: &Place, more: &[&str]) -> support::Done {
+    let dir = place.arg("run");
+    let args = ["resume", &dir];
+    run(args.iter().chain(more))
+}
+
+#[test]
+fn a_run_that_another_process_holds() {
+    let place = stopped();
+    let (store, _) = Store::open(&place.path("run")).unwrap();
+    let pid = std::process::id().to_string();
+    resume(&place, &["--retries", "1"]).expect_error(2, &[&pid, "has this run open"]);
+    // Reading needs no lock, and says who has it.
+    let status = run(["status", &place.arg("run")]).expect(0).stdout;
+    assert!(status.contains(&format!("process {pid}")), "{status}");
+    drop(store);
+    assert!(
+        !run(["status", &place.arg("run")])
+            .expect(0)
+            .stdout
+            .contains(&pid)
+    );
+}
+
+#[test]
+fn a_run_that_is_none_or_empty() {
+    let place = Place::with_config(200);
+    resume(&place, &[]).expect_error(2, &["no log"]);
+    let (store, _) = created_run(&place, "run", short_policy());
+    store.close().unwrap();
+    resume(&place, &[]).expect_error(5, &["empty"]);
+    for command in ["status", "log", "explain", "replay"] {
+        run([command, &place.arg("run")]).expect(5);
+    }
+    let file = place.arg("run.tgj");
+    run(["export", &place.arg("run"), &file]).expect(5);
+}
+
+#[test]
+fn a_damaged_log_is_rebuilt_or_refused() {
+    let place = stopped();
+    let path = journal(&place.path("run"));
+    let sound = fs::read(&path).unwrap();
+    let mut bytes = sound.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    run(["replay", &place.arg("run")]).expect(3);
+    // One copy is enough to go on with: it is mended, and the rest is as before.
+    resume(&place, &[]).expect_error(1, &["was stopped at a gate"]);
+    let log = run(["log", &place.arg("run")]).expect(0).stdout;
+    assert!(log.contains("store_repaired"), "{log}");
+    assert!(fs::read(&path).unwrap().starts_with(&sound));
+
+    fs::write(&path, &bytes).unwrap();
+    fs::remove_dir_all(place.path("run/log/sled")).unwrap();
+    resume(&place, &[]).expect(3);
+}
+
+#[test]
+fn a_stopped_run_wants_retries() {
+    let place = stopped();
+    let before = fs::read(journal(&place.path("run"))).unwrap();
+    resume(&place, &[]).expect_error(
+        1,
+        &["was stopped at a gate of `video_tokenizer`", "--retries"],
+    );
+    resume(&place, &["--set", "video_tokenizer.learning_rate=1e-4"]).expect(1);
+    assert_eq!(
+        fs::read(journal(&place.path("run"))).unwrap(),
+        before,
+        "nothing was recorded"
+    );
+}
+
+#[test]
+fn a_finished_run_has_finished() {
+    let place = Place::with_config(200);
+    scripted(&place, "run", short_policy(), Script::new(1));
+    let done = resume(&place, &[]).expect(0);
+    assert!(done.stderr.contains("has finished"), "{}", done.stderr);
+    assert_eq!(resume(&place, &["--quiet"]).expect(0).stderr, "");
+}
+
+#[test]
+fn settings_that_may_not_change_are_refused() {
+    let place = stopped();
+    let before = fs::read(journal(&place.path("run"))).unwrap();
+    let check = |set: &str, key: &str| {
+        resume(&place, &["--retries", "1", "--set", set])
+            .expect_error(2, &[&format!("`{key}` cannot change in a run")]);
+    };
+    check("seed=4", "seed");
+    check("patch_size=8", "patch_size");
+    check("video_tokenizer.embed_dim=16", "video_tokenizer.embed_dim");
+    check("data.frame_stride=2", "data.frame_stride");
+    check(
+        "video_tokenizer.gate.loss_latest=9",
+        "video_tokenizer.gate.loss_latest",
+    );
+    resume(&place, &["--retries", "1", "--set", "sed=4"])
+        .expect_error(2, &["unknown key `sed`", "`seed`"]);
+    assert_eq!(
+        fs::read(journal(&place.path("run"))).unwrap(),
+        before,
+        "nothing was recorded"
+    );
+}
+
+#[test]
+fn other_data_is_not_the_runs() {
+    let place = stopped();
+    place.write("frames.npy", npy(201));
+    resume(&place, &["--retries", "1"])
+        .expect_error(2, &["the data is not the run's", "data.path"]);
+    fs::remove_file(place.path("frames.npy")).unwrap();
+    resume(&place, &["--retries", "1"]).expect_error(2, &["no file or folder"]);
+}
+
+#[test]
+fn retries_are_for_stopped_runs() {
+    let place = Place::with_config(200);
+    let (store, created) = created_run(&place, "run", short_policy());
+    let time_ms = 1_700_000_000_000;
+    let durable = tinygate::store::Durability::Durable;
+    store
+        .append(store.head(), &[(time_ms, created)], durable)
+        .unwrap();
+    store.close().unwrap();
+    resume(&place, &["--retries", "1"]).expect_error(2, &["no stage of this run is stopped"]);
+}
+
+#[test]
+fn the_next_cycle_of_nothing() {
+    let place = Place::with_config(200);
+    let dir = place.arg("run");
+    let none = place.arg("none");
+    run(["run", "--dir", &dir, "--next-cycle-of", &none]).expect_error(2, &["none"]);
+    let bare = place.write("bare.toml", CONFIG.replace("[data]", "[date]"));
+    run(["run", &bare, "--dir", &dir]).expect_error(2, &["`date"]);
+}

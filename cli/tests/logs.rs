@@ -1,0 +1,244 @@
+//! What can be asked of a run without training: `status`, `log`, `explain`, `replay`,
+//! `export` and `import`, on runs whose trainer is a script.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+use support::{Place, journal, made_newer, run, scripted, tinygate};
+use tinygate::events::ModelKind;
+use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
+
+/// A run that passes, with one retune in its first stage.
+fn retuned() -> (Place, String) {
+    let place = Place::with_config(200);
+    let bad = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
+    let script = Script::new(1).chunk("video_tokenizer", 1, bad);
+    let run = scripted(&place, "run", short_policy(), script);
+    let arg = run.to_str().unwrap().to_owned();
+    (place, arg)
+}
+
+/// A run that stops at a gate.
+fn stopped() -> (Place, String) {
+    let place = Place::with_config(200);
+    let bad = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
+    let script = Script::new(1).stage("video_tokenizer", bad);
+    let run = scripted(&place, "run", short_policy(), script);
+    let arg = run.to_str().unwrap().to_owned();
+    (place, arg)
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn status_says_where_each_stage_stands() {
+    let (_place, dir) = retuned();
+    let text = run(["status", &dir]).expect(0).stdout;
+    for want in [
+        "scripted: finished",
+        "video_tokenizer  passed",
+        "dynamics         passed",
+        "1/5",
+    ] {
+        assert!(text.contains(want), "no `{want}` in:\n{text}");
+    }
+    let status = json(&run(["status", &dir, "--json"]).expect(0).stdout);
+    assert_eq!(status["phase"], "finished");
+    assert_eq!(status["process"], Value::Null);
+    assert_eq!(status["stages"][0]["failures"], 1);
+    assert_eq!(status["stages"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn status_goes_back_to_any_event() {
+    let (_place, dir) = retuned();
+    let at = |seq: &str| {
+        json(
+            &run(["status", &dir, "--json", "--at", seq])
+                .expect(0)
+                .stdout,
+        )
+    };
+    assert_eq!(at("0")["stages"][0]["phase"], "waiting");
+    assert_eq!(at("0")["events"], 1);
+    let whole = at("1000000");
+    assert_eq!(whole["phase"], "finished");
+}
+
+#[test]
+fn the_log_comes_whole_or_in_part() {
+    let (_place, dir) = retuned();
+    let lines = run(["log", &dir, "--json"]).expect(0).stdout;
+    let events: Vec<Value> = lines.lines().map(json).collect();
+    assert_eq!(events[0]["kind"], "run_created");
+    assert_eq!(events.last().unwrap()["kind"], "run_finished");
+    for (place, event) in events.iter().enumerate() {
+        assert_eq!(event["seq"], place);
+    }
+    let part = run(["log", &dir, "--json", "--from", "3", "--to", "5"])
+        .expect(0)
+        .stdout;
+    let seqs: Vec<u64> = part
+        .lines()
+        .map(|line| json(line)["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seqs, [3, 4, 5]);
+    let text = run(["log", &dir]).expect(0).stdout;
+    assert_eq!(text.lines().count(), events.len(), "one line an event");
+    assert!(text.contains("gate_decided"), "{text}");
+}
+
+#[test]
+fn a_follower_ends_with_the_run() {
+    let (_place, dir) = retuned();
+    let whole = run(["log", &dir, "--json"]).expect(0).stdout;
+    let followed = run(["log", &dir, "--json", "--follow"]).expect(0).stdout;
+    assert_eq!(followed, whole);
+}
+
+#[test]
+fn explain_says_why_in_words() {
+    let (_place, dir) = stopped();
+    let last = run(["explain", &dir]).expect(0).stdout;
+    for want in [
+        "video_tokenizer stopped",
+        "loss_latest blocked",
+        "0.5",
+        "0.01",
+    ] {
+        assert!(last.contains(want), "no `{want}` in:\n{last}");
+    }
+    let events = run(["log", &dir, "--json"]).expect(0).stdout;
+    let gate = events
+        .lines()
+        .map(json)
+        .find(|event| event["kind"] == "gate_decided")
+        .unwrap();
+    let gate = run(["explain", &dir, &gate["seq"].to_string()])
+        .expect(0)
+        .stdout;
+    for want in [
+        "retune",
+        "loss_latest FAILED",
+        "learning_rate from",
+        "rung 1",
+    ] {
+        assert!(gate.contains(want), "no `{want}` in:\n{gate}");
+    }
+    run(["explain", &dir, "100000"]).expect_error(2, &["no event 100000"]);
+}
+
+#[test]
+fn replay_recomputes_every_decision() {
+    let (_place, dir) = retuned();
+    let text = run(["replay", &dir]).expect(0).stdout;
+    assert!(text.contains("0 divergences"), "{text}");
+    let audit = json(&run(["replay", &dir, "--json"]).expect(0).stdout);
+    assert_eq!(audit["outcome"], "agreed");
+    let checked = &audit["checked"];
+    assert!(checked["recomputed"].as_u64().unwrap() > 10, "{checked}");
+    assert_eq!(checked["recomputed"], checked["decisions"]);
+}
+
+#[test]
+fn an_export_comes_back_as_the_same_run() {
+    let (place, dir) = stopped();
+    let file = place.arg("run.tgj");
+    run(["export", &dir, &file]).expect(0);
+    run(["export", &dir, &file]).expect(2);
+    let copy = place.arg("copy");
+    run(["import", &file, &copy]).expect(0);
+    run(["import", &file, &copy]).expect_error(2, &["already has a log"]);
+    let log = |path: &str| run(["log", path, "--json"]).expect(0).stdout;
+    assert_eq!(log(&dir), log(&copy));
+    assert_eq!(log(&dir), log(&file));
+    let stages =
+        |path: &str| json(&run(["status", path, "--json"]).expect(0).stdout)["stages"].clone();
+    assert_eq!(stages(&dir), stages(&copy));
+}
+
+#[test]
+fn several_logs_come_to_the_gravest() {
+    let (place, dir) = retuned();
+    let bytes = fs::read(journal(dir.as_ref())).unwrap();
+    fs::create_dir(place.path("logs")).unwrap();
+    let logs = place.arg("logs");
+    // An empty folder has nothing to check.
+    run(["replay", &logs]).expect(5);
+    place.write("logs/good.tgj", &bytes);
+    place.write("logs/notes.txt", "no log");
+    run(["replay", &logs]).expect(0);
+    place.write("logs/empty.tgj", "");
+    run(["replay", &logs]).expect(5);
+    run(["replay", &logs, &place.arg("none")]).expect(2);
+    place.write("logs/newer.tgj", made_newer(&bytes));
+    run(["replay", &logs]).expect(4);
+    place.write("logs/damaged.tgj", damaged(&bytes));
+    let answers = run(["replay", &logs, "--json"]).expect(3).stdout;
+    let outcomes: BTreeSet<String> = answers
+        .lines()
+        .map(|line| json(line)["outcome"].as_str().unwrap().to_owned())
+        .collect();
+    let want = ["agreed", "damaged", "newer_version", "nothing_checked"];
+    assert_eq!(outcomes, want.map(str::to_owned).into());
+}
+
+/// One bit of the middle is another.
+fn damaged(log: &[u8]) -> Vec<u8> {
+    let mut log = log.to_vec();
+    let middle = log.len() / 2;
+    log[middle] ^= 1;
+    log
+}
+
+#[test]
+fn logs_that_cannot_be_read_have_their_codes() {
+    let (place, dir) = retuned();
+    let bytes = fs::read(journal(dir.as_ref())).unwrap();
+    let empty = place.write("empty.tgj", "");
+    let newer = place.write("newer.tgj", made_newer(&bytes));
+    let broken = place.write("broken.tgj", damaged(&bytes));
+    let none = place.arg("none");
+    for command in ["status", "log", "explain"] {
+        run([command, &empty]).expect(5);
+        run([command, &none]).expect_error(2, &["none"]);
+        run([command, &newer]).expect_error(4, &["newer build"]);
+        run([command, &broken]).expect_error(3, &["damaged"]);
+    }
+    run(["import", &newer, &place.arg("a")]).expect_error(4, &["newer build"]);
+    run(["import", &broken, &place.arg("b")]).expect_error(3, &["damaged"]);
+    let rescued = place.arg("rescued.tgj");
+    run(["export", &broken, &rescued]).expect_error(3, &["damaged"]);
+    // The sound part is a log of its own.
+    run(["log", &rescued]).expect(0);
+}
+
+#[test]
+fn a_run_directory_of_a_newer_build_is_not_touched() {
+    let (_place, dir) = stopped();
+    let path = journal(dir.as_ref());
+    let newer = made_newer(&fs::read(&path).unwrap());
+    fs::write(&path, &newer).unwrap();
+    for command in ["resume", "status", "replay"] {
+        run([command, &dir]).expect(4);
+    }
+    assert_eq!(fs::read(&path).unwrap(), newer);
+}
+
+#[test]
+fn nobody_needs_to_read_to_the_end() {
+    use std::process::Stdio;
+    let (_place, dir) = retuned();
+    let mut child = tinygate()
+        .args(["log", &dir, "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

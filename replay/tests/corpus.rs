@@ -1,0 +1,454 @@
+//! Recorded logs and what their audit must say.
+//!
+//! `logs/<format>-<what-happened>.tgj` are the bytes of a log, beside each a
+//! rendering for people and the audit that is expected of it. The logs stay as
+//! they were written: a build that reads or decides otherwise fails here.
+//!
+//! `UPDATE_CORPUS=1 cargo test -p tinygate-replay --test corpus` makes logs that
+//! are not there yet and writes the expectations anew. It never touches a log
+//! that is there; delete one to have it made again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests fail as tests do"
+)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tinygate::events::{
+    Action, Event, InterruptReason, ModelKind, Policy, Record, RunInterrupted, Seq, SettingChanged,
+    SettingKey, SettingValue, StageName,
+};
+use tinygate::machine::{RunState, apply};
+use tinygate::store::disk::RealDisk;
+use tinygate::store::{Durability, EventLog, LogFile, Store, export};
+use tinygate_replay::{Outcome, audit_file, describe, explain};
+use tinygate_testing::{
+    ChunkPlan, Curve, Disturbance, Failure, Script, ScriptedTrainer, Ticks, Trouble, first, live,
+    lived, short_policy,
+};
+
+const FORMAT: &str = "v1";
+const VIDEO: &str = "video_tokenizer";
+const LATENT: &str = "latent_actions";
+const DYNAMICS: &str = "dynamics";
+
+#[test]
+fn every_recorded_log_is_audited_as_expected() {
+    let update = std::env::var_os("UPDATE_CORPUS").is_some();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("logs");
+    if update {
+        make_missing(&folder);
+    }
+    let logs = logs(&folder);
+    assert!(!logs.is_empty(), "`{}` holds no log", folder.display());
+
+    let mut failures = Vec::new();
+    let mut outcomes = BTreeMap::new();
+    for log in &logs {
+        let audit = audit_file(log);
+        *outcomes.entry(audit.outcome.exit_code()).or_insert(0) += 1;
+        let json = serde_json::to_string_pretty(&audit).unwrap() + "\n";
+        for (extension, found) in [("json", json), ("txt", rendering(log))] {
+            let path = log.with_extension(extension);
+            if update {
+                fs::write(&path, &found).unwrap();
+            }
+            match fs::read_to_string(&path) {
+                Ok(expected) if expected == found => {}
+                Ok(expected) => failures.push(difference(&path, &expected, &found)),
+                Err(error) => failures.push(format!("{}: {error}", path.display())),
+            }
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} of {} logs\n{}",
+        failures.len(),
+        logs.len(),
+        failures.join("\n")
+    );
+    // Agreed, diverged, damaged, newer, nothing checked.
+    let codes: Vec<u8> = outcomes.into_keys().collect();
+    assert_eq!(codes, [0, 1, 3, 4, 5], "a kind of outcome has no log");
+}
+
+#[test]
+fn every_file_of_the_corpus_belongs_to_a_log() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("logs");
+    let strays: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.with_extension("tgj").is_file())
+        .collect();
+    assert_eq!(strays, Vec::<PathBuf>::new());
+}
+
+fn logs(folder: &Path) -> Vec<PathBuf> {
+    let mut logs: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "tgj"))
+        .collect();
+    logs.sort();
+    logs
+}
+
+/// The first line that differs.
+fn difference(path: &Path, expected: &str, found: &str) -> String {
+    let lines = expected.lines().chain(std::iter::repeat("(end)"));
+    let pair = found
+        .lines()
+        .chain(["(end)"])
+        .zip(lines)
+        .enumerate()
+        .find(|(_, (found, expected))| found != expected);
+    let (number, (found, expected)) = pair.unwrap_or_default();
+    format!(
+        "{}:{}\n  expected: {expected}\n  found:    {found}",
+        path.display(),
+        number + 1
+    )
+}
+
+/// A line for each event, decisions explained, then the audit in words.
+fn rendering(log: &Path) -> String {
+    let mut text = String::new();
+    let mut state = RunState::empty();
+    match LogFile::open(log) {
+        Err(error) => writeln!(text, "{error}").unwrap(),
+        Ok(file) => {
+            for record in file.records() {
+                match record {
+                    Err(error) => writeln!(text, "{error}").unwrap(),
+                    Ok(record) => {
+                        apply(&mut state, &record.event);
+                        line(&mut text, &record, state.policy());
+                    }
+                }
+            }
+        }
+    }
+    writeln!(text, "\n{}", audit_file(log).to_string().trim_end()).unwrap();
+    text
+}
+
+fn line(text: &mut String, record: &Record, policy: Option<&Policy>) {
+    let Record { seq, event, .. } = record;
+    writeln!(text, "{seq} {}: {}", event.kind(), describe(event)).unwrap();
+    let explained = explain(event, policy);
+    if explained != describe(event) {
+        writeln!(text, "    {}", explained.replace('\n', "\n    ")).unwrap();
+    }
+}
+
+// ---------------------------------------------------------------- making logs
+
+/// What a log is made of, before bytes are changed.
+struct Recipe {
+    what: &'static str,
+    records: Vec<Record>,
+    /// Changes the file's bytes.
+    damage: fn(&mut Vec<u8>),
+    outcome: Outcome,
+}
+
+fn make_missing(folder: &Path) {
+    for recipe in recipes() {
+        let path = folder.join(format!("{FORMAT}-{}.tgj", recipe.what));
+        if path.exists() {
+            continue;
+        }
+        let mut bytes = bytes_of(recipe.what, &recipe.records);
+        (recipe.damage)(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        let audit = audit_file(&path);
+        assert_eq!(audit.outcome, recipe.outcome, "{}\n{audit}", recipe.what);
+    }
+}
+
+fn recipes() -> Vec<Recipe> {
+    let video = || ChunkPlan::good(ModelKind::VideoTokenizer);
+    let latent = || ChunkPlan::good(ModelKind::LatentActions);
+    let dynamics = || ChunkPlan::good(ModelKind::Dynamics);
+    let plateau = Script::new(2).chunk(VIDEO, 2, video().loss(Curve::flat(0.03).noisy(0.02)));
+    let collapse = (1..=3).fold(Script::new(3), |script, chunk| {
+        script.chunk(LATENT, chunk, latent().collapsing())
+    });
+    let hopeless = Script::new(4).stage(VIDEO, video().loss(Curve::flat(0.5).noisy(0.05)));
+    let broken = Script::new(5).chunk(
+        VIDEO,
+        2,
+        video().loss(Curve::decay(0.1, 2.0).but(7, f64::NAN)),
+    );
+    let memory =
+        Script::new(6).attempt(DYNAMICS, 1, 1, dynamics().failing(10, Failure::OutOfMemory));
+    let structure = Script::new(7)
+        .chunk(DYNAMICS, 1, dynamics().picture(4, 3))
+        .chunk(DYNAMICS, 2, dynamics().picture(4, 2));
+    let worker = (1..=4).fold(Script::new(8), |script, attempt| {
+        script.attempt(
+            LATENT,
+            1,
+            attempt,
+            latent().failing(3, Failure::WorkerExited),
+        )
+    });
+
+    let clean = run(Script::new(1));
+    let retuned = run(plateau);
+    let stopped = run(hopeless);
+    vec![
+        agreed("clean-pass", clean.clone()),
+        agreed("retune-rescue", retuned.clone()),
+        agreed("entropy-collapse", run(collapse)),
+        agreed("stop-by-budget", stopped.clone()),
+        agreed("more-retries", more_retries(&stopped)),
+        agreed("restart-after-nan", run(broken)),
+        agreed("restart-after-lost-structure", run(structure)),
+        agreed("out-of-memory", run(memory)),
+        agreed("worker-exits-until-stop", run(worker)),
+        agreed("killed-and-resumed", killed_and_resumed()),
+        agreed("signal-and-resume", signalled_and_resumed()),
+        agreed("ends-before-a-decision", before_the_second_gate(&clean)),
+        Recipe {
+            damage: |bytes| bytes.truncate(bytes.len() - 100),
+            ..agreed("torn-tail", clean.clone())
+        },
+        Recipe {
+            damage: |bytes| {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 0x10;
+            },
+            outcome: Outcome::Damaged,
+            ..agreed("flipped-bit", clean.clone())
+        },
+        Recipe {
+            damage: |bytes| {
+                let middle = bytes.len() / 2;
+                bytes.drain(middle..middle + 3000);
+            },
+            outcome: Outcome::Damaged,
+            ..agreed("gap", clean.clone())
+        },
+        Recipe {
+            damage: |bytes| {
+                let from = bytes.len() / 2;
+                bytes.extend_from_within(from..);
+            },
+            outcome: Outcome::Damaged,
+            ..agreed("duplicate", clean.clone())
+        },
+        Recipe {
+            outcome: Outcome::Diverged,
+            ..agreed("edited-decision", edited_decision(&retuned))
+        },
+        Recipe {
+            outcome: Outcome::Diverged,
+            ..agreed("edited-loss", edited_loss(&retuned))
+        },
+        Recipe {
+            outcome: Outcome::Diverged,
+            ..agreed("missing-decision", missing_decision(&retuned))
+        },
+        Recipe {
+            outcome: Outcome::NewerVersion,
+            ..agreed("newer-rules", newer_rules(&clean))
+        },
+        Recipe {
+            outcome: Outcome::NothingChecked,
+            ..agreed("created-only", first(short_policy()))
+        },
+        Recipe {
+            damage: Vec::clear,
+            outcome: Outcome::NothingChecked,
+            ..agreed("empty", clean)
+        },
+    ]
+}
+
+fn agreed(what: &'static str, records: Vec<Record>) -> Recipe {
+    Recipe {
+        what,
+        records,
+        damage: |_| {},
+        outcome: Outcome::Agreed,
+    }
+}
+
+fn run(script: Script) -> Vec<Record> {
+    lived(&first(short_policy()), vec![], script)
+        .unwrap()
+        .records
+}
+
+fn more_retries(stopped: &[Record]) -> Vec<Record> {
+    let more = Event::SettingChanged(SettingChanged {
+        stage: Some(StageName::new(VIDEO)),
+        key: SettingKey::MaxRetries,
+        from: SettingValue::Count(5),
+        to: SettingValue::Count(7),
+        who: "a person".to_owned(),
+        why: "resume --retries 2".to_owned(),
+    });
+    lived(stopped, vec![more], Script::new(4)).unwrap().records
+}
+
+/// One process is killed inside a chunk, the next one just as the gate is to be
+/// decided, and a third ends the run.
+fn killed_and_resumed() -> Vec<Record> {
+    let log = tinygate::store::MemoryLog::with(
+        first(short_policy())
+            .into_iter()
+            .map(|record| (record.time_ms, record.event)),
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let trainer = ScriptedTrainer::new(Script::new(9));
+    let killed = Disturbance::new(VIDEO, 27, Trouble::Killed);
+    let life = live(
+        &log,
+        directory.path(),
+        &Ticks::from(1_700_000_000_000),
+        vec![],
+        trainer.disturbed(killed),
+        &mut tinygate_testing::Quiet,
+    );
+    assert!(life.unwrap().ending.is_err());
+    let second = lived(&log.records(), vec![], Script::new(9))
+        .unwrap()
+        .records;
+    let before_gate = second
+        .iter()
+        .position(
+            |record| matches!(&record.event, Event::GateDecided(gate) if gate.stage.as_str() == LATENT),
+        )
+        .unwrap();
+    lived(&second[..before_gate], vec![], Script::new(9))
+        .unwrap()
+        .records
+}
+
+fn signalled_and_resumed() -> Vec<Record> {
+    let log = tinygate::store::MemoryLog::with(
+        first(short_policy())
+            .into_iter()
+            .map(|record| (record.time_ms, record.event)),
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let signal = Trouble::Signal("SIGTERM".to_owned());
+    let trainer =
+        ScriptedTrainer::new(Script::new(10)).disturbed(Disturbance::new(DYNAMICS, 40, signal));
+    live(
+        &log,
+        directory.path(),
+        &Ticks::from(1_700_000_000_000),
+        vec![],
+        trainer,
+        &mut tinygate_testing::Quiet,
+    )
+    .unwrap();
+    let records = log.records();
+    assert!(matches!(
+        &records.last().unwrap().event,
+        Event::RunInterrupted(RunInterrupted {
+            reason: InterruptReason::Signal { .. }
+        })
+    ));
+    lived(&records, vec![], Script::new(10)).unwrap().records
+}
+
+fn before_the_second_gate(records: &[Record]) -> Vec<Record> {
+    let gates = records
+        .iter()
+        .enumerate()
+        .filter(|(_, record)| matches!(record.event, Event::GateDecided(_)));
+    let (second, _) = gates.take(2).last().unwrap();
+    records[..second].to_vec()
+}
+
+/// The failed gate is made to look passed.
+fn edited_decision(records: &[Record]) -> Vec<Record> {
+    let mut records = records.to_vec();
+    for record in &mut records {
+        if let Event::GateDecided(gate) = &mut record.event
+            && gate.decision == Action::Retune
+        {
+            gate.decision = Action::Continue;
+            gate.failures = 0;
+            return records;
+        }
+    }
+    panic!("no gate was retuned");
+}
+
+/// One loss before the failed gate is lower than it was.
+fn edited_loss(records: &[Record]) -> Vec<Record> {
+    let mut records = records.to_vec();
+    for record in &mut records {
+        if let Event::MetricsLogged(logged) = &mut record.event
+            && logged.chunk.get() == 2
+        {
+            logged.columns[0].values[0] = 0.0001.into();
+            return records;
+        }
+    }
+    panic!("no second chunk");
+}
+
+fn missing_decision(records: &[Record]) -> Vec<Record> {
+    let place = records
+        .iter()
+        .position(|record| matches!(record.event, Event::PatchApplied(_)))
+        .unwrap();
+    let mut records = records.to_vec();
+    records.remove(place);
+    records
+}
+
+fn newer_rules(records: &[Record]) -> Vec<Record> {
+    let mut records = records.to_vec();
+    if let Event::RunCreated(created) = &mut records[0].event {
+        created.rules += 1;
+    }
+    records
+}
+
+/// The exported journal of a store that was given `records`, an append up to
+/// each decision, so that the same events are the same bytes.
+fn bytes_of(what: &str, records: &[Record]) -> Vec<u8> {
+    let run = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::new(run.path()));
+    let nonce = nonce_of(what);
+    let store = Store::create_on(disk, "scripted", nonce).unwrap();
+    let mut head = Seq::FIRST;
+    let mut batch = Vec::new();
+    for record in records {
+        batch.push((record.time_ms, record.event.clone()));
+        if record.event.is_decision() || record.event.kind() == "run_created" {
+            head = store.append(head, &batch, Durability::Durable).unwrap();
+            batch.clear();
+        }
+    }
+    if !batch.is_empty() {
+        store.append(head, &batch, Durability::Durable).unwrap();
+    }
+    store.close().unwrap();
+    let file = run.path().join("exported.tgj");
+    export(run.path(), &file).unwrap();
+    fs::read(file).unwrap()
+}
+
+/// Sixteen bytes of a log's name.
+fn nonce_of(what: &str) -> [u8; 16] {
+    let mut nonce = [0; 16];
+    for (place, byte) in what.bytes().enumerate() {
+        nonce[place % 16] ^= byte;
+    }
+    nonce
+}
