@@ -1,5 +1,7 @@
 //! Holds the core to what it must not know: no store, file, clock, tensor or chance.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
