@@ -101,7 +101,7 @@ impl ChunkState {
     }
 
     /// Takes the samples of `wanted` metrics that are new and inside the chunk.
-    pub fn log(&mut self, column: &Column, wanted: impl Fn(&str) -> bool) {
+    pub fn add(&mut self, column: &Column, wanted: impl Fn(&str) -> bool) {
         if !wanted(&column.name) {
             return;
         }

@@ -1177,7 +1177,7 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
                 for column in &event.columns {
                     let wanted = gate::is_wanted(stage, &column.name);
                     if let Some(chunk) = &mut stage.chunk {
-                        chunk.log(column, |_| wanted);
+                        chunk.add(column, |_| wanted);
                     }
                 }
             }

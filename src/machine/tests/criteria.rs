@@ -61,7 +61,7 @@ impl Bench {
             steps: Steps::Stride { first, stride: 1 },
             values: values.iter().copied().map(scalar).collect(),
         };
-        self.chunk.log(&column, |_| true);
+        self.chunk.add(&column, |_| true);
         self
     }
 
@@ -135,7 +135,10 @@ impl Bench {
 fn check(name: &str, bench: Bench, want: Result<(), Option<CriterionReason>>) {
     let result = bench.result();
     let found = match result.verdict {
-        Verdict::Pass => Ok(()),
+        Verdict::Pass => {
+            assert_eq!(result.why, None, "{name}: a pass needs no reason");
+            Ok(())
+        }
         Verdict::Fail => Err(result.why.clone()),
         Verdict::NotApplicable => panic!("{name}: does not apply, {:?}", result.why),
     };
