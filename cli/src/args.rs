@@ -131,7 +131,7 @@ pub struct LogArgs {
     /// Print one JSON object per event
     #[arg(long)]
     pub json: bool,
-    /// Wait for new events until the run has finished
+    /// Wait for new events until the run has finished or stopped
     #[arg(long, short)]
     pub follow: bool,
     /// First event

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
-use support::{Place, journal, made_newer, run, scripted, tinygate};
+use support::{Place, journal, made_newer, run, scripted, tinygate, workspace};
 use tinygate::events::ModelKind;
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 
@@ -213,9 +213,37 @@ fn logs_that_cannot_be_read_have_their_codes() {
     run(["import", &newer, &place.arg("a")]).expect_error(4, &["newer build"]);
     run(["import", &broken, &place.arg("b")]).expect_error(3, &["damaged"]);
     let rescued = place.arg("rescued.tgj");
-    run(["export", &broken, &rescued]).expect_error(3, &["damaged"]);
+    run(["export", &broken, &rescued]).expect_error(3, &["damaged", "rescued.tgj"]);
     // The sound part is a log of its own.
     run(["log", &rescued]).expect(0);
+}
+
+#[test]
+fn recorded_logs_come_to_what_is_expected_of_them() {
+    let folder = workspace().join("replay/logs");
+    let folder = folder.to_str().unwrap();
+    // Among them are damaged ones, and damage is gravest.
+    let answers = run(["replay", folder, "--json"]).expect(3).stdout;
+    assert!(answers.lines().count() > 10, "{answers}");
+    for audit in answers.lines().map(json) {
+        let log = audit["log"].as_str().unwrap();
+        let expected = fs::read_to_string(log.replace(".tgj", ".json")).unwrap();
+        assert_eq!(audit["outcome"], json(&expected)["outcome"], "{log}");
+        let code = run(["replay", log]).code.unwrap();
+        let known = [
+            "agreed",
+            "diverged",
+            "unreadable",
+            "damaged",
+            "newer_version",
+            "nothing_checked",
+        ];
+        let want = known
+            .iter()
+            .position(|known| audit["outcome"] == *known)
+            .unwrap();
+        assert_eq!(code, want as i32, "{log}");
+    }
 }
 
 #[test]

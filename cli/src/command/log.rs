@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 pub fn perform(args: &LogArgs) -> anyhow::Result<Exit> {
     let mut records = records(&args.dir)?;
-    let mut read = false;
+    let (mut read, mut over) = (false, false);
     loop {
         for record in records.by_ref() {
             let record = record?;
@@ -28,12 +28,13 @@ pub fn perform(args: &LogArgs) -> anyhow::Result<Exit> {
             if args.from.is_none_or(|from| from <= seq) {
                 print(&record, args.json)?;
             }
-            let finished = matches!(record.event, Event::RunFinished(_));
-            if args.follow && finished || args.to == Some(seq) {
+            over = matches!(record.event, Event::RunFinished(_) | Event::RunStopped(_));
+            if args.to == Some(seq) {
                 return Ok(Exit::Done);
             }
         }
-        if !args.follow {
+        // A stopped run may go on, in its log and beyond; a follower of the last word is done.
+        if over || !args.follow {
             break;
         }
         sleep(LOOK);

@@ -238,8 +238,10 @@ fn one_init(config: &Config, text: &str) -> anyhow::Result<InitFrom> {
         Some(_) | None => (None, PathBuf::from(text)),
     };
     // A stage's `best` is a link; the checkpoint it leads to carries the names.
-    let path = fs::canonicalize(&path)
-        .with_context(|| format!("`--init-from`: cannot look into `{}`", path.display()))?;
+    let path = fs::canonicalize(&path).with_context(|| {
+        let place = path.display();
+        format!("`--init-from`: cannot look into `{place}`\nhint: name a checkpoint's directory")
+    })?;
     let from_name = || {
         let (stage, _) = path.file_name()?.to_str()?.rsplit_once("_step_")?;
         is_stage(stage).then(|| stage.to_owned())

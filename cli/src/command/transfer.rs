@@ -8,10 +8,20 @@ use crate::output::{bytes, count, say};
 
 pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
     let exported = store::export(&args.dir, &args.file)?;
+    let file = args.file.display();
+    let events = count(exported.events);
+    if let Some(fault) = exported.fault {
+        let what = format!(
+            "only {events} events could be exported\nhint: those before the fault are in `{file}`"
+        );
+        return Err(anyhow::Error::new(fault).context(what));
+    }
+    if exported.events == 0 {
+        let place = args.dir.display().to_string();
+        return Err(EmptyLog { place }.into());
+    }
     say(&format!(
-        "{} events in `{}` ({})",
-        count(exported.events),
-        args.file.display(),
+        "{events} events in `{file}` ({})",
         bytes(exported.bytes)
     ));
     if let Some(tail) = exported.tail {
@@ -20,14 +30,7 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
             "{left} at the end are no whole append and were left out"
         ));
     }
-    match exported.fault {
-        Some(fault) => Err(anyhow::Error::new(fault).context("the log ends with a fault")),
-        None if exported.events == 0 => {
-            let place = args.dir.display().to_string();
-            Err(EmptyLog { place }.into())
-        }
-        None => Ok(Exit::Done),
-    }
+    Ok(Exit::Done)
 }
 
 pub fn import(args: &ImportArgs) -> anyhow::Result<Exit> {

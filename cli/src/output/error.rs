@@ -4,7 +4,7 @@ use super::{Style, say};
 
 /// Prints an error and its hint, if any cause has one.
 pub fn error(error: &anyhow::Error) {
-    let (what, hint) = split(&chain(error));
+    let (what, hint) = chain(error);
     let style = Style::of_stderr();
     say(&format!("{} {what}", style.bad("error:")));
     if let Some(hint) = hint {
@@ -12,22 +12,21 @@ pub fn error(error: &anyhow::Error) {
     }
 }
 
-/// All causes, joined. Some libraries repeat their cause in their own words: it is said once.
-fn chain(error: &anyhow::Error) -> String {
+/// All causes, joined, and the outermost hint. Some libraries repeat their cause in
+/// their own words: it is said once.
+fn chain(error: &anyhow::Error) -> (String, Option<String>) {
     let mut text = String::new();
+    let mut hint = None;
     for cause in error.chain() {
-        let cause = cause.to_string();
+        let (what, its_hint) = split(&cause.to_string());
         if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            let (what, hint) = split(&text);
-            text = match hint {
-                Some(hint) => format!("{what}: {cause}\nhint: {hint}"),
-                None => format!("{what}: {cause}"),
-            };
+            text = what;
+        } else if !text.contains(&what) {
+            text = format!("{text}: {what}");
         }
+        hint = hint.or(its_hint);
     }
-    text
+    (text, hint)
 }
 
 /// The text without its last hint, and the hint. A list of problems keeps its own.
@@ -85,8 +84,20 @@ mod tests {
     fn a_cause_that_is_repeated_is_said_once() {
         let cause = std::io::Error::other("no such device");
         let error = anyhow::Error::new(cause).context("cannot read: no such device\nhint: look");
-        assert_eq!(chain(&error), "cannot read: no such device\nhint: look");
-        let error = anyhow::anyhow!("inner").context("outer\nhint: look");
-        assert_eq!(chain(&error), "outer: inner\nhint: look");
+        let want = (
+            "cannot read: no such device".to_owned(),
+            Some("look".to_owned()),
+        );
+        assert_eq!(chain(&error), want);
+    }
+
+    #[test]
+    fn the_outermost_hint_counts() {
+        let error = anyhow::anyhow!("inner\nhint: wait").context("outer\nhint: look");
+        let want = ("outer: inner".to_owned(), Some("look".to_owned()));
+        assert_eq!(chain(&error), want);
+        let error = anyhow::anyhow!("inner\nhint: wait").context("outer");
+        let want = ("outer: inner".to_owned(), Some("wait".to_owned()));
+        assert_eq!(chain(&error), want);
     }
 }

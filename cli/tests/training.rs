@@ -1,0 +1,421 @@
+//! Real training in real processes: it finishes, it can be killed anywhere, and what
+//! comes of it is the same.
+
+#![cfg(feature = "train")]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+use support::{Done, Place, run, tinygate};
+use tinygate::events::{Event, FileRecord, Record};
+use tinygate::machine::{RunState, apply};
+use tinygate::store::LogFile;
+
+const KEYS: [&str; 6] = [
+    "stage",
+    "gate_step",
+    "decision",
+    "metrics",
+    "resume_from",
+    "config_patch_applied",
+];
+
+fn records(run: &Path) -> Vec<Record> {
+    let log = LogFile::open(run).unwrap();
+    log.records().collect::<Result<_, _>>().unwrap()
+}
+
+fn state(records: &[Record]) -> RunState {
+    let mut state = RunState::empty();
+    for record in records {
+        apply(&mut state, &record.event);
+    }
+    state.without_process()
+}
+
+/// What was decided, without numbers that a crash may shift.
+fn decisions(records: &[Record]) -> Vec<Event> {
+    let decisions = records.iter().map(|record| &record.event);
+    decisions
+        .filter(|event| event.is_decision() && !matches!(event, Event::SamplesSuperseded(_)))
+        .cloned()
+        .collect()
+}
+
+/// Path and hashes of every checkpoint, once each.
+fn checkpoints(records: &[Record]) -> Vec<(String, Vec<FileRecord>)> {
+    let mut known: Vec<(String, Vec<FileRecord>)> = Vec::new();
+    for record in records {
+        if let Event::CheckpointWritten(written) = &record.event {
+            let path = &written.checkpoint.path;
+            known.retain(|(known, _)| known != path);
+            known.push((path.clone(), written.files.clone()));
+        }
+    }
+    known
+}
+
+fn start_args(place: &Place, dir: &str, more: &[&str]) -> Vec<String> {
+    let args = ["run", &place.config(), "--dir", &place.arg(dir)];
+    args.iter()
+        .chain(more)
+        .map(|arg| (*arg).to_owned())
+        .collect()
+}
+
+/// A process whose gates are read as it prints them.
+fn start(place: &Place, dir: &str, more: &[&str]) -> (Child, impl Iterator<Item = String> + use<>) {
+    let mut child = tinygate()
+        .args(start_args(place, dir, more))
+        .args(["--json", "--quiet"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines.map(Result::unwrap))
+}
+
+/// Waits until the log of a run under way says so.
+fn wait_for(dir: &str, from: usize, mut wanted: impl FnMut(&Value) -> bool) {
+    let mut follower = tinygate()
+        .args([
+            "log",
+            dir,
+            "--json",
+            "--follow",
+            "--from",
+            &from.to_string(),
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let seen = lines
+        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
+        .any(|event| wanted(&event));
+    assert!(seen, "the run ended before");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+}
+
+#[test]
+fn a_run_finishes_and_every_decision_replays() {
+    let place = Place::with_config(200);
+    let done = run(start_args(&place, "run", &["--json"])).expect(0);
+    let gates: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(gates.len(), 6, "{}", done.stdout);
+    for gate in &gates {
+        check_keys(gate);
+    }
+    let dir = place.arg("run");
+    let audit = run(["replay", &dir]).expect(0).stdout;
+    assert!(audit.contains("0 divergences"), "{audit}");
+    run(["checkpoint", "verify", &dir]).expect(0);
+    for stage in ["video_tokenizer", "latent_actions", "dynamics"] {
+        let best = fs::canonicalize(place.path("run").join(stage).join("best")).unwrap();
+        assert!(
+            best.ends_with(format!("{stage}_step_40")),
+            "{}",
+            best.display()
+        );
+    }
+    // People get the same gates in words.
+    let explained = run(["explain", &dir]).expect(0).stdout;
+    assert!(
+        explained.contains("dynamics, gate at update 40"),
+        "{explained}"
+    );
+}
+
+/// Exactly the six keys, in their order; numbers or null in the metrics.
+#[track_caller]
+fn check_keys(gate: &str) {
+    let places: Vec<usize> = KEYS
+        .iter()
+        .map(|key| {
+            gate.find(&format!("\"{key}\":"))
+                .unwrap_or_else(|| panic!("no {key}: {gate}"))
+        })
+        .collect();
+    assert!(places.is_sorted(), "{gate}");
+    let value: Value = serde_json::from_str(gate).unwrap();
+    let object = value.as_object().unwrap();
+    assert_eq!(object.len(), KEYS.len(), "{gate}");
+    for (name, metric) in object["metrics"].as_object().unwrap() {
+        assert!(metric.is_number() || metric.is_null(), "{name}: {gate}");
+    }
+}
+
+#[test]
+fn people_see_the_gates_and_a_table() {
+    let place = Place::with_config(200);
+    let done = run(start_args(&place, "run", &["--stage", "video_tokenizer"])).expect(0);
+    assert_eq!(done.stdout, "");
+    for want in [
+        "video_tokenizer gate at 20: continue",
+        "  pass  checkpoint_valid",
+        "  n/a   loss_trend",
+        "note: ",
+        "times looser",
+        "video_tokenizer passed",
+        "stage            phase",
+        "best: video_tokenizer/checkpoints/",
+    ] {
+        assert!(
+            done.stderr.contains(want),
+            "no `{want}` in:\n{}",
+            done.stderr
+        );
+    }
+    let place = Place::with_config(200);
+    let args = start_args(&place, "run", &["--stage", "video_tokenizer", "--quiet"]);
+    assert_eq!(run(args).expect(0).stderr, "");
+}
+
+#[test]
+fn a_run_that_was_killed_ends_like_one_that_was_not() {
+    let place = Place::with_config(200);
+    // The same name in another folder: the name is part of the state.
+    fs::create_dir_all(place.path("whole")).unwrap();
+    fs::create_dir_all(place.path("killed")).unwrap();
+    run(start_args(&place, "whole/run", &[])).expect(0);
+
+    let dir = place.arg("killed/run");
+    let (mut child, mut gates) = start(&place, "killed/run", &[]);
+    let gate: Value = serde_json::from_str(&gates.next().unwrap()).unwrap();
+    assert_eq!(gate["gate_step"], 20);
+    // The second chunk is under way once it has a checkpoint of its own.
+    wait_for(&dir, 0, |event| {
+        event["kind"] == "checkpoint_judged" && event["checkpoint"]["step"].as_u64() > Some(20)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(gates);
+    let killed_at = records(&place.path("killed/run")).len();
+
+    run(["resume", &dir]).expect(0);
+    let (whole, killed) = (
+        records(&place.path("whole/run")),
+        records(&place.path("killed/run")),
+    );
+    let starts = |records: &[Record]| {
+        let of = |record: &&Record| matches!(record.event, Event::ProcessStarted(_));
+        records.iter().filter(of).count()
+    };
+    assert_eq!((starts(&whole), starts(&killed)), (1, 2));
+    assert!(killed_at < killed.len() - 10, "it was killed at its end");
+    assert_eq!(checkpoints(&whole), checkpoints(&killed), "other weights");
+    assert_eq!(decisions(&whole), decisions(&killed), "other decisions");
+    assert_eq!(state(&whole), state(&killed), "another state");
+    run(["replay", &dir]).expect(0);
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+#[test]
+fn a_signal_stops_a_run_with_a_checkpoint() {
+    use rustix::process::Signal;
+    for (name, signal_name) in [(Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM")] {
+        let place = Place::with_config(200);
+        let dir = place.arg("run");
+        let (child, mut gates) = start(&place, "run", &[]);
+        gates.next().unwrap();
+        signal(&child, name);
+        drop(gates);
+        let done = Done::of(child.wait_with_output().unwrap());
+        let done = done.expect(130);
+        assert_eq!(done.stderr, "", "{signal_name}");
+
+        let records = records(&place.path("run"));
+        let last = records.last().unwrap();
+        assert_eq!(last.event.kind(), "run_interrupted");
+        let text = serde_json::to_string(last).unwrap();
+        assert!(text.contains(signal_name), "{text}");
+        let before = records.iter().rev().nth(1).unwrap();
+        assert_eq!(
+            before.event.kind(),
+            "checkpoint_judged",
+            "no checkpoint was written"
+        );
+        let status = run(["status", &dir]).expect(0).stdout;
+        assert!(
+            status.contains("under way, no process has it open"),
+            "{status}"
+        );
+
+        run(["resume", &dir]).expect(0);
+        run(["replay", &dir]).expect(0);
+    }
+}
+
+#[test]
+fn a_moved_run_goes_on_elsewhere_with_its_data() {
+    let place = Place::with_config(200);
+    let (child, mut gates) = start(&place, "run", &[]);
+    gates.next().unwrap();
+    signal(&child, rustix::process::Signal::INT);
+    drop(gates);
+    Done::of(child.wait_with_output().unwrap()).expect(130);
+
+    let elsewhere = Place::new();
+    fs::rename(place.path("run"), elsewhere.path("moved")).unwrap();
+    fs::rename(place.path("frames.npy"), elsewhere.path("frames.npy")).unwrap();
+    let dir = elsewhere.arg("moved");
+    run(["resume", &dir]).expect_error(2, &["no file or folder"]);
+    let data = format!("data.path={}", elsewhere.arg("frames.npy"));
+    run(["resume", &dir, "--set", &data]).expect(0);
+    run(["replay", &dir]).expect(0);
+    run(["checkpoint", "verify", &dir]).expect(0);
+}
+
+#[test]
+fn a_stopped_run_goes_on_with_more_retries() {
+    let place = Place::with_config(200);
+    // A limit that nothing reaches, and no retry.
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        "--set",
+        "video_tokenizer.gate.loss_latest=1e-9",
+        "--set",
+        "policy.max_retries=0",
+    ];
+    let done = run(start_args(&place, "run", &more)).expect(1);
+    assert!(
+        done.stderr.contains("loss_latest blocked"),
+        "{}",
+        done.stderr
+    );
+    let dir = place.arg("run");
+    run(["resume", &dir]).expect_error(1, &["--retries"]);
+    let again = run(["resume", &dir, "--retries", "1", "--json"]).expect(1);
+    let gates: Vec<Value> = again
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let decided: Vec<&Value> = gates.iter().map(|gate| &gate["decision"]).collect();
+    assert_eq!(decided, ["retune", "stop"], "{}", again.stdout);
+    assert_eq!(gates[0]["config_patch_applied"]["learning_rate"], 0.0005);
+    let changed = records(&place.path("run"));
+    let changed = changed.iter().find_map(|record| match &record.event {
+        Event::SettingChanged(changed) => Some(changed.clone()),
+        _ => None,
+    });
+    assert_eq!(changed.unwrap().who, "somebody");
+    run(["replay", &dir]).expect(0);
+}
+
+#[test]
+fn a_stage_alone_takes_what_it_builds_on_from_checkpoints() {
+    let place = Place::with_config(200);
+    run(start_args(&place, "first", &[])).expect(0);
+    let best = |stage: &str| {
+        format!(
+            "{stage}={}",
+            place.path("first").join(stage).join("best").display()
+        )
+    };
+    let (video, actions) = (best("video_tokenizer"), best("latent_actions"));
+    let more = [
+        "--stage",
+        "dynamics",
+        "--init-from",
+        &video,
+        "--init-from",
+        &actions,
+    ];
+    run(start_args(&place, "second", &more)).expect(0);
+    let last = |run: &str| checkpoints(&records(&place.path(run))).pop().unwrap();
+    assert_eq!(
+        last("first"),
+        last("second"),
+        "the same stage on the same models"
+    );
+    run(["replay", &place.arg("second")]).expect(0);
+
+    // A stage may also go on from its own.
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        "--init-from",
+        &video,
+        "--set",
+        "video_tokenizer.n_updates=60",
+    ];
+    run(start_args(&place, "third", &more)).expect(0);
+    let written = checkpoints(&records(&place.path("third")));
+    assert!(
+        written.first().unwrap().0.ends_with("_step_44"),
+        "{:?}",
+        written.first()
+    );
+}
+
+#[test]
+fn the_next_cycle_takes_the_first_config() {
+    let place = Place::with_config(200);
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        "--set",
+        "video_tokenizer.learning_rate=2e-3",
+    ];
+    run(start_args(&place, "first", &more)).expect(0);
+    let (first, second) = (place.arg("first"), place.arg("second"));
+    let args = [
+        "run",
+        "--next-cycle-of",
+        &first,
+        "--dir",
+        &second,
+        "--stage",
+        "video_tokenizer",
+    ];
+    run(args).expect(0);
+    let (first, second) = (
+        state(&records(first.as_ref())),
+        state(&records(second.as_ref())),
+    );
+    let (first, second) = (first.created.unwrap(), second.created.unwrap());
+    assert_eq!(first.config, second.config);
+    assert_eq!(second.parent.unwrap().run, "first");
+}
+
+#[test]
+fn a_dry_run_measures_and_writes_nothing() {
+    let place = Place::with_config(200);
+    let config = place.config();
+    let before = listing(&place);
+    let done = run(["run", &config, "--dry-run", "--dir", &place.arg("run")]).expect(0);
+    for want in [
+        "loss_latest",
+        "latest loss <= 100",
+        "every 20 to 40",
+        "time: ",
+        "memory: ",
+    ] {
+        assert!(
+            done.stdout.contains(want),
+            "no `{want}` in:\n{}",
+            done.stdout
+        );
+    }
+    assert_eq!(listing(&place), before);
+}
+
+fn listing(place: &Place) -> Vec<std::ffi::OsString> {
+    let entries = fs::read_dir(place.path(".")).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
