@@ -1,5 +1,13 @@
 //! `config init`, `check` and `show`, and what wrong configs are told.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test stops at what it did not expect"
+)]
+
 mod support;
 
 use support::{Place, run};

@@ -1,5 +1,13 @@
 //! The options are frozen: scripts rely on them. A new one is added to the table by hand.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test stops at what it did not expect"
+)]
+
 mod support;
 
 use std::collections::BTreeSet;

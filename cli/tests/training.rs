@@ -1,6 +1,13 @@
 //! Real training in real processes: it finishes, it can be killed anywhere, and what
 //! comes of it is the same.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test stops at what it did not expect"
+)]
 #![cfg(feature = "train")]
 
 mod support;
