@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
 # Checks with the real PyTorch that what tinygate writes is what others read, and the other way round. Called by
 # `make interop` in the environment of tools/with-libtorch.
-#   TINYGATE_INTEROP_RUN   a run directory: each checkpoint in it is read as well
+#   TINYGATE_INTEROP_RUN   another run directory: each checkpoint in it is read as well
 set -euo pipefail
 # shellcheck source=tools/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 interop_python=$("$python" tools/interop_env.py)
 run_cargo build --package tinygate --example torch_file
+run_cargo build --package tinygate-cli
 export PYTHONDONTWRITEBYTECODE=1
 
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+"$interop_python" tests/interop/trained.py --tinygate "$CARGO_TARGET_DIR/debug/tinygate" \
+    --data data/pong_frames.h5 --fixtures tests/fixtures --into "$scratch/trained"
+
 checkpoints=()
-for folder in tests/fixtures/tinyworlds_checkpoint/*_step_* ${TINYGATE_INTEROP_RUN:+"$TINYGATE_INTEROP_RUN"/*/checkpoints/*_step_*}; do
+for folder in tests/fixtures/tinyworlds_checkpoint/*_step_* "$scratch"/trained/run/*/checkpoints/*_step_* ${TINYGATE_INTEROP_RUN:+"$TINYGATE_INTEROP_RUN"/*/checkpoints/*_step_*}; do
     [ -e "$folder/model_state_dict.pt" ] || fail "there is no checkpoint in $folder" \
         "the checkout is incomplete (git status), or TINYGATE_INTEROP_RUN is no run directory with checkpoints"
     checkpoints+=(--checkpoint "$folder")
