@@ -100,11 +100,8 @@ impl ChunkState {
             .map_or(Step::FIRST, |checkpoint| checkpoint.step)
     }
 
-    /// Takes the samples of `wanted` metrics that are new and inside the chunk.
-    pub fn add(&mut self, column: &Column, wanted: impl Fn(&str) -> bool) {
-        if !wanted(&column.name) {
-            return;
-        }
+    /// Takes the samples that are new and inside the chunk.
+    pub fn add(&mut self, column: &Column) {
         let samples = self.columns.entry(column.name.clone()).or_default();
         for (index, value) in column.values.iter().enumerate() {
             let Some(step) = column.steps.at(index) else {

@@ -92,79 +92,83 @@ fn try_rung(
     situation: Situation,
 ) -> Result<Applied, SkipReason> {
     let why = PatchReason::Rung(number);
-    match rung {
-        Rung::Multiply { key, factor } => {
-            let from = value_of(settings, *key).ok_or(SkipReason::NotASettingOfThisStage)?;
-            let to = match from {
-                SettingValue::Real(value) => {
-                    SettingValue::Real(Scalar::new(value.get() * factor.get()))
-                }
-                SettingValue::Count(count) => SettingValue::Count(scale(count, factor.get())),
-            };
-            change(*key, from, to, why, settings, configured, bounds)
-        }
-        Rung::Add { key, amount } => {
-            let from = value_of(settings, *key).ok_or(SkipReason::NotASettingOfThisStage)?;
-            let to = match from {
-                SettingValue::Real(value) => {
-                    SettingValue::Real(Scalar::new(value.get() + *amount as f64))
-                }
-                SettingValue::Count(count) => {
-                    SettingValue::Count(count.saturating_add_signed(*amount))
-                }
-            };
-            change(*key, from, to, why, settings, configured, bounds)
-        }
-        Rung::ExtendTarget => {
-            match situation.loss_dropping {
-                None => return Err(SkipReason::NoPreviousGate),
-                Some(false) => return Err(SkipReason::LossNotDropping),
-                Some(true) => {}
-            }
-            if !situation.may_extend {
-                return Err(SkipReason::ExtensionsUsedUp);
-            }
-            let to = settings.n_updates.saturating_add(settings.chunk_size);
-            Ok(Applied {
-                patch: Some(count_patch(
-                    SettingKey::NUpdates,
-                    settings.n_updates,
-                    to,
-                    why,
-                )),
-                deferred: None,
-            })
-        }
-        Rung::DeferFewerActions => {
-            if !situation.entropy_collapsed {
-                return Err(SkipReason::EntropyNotCollapsed);
-            }
-            if situation.deferred_before {
-                return Err(SkipReason::AlreadyDeferred);
-            }
-            let from = settings
-                .n_actions
-                .ok_or(SkipReason::NotASettingOfThisStage)?;
-            let to = lower_power_of_two(from).ok_or(SkipReason::AtBound)?;
-            let patch = count_patch(SettingKey::NActions, u64::from(from), u64::from(to), why);
-            Ok(Applied {
-                patch: None,
-                deferred: Some(patch),
-            })
-        }
+    let (key, to) = match rung {
+        Rung::Multiply { key, factor } => (key, multiplied(value_of(settings, *key), *factor)),
+        Rung::Add { key, amount } => (key, added(value_of(settings, *key), *amount)),
+        Rung::ExtendTarget => return extend_target(settings, situation, why),
+        Rung::DeferFewerActions => return defer_fewer_actions(settings, situation, why),
+    };
+    let to = to.ok_or(SkipReason::NotASettingOfThisStage)?;
+    change(*key, to, why, settings, configured, bounds)
+}
+
+fn multiplied(value: Option<SettingValue>, factor: Scalar) -> Option<SettingValue> {
+    Some(match value? {
+        SettingValue::Real(value) => SettingValue::Real(Scalar::new(value.get() * factor.get())),
+        SettingValue::Count(count) => SettingValue::Count(scale(count, factor.get())),
+    })
+}
+
+fn added(value: Option<SettingValue>, amount: i64) -> Option<SettingValue> {
+    Some(match value? {
+        SettingValue::Real(value) => SettingValue::Real(Scalar::new(value.get() + amount as f64)),
+        SettingValue::Count(count) => SettingValue::Count(count.saturating_add_signed(amount)),
+    })
+}
+
+fn extend_target(
+    settings: &Settings,
+    situation: Situation,
+    why: PatchReason,
+) -> Result<Applied, SkipReason> {
+    match situation.loss_dropping {
+        None => return Err(SkipReason::NoPreviousGate),
+        Some(false) => return Err(SkipReason::LossNotDropping),
+        Some(true) => {}
     }
+    if !situation.may_extend {
+        return Err(SkipReason::ExtensionsUsedUp);
+    }
+    let from = settings.n_updates;
+    let to = from.saturating_add(settings.chunk_size);
+    Ok(Applied {
+        patch: Some(count_patch(SettingKey::NUpdates, from, to, why)),
+        deferred: None,
+    })
+}
+
+fn defer_fewer_actions(
+    settings: &Settings,
+    situation: Situation,
+    why: PatchReason,
+) -> Result<Applied, SkipReason> {
+    if !situation.entropy_collapsed {
+        return Err(SkipReason::EntropyNotCollapsed);
+    }
+    if situation.deferred_before {
+        return Err(SkipReason::AlreadyDeferred);
+    }
+    let from = settings
+        .n_actions
+        .ok_or(SkipReason::NotASettingOfThisStage)?;
+    let to = lower_power_of_two(from).ok_or(SkipReason::AtBound)?;
+    let patch = count_patch(SettingKey::NActions, u64::from(from), u64::from(to), why);
+    Ok(Applied {
+        patch: None,
+        deferred: Some(patch),
+    })
 }
 
 /// Holds `to` at its bound; at the bound already, the rung does not apply.
 fn change(
     key: SettingKey,
-    from: SettingValue,
     to: SettingValue,
     why: PatchReason,
     settings: &Settings,
     configured: &Settings,
     bounds: &Bounds,
 ) -> Result<Applied, SkipReason> {
+    let from = value_of(settings, key).ok_or(SkipReason::NotASettingOfThisStage)?;
     let to = match to {
         SettingValue::Real(value) => SettingValue::Real(hold_real(key, value, settings, bounds)),
         SettingValue::Count(count) => {
@@ -203,11 +207,9 @@ fn hold_count(
     match key {
         SettingKey::GradientAccumulationSteps => {
             let now = u64::from(settings.gradient_accumulation_steps);
-            let (least, most) = (
-                u64::from(bounds.accumulation_min),
-                u64::from(bounds.accumulation_max),
-            );
-            count.max(least.min(now)).min(most.max(now))
+            let (least, most) = (bounds.accumulation_min.max(1), bounds.accumulation_max);
+            let (least, most) = (u64::from(least).min(now), u64::from(most).max(now));
+            count.max(least).min(most)
         }
         SettingKey::LogInterval => {
             let least = share(settings.chunk_size, bounds.log_interval_min_share);
@@ -231,7 +233,7 @@ fn share(whole: u64, share: Scalar) -> u64 {
     let exact = whole as f64 * share.get();
     let down = exact as u64;
     let up = if (down as f64) < exact {
-        down + 1
+        down.saturating_add(1)
     } else {
         down
     };
@@ -247,7 +249,7 @@ fn scale(count: u64, factor: f64) -> u64 {
 fn lower_power_of_two(actions: u32) -> Option<u32> {
     let below = actions.checked_sub(1)?;
     let power = 1_u32 << below.checked_ilog2()?;
-    (2 <= power && power < actions).then_some(power)
+    (2 <= power).then_some(power)
 }
 
 fn count_patch(key: SettingKey, from: u64, to: u64, why: PatchReason) -> SettingPatch {

@@ -41,11 +41,11 @@ use crate::events::{
     Action, Attempt, Blocking, CheckpointDeleted, CheckpointJudged, CheckpointRef,
     CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished, ChunkNumber, ChunkStarted,
     CriterionResult, CriterionTest, EffectiveBatch, Event, FailureAnswer, FailureCause,
-    FailureDecided, FileRecord, GateDecided, Metric, ModelKind, PatchApplied, PatchDeferred,
-    PatchReason, Policy, Rejection, Restart, RestartCause, RestartReason, RetryFrom,
-    SamplesSuperseded, Scalar, SettingKey, SettingPatch, SettingValue, Settings, StageName,
-    StagePassed, StagePolicy, StageReopened, StageStarted, StageStopped, Step, StopReason,
-    Upstream, Verdict, metric,
+    FailureDecided, FileRecord, GateDecided, Metric, MetricsLogged, ModelKind, PatchApplied,
+    PatchDeferred, PatchReason, Policy, Rejection, Restart, RestartCause, RestartReason, RetryFrom,
+    SamplesSuperseded, Scalar, SettingKey, SettingPatch, SettingValue, Settings, StageMeasured,
+    StageName, StagePassed, StagePolicy, StageReopened, StageStarted, StageStopped, Step,
+    StopReason, Upstream, Verdict, metric,
 };
 
 /// Everything known of a stage.
@@ -277,6 +277,15 @@ impl StageState {
                 .chunk
                 .as_ref()
                 .is_some_and(|now| now.number == chunk && now.attempt == attempt)
+    }
+
+    /// The chunk in training, if it is this one.
+    fn current(&mut self, chunk: ChunkNumber, attempt: Attempt) -> Option<&mut ChunkState> {
+        if self.is_current(chunk, attempt) {
+            self.chunk.as_mut()
+        } else {
+            None
+        }
     }
 }
 
@@ -1161,40 +1170,18 @@ fn blocking(stage: &StageState) -> Vec<Blocking> {
 pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
     match event {
         Event::StageStarted(event) => on_stage_started(stage, event),
-        Event::StageMeasured(event) => {
-            if stage.phase == Phase::Measuring {
-                stage.trivial = event.trivial.clone();
-                stage.predictor = event.predictor.clone();
-                let resume_from = stage
-                    .newest_accepted()
-                    .map(|checkpoint| checkpoint.reference.clone());
-                stage.phase = recording(Step::FIRST, Next::StartChunk { resume_from });
-            }
-        }
+        Event::StageMeasured(event) => on_stage_measured(stage, event),
         Event::ChunkStarted(event) => on_chunk_started(stage, event),
-        Event::MetricsLogged(event) => {
-            if stage.is_current(event.chunk, event.attempt) {
-                for column in &event.columns {
-                    let wanted = gate::is_wanted(stage, &column.name);
-                    if let Some(chunk) = &mut stage.chunk {
-                        chunk.add(column, |_| wanted);
-                    }
-                }
-            }
-        }
+        Event::MetricsLogged(event) => on_metrics_logged(stage, event),
         Event::CheckpointWritten(event) => on_checkpoint_written(stage, event),
         Event::CheckpointJudged(event) => on_checkpoint_judged(stage, event),
         Event::HeldOutScored(event) => {
-            if stage.is_current(event.chunk, event.attempt)
-                && let Some(chunk) = &mut stage.chunk
-            {
+            if let Some(chunk) = stage.current(event.chunk, event.attempt) {
                 chunk.held_out = Some(event.clone());
             }
         }
         Event::PictureScored(event) => {
-            if stage.is_current(event.chunk, event.attempt)
-                && let Some(chunk) = &mut stage.chunk
-            {
+            if let Some(chunk) = stage.current(event.chunk, event.attempt) {
                 chunk.picture = Some(event.clone());
             }
         }
@@ -1212,32 +1199,9 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
         Event::PatchDeferred(event) => on_patch_deferred(stage, &event.patch),
         Event::FailureDecided(event) => on_failure_decided(run.policy, stage, event),
         Event::StageReopened(event) => on_stage_reopened(stage, event),
-        Event::CheckpointDeleted(event) => {
-            if matches!(stage.phase, Phase::Recording { .. }) {
-                for checkpoint in &mut stage.checkpoints {
-                    checkpoint.deleted |= checkpoint.reference == event.checkpoint;
-                }
-            }
-        }
-        Event::StagePassed(event) => {
-            if matches!(stage.phase, Phase::Recording { .. }) {
-                stage.chunk = None;
-                stage.phase = Phase::Passed {
-                    checkpoint: event.checkpoint.clone(),
-                };
-            }
-        }
-        Event::StageStopped(event) => {
-            if matches!(
-                stage.phase,
-                Phase::Stopping { .. } | Phase::Recording { .. }
-            ) {
-                stage.phase = Phase::Stopped {
-                    reason: event.reason.clone(),
-                    step: event.step,
-                };
-            }
-        }
+        Event::CheckpointDeleted(event) => on_checkpoint_deleted(stage, event),
+        Event::StagePassed(event) => on_stage_passed(stage, event),
+        Event::StageStopped(event) => on_stage_stopped(stage, event),
         Event::SettingChanged(event) => on_setting_changed(stage, event.key, event.to),
         Event::FallbackGranted(event) => {
             let raised = stage
@@ -1285,6 +1249,57 @@ fn on_stage_started(stage: &mut StageState, event: &StageStarted) {
         });
     }
     stage.phase = Phase::Measuring;
+}
+
+fn on_stage_measured(stage: &mut StageState, event: &StageMeasured) {
+    if stage.phase == Phase::Measuring {
+        stage.trivial = event.trivial.clone();
+        stage.predictor = event.predictor.clone();
+        let resume_from = stage
+            .newest_accepted()
+            .map(|checkpoint| checkpoint.reference.clone());
+        stage.phase = recording(Step::FIRST, Next::StartChunk { resume_from });
+    }
+}
+
+fn on_metrics_logged(stage: &mut StageState, event: &MetricsLogged) {
+    for column in &event.columns {
+        if gate::is_wanted(stage, &column.name)
+            && let Some(chunk) = stage.current(event.chunk, event.attempt)
+        {
+            chunk.add(column);
+        }
+    }
+}
+
+fn on_checkpoint_deleted(stage: &mut StageState, event: &CheckpointDeleted) {
+    if matches!(stage.phase, Phase::Recording { .. }) {
+        for checkpoint in &mut stage.checkpoints {
+            checkpoint.deleted |= checkpoint.reference == event.checkpoint;
+        }
+    }
+}
+
+fn on_stage_passed(stage: &mut StageState, event: &StagePassed) {
+    if matches!(stage.phase, Phase::Recording { .. }) {
+        stage.chunk = None;
+        stage.phase = Phase::Passed {
+            checkpoint: event.checkpoint.clone(),
+        };
+    }
+}
+
+fn on_stage_stopped(stage: &mut StageState, event: &StageStopped) {
+    let stops = matches!(
+        stage.phase,
+        Phase::Stopping { .. } | Phase::Recording { .. }
+    );
+    if stops {
+        stage.phase = Phase::Stopped {
+            reason: event.reason.clone(),
+            step: event.step,
+        };
+    }
 }
 
 fn on_chunk_started(stage: &mut StageState, event: &ChunkStarted) {

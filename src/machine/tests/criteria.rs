@@ -61,7 +61,7 @@ impl Bench {
             steps: Steps::Stride { first, stride: 1 },
             values: values.iter().copied().map(scalar).collect(),
         };
-        self.chunk.add(&column, |_| true);
+        self.chunk.add(&column);
         self
     }
 

@@ -377,20 +377,31 @@ fn samples_are_kept_once_and_in_order() {
 
 #[test]
 fn only_what_decides_is_kept() {
-    let mut run = video();
+    let mut policy = policy_of(ModelKind::LatentActions);
+    let test = CriterionTest::MetricAtLeast {
+        metric: metric::CODEBOOK_USAGE.to_owned(),
+        limit: constant(0.1),
+    };
+    policy.stages[0].criteria.push(criterion("codebook", test));
+    let mut run = Run::start(policy);
     let train = run.training();
     let column = |name: &str| Column {
         name: name.to_owned(),
         steps: Steps::List(vec![1]),
         values: vec![scalar(1.0)],
     };
+    let logged = [metric::LOSS, metric::CODEBOOK_USAGE, metric::GRAD_NORM];
     run.tell(Event::MetricsLogged(MetricsLogged {
         stage: train.stage.clone(),
         chunk: train.chunk,
         attempt: train.attempt,
-        columns: vec![column(metric::GRAD_NORM), column(metric::LOSS)],
+        columns: logged.map(column).to_vec(),
     }));
     let chunk = run.stage().chunk.as_ref().unwrap();
-    assert_eq!(chunk.samples(metric::GRAD_NORM), []);
-    assert_eq!(chunk.samples(metric::LOSS).len(), 1);
+    let kept = logged.map(|name| chunk.samples(name).len());
+    assert_eq!(
+        kept,
+        [1, 1, 0],
+        "the loss, what a criterion asks for, no more"
+    );
 }
