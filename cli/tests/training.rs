@@ -18,10 +18,11 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
-use support::{Done, Place, run, tinygate};
-use tinygate::events::{Event, FileRecord, Record};
+use support::{Done, Place, run, scripted, tinygate};
+use tinygate::events::{Event, FileRecord, ModelKind, Record};
 use tinygate::machine::{RunState, apply};
 use tinygate::store::LogFile;
+use tinygate_testing::{ChunkPlan, Script, short_policy};
 
 const KEYS: [&str; 6] = [
     "stage",
@@ -396,6 +397,53 @@ fn the_next_cycle_takes_the_first_config() {
     let (first, second) = (first.created.unwrap(), second.created.unwrap());
     assert_eq!(first.config, second.config);
     assert_eq!(second.parent.unwrap().run, "first");
+}
+
+#[test]
+fn the_next_cycle_has_the_actions_that_the_ladder_deferred() {
+    let place = Place::with_config(200);
+    let collapsed = ChunkPlan::good(ModelKind::LatentActions).collapsing();
+    let script = [1, 2, 3].into_iter().fold(Script::new(1), |script, chunk| {
+        script.chunk("latent_actions", chunk, collapsed.clone())
+    });
+    let parent = scripted(&place, "parent", short_policy(), script);
+    let deferred = |record: &Record| matches!(record.event, Event::PatchDeferred(_));
+    assert_eq!(
+        records(&parent)
+            .iter()
+            .filter(|record| deferred(record))
+            .count(),
+        1
+    );
+
+    let child = place.arg("child");
+    let parent = parent.to_str().unwrap();
+    let args = [
+        "run",
+        "--next-cycle-of",
+        parent,
+        "--dir",
+        &child,
+        "--stage",
+        "latent_actions",
+    ];
+    run(args).expect(0);
+    let created = state(&records(child.as_ref())).created.unwrap();
+    assert_eq!(created.config["n_actions"], 2, "the first config has 4");
+    assert_eq!(created.parent.unwrap().patches.len(), 1);
+}
+
+#[test]
+fn a_second_signal_goes_at_once() {
+    let place = Place::with_config(200);
+    let (child, mut gates) = start(&place, "run", &[]);
+    gates.next().unwrap();
+    signal(&child, rustix::process::Signal::INT);
+    signal(&child, rustix::process::Signal::INT);
+    drop(gates);
+    Done::of(child.wait_with_output().unwrap()).expect(130);
+    run(["resume", &place.arg("run")]).expect(0);
+    run(["replay", &place.arg("run")]).expect(0);
 }
 
 #[test]
