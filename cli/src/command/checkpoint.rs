@@ -19,25 +19,27 @@ use crate::output::{self, Style, count};
 
 /// How far below a folder checkpoints are looked for: `<run>/<stage>/checkpoints/<name>`.
 const DEPTH_MOST: u32 = 6;
+/// How far above a checkpoint its run is.
+const RUN_ABOVE: usize = 4;
 /// Folders looked at below one argument.
 const FOLDERS_MOST: usize = 100_000;
 
 pub fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
     let mut refused = false;
+    let mut runs = Runs::default();
     for place in &args.dir {
-        let found = find(place)?;
-        for path in &found {
-            refused |= !judge(path)?;
+        for path in &find(place)? {
+            refused |= !judge(path, &mut runs)?;
         }
     }
     Ok(if refused { Exit::Refused } else { Exit::Done })
 }
 
 /// Prints the verdict; whether it was accepted.
-fn judge(path: &Path) -> anyhow::Result<bool> {
+fn judge(path: &Path, runs: &mut Runs) -> anyhow::Result<bool> {
     let style = Style::of_stdout();
-    let expected = expected(path)?;
-    match checkpoint::accept(path, expected.as_deref()) {
+    let expected = runs.expected(path)?;
+    match checkpoint::accept(path, expected) {
         Acceptance::Accepted(accepted) => {
             let verdict = style.good("accepted");
             let what = describe(&accepted, expected.is_some());
@@ -115,19 +117,30 @@ fn look(folder: &Path) -> io::Result<(bool, Vec<PathBuf>)> {
     Ok((has_file, below))
 }
 
-/// What the log of the run around a checkpoint says of its files; `None` where no
-/// log names it.
-fn expected(path: &Path) -> anyhow::Result<Option<Vec<FileRecord>>> {
-    let path =
-        fs::canonicalize(path).with_context(|| format!("cannot look into `{}`", path.display()))?;
-    let has_log = |folder: &&Path| folder.join("log").join("journal.tgj").is_file();
-    let Some(run) = path.ancestors().skip(1).take(4).find(has_log) else {
-        return Ok(None);
-    };
-    let Ok(inside) = path.strip_prefix(run) else {
-        return Ok(None);
-    };
-    let mut known: BTreeMap<String, Vec<FileRecord>> = BTreeMap::new();
+/// What the logs of the runs around checkpoints say of their files; each is read once.
+#[derive(Default)]
+struct Runs(BTreeMap<PathBuf, BTreeMap<PathBuf, Vec<FileRecord>>>);
+
+impl Runs {
+    /// `None` where no log names the checkpoint.
+    fn expected(&mut self, path: &Path) -> anyhow::Result<Option<&[FileRecord]>> {
+        let path = fs::canonicalize(path)
+            .with_context(|| format!("cannot look into `{}`", path.display()))?;
+        let has_log = |folder: &&Path| folder.join("log").join("journal.tgj").is_file();
+        let Some(run) = path.ancestors().skip(1).take(RUN_ABOVE).find(has_log) else {
+            return Ok(None);
+        };
+        if !self.0.contains_key(run) {
+            self.0.insert(run.to_owned(), named_in_log(run)?);
+        }
+        let files = self.0.get(run).and_then(|named| named.get(&path));
+        Ok(files.map(Vec::as_slice))
+    }
+}
+
+/// The files of every checkpoint of a run, as its log names them.
+fn named_in_log(run: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<FileRecord>>> {
+    let mut named = BTreeMap::new();
     for record in records(run)? {
         if let Event::CheckpointWritten(written) = record?.event {
             let files = written.files.into_iter().map(|file| FileRecord {
@@ -135,8 +148,8 @@ fn expected(path: &Path) -> anyhow::Result<Option<Vec<FileRecord>>> {
                 size: file.size,
                 blake3_hex: file.blake3,
             });
-            known.insert(written.checkpoint.path, files.collect());
+            named.insert(run.join(written.checkpoint.path), files.collect());
         }
     }
-    Ok(inside.to_str().and_then(|inside| known.remove(inside)))
+    Ok(named)
 }

@@ -114,9 +114,7 @@ impl Process {
         if trained.is_err() {
             tracing::warn!("the training thread ended in a panic");
         }
-        for line in fold(store.read(Seq::FIRST)?, None)?.lines() {
-            console.say(&line);
-        }
+        console.say_all(&fold(store.read(Seq::FIRST)?, None)?.lines());
         exit(dir, ending, &console)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tinygate::controller::{Observer, Progress};
-use tinygate::events::{Event, Record, StageName};
+use tinygate::events::{Event, InterruptReason, Record, StageName};
 use tinygate::machine::RunState;
 use tinygate_replay::{describe, explain};
 
@@ -61,18 +61,17 @@ impl Console {
         }
     }
 
+    /// Several lines at once, so that the moving one is drawn anew only once.
     pub fn say_all(&self, lines: &[String]) {
-        for line in lines {
-            self.say(line);
-        }
+        self.say(&lines.join("\n"));
     }
 
-    /// Leaves the line as it stands.
+    /// Takes the moving line away; what it said last stands in the gate below it.
     pub fn end_line(&mut self) {
         if let Line::Moving(moving) = &mut self.line
             && let Some((_, bar)) = moving.take()
         {
-            bar.abandon();
+            bar.finish_and_clear();
         }
     }
 
@@ -122,7 +121,14 @@ impl Console {
                 self.end_line();
                 self.say(&self.style.bad(&explain(event, state.policy())));
             }
-            Event::RunInterrupted(_) | Event::RunFinished(_) | Event::RunStopped(_) => {
+            Event::RunInterrupted(interrupted) => {
+                self.end_line();
+                // What is in the way is the error this process ends with.
+                if let InterruptReason::Signal { .. } = interrupted.reason {
+                    self.say(&describe(event));
+                }
+            }
+            Event::RunFinished(_) | Event::RunStopped(_) => {
                 self.end_line();
                 self.say(&describe(event));
             }
