@@ -652,6 +652,39 @@ fn fewer_actions_are_deferred_once_and_change_nothing_now() {
     assert_eq!(deferrals, 1);
 }
 
+#[test]
+fn what_a_collapse_of_entropy_is() {
+    #[track_caller]
+    fn check(name: &str, outcome: Outcome, want: Option<u32>) {
+        let mut policy = policy_of(ModelKind::LatentActions);
+        let test = CriterionTest::MetricAtLeast {
+            metric: metric::LEARNING_RATE.to_owned(),
+            limit: constant(if want.is_some() { 0.0 } else { 1.0 }),
+        };
+        policy.stages[0].criteria.push(criterion("rate", test));
+        policy.stages[0].ladder = vec![Rung::DeferFewerActions];
+        let gate = Run::start(policy).gate(&outcome);
+        assert_eq!(gate.rung, want, "{name}: {gate:?}");
+    }
+    let no_entropy = Outcome {
+        action_entropy: 0.0,
+        ..good()
+    };
+    let one_action = Outcome {
+        unique_actions: 1.0,
+        ..good()
+    };
+    check("entropy fails alone", no_entropy, Some(1));
+    check("one action alone", one_action, Some(1));
+    check("another metric fails", good(), None);
+    let mut run = Run::start(policy_of(ModelKind::LatentActions));
+    run.gate(&high(0.5));
+    let reasons = run.gate(&high(0.5)).skipped;
+    let reasons: Vec<SkipReason> = reasons.iter().map(|skipped| skipped.why).collect();
+    let want = [SkipReason::LossNotDropping, SkipReason::EntropyNotCollapsed];
+    assert_eq!(reasons, want, "the loss fails alone");
+}
+
 // ------------------------------------------------------------ retention
 
 #[test]

@@ -131,6 +131,30 @@ fn a_given_checkpoint_of_a_stage_outside_the_run_is_upstream() {
 }
 
 #[test]
+fn steps_and_chunks_past_their_range_stop() {
+    let at = |step| {
+        let mut created = created(policy_of(ModelKind::VideoTokenizer));
+        created.init_from = vec![given("video_tokenizer", step)];
+        Run::create(created)
+    };
+    let reason = |run: &Run| {
+        pick!(run.log, StageStopped)
+            .last()
+            .map(|stop| stop.reason.clone())
+    };
+    assert_eq!(reason(&at(u64::MAX)), Some(StopReason::CountersExhausted));
+    assert_eq!(
+        at(u64::MAX - 1).training().to,
+        Step::new(u64::MAX),
+        "one more"
+    );
+    let mut run = video();
+    run.state.stages[0].last_chunk = Some(ChunkNumber::new(u32::MAX));
+    run.gate(&high(0.008));
+    assert_eq!(reason(&run), Some(StopReason::CountersExhausted));
+}
+
+#[test]
 fn a_run_without_stages_finishes() {
     let run = Run::start(policy(Vec::new()));
     assert_eq!(
