@@ -241,6 +241,25 @@ fn too_many_failures_stop_whatever_their_kind() {
 }
 
 #[test]
+fn as_many_failures_as_retries_are_allowed() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |policy| policy.max_retries = 1);
+    let decided = run.fail(10, out_of_memory());
+    assert_eq!(
+        (decided.answer, decided.failures),
+        (FailureAnswer::RunAgain, 1)
+    );
+    let mut run = run_of(ModelKind::VideoTokenizer, |policy| {
+        policy.max_retries = 1;
+        policy.stages[0].settings.batch_size_per_gpu = 1;
+    });
+    run.fail(10, out_of_memory());
+    let floor = StopReason::OutOfMemoryAtFloor {
+        batch_size_per_gpu: 1,
+    };
+    assert_eq!(stage_stop(&run), floor, "it is the floor that stops");
+}
+
+#[test]
 fn a_checkpoint_found_damaged_is_not_started_from_again() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     run.gate(&high(0.008));

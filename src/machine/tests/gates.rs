@@ -56,6 +56,7 @@ fn passing_gates_lead_to_the_target() {
     for (step, loss) in [(100, 0.006), (200, 0.005), (300, 0.004)] {
         let train = run.training();
         chunks.push((train.chunk.get(), train.from.get(), train.to.get()));
+        assert_eq!(train.taken, Vec::<String>::new(), "all names lie behind");
         check(
             "a pass",
             &run.gate(&high(loss)),
