@@ -89,7 +89,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
 /// A log without events where some were to be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the log of `{place}` is empty: there is no event in it\nhint: start a run with `tinygate run CONFIG --dir DIR`"
+    "the log of `{place}` is empty: there is no event in it\nhint: remove it and start a run with `tinygate run CONFIG --dir DIR`"
 )]
 pub struct EmptyLog {
     pub place: String,
