@@ -1,14 +1,16 @@
 //! Events in words: [`describe`] in a line, [`explain`] with every number a decision was made from.
 //!
-//! Both say what the log says and compute nothing of their own.
+//! Both say what the log says. Only what a stage's limits are worth is worked out here, since it
+//! is known before a gate records it.
 
 use tinygate::events::{
     Action, Cause, CheckpointJudged, CheckpointRef, ChunkFailure, ChunkStarted, CriterionReason,
     CriterionResult, CriterionTest, Event, FailureAnswer, FailureCause, FailureDecided, Finding,
     GateDecided, InterruptReason, MetricsLogged, PatchReason, Policy, RestartCause, RestartReason,
-    RungSkipped, SettingPatch, SkipReason, StageName, StageReopened, StageStopped, StopReason,
-    Verdict, metric,
+    RungSkipped, SettingPatch, SkipReason, StageMeasured, StageName, StageReopened, StageStopped,
+    StopReason, Verdict, metric,
 };
+use tinygate::machine::gate::vacuous_limits;
 
 use crate::numbers::{of, plural, setting, short, times};
 
@@ -146,12 +148,12 @@ pub fn explain(event: &Event, policy: Option<&Policy>) -> String {
         Event::FailureDecided(decided) => explain_failure(decided),
         Event::StageReopened(reopened) => explain_reopened(reopened),
         Event::StageStopped(stopped) => explain_stopped(stopped),
+        Event::StageMeasured(measured) => explain_measured(measured, policy),
         Event::RunCreated(_)
         | Event::ProcessStarted(_)
         | Event::RunInterrupted(_)
         | Event::SettingChanged(_)
         | Event::FallbackGranted(_)
-        | Event::StageMeasured(_)
         | Event::MetricsLogged(_)
         | Event::CheckpointWritten(_)
         | Event::CheckpointJudged(_)
@@ -219,6 +221,19 @@ fn explain_gate(gate: &GateDecided, policy: Option<&Policy>) -> String {
         }));
     }
     lines.extend(consequences(gate));
+    lines.join("\n")
+}
+
+/// What a predictor that learned nothing scores, and which limits it already meets.
+fn explain_measured(measured: &StageMeasured, policy: Option<&Policy>) -> String {
+    let mut lines = vec![describe(&Event::StageMeasured(measured.clone()))];
+    let stage = policy.and_then(|policy| policy.stages.iter().find(|s| s.name == measured.stage));
+    let vacuous = stage.map(|stage| vacuous_limits(stage, measured));
+    let notes = vacuous
+        .iter()
+        .flatten()
+        .map(|finding| format!("  note: {}", self::finding(finding)));
+    lines.extend(notes);
     lines.join("\n")
 }
 

@@ -9,8 +9,8 @@ use super::stage::{Judgement, StageState};
 use super::statistics::{self, windows};
 use crate::events::{
     Applies, Cause, Criterion, CriterionReason, CriterionResult, CriterionTest, Finding, Limit,
-    Metric, ModelKind, PictureScored, Scalar, Step, StructureLimits, StructureScores, Verdict,
-    metric,
+    Metric, ModelKind, PictureScored, Scalar, StageMeasured, StagePolicy, Step, StructureLimits,
+    StructureScores, Verdict, metric,
 };
 
 /// Name of the criterion that holds whether or not the policy has it.
@@ -650,9 +650,38 @@ fn findings(inputs: &Inputs<'_>, criteria: &[CriterionResult], passed: bool) -> 
 }
 
 fn vacuous_limit(inputs: &Inputs<'_>, criterion: &str, limit: f64) -> Option<Finding> {
-    let trivial = inputs
-        .stage
-        .trivial
+    let StageState {
+        trivial, predictor, ..
+    } = inputs.stage;
+    looser_than_trivial(trivial, predictor, criterion, limit)
+}
+
+/// Which of a stage's limits at its target a trivial predictor meets: known as soon as the
+/// predictor is measured, before anything is trained.
+pub fn vacuous_limits(policy: &StagePolicy, measured: &StageMeasured) -> Vec<Finding> {
+    let target = Step::new(policy.settings.n_updates);
+    let vacuous = |criterion: &Criterion| {
+        let CriterionTest::LossLatest { limit } = &criterion.test else {
+            return None;
+        };
+        let limit = limit_at(limit, target)?;
+        looser_than_trivial(
+            &measured.trivial,
+            &measured.predictor,
+            &criterion.name,
+            limit,
+        )
+    };
+    policy.criteria.iter().filter_map(vacuous).collect()
+}
+
+fn looser_than_trivial(
+    trivial: &[Metric],
+    predictor: &str,
+    criterion: &str,
+    limit: f64,
+) -> Option<Finding> {
+    let trivial = trivial
         .iter()
         .find(|metric| metric.name == metric::TRIVIAL_LOSS)?;
     let trivial_loss = trivial
@@ -662,7 +691,7 @@ fn vacuous_limit(inputs: &Inputs<'_>, criterion: &str, limit: f64) -> Option<Fin
     (trivial_loss < limit).then(|| Finding::VacuousLimit {
         criterion: criterion.to_owned(),
         limit: Scalar::new(limit),
-        predictor: inputs.stage.predictor.clone(),
+        predictor: predictor.to_owned(),
         trivial_loss: Scalar::new(trivial_loss),
         factor: Scalar::new(limit / trivial_loss),
     })

@@ -132,8 +132,8 @@ impl Console {
                 self.end_line();
                 self.say(&describe(event));
             }
-            Event::StageMeasured(_)
-            | Event::ChunkFailed(_)
+            Event::StageMeasured(_) => self.say(&explain(event, state.policy())),
+            Event::ChunkFailed(_)
             | Event::SettingChanged(_)
             | Event::FallbackGranted(_)
             | Event::StoreRepaired(_) => self.say(&describe(event)),

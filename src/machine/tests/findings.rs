@@ -2,6 +2,8 @@
 
 use super::build::*;
 use crate::events::*;
+use crate::machine::gate::vacuous_limits;
+use crate::machine::presets::{self, Preset};
 
 fn run_of(model: ModelKind) -> Run {
     Run::start(policy_of(model))
@@ -75,6 +77,41 @@ fn a_limit_looser_than_the_trivial_predictor() {
     assert_eq!(found(0.04, 0.01), [vacuous]);
     assert_eq!(found(0.04, 1e-9).len(), 1, "a trivial loss of 1e-9 is one");
     assert_eq!(found(0.04, 0.99e-9), [], "a smaller one is none");
+}
+
+/// Said when the predictor is measured, also by a policy that asks at the target only.
+#[test]
+fn limits_that_are_vacuous_before_anything_is_trained() {
+    let measured = |loss| StageMeasured {
+        stage: StageName::new("video_tokenizer"),
+        trivial: vec![metric_of(metric::TRIVIAL_LOSS, loss)],
+        predictor: "mean_image".to_owned(),
+    };
+    let strict = presets::stage(Preset::Strict, ModelKind::VideoTokenizer);
+    let found = vacuous_limits(&strict, &measured(0.0025));
+    let vacuous = Finding::VacuousLimit {
+        criterion: "loss_latest".to_owned(),
+        limit: scalar(0.01),
+        predictor: "mean_image".to_owned(),
+        trivial_loss: scalar(0.0025),
+        factor: scalar(4.0),
+    };
+    assert_eq!(found, [vacuous]);
+    assert_eq!(vacuous_limits(&strict, &measured(0.01)), []);
+    let mut scheduled = strict;
+    for criterion in &mut scheduled.criteria {
+        if let CriterionTest::LossLatest { limit } = &mut criterion.test {
+            *limit = Limit::Schedule(vec![(5_000, scalar(0.05)), (40_000, scalar(0.002))]);
+        }
+    }
+    let found = vacuous_limits(&scheduled, &measured(0.0025));
+    assert_eq!(found, [], "the limit at the target is the one that counts");
+    let dynamics = presets::stage(Preset::Seed, ModelKind::Dynamics);
+    assert_eq!(
+        vacuous_limits(&dynamics, &measured(1e-3)),
+        [],
+        "no absolute limit"
+    );
 }
 
 #[test]
