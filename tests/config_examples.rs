@@ -24,7 +24,12 @@ fn every_example_loads() {
     loaded.sort();
     assert_eq!(
         loaded,
-        ["default.toml", "pong-demo.toml", "pong-strict.toml"]
+        [
+            "default.toml",
+            "pong-collapse.toml",
+            "pong-demo.toml",
+            "pong-strict.toml"
+        ]
     );
 }
 
