@@ -146,11 +146,13 @@ fn fixture_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 
 /// Compares one fixture; gives what deviates too far.
 ///
-/// Some values are no better known than f32 allows: where the latent actions of a batch are
-/// nearly alike, the gradient of their variance is a difference of rounding errors, and changes
-/// by far more than its limit when the order of a sum does (TinyWorlds' own changes between
-/// CPUs). So a value beyond its limit is measured against its sensitivity: how far it moves when
-/// every weight moves by one unit in the last place. The report names each value so judged.
+/// In the latent stage some values are no better known than f32 allows: where the actions of a
+/// batch are nearly alike, the gradient of their variance is a difference of rounding errors.
+/// (In double precision TinyWorlds itself gives first gradients up to 0.18 from those of the
+/// shipped fixture, and in f32 on a CPU with AVX-512 up to 0.23, in the same 54 tensors.) So
+/// there, and only there, a value beyond its limit is measured against its sensitivity: how far
+/// it moves when every weight moves by one unit in the last place. The report names and counts
+/// the values so judged.
 fn reproduce(fixture: &Fixture) -> Vec<String> {
     tch::set_num_threads(1); // as the fixtures were made
     let place = fixture
@@ -166,6 +168,7 @@ fn reproduce(fixture: &Fixture) -> Vec<String> {
     let norm = fixture.floats("grad_norms")[0];
     let mut moved: Option<Vec<Values>> = None;
     let mut failures = Vec::new();
+    let mut within_rounding = 0;
     let mut largest: BTreeMap<Check, (f64, String)> = BTreeMap::new();
     for (key, theirs) in &theirs {
         let (check, what) = key;
@@ -175,6 +178,13 @@ fn reproduce(fixture: &Fixture) -> Vec<String> {
             *worst = (deviation, what.clone());
         }
         if deviation <= check.limit() {
+            continue;
+        }
+        if fixture.stage() != Stage::LatentActions {
+            failures.push(format!(
+                "{place}: {check:?} of {what} deviates by {deviation:.1e}, limit {:.0e}",
+                check.limit()
+            ));
             continue;
         }
         let moved = moved.get_or_insert_with(|| {
@@ -192,10 +202,15 @@ fn reproduce(fixture: &Fixture) -> Vec<String> {
         );
         if deviation <= MOVED_FACTOR * sensitivity {
             println!("{judged}: within rounding");
+            within_rounding += 1;
         } else {
             failures.push(judged);
         }
     }
+    println!(
+        "{place}: {} values compared, {within_rounding} beyond their limit but within rounding",
+        theirs.len()
+    );
     for (check, (deviation, what)) in largest {
         println!(
             "{place}: {check:?}: largest deviation {deviation:.1e}, limit {:.0e} ({what})",
