@@ -110,6 +110,43 @@ pub struct ReplayArgs {
     /// Print one JSON object per log on stdout
     #[arg(long)]
     pub json: bool,
+    /// Train the recorded chunks again too, from the recorded checkpoints, and compare every
+    /// sample and every file; needs run directories
+    #[arg(long)]
+    pub retrain: bool,
+    /// Train this stage's chunks again only
+    #[arg(long, requires = "retrain")]
+    pub stage: Option<String>,
+    /// Train chunks A to B of each stage again only, both included
+    #[arg(long, requires = "retrain", value_name = "A..B")]
+    pub chunks: Option<ChunkRange>,
+    /// Where the data is now, the device or the threads: data.path, device, threads
+    #[arg(long, requires = "retrain", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Numbers of chunks, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRange {
+    pub first: u32,
+    pub last: u32,
+}
+
+impl std::str::FromStr for ChunkRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ChunkRange, String> {
+        let number = |text: &str| text.parse::<u32>().ok();
+        let (first, last) = text.split_once("..").unwrap_or((text, text));
+        match (number(first), number(last)) {
+            (Some(first), Some(last)) if 1 <= first && first <= last => {
+                Ok(ChunkRange { first, last })
+            }
+            _ => Err(
+                "expected two chunk numbers as in `2..5`, or one; the first chunk is 1".to_owned(),
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

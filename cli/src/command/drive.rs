@@ -81,14 +81,7 @@ impl Process {
             threads,
             stop: Arc::clone(&stop),
         })?;
-        let started = ProcessStarted {
-            host: host_name(),
-            pid: std::process::id(),
-            tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
-            libtorch_version: LIBTORCH_VERSION.to_owned(),
-            devices: vec![device_name(device)],
-            threads: u32::from(threads),
-        };
+        let started = process_started(device, threads);
         Ok(Process {
             started,
             stop,
@@ -140,6 +133,18 @@ fn exit(dir: &Path, ending: Ending, console: &Console) -> anyhow::Result<Exit> {
     }
 }
 
+/// This process, as the log knows it.
+pub fn process_started(device: tch::Device, threads: u16) -> ProcessStarted {
+    ProcessStarted {
+        host: host_name(),
+        pid: std::process::id(),
+        tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
+        libtorch_version: LIBTORCH_VERSION.to_owned(),
+        devices: vec![device_name(device)],
+        threads: u32::from(threads),
+    }
+}
+
 /// As configured, or all cores.
 pub fn threads(config: &Config) -> u16 {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -151,11 +156,29 @@ pub fn threads(config: &Config) -> u16 {
 
 fn device_name(device: tch::Device) -> String {
     match device {
-        tch::Device::Cpu => "cpu".to_owned(),
+        tch::Device::Cpu => match cpu_model() {
+            Some(model) => format!("cpu ({model})"),
+            None => "cpu".to_owned(),
+        },
         tch::Device::Cuda(index) => format!("cuda:{index}"),
         tch::Device::Mps => "mps".to_owned(),
         tch::Device::Vulkan => "vulkan".to_owned(),
     }
+}
+
+/// What the kernel calls this processor, and its widest vectors: the same chunk gives the same
+/// bits on the same kind only.
+fn cpu_model() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let value = |key: &str| {
+        let line = info.lines().find(|line| line.starts_with(key))?;
+        Some(line.split_once(':')?.1.trim())
+    };
+    let model = value("model name")?;
+    let flags = value("flags").unwrap_or_default();
+    let has = |flag: &&&str| flags.split_ascii_whitespace().any(|found| found == **flag);
+    let vectors = ["avx512f", "avx2"].iter().find(has);
+    Some(vectors.map_or_else(|| model.to_owned(), |vectors| format!("{model}, {vectors}")))
 }
 
 fn host_name() -> String {

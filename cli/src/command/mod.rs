@@ -12,6 +12,8 @@ mod log;
 mod prepare;
 mod replay;
 mod resume;
+#[cfg(feature = "train")]
+mod retrain;
 mod run;
 #[cfg(feature = "train")]
 mod signals;

@@ -27,12 +27,39 @@ pub fn perform(args: &ReplayArgs) -> anyhow::Result<Exit> {
             let audit = audit_file(&path);
             outcomes.push(audit.outcome);
             print(&path, &audit, args.json)?;
+            if args.retrain && audit.outcome == Outcome::Agreed {
+                match retrain(args, &path)? {
+                    Exit::Done => {}
+                    Exit::NothingChecked => outcomes.push(Outcome::NothingChecked),
+                    Exit::Interrupted => return Ok(Exit::Interrupted),
+                    Exit::Refused | Exit::Environment | Exit::LogDamaged | Exit::NewerBuild => {
+                        outcomes.push(Outcome::Diverged);
+                    }
+                }
+            }
         }
     }
     if outcomes.is_empty() {
         output::say("there is no log here, so nothing was checked");
     }
     Ok(Exit::of_outcome(Outcome::gravest(outcomes)))
+}
+
+#[cfg(feature = "train")]
+fn retrain(args: &ReplayArgs, path: &Path) -> anyhow::Result<Exit> {
+    if !is_run(path) {
+        anyhow::bail!(
+            "`{}` is no run directory, and chunks are trained again from a run's checkpoints\n\
+             hint: name the run directory, or leave `--retrain` out",
+            path.display()
+        );
+    }
+    super::retrain::perform(args, path)
+}
+
+#[cfg(not(feature = "train"))]
+fn retrain(_: &ReplayArgs, _: &Path) -> anyhow::Result<Exit> {
+    Err(super::no_trainer())
 }
 
 /// One log's answer, as a program reads it.

@@ -1,0 +1,375 @@
+//! `replay --retrain`: train the recorded chunks again, each from its recorded checkpoint and by
+//! the command the machine gave then, and compare every sample and every file with the log.
+//!
+//! Nothing is written into the run: checkpoints and pictures go to a scratch folder. A checkpoint
+//! that retention let go is replaced by the one just trained again, if it has the recorded hashes.
+
+mod compare;
+mod recorded;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use tinygate::config::Config;
+use tinygate::controller::{Report, StopRequest, Trainer};
+use tinygate::events::{Event, ProcessStarted, Record};
+use tinygate::machine::{Command, RunState, TrainChunk, apply};
+use tinygate::setup;
+use tinygate::train::actor::{self, ActorSetup};
+
+use self::compare::{Comparison, machines};
+use self::recorded::{End, Found, Recorded, chunks};
+use super::drive::{process_started, threads};
+use super::{overrides, records, signals};
+use crate::args::ReplayArgs;
+use crate::exit::{EmptyLog, Exit};
+use crate::output::{self, count};
+
+/// What became of one recorded chunk.
+#[derive(Serialize)]
+struct ChunkJson {
+    chunk: String,
+    #[serde(flatten)]
+    answer: Answer,
+    /// What differs between the machines, where samples do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    machines: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Retrained(Comparison),
+    Skipped(String),
+}
+
+#[derive(Default, Serialize)]
+struct Totals {
+    chunks: u64,
+    skipped: u64,
+    differing: u64,
+    samples: u64,
+    samples_equal: u64,
+    files: u64,
+    files_equal: u64,
+}
+
+#[derive(Serialize)]
+struct RetrainJson<'a> {
+    log: String,
+    chunks: &'a [ChunkJson],
+    totals: &'a Totals,
+}
+
+pub fn perform(args: &ReplayArgs, dir: &Path) -> anyhow::Result<Exit> {
+    let records: Vec<Record> = records(dir)?.collect::<Result<_, _>>()?;
+    let (config, state) = config(args, dir, &records)?;
+    let chunks = chosen(args, chunks(&records), &state)?;
+    let mut bench = Bench::start(dir, &config, args.json)?;
+    let mut answers = Vec::new();
+    let mut totals = Totals::default();
+    for chunk in &chunks {
+        let Some(answer) = bench.retrain(chunk)? else {
+            output::say("interrupted; nothing was changed, so it can be started again");
+            return Ok(Exit::Interrupted);
+        };
+        let answer = bench.judge(chunk, answer);
+        totals.add(&answer.answer);
+        if !args.json {
+            output::data(&answer.lines())?;
+        }
+        answers.push(answer);
+    }
+    let log = dir.display().to_string();
+    if args.json {
+        let json = RetrainJson {
+            log,
+            chunks: &answers,
+            totals: &totals,
+        };
+        output::data_line(&serde_json::to_string(&json)?)?;
+    } else {
+        output::data_line(&format!("{log}: {totals}"))?;
+    }
+    Ok(totals.exit())
+}
+
+/// The run's config with this process's data, device and threads.
+fn config(args: &ReplayArgs, dir: &Path, records: &[Record]) -> anyhow::Result<(Config, RunState)> {
+    let mut state = RunState::empty();
+    for record in records {
+        apply(&mut state, &record.event);
+    }
+    let Some(created) = state.created.clone() else {
+        let place = dir.display().to_string();
+        return Err(EmptyLog { place }.into());
+    };
+    let original = Config::from_json(&created.config)?;
+    let in_force = state
+        .stages
+        .iter()
+        .map(|stage| (stage.name(), &stage.settings));
+    let resumed = original.resume(in_force, created.policy.max_retries, &overrides(&args.set)?)?;
+    if let Some(setting) = resumed.settings.first() {
+        let stage = setting.stage.iter().map(|stage| format!("{stage}."));
+        bail!(
+            "`{}{}` cannot be set: chunks are trained again with their recorded settings\n\
+             hint: `--set` takes data.path, device and threads here",
+            stage.collect::<String>(),
+            setting.key.as_str()
+        );
+    }
+    let config = Config {
+        policy: original.policy,
+        ..resumed.config
+    };
+    Ok((config, state))
+}
+
+/// The chunks asked for.
+fn chosen(
+    args: &ReplayArgs,
+    chunks: Vec<Recorded>,
+    state: &RunState,
+) -> anyhow::Result<Vec<Recorded>> {
+    if let Some(wanted) = &args.stage
+        && state
+            .stages
+            .iter()
+            .all(|stage| stage.name().as_str() != wanted)
+    {
+        let names: Vec<&str> = state
+            .stages
+            .iter()
+            .map(|stage| stage.name().as_str())
+            .collect();
+        bail!(
+            "the run has no stage `{wanted}`\nhint: its stages are {}",
+            names.join(", ")
+        );
+    }
+    let is_wanted = |chunk: &Recorded| {
+        let command = &chunk.command;
+        let of_stage = args
+            .stage
+            .as_ref()
+            .is_none_or(|wanted| command.stage.as_str() == wanted);
+        let number = command.chunk.get();
+        of_stage
+            && args
+                .chunks
+                .is_none_or(|range| range.first <= number && number <= range.last)
+    };
+    Ok(chunks.into_iter().filter(is_wanted).collect())
+}
+
+/// A trainer at work in a scratch folder.
+struct Bench {
+    run: PathBuf,
+    scratch: tempfile::TempDir,
+    trainer: Trainer,
+    now: ProcessStarted,
+    quiet: bool,
+}
+
+impl Bench {
+    fn start(dir: &Path, config: &Config, quiet: bool) -> anyhow::Result<Bench> {
+        let scratch = tempfile::Builder::new()
+            .prefix("tinygate-retrain-")
+            .tempdir()
+            .context("cannot make a scratch folder")?;
+        let stop: Arc<StopRequest> = signals::listen(quiet).context("cannot listen to signals")?;
+        let device = actor::device(config.device)?;
+        let threads = threads(config);
+        // The thread ends with the trainer's channels.
+        let (trainer, _) = actor::spawn(ActorSetup {
+            directory: scratch.path().to_owned(),
+            config: config.clone(),
+            frames: setup::frames(config)?,
+            device,
+            threads,
+            stop,
+        })?;
+        Ok(Bench {
+            run: std::path::absolute(dir)?,
+            scratch,
+            trainer,
+            now: process_started(device, threads),
+            quiet,
+        })
+    }
+
+    /// `None`: a signal came.
+    fn retrain(&mut self, chunk: &Recorded) -> anyhow::Result<Option<Result<Found, String>>> {
+        match &chunk.end {
+            End::Open => return Ok(Some(Err("it was not finished".to_owned()))),
+            End::Failed(how) => return Ok(Some(Err(format!("it failed: {how}")))),
+            End::Finished => {}
+        }
+        let command = match self.command(&chunk.command) {
+            Ok(command) => command,
+            Err(why) => return Ok(Some(Err(why))),
+        };
+        if !self.quiet {
+            output::say(&format!("training {} again", chunk.name()));
+        }
+        self.trainer
+            .commands
+            .send(Command::TrainChunk(Box::new(command)))?;
+        let mut found = Found::default();
+        loop {
+            match self
+                .trainer
+                .reports
+                .recv()
+                .context("the trainer went away")?
+            {
+                Report::Progress(_) => {}
+                Report::Interrupted { .. } => return Ok(None),
+                Report::Environment { detail } => {
+                    bail!("{detail}\nhint: mend it and start again; the run itself is untouched")
+                }
+                Report::Fact(Event::ChunkFinished(_)) => break,
+                Report::Fact(event @ Event::ChunkFailed(_)) => {
+                    return Ok(Some(Err(tinygate_replay::describe(&event))));
+                }
+                Report::Fact(event) => found.add(&event),
+            }
+        }
+        self.tidy(&chunk.command);
+        Ok(Some(Ok(found)))
+    }
+
+    /// The recorded command, with paths that hold from the scratch folder.
+    fn command(&self, recorded: &TrainChunk) -> Result<TrainChunk, String> {
+        let mut command = recorded.clone();
+        if let Some(resume) = &mut command.resume {
+            let path = &mut resume.checkpoint.path;
+            let of_run = self.run.join(&*path);
+            if of_run.is_dir() {
+                *path = text(&of_run)?;
+            } else if !self.scratch.path().join(&*path).is_dir() {
+                return Err(format!(
+                    "its checkpoint `{path}` is gone, and the chunk before was not trained again"
+                ));
+            }
+        }
+        for upstream in &mut command.upstream {
+            let path = &mut upstream.checkpoint.path;
+            *path = text(&self.run.join(&*path))?;
+        }
+        Ok(command)
+    }
+
+    /// Lets go of what chunks before this one wrote.
+    fn tidy(&self, last: &TrainChunk) {
+        let folder = self
+            .scratch
+            .path()
+            .join(last.stage.as_str())
+            .join("checkpoints");
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let step = name
+                .to_str()
+                .and_then(|name| name.rsplit('_').next()?.parse::<u64>().ok());
+            if step.is_some_and(|step| step <= last.from.get()) {
+                // Only a scratch folder that grows: the next chunk asks for free space itself.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
+    fn judge(&self, chunk: &Recorded, answer: Result<Found, String>) -> ChunkJson {
+        let answer = match answer {
+            Ok(found) => Answer::Retrained(Comparison::of(&chunk.found, &found)),
+            Err(why) => Answer::Skipped(why),
+        };
+        let differs = matches!(&answer, Answer::Retrained(comparison) if !comparison.is_equal());
+        let then = chunk.process.as_ref().filter(|_| differs);
+        ChunkJson {
+            chunk: chunk.name(),
+            answer,
+            machines: then.map_or_else(Vec::new, |then| machines(then, &self.now)),
+        }
+    }
+}
+
+/// A path as a command names it.
+fn text(path: &Path) -> Result<String, String> {
+    let text = path.to_str();
+    text.map(str::to_owned)
+        .ok_or_else(|| format!("`{}` is not UTF-8", path.display()))
+}
+
+impl ChunkJson {
+    fn lines(&self) -> String {
+        let mut text = match &self.answer {
+            Answer::Skipped(why) => format!("{}: skipped, {why}\n", self.chunk),
+            Answer::Retrained(found) => format!(
+                "{}: {} of {} samples and {} of {} files bit-equal\n",
+                self.chunk,
+                count(found.samples_equal),
+                count(found.samples),
+                found.files_equal,
+                found.files
+            ),
+        };
+        if let Answer::Retrained(Comparison {
+            first_difference: Some(difference),
+            ..
+        }) = &self.answer
+        {
+            text += &format!("  {difference}\n");
+            if self.machines.is_empty() {
+                text += "  no difference between the machines is on record\n";
+            }
+        }
+        for difference in &self.machines {
+            text += &format!("  {difference}\n");
+        }
+        text
+    }
+}
+
+impl Totals {
+    fn add(&mut self, answer: &Answer) {
+        match answer {
+            Answer::Skipped(_) => self.skipped += 1,
+            Answer::Retrained(found) => {
+                self.chunks += 1;
+                self.differing += u64::from(!found.is_equal());
+                self.samples += found.samples;
+                self.samples_equal += found.samples_equal;
+                self.files += found.files;
+                self.files_equal += found.files_equal;
+            }
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        match (self.chunks, self.differing) {
+            (0, _) => Exit::NothingChecked,
+            (_, 0) => Exit::Done,
+            (_, _) => Exit::Refused,
+        }
+    }
+}
+
+impl std::fmt::Display for Totals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} chunks trained again, {} skipped: {} of {} samples and {} of {} files bit-equal",
+            self.chunks,
+            self.skipped,
+            count(self.samples_equal),
+            count(self.samples),
+            self.files_equal,
+            self.files
+        )
+    }
+}

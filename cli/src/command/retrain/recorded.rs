@@ -1,0 +1,186 @@
+//! What a log says of its chunks: how each was started, and everything measured in it that a
+//! second training must give again.
+
+use std::collections::BTreeMap;
+
+use tinygate::events::{
+    Attempt, ChunkNumber, Column, Event, Metric, ProcessStarted, Record, Scalar, StageName, Step,
+    metric,
+};
+use tinygate::machine::{Command, Decision, RunState, TrainChunk, apply, decide};
+use tinygate_replay::describe;
+
+/// A chunk as the log has it.
+#[derive(Debug)]
+pub struct Recorded {
+    /// As the machine gave it when the chunk was started.
+    pub command: TrainChunk,
+    /// The process that started it.
+    pub process: Option<ProcessStarted>,
+    pub found: Found,
+    pub end: End,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    Open,
+    Finished,
+    /// In words.
+    Failed(String),
+}
+
+/// Numbers and files of a chunk, by the update after which they were there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// By name; bit for bit. Without the throughput, which is the clock's.
+    pub samples: BTreeMap<(Step, String), Scalar>,
+    /// BLAKE3 by the file's name.
+    pub files: BTreeMap<(Step, String), String>,
+}
+
+impl Found {
+    /// Takes what an event of this chunk measured.
+    pub fn add(&mut self, event: &Event) {
+        if let Event::MetricsLogged(logged) = event {
+            self.add_columns(&logged.columns);
+        }
+        if let Event::HeldOutScored(scored) = event {
+            self.add_metrics(scored.step, &scored.values);
+        }
+        if let Event::PictureScored(scored) = event {
+            let key = (scored.step, "picture".to_owned());
+            self.files.insert(key, scored.blake3.clone());
+        }
+        if let Event::CheckpointWritten(written) = event {
+            for file in &written.files {
+                let key = (written.checkpoint.step, file.name.clone());
+                self.files.insert(key, file.blake3.clone());
+            }
+        }
+    }
+
+    fn add_columns(&mut self, columns: &[Column]) {
+        let timed = |column: &&Column| column.name != metric::UPDATES_PER_SECOND;
+        for column in columns.iter().filter(timed) {
+            for (index, value) in column.values.iter().enumerate() {
+                if let Some(step) = column.steps.at(index) {
+                    self.samples.insert((step, column.name.clone()), *value);
+                }
+            }
+        }
+    }
+
+    fn add_metrics(&mut self, step: Step, metrics: &[Metric]) {
+        for metric in metrics {
+            if let Some(value) = metric.value {
+                self.samples.insert((step, metric.name.clone()), value);
+            }
+        }
+    }
+
+    /// Forgets what was measured after `step`: the chunk went on from there.
+    fn supersede(&mut self, step: Step) {
+        self.samples.retain(|(at, _), _| *at <= step);
+        self.files.retain(|(at, _), _| *at <= step);
+    }
+}
+
+/// Every chunk of a log that was started, in order.
+pub fn chunks<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Recorded> {
+    let mut state = RunState::empty();
+    let mut process = None;
+    let mut chunks: Vec<Recorded> = Vec::new();
+    for Record { event, .. } in records {
+        apply(&mut state, event);
+        if let Event::ProcessStarted(started) = event {
+            process = Some(started.clone());
+        }
+        if matches!(event, Event::ChunkStarted(_))
+            && let Decision::Act(Command::TrainChunk(command)) = decide(&state)
+        {
+            chunks.push(Recorded {
+                command: *command,
+                process: process.clone(),
+                found: Found::default(),
+                end: End::Open,
+            });
+        }
+        if let Some(of) = of_chunk(event) {
+            let of_this = |chunk: &&mut Recorded| {
+                let TrainChunk {
+                    stage,
+                    chunk,
+                    attempt,
+                    ..
+                } = &chunk.command;
+                of == (stage, *chunk, *attempt)
+            };
+            if let Some(chunk) = chunks.iter_mut().rev().find(of_this) {
+                chunk.take(event);
+            }
+        }
+    }
+    chunks
+}
+
+impl Recorded {
+    fn take(&mut self, event: &Event) {
+        if let Event::SamplesSuperseded(superseded) = event {
+            self.found.supersede(superseded.after);
+        }
+        if matches!(event, Event::ChunkFinished(_)) {
+            self.end = End::Finished;
+        }
+        if matches!(event, Event::ChunkFailed(_)) {
+            self.end = End::Failed(describe(event));
+        }
+        self.found.add(event);
+    }
+
+    /// `dynamics chunk 3 attempt 1, 400 to 600`
+    pub fn name(&self) -> String {
+        let TrainChunk {
+            stage,
+            chunk,
+            attempt,
+            from,
+            to,
+            ..
+        } = &self.command;
+        format!("{stage} chunk {chunk} attempt {attempt}, {from} to {to}")
+    }
+}
+
+/// The chunk that something measured, written or ended belongs to.
+fn of_chunk(event: &Event) -> Option<(&StageName, ChunkNumber, Attempt)> {
+    let (stage, chunk, attempt) = match event {
+        Event::MetricsLogged(e) => (&e.stage, e.chunk, e.attempt),
+        Event::HeldOutScored(e) => (&e.stage, e.chunk, e.attempt),
+        Event::PictureScored(e) => (&e.stage, e.chunk, e.attempt),
+        Event::CheckpointWritten(e) => (&e.stage, e.chunk, e.attempt),
+        Event::ChunkFinished(e) => (&e.stage, e.chunk, e.attempt),
+        Event::ChunkFailed(e) => (&e.stage, e.chunk, e.attempt),
+        Event::SamplesSuperseded(e) => (&e.stage, e.chunk, e.attempt),
+        Event::RunCreated(_)
+        | Event::ProcessStarted(_)
+        | Event::RunInterrupted(_)
+        | Event::SettingChanged(_)
+        | Event::FallbackGranted(_)
+        | Event::StoreRepaired(_)
+        | Event::StageMeasured(_)
+        | Event::CheckpointJudged(_)
+        | Event::StageStarted(_)
+        | Event::ChunkStarted(_)
+        | Event::GateDecided(_)
+        | Event::PatchApplied(_)
+        | Event::PatchDeferred(_)
+        | Event::FailureDecided(_)
+        | Event::StageReopened(_)
+        | Event::CheckpointDeleted(_)
+        | Event::StagePassed(_)
+        | Event::StageStopped(_)
+        | Event::RunFinished(_)
+        | Event::RunStopped(_) => return None,
+    };
+    Some((stage, chunk, attempt))
+}

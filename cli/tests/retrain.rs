@@ -1,0 +1,148 @@
+//! A real run, trained again from its own log: every sample and every file comes out the same,
+//! and a log that was altered is found out although its decisions agree.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test stops at what it did not expect"
+)]
+#![cfg(feature = "train")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use support::{Done, Place, run};
+use tinygate::events::{Event, Record, Scalar, Seq, metric};
+use tinygate::store::{Durability, EventLog, LogFile, Store};
+
+fn trained() -> Place {
+    let place = Place::with_config(200);
+    run([
+        "run",
+        &place.config(),
+        "--dir",
+        &place.arg("run"),
+        "--quiet",
+    ])
+    .expect(0);
+    place
+}
+
+fn retrain(place: &Place, more: &[&str]) -> Done {
+    let dir = place.arg("run");
+    let args = ["replay", "--retrain", &dir];
+    run(args.iter().chain(more))
+}
+
+#[test]
+fn a_run_trained_again_gives_the_same_bits() {
+    let place = trained();
+    let before = fs::read(support::journal(&place.path("run"))).unwrap();
+    let done = retrain(&place, &["--json"]).expect(0);
+    let lines: Vec<Value> = done
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let [audit, retrained] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(audit["outcome"], "agreed");
+    let totals = &retrained["totals"];
+    // Three stages of two chunks; loss, rate and norm of each of their 120 updates, and more.
+    assert_eq!(totals["chunks"], 6, "{totals}");
+    assert_eq!(totals["skipped"], 0, "{totals}");
+    assert!(3 * 120 < totals["samples"].as_u64().unwrap(), "{totals}");
+    assert_eq!(totals["samples"], totals["samples_equal"]);
+    // At least three files and a picture a chunk.
+    assert!(6 * 4 <= totals["files"].as_u64().unwrap(), "{totals}");
+    assert_eq!(totals["files"], totals["files_equal"]);
+    let after = fs::read(support::journal(&place.path("run"))).unwrap();
+    assert!(before == after, "the log of the run was touched");
+
+    // From elsewhere, one chunk, its checkpoint gone: said, and no pass.
+    fs::rename(place.path("run"), place.path("moved")).unwrap();
+    let moved = place.arg("moved");
+    fs::remove_dir_all(place.path("moved/dynamics/checkpoints/dynamics_step_20")).unwrap();
+    let args = [
+        "replay",
+        "--retrain",
+        &moved,
+        "--stage",
+        "dynamics",
+        "--chunks",
+    ];
+    let skipped = run(args.iter().chain(&["2"])).expect(5).stdout;
+    assert!(skipped.contains("dynamics_step_20` is gone"), "{skipped}");
+    // With the chunk before it there is one to start from.
+    let both = run(args.iter().chain(&["1..2"])).expect(0).stdout;
+    assert!(both.contains("2 chunks trained again, 0 skipped"), "{both}");
+}
+
+#[test]
+fn an_altered_sample_is_found() {
+    let place = trained();
+    let dir = place.path("run");
+    let records: Vec<Record> = LogFile::open(&dir)
+        .unwrap()
+        .records()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    // No rule reads the norm of a gradient, so every decision still agrees.
+    let altered = altered_norm(records);
+    write_log(&dir, &altered);
+    run(["replay", &place.arg("run")]).expect(0);
+    let done = retrain(&place, &["--stage", "video_tokenizer"]).expect(1);
+    assert!(
+        done.stdout
+            .contains("first difference at update 3, grad_norm: recorded 0.125"),
+        "{}",
+        done.stdout
+    );
+}
+
+/// The norm of update 3 of the first chunk becomes 0.125.
+fn altered_norm(mut records: Vec<Record>) -> Vec<Record> {
+    for record in &mut records {
+        if let Event::MetricsLogged(logged) = &mut record.event {
+            for column in &mut logged.columns {
+                for index in 0..column.values.len() {
+                    let step = column.steps.at(index).unwrap();
+                    if column.name == metric::GRAD_NORM && step.get() == 3 {
+                        column.values[index] = Scalar::new(0.125);
+                        return records;
+                    }
+                }
+            }
+        }
+    }
+    panic!("no norm of update 3");
+}
+
+/// The same run directory with another log, sound in itself.
+fn write_log(dir: &Path, records: &[Record]) {
+    fs::remove_dir_all(dir.join("log")).unwrap();
+    let store = Store::create(dir, "altered").unwrap();
+    let events: Vec<(u64, Event)> = records
+        .iter()
+        .map(|record| (record.time_ms, record.event.clone()))
+        .collect();
+    store
+        .append(Seq::FIRST, &events, Durability::Durable)
+        .unwrap();
+    store.close().unwrap();
+}
+
+#[test]
+fn what_cannot_be_trained_again_says_so() {
+    let place = trained();
+    retrain(&place, &["--stage", "dinamics"]).expect_error(2, &["no stage `dinamics`", "dynamics"]);
+    let set = ["--set", "video_tokenizer.learning_rate=1"];
+    retrain(&place, &set).expect_error(2, &["video_tokenizer.learning_rate"]);
+    let exported = place.arg("run.tgj");
+    run(["export", &place.arg("run"), &exported]).expect(0);
+    run(["replay", "--retrain", &exported]).expect(2);
+}
