@@ -2,11 +2,13 @@
 #   LIBTORCH, LIBTORCH_USE_PYTORCH   use a libtorch or PyTorch that is there already
 #   TINYGATE_CACHE                   where libtorch and builds are kept (default ~/.cache/tinygate)
 #   TINYGATE_JOBS                    compile jobs at once (default: all cores)
+#   PREFIX                           where `make install` puts bin/tinygate (default ~/.local)
 #   CARGO_ARGS                       more arguments for cargo, such as --locked
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+PREFIX ?= $(HOME)/.local
 PYTHON := $(or $(TINYGATE_PYTHON),python3)
 WITH := tools/with-libtorch
 export CARGO_ARGS
@@ -34,8 +36,15 @@ check: ## Check format and lints
 	$(WITH) cargo clippy --workspace --all-targets $(CARGO_ARGS) -- -D warnings
 
 .PHONY: build
-build: ## Build the program
+build: ## Build the program, and say where it is
 	$(WITH) cargo build --workspace $(CARGO_ARGS)
+	@$(WITH) bash -c 'echo "$$CARGO_TARGET_DIR/debug/tinygate"'
+
+.PHONY: install
+install: ## Build the program and put it into PREFIX/bin (default ~/.local)
+	$(WITH) cargo build --package tinygate-cli $(CARGO_ARGS)
+	@$(WITH) bash -c 'install -D -m 755 "$$CARGO_TARGET_DIR/debug/tinygate" "$(PREFIX)/bin/tinygate"'
+	@echo '$(PREFIX)/bin/tinygate'
 
 .PHONY: replay-alone
 replay-alone: ## Build and test the auditor alone, without libtorch
@@ -48,6 +57,10 @@ interop: ## Check our files with the real PyTorch (4.7 GB, in the cache)
 .PHONY: parity
 parity: ## Compare with TinyWorlds' own numbers
 	$(WITH) cargo test --package tinygate --test parity $(CARGO_ARGS) -- --nocapture
+
+.PHONY: kills
+kills: ## Kill real training runs at KILLS random moments (default 200) and compare how they end
+	TINYGATE_KILLS=$(or $(KILLS),200) TINYGATE_SEED=$(SEED) $(WITH) cargo test --package tinygate-cli --test kills $(CARGO_ARGS) -- --nocapture
 
 .PHONY: bench
 bench: ## Run the benchmarks

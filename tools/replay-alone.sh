@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Builds and tests the auditor by itself, in its own target folder, where no libtorch can be found: whoever audits a log
-# needs neither libtorch nor a C++ compiler.
+# Builds and tests the auditor by itself, then the engine and the program without `train`, in a target folder of their own
+# where no libtorch can be found: whoever audits a log needs neither libtorch nor a C++ compiler.
 set -euo pipefail
 # shellcheck source=tools/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 alone=(--package tinygate-replay --no-default-features)
+core=(--package tinygate --package tinygate-cli --no-default-features)
 export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/replay-alone
 export LIBTORCH=$root/there-is-no-libtorch-here
 unset LIBTORCH_USE_PYTORCH LIBTORCH_LIB LIBTORCH_INCLUDE
@@ -18,3 +19,6 @@ if linked=$(grep -E '^(tch|torch-sys) v' <<<"$tree"); then
         "cargo tree ${alone[*]} --invert torch-sys"
 fi
 run_cargo test "${alone[@]}"
+run_cargo test "${core[@]}"
+# shellcheck disable=SC2086
+cargo clippy "${core[@]}" --all-targets ${CARGO_ARGS:-} -- -D warnings

@@ -13,12 +13,11 @@ mod support;
 
 use std::path::Path;
 
-use support::{Place, run};
+use support::{Place, records, run};
 use tinygate::events::{
     Action, CriterionResult, Event, GateDecided, PatchReason, Record, SettingKey, SettingValue,
     StageStopped, Verdict, metric,
 };
-use tinygate::store::LogFile;
 
 const CONFIG: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -27,11 +26,6 @@ const CONFIG: &str = concat!(
 const FIRST_RATE: f64 = 1e-2;
 /// Below this the actions are one in all but name.
 const COLLAPSED: [&str; 2] = ["unique_actions", "action_entropy"];
-
-fn records(run: &Path) -> Vec<Record> {
-    let log = LogFile::open(run).unwrap();
-    log.records().collect::<Result<_, _>>().unwrap()
-}
 
 fn failed(gate: &GateDecided) -> Vec<&str> {
     let failed = |result: &&CriterionResult| result.verdict == Verdict::Fail;

@@ -14,9 +14,9 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Done, Place, run};
+use support::{Done, Place, records, run};
 use tinygate::events::{Event, Record, Scalar, Seq, metric};
-use tinygate::store::{Durability, EventLog, LogFile, Store};
+use tinygate::store::{Durability, EventLog, Store};
 
 fn trained() -> Place {
     let place = Place::with_config(200);
@@ -86,13 +86,8 @@ fn a_run_trained_again_gives_the_same_bits() {
 fn an_altered_sample_is_found() {
     let place = trained();
     let dir = place.path("run");
-    let records: Vec<Record> = LogFile::open(&dir)
-        .unwrap()
-        .records()
-        .collect::<Result<_, _>>()
-        .unwrap();
     // No rule reads the norm of a gradient, so every decision still agrees.
-    let altered = altered_norm(records);
+    let altered = altered_norm(records(&dir));
     write_log(&dir, &altered);
     run(["replay", &place.arg("run")]).expect(0);
     let done = retrain(&place, &["--stage", "video_tokenizer"]).expect(1);

@@ -14,14 +14,11 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
-use support::{Done, Place, run, scripted, tinygate};
-use tinygate::events::{Event, FileRecord, ModelKind, Record};
-use tinygate::machine::{RunState, apply};
-use tinygate::store::LogFile;
+use support::{Done, Place, checkpoints, decisions, folded, records, run, scripted, tinygate};
+use tinygate::events::{Event, ModelKind, Record};
 use tinygate_testing::{ChunkPlan, Script, short_policy};
 
 const KEYS: [&str; 6] = [
@@ -32,41 +29,6 @@ const KEYS: [&str; 6] = [
     "resume_from",
     "config_patch_applied",
 ];
-
-fn records(run: &Path) -> Vec<Record> {
-    let log = LogFile::open(run).unwrap();
-    log.records().collect::<Result<_, _>>().unwrap()
-}
-
-fn state(records: &[Record]) -> RunState {
-    let mut state = RunState::empty();
-    for record in records {
-        apply(&mut state, &record.event);
-    }
-    state.without_process()
-}
-
-/// What was decided, without numbers that a crash may shift.
-fn decisions(records: &[Record]) -> Vec<Event> {
-    let decisions = records.iter().map(|record| &record.event);
-    decisions
-        .filter(|event| event.is_decision() && !matches!(event, Event::SamplesSuperseded(_)))
-        .cloned()
-        .collect()
-}
-
-/// Path and hashes of every checkpoint, once each.
-fn checkpoints(records: &[Record]) -> Vec<(String, Vec<FileRecord>)> {
-    let mut known: Vec<(String, Vec<FileRecord>)> = Vec::new();
-    for record in records {
-        if let Event::CheckpointWritten(written) = &record.event {
-            let path = &written.checkpoint.path;
-            known.retain(|(known, _)| known != path);
-            known.push((path.clone(), written.files.clone()));
-        }
-    }
-    known
-}
 
 fn start_args(place: &Place, dir: &str, more: &[&str]) -> Vec<String> {
     let args = ["run", &place.config(), "--dir", &place.arg(dir)];
@@ -220,7 +182,7 @@ fn a_run_that_was_killed_ends_like_one_that_was_not() {
     assert!(killed_at < killed.len() - 10, "it was killed at its end");
     assert_eq!(checkpoints(&whole), checkpoints(&killed), "other weights");
     assert_eq!(decisions(&whole), decisions(&killed), "other decisions");
-    assert_eq!(state(&whole), state(&killed), "another state");
+    assert_eq!(folded(&whole), folded(&killed), "another state");
     run(["replay", &dir]).expect(0);
 }
 
@@ -391,8 +353,8 @@ fn the_next_cycle_takes_the_first_config() {
     ];
     run(args).expect(0);
     let (first, second) = (
-        state(&records(first.as_ref())),
-        state(&records(second.as_ref())),
+        folded(&records(first.as_ref())),
+        folded(&records(second.as_ref())),
     );
     let (first, second) = (first.created.unwrap(), second.created.unwrap());
     assert_eq!(first.config, second.config);
@@ -428,7 +390,7 @@ fn the_next_cycle_has_the_actions_that_the_ladder_deferred() {
         "latent_actions",
     ];
     run(args).expect(0);
-    let created = state(&records(child.as_ref())).created.unwrap();
+    let created = folded(&records(child.as_ref())).created.unwrap();
     assert_eq!(created.config["n_actions"], 2, "the first config has 4");
     assert_eq!(created.parent.unwrap().patches.len(), 1);
 }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tinygate::config::Config;
-use tinygate::events::{Event, Policy, RunCreated};
+use tinygate::events::{Event, FileRecord, Policy, Record, RunCreated};
+use tinygate::machine::{RunState, apply};
 use tinygate::setup;
-use tinygate::store::Store;
+use tinygate::store::{LogFile, Store};
 use tinygate_testing::{Quiet, Script, ScriptedTrainer, Ticks, live};
 
 /// Pixels of a frame's side.
@@ -23,6 +24,43 @@ pub fn tinygate() -> Command {
         .env("NO_COLOR", "1")
         .env("USER", "somebody");
     command
+}
+
+/// Every event of a run's log.
+pub fn records(run: &Path) -> Vec<Record> {
+    let log = LogFile::open(run).unwrap();
+    log.records().collect::<Result<_, _>>().unwrap()
+}
+
+/// What a log folds to, leaving aside what a process start changes.
+pub fn folded(records: &[Record]) -> RunState {
+    let mut state = RunState::empty();
+    for record in records {
+        apply(&mut state, &record.event);
+    }
+    state.without_process()
+}
+
+/// What was decided, without numbers that a crash may shift.
+pub fn decisions(records: &[Record]) -> Vec<Event> {
+    let decisions = records.iter().map(|record| &record.event);
+    decisions
+        .filter(|event| event.is_decision() && !matches!(event, Event::SamplesSuperseded(_)))
+        .cloned()
+        .collect()
+}
+
+/// Path and hashes of every checkpoint, once each.
+pub fn checkpoints(records: &[Record]) -> Vec<(String, Vec<FileRecord>)> {
+    let mut known: Vec<(String, Vec<FileRecord>)> = Vec::new();
+    for record in records {
+        if let Event::CheckpointWritten(written) = &record.event {
+            let path = &written.checkpoint.path;
+            known.retain(|(known, _)| known != path);
+            known.push((path.clone(), written.files.clone()));
+        }
+    }
+    known
 }
 
 /// What a process came to.
