@@ -62,6 +62,10 @@ parity: ## Compare with TinyWorlds' own numbers
 kills: ## Kill real training runs at KILLS random moments (default 200) and compare how they end
 	TINYGATE_KILLS=$(or $(KILLS),200) TINYGATE_SEED=$(SEED) $(WITH) cargo test --package tinygate-cli --test kills $(CARGO_ARGS) -- --nocapture
 
+.PHONY: powercut
+powercut: ## Cut the power under a log RUNS times (default 100; needs root)
+	$(WITH) tools/powercut.sh $(or $(RUNS),100) $(SEED)
+
 .PHONY: bench
 bench: ## Run the benchmarks
 	@if [ -z "$(wildcard benches/*.rs replay/benches/*.rs cli/benches/*.rs)" ]; then echo 'there are no benchmarks yet'; else set -x; $(WITH) cargo bench --workspace $(CARGO_ARGS); fi
