@@ -1,0 +1,222 @@
+//! What a machine does to a process: stops and continues it, takes its memory away, makes its disk
+//! read-only, sets its clock back. A run survives each.
+//!
+//! Two of these need root; elsewhere they say that they were skipped.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test stops at what it did not expect"
+)]
+#![cfg(feature = "train")]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use support::{Done, Place, checkpoints, created_run, decisions, folded, records, run, tinygate};
+use tinygate::config::Config;
+use tinygate::store::{Durability, EventLog};
+
+/// A run never disturbed, in `whole/run`.
+fn undisturbed(place: &Place) -> PathBuf {
+    fs::create_dir(place.path("whole")).unwrap();
+    let dir = place.arg("whole/run");
+    run(["run", &place.config(), "--dir", &dir, "--quiet"]).expect(0);
+    place.path("whole/run")
+}
+
+/// The same weights, decisions and state.
+#[track_caller]
+fn assert_same(one: &Path, other: &Path) {
+    let (one, other) = (records(one), records(other));
+    assert_eq!(checkpoints(&one), checkpoints(&other), "other weights");
+    assert_eq!(decisions(&one), decisions(&other), "other decisions");
+    assert_eq!(folded(&one), folded(&other), "another state");
+}
+
+fn spawn(command: &mut Command) -> Child {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    piped.spawn().unwrap()
+}
+
+/// Starts a run in `other/run` and waits for its first gate.
+fn at_first_gate(place: &Place) -> Child {
+    fs::create_dir(place.path("other")).unwrap();
+    let args = ["run", &place.config(), "--dir", &place.arg("other/run")];
+    let mut child = spawn(tinygate().args(args).args(["--json", "--quiet"]));
+    let mut gates = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    gates.next().unwrap().unwrap();
+    child
+}
+
+#[test]
+fn a_stopped_process_goes_on() {
+    use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let child = at_first_gate(&place);
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::STOP).unwrap();
+    let stopped = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
+    assert!(stopped.unwrap().stopped());
+    // Others can look at the run meanwhile, and cannot have it.
+    let dir = place.arg("other/run");
+    run(["status", &dir]).expect(0);
+    run(["resume", &dir]).expect_error(2, &["has this run open"]);
+    kill_process(pid, Signal::CONT).unwrap();
+    Done::of(child.wait_with_output().unwrap()).expect(0);
+    assert_same(&whole, &place.path("other/run"));
+}
+
+/// A group of processes with a limit on their memory; `None` where it cannot be made.
+struct MemoryLimit(PathBuf);
+
+impl MemoryLimit {
+    fn of(bytes: u64) -> Option<MemoryLimit> {
+        let name = format!("tinygate-test-{}", std::process::id());
+        let places = [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ];
+        places.iter().find_map(|(root, limit)| {
+            let group = Path::new(root).join(&name);
+            fs::create_dir(&group).ok()?;
+            let group = MemoryLimit(group);
+            fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+            Some(group)
+        })
+    }
+
+    /// The program with these arguments, in the group before it begins.
+    fn tinygate(&self, args: &[&str]) -> Command {
+        let program = tinygate();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(self.0.join("cgroup.procs"))
+            .arg(program.get_program())
+            .args(args);
+        command
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_process_killed_for_its_memory_is_resumed() {
+    let Some(limit) = MemoryLimit::of(64 << 20) else {
+        eprintln!("skipped: only root may limit the memory of a process group");
+        return;
+    };
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let child = at_first_gate(&place);
+    // Confined to less than it has, it is killed as soon as it wants a page more.
+    let members = limit.0.join("cgroup.procs");
+    fs::write(members, child.id().to_string()).unwrap();
+    let killed = child.wait_with_output().unwrap();
+    if killed.status.success() {
+        eprintln!("skipped: the kernel did not enforce the limit");
+        return;
+    }
+    assert_eq!(killed.status.code(), None, "{killed:?}");
+    let dir = place.arg("other/run");
+    // From its first page on there is not enough.
+    let args = ["resume", &dir, "--quiet"];
+    let again = spawn(&mut limit.tinygate(&args)).wait_with_output();
+    assert!(!again.unwrap().status.success());
+    run(args).expect(0);
+    assert_same(&whole, &place.path("other/run"));
+}
+
+/// A run directory on a file system of its own.
+struct OwnDisk(PathBuf);
+
+impl OwnDisk {
+    fn mount(path: PathBuf) -> Option<OwnDisk> {
+        fs::create_dir(&path).unwrap();
+        mount(&["-t", "tmpfs", "-o", "size=64m", "tmpfs"], &path).then_some(OwnDisk(path))
+    }
+
+    fn remount(&self, how: &str) {
+        assert!(mount(&["-o", &format!("remount,{how}")], &self.0), "{how}");
+    }
+}
+
+fn mount(args: &[&str], path: &Path) -> bool {
+    let mut command = Command::new("mount");
+    let status = command.args(args).arg(path).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+impl Drop for OwnDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_read_only_disk_is_read_and_nothing_is_lost() {
+    let place = Place::with_config(200);
+    let Some(disk) = OwnDisk::mount(place.path("other")) else {
+        eprintln!("skipped: only root may mount a disk");
+        return;
+    };
+    let dir = place.arg("other/run");
+    let args = ["run", &place.config(), "--dir", &dir, "--quiet"];
+    let mut child = spawn(tinygate().args(args).arg("--json"));
+    let mut gates = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    gates.next().unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = fs::read(support::journal(&place.path("other/run"))).unwrap();
+
+    disk.remount("ro");
+    run(["status", &dir]).expect(0);
+    run(["replay", &dir]).expect(0);
+    run(["log", &dir]).expect(0);
+    run(["resume", &dir]).expect_error(2, &["Read-only file system"]);
+    disk.remount("rw");
+    let after = fs::read(support::journal(&place.path("other/run"))).unwrap();
+    assert!(before == after);
+    run(["resume", &dir, "--quiet"]).expect(0);
+    run(["replay", &dir]).expect(0);
+    let whole = undisturbed(&place);
+    assert_same(&whole, &place.path("other/run"));
+}
+
+/// The log's last event is of the year 2100.
+#[test]
+fn a_clock_set_back_changes_nothing() {
+    const YEAR_2100_MS: u64 = 4_102_444_800_000;
+    let place = Place::with_config(200);
+    let config = Config::load(Path::new(&place.config()), &[])
+        .unwrap()
+        .config;
+    let (store, created) = created_run(&place, "run", config.policy.clone());
+    let first = [(YEAR_2100_MS, created)];
+    store
+        .append(store.head(), &first, Durability::Durable)
+        .unwrap();
+    store.close().unwrap();
+    let dir = place.arg("run");
+    run(["resume", &dir, "--quiet"]).expect(0);
+    run(["replay", &dir]).expect(0);
+    let records = records(&place.path("run"));
+    assert_eq!(records[0].time_ms, YEAR_2100_MS);
+    assert!(
+        records[1].time_ms < YEAR_2100_MS,
+        "times are as the clock said"
+    );
+    run(["status", &dir]).expect(0);
+    run(["log", &dir]).expect(0);
+}
