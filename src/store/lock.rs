@@ -73,7 +73,8 @@ fn read_holder(file: &mut File) -> (String, String) {
     (field("pid"), field("host"))
 }
 
-fn host_name() -> String {
+/// The name of this machine, as the lock and the log have it.
+pub fn host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()

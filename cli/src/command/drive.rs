@@ -8,7 +8,8 @@ use tinygate::config::Config;
 use tinygate::controller::{Controller, Ending, StopRequest, Trainer};
 use tinygate::data::Frames;
 use tinygate::events::{Event, ProcessStarted, Seq};
-use tinygate::store::{EventLog, Store};
+use tinygate::machine::RunState;
+use tinygate::store::{EventLog, Store, host_name};
 use tinygate::train::actor::{self, ActorSetup};
 
 use super::prepare::{LIBTORCH_VERSION, Prepared};
@@ -156,9 +157,4 @@ fn device_name(device: tch::Device) -> String {
         tch::Device::Mps => "mps".to_owned(),
         tch::Device::Vulkan => "vulkan".to_owned(),
     }
-}
-
-fn host_name() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().into_owned()
 }

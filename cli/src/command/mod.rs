@@ -17,6 +17,7 @@ mod run;
 mod signals;
 mod status;
 mod transfer;
+mod walk;
 
 use std::path::Path;
 

@@ -15,12 +15,13 @@ use tinygate::checkpoint::{self, Acceptance};
 use tinygate::config::{Config, Override};
 use tinygate::data::Frames;
 use tinygate::events::{
-    CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom, ModelKind, Parent, RunCreated,
-    SettingPatch, StageName, Step,
+    CheckpointRef, Event, FallbackGranted, InitFrom, ModelKind, Parent, RunCreated, SettingPatch,
+    StageName, StagePolicy, Step,
 };
 use tinygate::machine::RULES;
 use tinygate::setup;
 use tinygate::store::OpenError;
+use tinygate::store::disk::{JOURNAL, SLED};
 
 use super::{overrides, records};
 use crate::args::RunArgs;
@@ -188,8 +189,7 @@ fn say_differences(first: &Config, given: &Config, changes: &[Override]) {
 
 /// `run` begins a log and never goes on with one.
 fn refuse_a_log(dir: &Path) -> anyhow::Result<()> {
-    let log = dir.join("log");
-    if log.join("journal.tgj").exists() || log.join("sled").exists() {
+    if dir.join(JOURNAL).exists() || dir.join(SLED).exists() {
         let place = format!("cannot start a run in `{}`", dir.display());
         return Err(anyhow::Error::from(OpenError::Exists).context(place));
     }
@@ -267,18 +267,13 @@ fn one_init(config: &Config, text: &str) -> anyhow::Result<InitFrom> {
             path.display()
         );
     };
-    let file = |file: checkpoint::FileRecord| FileRecord {
-        name: file.name,
-        size: file.size,
-        blake3: file.blake3_hex,
-    };
     Ok(InitFrom {
         stage: StageName::new(stage),
         checkpoint: CheckpointRef {
             path: utf8(&path)?,
             step: Step::new(step),
         },
-        files: accepted.files.into_iter().map(file).collect(),
+        files: accepted.files.into_iter().map(Into::into).collect(),
     })
 }
 

@@ -14,7 +14,8 @@ use crate::checkpoint;
 use crate::controller::{Progress, Report};
 use crate::data::order::{Order, samples_for};
 use crate::events::{
-    CheckpointRef, CheckpointWritten, ChunkFinished, Event, ModelKind, Scalar, StageName, Step,
+    CheckpointRef, CheckpointWritten, ChunkFinished, Event, FileRecord, ModelKind, Scalar,
+    StageName, Step,
 };
 use crate::machine::TrainChunk;
 use crate::random::Place;
@@ -263,7 +264,7 @@ impl ChunkProgress {
         let name = free_name(&train.stage, &folder, step, &train.taken);
         let content = weights::content(trainer, train, step, self.samples_seen, rate(train, step))?;
         let written = checkpoint::write(&session.directory.join(&folder), &name, &content)?;
-        let files = weights::logged_files(written.files);
+        let files: Vec<FileRecord> = written.files.into_iter().map(Into::into).collect();
         let reference = CheckpointRef {
             path: format!("{folder}/{name}"),
             step: Step::new(step),
