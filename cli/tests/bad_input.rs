@@ -117,11 +117,7 @@ fn stages_and_checkpoints_that_are_none() {
         &["--init-from", "dynamic=x"],
         &["`dynamic` is no stage"],
     );
-    refused(
-        &place,
-        &["--init-from", "dynamics=/nowhere"],
-        &["/nowhere"].map(|s| s),
-    );
+    refused(&place, &["--init-from", "dynamics=/nowhere"], &["/nowhere"]);
     fs::create_dir(place.path("empty")).unwrap();
     let empty = format!("video_tokenizer={}", place.arg("empty"));
     refused(

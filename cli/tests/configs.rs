@@ -40,9 +40,23 @@ fn a_shown_config_is_the_same_config() {
 
 #[test]
 fn every_key_has_a_default_and_a_meaning() {
-    let keys = run(["config", "show"]).expect(0).stdout;
-    for text in ["STAGE.learning_rate", "default: ", "on resume: ", "windows"] {
-        assert!(keys.contains(text), "no `{text}` in:\n{keys}");
+    let shown = run(["config", "show"]).expect(0).stdout;
+    let keys = tinygate::config::describe();
+    assert!(keys.iter().any(|row| row.key == "STAGE.learning_rate"));
+    let lines: Vec<&str> = shown.lines().collect();
+    let (entries, rest) = lines.as_chunks::<4>();
+    assert_eq!((entries.len(), rest.len()), (keys.len(), 0), "{shown}");
+    for (row, [key, meaning, default, on_resume]) in keys.iter().zip(entries) {
+        assert!(key.starts_with(&format!("{} (", row.key)), "{key}");
+        assert!(meaning.trim().len() > 10, "{key}: {meaning}");
+        assert!(
+            default.starts_with("    default: ") && default.len() > 13,
+            "{key}: {default}"
+        );
+        assert!(
+            on_resume.starts_with("    on resume: "),
+            "{key}: {on_resume}"
+        );
     }
 }
 
