@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use super::super::{MicroBatch, StageTrainer, UpdateMetrics, Wanted, learning_rate};
 use super::measure::{frames_tensor, token_mask};
 use super::metrics::MetricBuffer;
-use super::session::Session;
+use super::session::{Session, verdict};
 use super::{Failure, scores, tell, weights};
 use crate::checkpoint;
 use crate::controller::{Progress, Report};
@@ -280,9 +280,10 @@ impl ChunkProgress {
                 files: files.clone(),
             }),
         )?;
+        let accepted = session.accept(&reference, &files);
         tell(
             reports,
-            Event::CheckpointJudged(session.verdict(&train.stage, &reference, &files)),
+            Event::CheckpointJudged(verdict(&train.stage, &reference, accepted)),
         )?;
         Ok(reference)
     }

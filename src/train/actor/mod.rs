@@ -208,6 +208,9 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub fn unloadable(checkpoint: &CheckpointRef, error: &LoadError) -> Failure {
+        if let LoadError::Io { .. } = error {
+            return Failure::Environment(error.to_string());
+        }
         Failure::Unloadable {
             checkpoint: checkpoint.clone(),
             detail: error.to_string(),
