@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
-use support::{Done, Place, run, scripted, tinygate};
+use support::{Done, Place, run, scripted, tinygate, tinyworlds_checkpoint};
 use tinygate::events::{Event, FileRecord, ModelKind, Record};
 use tinygate::machine::{RunState, apply};
 use tinygate::store::LogFile;
@@ -367,6 +367,150 @@ fn a_stage_alone_takes_what_it_builds_on_from_checkpoints() {
         "{:?}",
         written.first()
     );
+}
+
+/// The shape of the checkpoint that PyTorch's TinyWorlds wrote.
+const TINYWORLDS: [&str; 12] = [
+    "--set",
+    "patch_size=8",
+    "--set",
+    "latent_dim=5",
+    "--set",
+    "num_bins=4",
+    "--set",
+    "video_tokenizer.embed_dim=16",
+    "--set",
+    "video_tokenizer.num_heads=4",
+    "--set",
+    "video_tokenizer.hidden_dim=64",
+];
+
+#[test]
+fn a_stage_begins_with_a_checkpoint_of_tinyworlds_itself() {
+    let place = Place::with_config(200);
+    let given = tinyworlds_checkpoint();
+    let more = ["--stage", "video_tokenizer", "--init-from", &given];
+    let target = ["--set", "video_tokenizer.n_updates=160"];
+    let more: Vec<&str> = more.into_iter().chain(TINYWORLDS).chain(target).collect();
+    run(start_args(&place, "run", &more)).expect(0);
+    let records = records(&place.path("run"));
+    let steps: Vec<(u64, u64)> = records
+        .iter()
+        .filter_map(|record| match &record.event {
+            Event::ChunkStarted(started) => Some((started.from.get(), started.to.get())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(steps, [(150, 160)], "`_step_149` has done 150 updates");
+    let failed = |record: &&Record| matches!(record.event, Event::ChunkFailed(_));
+    assert_eq!(records.iter().filter(failed).count(), 0);
+    run(["replay", &place.arg("run")]).expect(0);
+}
+
+/// A run of all stages, interrupted in its last.
+fn interrupted_in_dynamics() -> Place {
+    let place = Place::with_config(200);
+    let (child, mut gates) = start(&place, "run", &[]);
+    let in_dynamics = |gate: String| gate.contains("\"stage\":\"dynamics\"");
+    assert!(gates.any(in_dynamics));
+    signal(&child, rustix::process::Signal::INT);
+    drop(gates);
+    Done::of(child.wait_with_output().unwrap()).expect(130);
+    place
+}
+
+/// The run goes on to its end, and what was in its way was nobody's failure.
+#[track_caller]
+fn goes_on_without_a_failure(place: &Place) {
+    run(["resume", &place.arg("run")]).expect(0);
+    let records = records(&place.path("run"));
+    let failed = |event: &Event| matches!(event, Event::ChunkFailed(_) | Event::FailureDecided(_));
+    assert!(!records.iter().any(|record| failed(&record.event)));
+    let rejected = |event: &Event| matches!(event, Event::CheckpointJudged(judged) if judged.rejected.is_some());
+    assert!(!records.iter().any(|record| rejected(&record.event)));
+    run(["replay", &place.arg("run")]).expect(0);
+}
+
+#[test]
+fn a_model_that_was_replaced_is_not_built_on() {
+    let place = interrupted_in_dynamics();
+    let folder = place.path("run/video_tokenizer/checkpoints");
+    let (passed, aside) = (folder.join("video_tokenizer_step_40"), place.path("aside"));
+    fs::rename(&passed, &aside).unwrap();
+    // As sound as the other, and not the one that dynamics has been trained on.
+    fs::create_dir(&passed).unwrap();
+    for file in tinygate::checkpoint::FILE_NAMES {
+        fs::copy(
+            folder.join("video_tokenizer_step_36").join(file),
+            passed.join(file),
+        )
+        .unwrap();
+    }
+    run(["resume", &place.arg("run"), "--quiet"]).expect_error(
+        2,
+        &[
+            "`video_tokenizer/checkpoints/video_tokenizer_step_40` to build on is no longer what the log names",
+            "BLAKE3",
+        ],
+    );
+    fs::remove_dir_all(&passed).unwrap();
+    fs::rename(&aside, &passed).unwrap();
+    goes_on_without_a_failure(&place);
+}
+
+#[test]
+fn checkpoints_that_are_away_are_nobodys_failure() {
+    let place = interrupted_in_dynamics();
+    for stage in ["dynamics", "latent_actions"] {
+        let (here, away) = (place.path("run").join(stage), place.path("away"));
+        fs::rename(&here, &away).unwrap();
+        for _ in 0..4 {
+            run(["resume", &place.arg("run"), "--quiet"]).expect_error(
+                2,
+                &["is not there", stage, "`model_state_dict.pt` is missing"],
+            );
+        }
+        // What the attempts made in its place.
+        let _ = fs::remove_dir_all(&here);
+        fs::rename(&away, &here).unwrap();
+    }
+    goes_on_without_a_failure(&place);
+}
+
+#[test]
+fn a_given_checkpoint_that_changed_is_not_gone_on_from() {
+    let place = Place::with_config(200);
+    run(start_args(&place, "first", &["--stage", "video_tokenizer"])).expect(0);
+    let folder = place.path("first/video_tokenizer/checkpoints");
+    let given = folder.join("video_tokenizer_step_36");
+    let init = format!("video_tokenizer={}", given.display());
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        "--init-from",
+        &init,
+        "--set",
+        "video_tokenizer.n_updates=100000",
+        "--set",
+        "video_tokenizer.chunk_size=100000",
+    ];
+    // Killed before it has a checkpoint of its own.
+    let mut child = tinygate()
+        .args(start_args(&place, "run", &more))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(lines);
+    let other = folder.join("video_tokenizer_step_40");
+    for file in tinygate::checkpoint::FILE_NAMES {
+        fs::copy(other.join(file), given.join(file)).unwrap();
+    }
+    run(["resume", &place.arg("run"), "--quiet"])
+        .expect_error(2, &["to go on from is no longer what the log names"]);
 }
 
 #[test]

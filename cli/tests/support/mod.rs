@@ -243,6 +243,12 @@ pub fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
+/// One that PyTorch's TinyWorlds wrote.
+pub fn tinyworlds_checkpoint() -> String {
+    let path = "tests/fixtures/tinyworlds_checkpoint/video_tokenizer_step_149";
+    workspace().join(path).to_str().unwrap().to_owned()
+}
+
 /// The stored bytes of a run's log.
 pub fn journal(run: &Path) -> PathBuf {
     run.join("log/journal.tgj")
