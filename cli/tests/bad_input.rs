@@ -13,7 +13,7 @@ mod support;
 
 use std::fs;
 
-use support::{CONFIG, Place, created_run, journal, npy, run, scripted};
+use support::{CONFIG, Place, created_run, journal, npy, run, scripted, tinyworlds_checkpoint};
 use tinygate::events::ModelKind;
 use tinygate::store::{EventLog, Store};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
@@ -131,14 +131,58 @@ fn stages_and_checkpoints_that_are_none() {
         &["--init-from", &bare],
         &["for which stage", "STAGE=CHECKPOINT"],
     );
-    let twice = ["--init-from", &fixture(), "--init-from", &fixture()].map(str::to_owned);
+    let twice = [
+        "--init-from",
+        &tinyworlds_checkpoint(),
+        "--init-from",
+        &tinyworlds_checkpoint(),
+    ]
+    .map(str::to_owned);
     let twice: Vec<&str> = twice.iter().map(String::as_str).collect();
     refused(&place, &twice, &["two checkpoints for `video_tokenizer`"]);
 }
 
-fn fixture() -> String {
-    let path = "tests/fixtures/tinyworlds_checkpoint/video_tokenizer_step_149";
-    support::workspace().join(path).to_str().unwrap().to_owned()
+#[cfg(feature = "train")]
+#[test]
+fn a_checkpoint_that_does_not_fit_its_stage() {
+    let place = Place::with_config(200);
+    let given = tinyworlds_checkpoint();
+    let far = ["--set", "video_tokenizer.n_updates=200"];
+    let check = |init: &str, more: &[&str], texts: &[&str]| {
+        let more = ["--init-from", init]
+            .into_iter()
+            .chain(more.iter().copied());
+        refused(&place, &more.collect::<Vec<_>>(), texts);
+    };
+    check(
+        &given,
+        &far,
+        &[
+            "does not fit `video_tokenizer`",
+            "shape",
+            "`embed_dim` = 16 (the config has 8)",
+        ],
+    );
+    check(
+        &format!("latent_actions={given}"),
+        &["--set", "latent_actions.n_updates=200"],
+        &["it holds a video tokenizer, expected latent actions"],
+    );
+    check(
+        &given,
+        &["--set", "video_tokenizer.n_updates=150"],
+        &[
+            "has done 150 updates",
+            "the target of `video_tokenizer` is 150",
+        ],
+    );
+    let broken = support::workspace()
+        .join("tests/fixtures/tinyworlds_checkpoint/broken/truncated_zip/video_tokenizer_step_149");
+    check(
+        broken.to_str().unwrap(),
+        &far,
+        &["is refused", "breaks off"],
+    );
 }
 
 #[test]

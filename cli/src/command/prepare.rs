@@ -60,6 +60,9 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     }
     let fallback = fallback(&config, args.allow_single_gpu_fallback)?;
     let init_from = init_from(&config, &args.init_from)?;
+    for init in &init_from {
+        check_given(&config, &policy.stages, init)?;
+    }
     for stage in &policy.stages {
         check_upstream(&config, &policy.stages, &stage.name, &init_from)?;
     }
@@ -277,10 +280,36 @@ fn one_init(config: &Config, text: &str) -> anyhow::Result<InitFrom> {
     })
 }
 
+/// A given checkpoint must fit its stage, and leave it something to train.
+fn check_given(config: &Config, stages: &[StagePolicy], init: &InitFrom) -> anyhow::Result<()> {
+    let (stage, path) = (&init.stage, &init.checkpoint.path);
+    let trained = stages.iter().find(|policy| policy.name == *stage);
+    if let Some(policy) = trained
+        && policy.settings.n_updates <= init.checkpoint.step.get()
+    {
+        bail!(
+            "`--init-from`: the checkpoint `{path}` has done {} updates, and the target of `{stage}` is {}\n\
+             hint: set `{stage}.n_updates` above it; to build on the checkpoint alone, train the other stages \
+             with `--stage`",
+            init.checkpoint.step,
+            policy.settings.n_updates
+        );
+    }
+    #[cfg(feature = "train")]
+    if let Some(policy) = config.stage(stage) {
+        let begins = trained.is_some();
+        tinygate::train::actor::fit::check(config, stage, policy.model, Path::new(path), begins)
+            .with_context(|| {
+                format!("`--init-from`: the checkpoint `{path}` does not fit `{stage}`")
+            })?;
+    }
+    Ok(())
+}
+
 /// A stage needs the models it builds on: from stages before it, or given.
 fn check_upstream(
     config: &Config,
-    stages: &[tinygate::events::StagePolicy],
+    stages: &[StagePolicy],
     name: &StageName,
     given: &[InitFrom],
 ) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@
 //! checkpoint gives the same weights and the same samples.
 
 mod chunk;
+pub mod fit;
 mod measure;
 mod metrics;
 mod scores;
