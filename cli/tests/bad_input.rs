@@ -92,11 +92,16 @@ fn ddp_without_a_grant_names_the_way_out() {
         "allow_single_gpu_fallback",
         "--allow-single-gpu-fallback",
     ];
-    refused(
-        &place,
-        &["--set", "allow_single_gpu_fallback=false"],
-        &texts,
-    );
+    refused(&place, &["--set", "nproc_per_node=2"], &texts);
+}
+
+#[test]
+fn a_fresh_config_needs_no_grant() {
+    let place = Place::new();
+    let fresh = run(["config", "init"]).expect(0).stdout;
+    place.write("config.toml", fresh);
+    // What is missing is the data.
+    refused(&place, &["--set", "data.path=nowhere.h5"], &["nowhere.h5"]);
 }
 
 #[test]

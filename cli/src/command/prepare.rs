@@ -96,7 +96,8 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
 /// # Errors
 /// No grant: what was asked for cannot be had, and is not silently replaced.
 pub fn fallback(config: &Config, allowed: bool) -> anyhow::Result<Option<FallbackGranted>> {
-    if !config.use_ddp {
+    // One process is all that DDP of one rank is.
+    if !config.use_ddp || config.nproc_per_node == 1 {
         return Ok(None);
     }
     let granted_by = match (allowed, config.allow_single_gpu_fallback) {

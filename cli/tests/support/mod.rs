@@ -128,7 +128,6 @@ preset = "seed"
 seed = 3
 device = "cpu"
 threads = 1
-allow_single_gpu_fallback = true
 frame_size = 64
 patch_size = 16
 context_length = 4
