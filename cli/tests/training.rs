@@ -274,6 +274,10 @@ fn a_moved_run_goes_on_elsewhere_with_its_data() {
     drop(gates);
     Done::of(child.wait_with_output().unwrap()).expect(130);
 
+    // What a crash in the middle of a write leaves.
+    let leftover = "video_tokenizer/checkpoints/.tmp-video_tokenizer_step_99";
+    fs::create_dir(place.path("run").join(leftover)).unwrap();
+
     let elsewhere = Place::new();
     fs::rename(place.path("run"), elsewhere.path("moved")).unwrap();
     fs::rename(place.path("frames.npy"), elsewhere.path("frames.npy")).unwrap();
@@ -281,6 +285,7 @@ fn a_moved_run_goes_on_elsewhere_with_its_data() {
     run(["resume", &dir]).expect_error(2, &["no file or folder"]);
     let data = format!("data.path={}", elsewhere.arg("frames.npy"));
     run(["resume", &dir, "--set", &data]).expect(0);
+    assert!(!elsewhere.path("moved").join(leftover).exists());
     run(["replay", &dir]).expect(0);
     run(["checkpoint", "verify", &dir]).expect(0);
 }
