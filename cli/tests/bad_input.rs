@@ -80,8 +80,8 @@ fn a_wrong_config() {
         &["--set", "dynamics.n_update=3"],
         &["unknown key `dynamics.n_update`", "`dynamics.n_updates`"],
     );
-    let missing = run(["run", &place.arg("no.toml"), "--dir", &place.arg("run")]).expect(2);
-    assert!(missing.stderr.contains("no.toml"), "{}", missing.stderr);
+    run(["run", &place.arg("no.toml"), "--dir", &place.arg("run")])
+        .expect_error(2, &["no.toml", "config init"]);
 }
 
 #[test]
@@ -203,6 +203,15 @@ fn a_directory_that_has_a_log() {
     start(&place, &[]).expect_error(2, &["is a file"]);
 }
 
+#[cfg(feature = "train")]
+#[test]
+fn a_directory_that_cannot_be_made() {
+    let place = Place::with_config(200);
+    place.write("file", "");
+    let below = place.arg("file/run");
+    run(["run", &place.config(), "--dir", &below]).expect_error(2, &[&below, "cannot make"]);
+}
+
 /// A run whose first stage stopped.
 fn stopped() -> Place {
     let place = Place::with_config(200);
@@ -247,7 +256,7 @@ fn a_run_that_is_none_or_empty() {
         run([command, &place.arg("run")]).expect(5);
     }
     let file = place.arg("run.tgj");
-    run(["export", &place.arg("run"), &file]).expect(5);
+    run(["export", &place.arg("run"), &file]).expect_error(5, &["empty"]);
 }
 
 #[test]
@@ -268,7 +277,7 @@ fn a_damaged_log_is_rebuilt_or_refused() {
 
     fs::write(&path, &bytes).unwrap();
     fs::remove_dir_all(place.path("run/log/sled")).unwrap();
-    resume(&place, &[]).expect(3);
+    resume(&place, &[]).expect_error(3, &["damaged"]);
 }
 
 #[test]
@@ -279,7 +288,8 @@ fn a_stopped_run_wants_retries() {
         1,
         &["was stopped at a gate of `video_tokenizer`", "--retries"],
     );
-    resume(&place, &["--set", "video_tokenizer.learning_rate=1e-4"]).expect(1);
+    resume(&place, &["--set", "video_tokenizer.learning_rate=1e-4"])
+        .expect_error(1, &["--retries"]);
     assert_eq!(
         fs::read(journal(&place.path("run"))).unwrap(),
         before,

@@ -158,7 +158,7 @@ fn an_export_comes_back_as_the_same_run() {
     let (place, dir) = stopped();
     let file = place.arg("run.tgj");
     run(["export", &dir, &file]).expect(0);
-    run(["export", &dir, &file]).expect(2);
+    run(["export", &dir, &file]).expect_error(2, &["cannot write", &file]);
     let copy = place.arg("copy");
     run(["import", &file, &copy]).expect(0);
     run(["import", &file, &copy]).expect_error(2, &["already has a log"]);

@@ -71,7 +71,12 @@ fn describe(accepted: &Accepted, in_log: bool) -> String {
 
 /// The checkpoints at or below a path, in the order of their names.
 fn find(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let at = || format!("cannot look into `{}`", place.display());
+    let at = || {
+        let place = place.display();
+        format!(
+            "cannot look into `{place}`\nhint: name a checkpoint's directory, a run, or a folder of them"
+        )
+    };
     if !fs::metadata(place).with_context(at)?.is_dir() {
         anyhow::bail!(
             "`{}` is a file, and a checkpoint is a directory\nhint: name the directory it is in",

@@ -52,9 +52,7 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
 fn records(path: &Path) -> anyhow::Result<LogRecords> {
     let log = LogFile::open(path).map_err(|error| {
         let place = format!("cannot read the log of `{}`", path.display());
-        let hint = matches!(error.kind, ReadErrorKind::NotALog { .. })
-            .then_some("\nhint: name a run directory or an exported log");
-        anyhow::Error::new(error).context(format!("{place}{}", hint.unwrap_or_default()))
+        anyhow::Error::new(error).context(place)
     })?;
     Ok(log.records())
 }

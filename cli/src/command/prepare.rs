@@ -354,7 +354,7 @@ fn utf8(path: &Path) -> anyhow::Result<String> {
     let text = path.to_str().map(str::to_owned);
     text.with_context(|| {
         format!(
-            "`{}` is not valid Unicode, and the log keeps paths as text",
+            "`{}` is not valid Unicode, and the log keeps paths as text\nhint: rename it",
             path.display()
         )
     })
