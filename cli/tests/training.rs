@@ -303,11 +303,9 @@ fn a_stopped_run_goes_on_with_more_retries() {
         "policy.max_retries=0",
     ];
     let done = run(start_args(&place, "run", &more)).expect(1);
-    assert!(
-        done.stderr.contains("loss_latest blocked"),
-        "{}",
-        done.stderr
-    );
+    for want in ["loss_latest blocked", "--retries N` allows N more failures"] {
+        assert!(done.stderr.contains(want), "no `{want}`: {}", done.stderr);
+    }
     let dir = place.arg("run");
     run(["resume", &dir]).expect_error(1, &["--retries"]);
     let again = run(["resume", &dir, "--retries", "1", "--json"]).expect(1);
@@ -326,6 +324,62 @@ fn a_stopped_run_goes_on_with_more_retries() {
     });
     assert_eq!(changed.unwrap().who, "somebody");
     run(["replay", &dir]).expect(0);
+}
+
+#[test]
+fn a_stop_that_retries_alone_do_not_help_says_so() {
+    let place = Place::with_config(200);
+    // A limit that nothing reaches, and a ladder whose only rung is at its bound.
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        "--set",
+        "video_tokenizer.gate.loss_latest=1e-9",
+        "--set",
+        "video_tokenizer.ladder=[\"log_interval /= 2\"]",
+        "--set",
+        "video_tokenizer.log_interval=1",
+    ];
+    let done = run(start_args(&place, "run", &more)).expect(1);
+    let want = "--retries N --set video_tokenizer.learning_rate=RATE`";
+    assert!(done.stderr.contains(want), "{}", done.stderr);
+    run(["resume", &place.arg("run")]).expect_error(1, &["was stopped at a gate", want]);
+}
+
+#[test]
+fn a_picture_is_of_one_chunk_and_attempt() {
+    let place = Place::with_config(200);
+    // The second gate fails, and its chunk is trained again from the first.
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        "--set",
+        "video_tokenizer.gate.loss_latest=[[20, 100.0], [40, 1e-9]]",
+        "--set",
+        "policy.max_retries=1",
+        "--set",
+        "policy.retry_from=last_passed",
+    ];
+    run(start_args(&place, "run", &more)).expect(1);
+    let mut pictures = Vec::new();
+    for record in records(&place.path("run")) {
+        if let Event::PictureScored(picture) = record.event {
+            let bytes = fs::read(place.path("run").join(&picture.path)).unwrap();
+            let hash = blake3::hash(&bytes).to_hex().to_string();
+            assert_eq!(hash, picture.blake3, "`{}` was written over", picture.path);
+            pictures.push((picture.step, picture.path));
+        }
+    }
+    let again = |(place, (step, _)): (usize, &(_, _))| {
+        pictures
+            .iter()
+            .skip(place + 1)
+            .any(|(other, _)| other == step)
+    };
+    assert!(
+        pictures.iter().enumerate().any(again),
+        "no step came again: {pictures:?}"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use tinygate::machine::{RunPhase, RunState, StageState};
 use tinygate::setup;
 use tinygate::store::{EventLog, Store};
 
-use super::{fold, now_ms, overrides, prepare};
+use super::{fold, now_ms, overrides, prepare, way_on};
 use crate::args::ResumeArgs;
 use crate::exit::{EmptyLog, Exit, StoppedRun};
 use crate::output;
@@ -187,6 +187,7 @@ fn stopped_run(args: &ResumeArgs, stage: &StageState) -> StoppedRun {
         stage: stage.name().to_string(),
         failures: stage.failures,
         dir: args.dir.display().to_string(),
+        way_on: way_on(&args.dir, stage),
     }
 }
 
