@@ -256,7 +256,9 @@ fn a_signal_stops_a_run_with_a_checkpoint() {
         );
         let status = run(["status", &dir]).expect(0).stdout;
         assert!(
-            status.contains("under way, no process has it open"),
+            status.contains(&format!(
+                "interrupted ({signal_name}), resumable, no process has it open"
+            )),
             "{status}"
         );
 
