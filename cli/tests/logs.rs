@@ -227,7 +227,12 @@ fn several_logs_come_to_the_gravest() {
     run(["replay", &logs]).expect(0);
     place.write("logs/empty.tgj", "");
     run(["replay", &logs]).expect(5);
-    run(["replay", &logs, &place.arg("none")]).expect(2);
+    let missing =
+        run(["replay", &logs, &place.arg("none")]).expect_error(2, &["there is nothing at"]);
+    assert!(
+        missing.stdout.contains("good.tgj"),
+        "the others are looked at"
+    );
     place.write("logs/newer.tgj", made_newer(&bytes));
     run(["replay", &logs]).expect(4);
     place.write("logs/damaged.tgj", damaged(&bytes));

@@ -22,6 +22,15 @@ const EXTENSION: &str = "tgj";
 pub fn perform(args: &ReplayArgs) -> anyhow::Result<Exit> {
     let mut outcomes = Vec::new();
     for place in &args.log {
+        if !place.exists() {
+            // The others are looked at all the same.
+            output::error(&anyhow::anyhow!(
+                "there is nothing at `{}`\nhint: name run directories, exported logs, or folders of them",
+                place.display()
+            ));
+            outcomes.push(Outcome::Unreadable);
+            continue;
+        }
         for path in logs(place)? {
             let audit = audit_file(&path);
             outcomes.push(audit.outcome);
