@@ -640,15 +640,31 @@ fn the_next_cycle_has_the_actions_that_the_ladder_deferred() {
 
 #[test]
 fn a_second_signal_goes_at_once() {
+    use rustix::process::Signal;
     let place = Place::with_config(200);
-    let (child, mut gates) = start(&place, "run", &[]);
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        // Updates long enough for two signals.
+        "--set",
+        "video_tokenizer.gradient_accumulation_steps=32",
+    ];
+    let (child, mut gates) = start(&place, "run", &more);
     gates.next().unwrap();
-    signal(&child, rustix::process::Signal::INT);
-    signal(&child, rustix::process::Signal::INT);
+    // Both wait until the process goes on, so that the second comes inside an update.
+    for name in [Signal::STOP, Signal::INT, Signal::TERM, Signal::CONT] {
+        signal(&child, name);
+    }
     drop(gates);
     Done::of(child.wait_with_output().unwrap()).expect(130);
-    run(["resume", &place.arg("run")]).expect(0);
-    run(["replay", &place.arg("run")]).expect(0);
+    // The first alone would have been obeyed at the next update, with a checkpoint and a word.
+    let last = records(&place.path("run")).pop().unwrap();
+    assert_ne!(last.event.kind(), "run_interrupted");
+    let dir = place.arg("run");
+    let status = run(["status", &dir]).expect(0).stdout;
+    assert!(status.contains("went away without a word"), "{status}");
+    run(["resume", &dir]).expect(0);
+    run(["replay", &dir]).expect(0);
 }
 
 #[test]
