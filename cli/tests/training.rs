@@ -689,6 +689,54 @@ fn a_dry_run_measures_and_writes_nothing() {
     assert_eq!(listing(&place), before);
 }
 
+#[test]
+fn a_dry_run_speaks_json() {
+    let place = Place::with_config(200);
+    let done = run(["run", &place.config(), "--dry-run", "--json", "--quiet"]).expect(0);
+    assert_eq!(done.stderr, "");
+    let json: Value = serde_json::from_str(&done.stdout).unwrap();
+    let stages = json["stages"].as_array().unwrap();
+    let names: Vec<&Value> = stages.iter().map(|stage| &stage["stage"]).collect();
+    assert_eq!(names, ["video_tokenizer", "latent_actions", "dynamics"]);
+    for stage in stages {
+        assert_eq!(
+            (&stage["updates"], &stage["gates"]),
+            (&40.into(), &2.into())
+        );
+        assert!(stage["numbers"].as_u64() > Some(1000), "{stage}");
+        assert!(stage["seconds_per_update"].as_f64() > Some(0.0), "{stage}");
+        assert_eq!(stage["criteria"][0]["criterion"], "checkpoint_valid");
+    }
+    assert!(json["seconds"].as_f64() > Some(0.0), "{json}");
+}
+
+#[test]
+fn a_dry_run_obeys_a_signal_and_cleans_up() {
+    let place = Place::with_config(200);
+    fs::create_dir(place.path("temporary")).unwrap();
+    let mut child = tinygate()
+        .args(["run", &place.config(), "--dry-run", "--quiet"])
+        .args(["--set", "video_tokenizer.gradient_accumulation_steps=32"])
+        .env("TMPDIR", place.path("temporary"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It listens before it says anything.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    signal(&child, rustix::process::Signal::TERM);
+    let said: Vec<String> = lines.map(Result::unwrap).collect();
+    let done = Done::of(child.wait_with_output().unwrap()).expect(130);
+    assert_eq!(done.stderr, "");
+    assert!(
+        !said.iter().any(|line| line.starts_with("time: ")),
+        "{said:?}"
+    );
+    let left = fs::read_dir(place.path("temporary")).unwrap().count();
+    assert_eq!(left, 0, "the temporary folder is still there");
+}
+
 fn listing(place: &Place) -> Vec<std::ffi::OsString> {
     let entries = fs::read_dir(place.path(".")).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
