@@ -133,6 +133,15 @@ fn a_run_finishes_and_every_decision_replays() {
             best.display()
         );
     }
+    let created = state(&records(&place.path("run"))).created.unwrap();
+    let parts: Vec<&str> = created.libtorch_version.split('.').collect();
+    assert!(
+        parts.len() == 3 && parts.iter().all(|part| part.parse::<u32>().is_ok()),
+        "{parts:?}"
+    );
+    // One process is DDP of one rank: nobody had to grant anything.
+    let granted = |record: &Record| matches!(record.event, Event::FallbackGranted(_));
+    assert!(!records(&place.path("run")).iter().any(granted));
     // People get the same gates in words.
     let explained = run(["explain", &dir]).expect(0).stdout;
     assert!(

@@ -116,8 +116,11 @@ pub struct DeviceError {
     count: u32,
 }
 
-/// libtorch's version, as the log records it.
-pub const LIBTORCH_VERSION: &str = "2.13.0";
+/// The version of the libtorch that this build is linked to, as the log records it.
+pub const LIBTORCH_VERSION: &str = match option_env!("TINYGATE_LIBTORCH_VERSION") {
+    Some(version) => version,
+    None => "unknown",
+};
 
 fn serve(mut session: Session, commands: &Receiver<Command>, reports: &Sender<Report>) {
     for command in commands {
