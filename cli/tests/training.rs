@@ -293,7 +293,7 @@ fn a_moved_run_goes_on_elsewhere_with_its_data() {
     fs::rename(place.path("run"), elsewhere.path("moved")).unwrap();
     fs::rename(place.path("frames.npy"), elsewhere.path("frames.npy")).unwrap();
     let dir = elsewhere.arg("moved");
-    run(["resume", &dir]).expect_error(2, &["no file or folder"]);
+    run(["resume", &dir]).expect_error(2, &["no file or folder", "--set data.path=PATH"]);
     let data = format!("data.path={}", elsewhere.arg("frames.npy"));
     run(["resume", &dir, "--set", &data]).expect(0);
     assert!(!elsewhere.path("moved").join(leftover).exists());
