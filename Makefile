@@ -32,7 +32,7 @@ test-setup: ## Test the set-up scripts alone
 
 .PHONY: check
 check: ## Check format and lints
-	cargo fmt --all --check
+	tools/format.sh --check
 	$(WITH) cargo clippy --workspace --all-targets $(CARGO_ARGS) -- -D warnings
 
 .PHONY: build

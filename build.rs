@@ -1,5 +1,8 @@
 //! Gives test binaries and examples the folder of libtorch as an rpath, so that they run without
-//! `LD_LIBRARY_PATH`. torch-sys names the folder; without the feature `train` there is none.
+//! `LD_LIBRARY_PATH`, and the library the version of the libtorch it is linked to. torch-sys names
+//! the folder; without the feature `train` there is none.
+
+use std::path::Path;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -9,5 +12,21 @@ fn main() {
     }
     if let Some(folder) = std::env::var_os("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
+        if let Some(version) = version(Path::new(&folder)) {
+            println!("cargo:rustc-env=TINYGATE_LIBTORCH_VERSION={version}");
+        }
     }
+}
+
+/// As libtorch's own header has it: `#define TORCH_VERSION_MAJOR 2`, and so on.
+fn version(libraries: &Path) -> Option<String> {
+    let header = libraries.join("../include/torch/headeronly/version.h");
+    let text = std::fs::read_to_string(header).ok()?;
+    let part = |name: &str| {
+        let define = format!("#define TORCH_VERSION_{name} ");
+        let number = text.lines().find_map(|line| line.strip_prefix(&define))?;
+        number.trim().parse::<u32>().ok()
+    };
+    let (major, minor, patch) = (part("MAJOR")?, part("MINOR")?, part("PATCH")?);
+    Some(format!("{major}.{minor}.{patch}"))
 }

@@ -2,7 +2,11 @@
 //!
 //! `cargo bench --no-default-features --bench log [-- EVENTS]`
 
-#![allow(clippy::expect_used, clippy::print_stdout)] // it prints figures, or stops
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "it prints figures, or stops"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -98,13 +98,14 @@ pub struct EmptyLog {
 /// A stopped run is resumed only when somebody allows it more failures.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the run was stopped at a gate of `{stage}` after {failures} failures\nhint: `tinygate explain {dir}` says why; \
-     `tinygate resume {dir} --retries N` allows N more failures"
+    "the run was stopped at a gate of `{stage}` after {failures} failures\nhint: `tinygate explain {dir}` says why; {way_on}"
 )]
 pub struct StoppedRun {
     pub stage: String,
     pub failures: u32,
     pub dir: String,
+    /// By the reason of the stop.
+    pub way_on: String,
 }
 
 pub fn of_read(error: &ReadError) -> Exit {

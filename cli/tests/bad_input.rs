@@ -13,7 +13,7 @@ mod support;
 
 use std::fs;
 
-use support::{CONFIG, Place, created_run, journal, npy, run, scripted};
+use support::{CONFIG, Place, created_run, journal, npy, run, scripted, tinyworlds_checkpoint};
 use tinygate::events::ModelKind;
 use tinygate::store::{EventLog, Store};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
@@ -80,8 +80,8 @@ fn a_wrong_config() {
         &["--set", "dynamics.n_update=3"],
         &["unknown key `dynamics.n_update`", "`dynamics.n_updates`"],
     );
-    let missing = run(["run", &place.arg("no.toml"), "--dir", &place.arg("run")]).expect(2);
-    assert!(missing.stderr.contains("no.toml"), "{}", missing.stderr);
+    run(["run", &place.arg("no.toml"), "--dir", &place.arg("run")])
+        .expect_error(2, &["no.toml", "config init"]);
 }
 
 #[test]
@@ -92,11 +92,16 @@ fn ddp_without_a_grant_names_the_way_out() {
         "allow_single_gpu_fallback",
         "--allow-single-gpu-fallback",
     ];
-    refused(
-        &place,
-        &["--set", "allow_single_gpu_fallback=false"],
-        &texts,
-    );
+    refused(&place, &["--set", "nproc_per_node=2"], &texts);
+}
+
+#[test]
+fn a_fresh_config_needs_no_grant() {
+    let place = Place::new();
+    let fresh = run(["config", "init"]).expect(0).stdout;
+    place.write("config.toml", fresh);
+    // What is missing is the data.
+    refused(&place, &["--set", "data.path=nowhere.h5"], &["nowhere.h5"]);
 }
 
 #[test]
@@ -117,11 +122,7 @@ fn stages_and_checkpoints_that_are_none() {
         &["--init-from", "dynamic=x"],
         &["`dynamic` is no stage"],
     );
-    refused(
-        &place,
-        &["--init-from", "dynamics=/nowhere"],
-        &["/nowhere"].map(|s| s),
-    );
+    refused(&place, &["--init-from", "dynamics=/nowhere"], &["/nowhere"]);
     fs::create_dir(place.path("empty")).unwrap();
     let empty = format!("video_tokenizer={}", place.arg("empty"));
     refused(
@@ -135,14 +136,58 @@ fn stages_and_checkpoints_that_are_none() {
         &["--init-from", &bare],
         &["for which stage", "STAGE=CHECKPOINT"],
     );
-    let twice = ["--init-from", &fixture(), "--init-from", &fixture()].map(str::to_owned);
+    let twice = [
+        "--init-from",
+        &tinyworlds_checkpoint(),
+        "--init-from",
+        &tinyworlds_checkpoint(),
+    ]
+    .map(str::to_owned);
     let twice: Vec<&str> = twice.iter().map(String::as_str).collect();
     refused(&place, &twice, &["two checkpoints for `video_tokenizer`"]);
 }
 
-fn fixture() -> String {
-    let path = "tests/fixtures/tinyworlds_checkpoint/video_tokenizer_step_149";
-    support::workspace().join(path).to_str().unwrap().to_owned()
+#[cfg(feature = "train")]
+#[test]
+fn a_checkpoint_that_does_not_fit_its_stage() {
+    let place = Place::with_config(200);
+    let given = tinyworlds_checkpoint();
+    let far = ["--set", "video_tokenizer.n_updates=200"];
+    let check = |init: &str, more: &[&str], texts: &[&str]| {
+        let more = ["--init-from", init]
+            .into_iter()
+            .chain(more.iter().copied());
+        refused(&place, &more.collect::<Vec<_>>(), texts);
+    };
+    check(
+        &given,
+        &far,
+        &[
+            "does not fit `video_tokenizer`",
+            "shape",
+            "`embed_dim` = 16 (the config has 8)",
+        ],
+    );
+    check(
+        &format!("latent_actions={given}"),
+        &["--set", "latent_actions.n_updates=200"],
+        &["it holds a video tokenizer, expected latent actions"],
+    );
+    check(
+        &given,
+        &["--set", "video_tokenizer.n_updates=150"],
+        &[
+            "has done 150 updates",
+            "the target of `video_tokenizer` is 150",
+        ],
+    );
+    let broken = support::workspace()
+        .join("tests/fixtures/tinyworlds_checkpoint/broken/truncated_zip/video_tokenizer_step_149");
+    check(
+        broken.to_str().unwrap(),
+        &far,
+        &["is refused", "breaks off"],
+    );
 }
 
 #[test]
@@ -156,6 +201,15 @@ fn a_directory_that_has_a_log() {
     fs::remove_dir_all(&dir).unwrap();
     place.write("run", "a file");
     start(&place, &[]).expect_error(2, &["is a file"]);
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn a_directory_that_cannot_be_made() {
+    let place = Place::with_config(200);
+    place.write("file", "");
+    let below = place.arg("file/run");
+    run(["run", &place.config(), "--dir", &below]).expect_error(2, &[&below, "cannot make"]);
 }
 
 /// A run whose first stage stopped.
@@ -202,7 +256,7 @@ fn a_run_that_is_none_or_empty() {
         run([command, &place.arg("run")]).expect(5);
     }
     let file = place.arg("run.tgj");
-    run(["export", &place.arg("run"), &file]).expect(5);
+    run(["export", &place.arg("run"), &file]).expect_error(5, &["empty"]);
 }
 
 #[test]
@@ -223,7 +277,7 @@ fn a_damaged_log_is_rebuilt_or_refused() {
 
     fs::write(&path, &bytes).unwrap();
     fs::remove_dir_all(place.path("run/log/sled")).unwrap();
-    resume(&place, &[]).expect(3);
+    resume(&place, &[]).expect_error(3, &["damaged"]);
 }
 
 #[test]
@@ -234,7 +288,8 @@ fn a_stopped_run_wants_retries() {
         1,
         &["was stopped at a gate of `video_tokenizer`", "--retries"],
     );
-    resume(&place, &["--set", "video_tokenizer.learning_rate=1e-4"]).expect(1);
+    resume(&place, &["--set", "video_tokenizer.learning_rate=1e-4"])
+        .expect_error(1, &["--retries"]);
     assert_eq!(
         fs::read(journal(&place.path("run"))).unwrap(),
         before,

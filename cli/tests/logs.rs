@@ -15,8 +15,9 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
-use support::{Place, journal, made_newer, run, scripted, tinygate, workspace};
-use tinygate::events::ModelKind;
+use support::{Place, created_run, journal, made_newer, run, scripted, tinygate, workspace};
+use tinygate::events::{Event, InterruptReason, ModelKind, RunInterrupted};
+use tinygate::store::{Durability, EventLog};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 
 /// A run that passes, with one retune in its first stage.
@@ -74,8 +75,40 @@ fn status_goes_back_to_any_event() {
     };
     assert_eq!(at("0")["stages"][0]["phase"], "waiting");
     assert_eq!(at("0")["events"], 1);
-    let whole = at("1000000");
-    assert_eq!(whole["phase"], "finished");
+    // Who has the run open now says nothing about then.
+    let text = run(["status", &dir, "--at", "0"]).expect(0).stdout;
+    assert!(text.starts_with("scripted: under way\n"), "{text}");
+    run(["status", &dir, "--at", "1000000"]).expect_error(2, &["the log ends at event"]);
+}
+
+#[test]
+fn a_run_that_nobody_is_at_work_on_is_interrupted() {
+    let place = Place::with_config(200);
+    let (store, created) = created_run(&place, "run", short_policy());
+    let append = |event: Event| {
+        let time_ms = 1_700_000_000_000;
+        store
+            .append(store.head(), &[(time_ms, event)], Durability::Durable)
+            .unwrap();
+    };
+    let status = || run(["status", &place.arg("run")]).expect(0).stdout;
+    append(created);
+    assert!(status().contains(": under way, process "), "{}", status());
+    append(Event::RunInterrupted(RunInterrupted {
+        reason: InterruptReason::Signal {
+            name: "SIGTERM".to_owned(),
+        },
+    }));
+    store.close().unwrap();
+    let text = status();
+    let want = ": interrupted (SIGTERM), resumable, no process has it open";
+    assert!(text.contains(want), "{text}");
+    let status = json(
+        &run(["status", &place.arg("run"), "--json"])
+            .expect(0)
+            .stdout,
+    );
+    assert_eq!(status["phase"], "interrupted");
 }
 
 #[test]
@@ -96,6 +129,17 @@ fn the_log_comes_whole_or_in_part() {
         .map(|line| json(line)["seq"].as_u64().unwrap())
         .collect();
     assert_eq!(seqs, [3, 4, 5]);
+    for (range, want) in [
+        (
+            ["--from", "99999"].as_slice(),
+            "from 99999 on: the log ends at",
+        ),
+        (&["--from", "10", "--to", "5"], "from 10 to 5"),
+    ] {
+        let none = run(["log", &dir].iter().chain(range)).expect(0);
+        assert_eq!(none.stdout, "");
+        assert!(none.stderr.contains(want), "{}", none.stderr);
+    }
     let text = run(["log", &dir]).expect(0).stdout;
     assert_eq!(text.lines().count(), events.len(), "one line an event");
     assert!(text.contains("gate_decided"), "{text}");
@@ -158,7 +202,7 @@ fn an_export_comes_back_as_the_same_run() {
     let (place, dir) = stopped();
     let file = place.arg("run.tgj");
     run(["export", &dir, &file]).expect(0);
-    run(["export", &dir, &file]).expect(2);
+    run(["export", &dir, &file]).expect_error(2, &["cannot write", &file]);
     let copy = place.arg("copy");
     run(["import", &file, &copy]).expect(0);
     run(["import", &file, &copy]).expect_error(2, &["already has a log"]);
@@ -183,7 +227,12 @@ fn several_logs_come_to_the_gravest() {
     run(["replay", &logs]).expect(0);
     place.write("logs/empty.tgj", "");
     run(["replay", &logs]).expect(5);
-    run(["replay", &logs, &place.arg("none")]).expect(2);
+    let missing =
+        run(["replay", &logs, &place.arg("none")]).expect_error(2, &["there is nothing at"]);
+    assert!(
+        missing.stdout.contains("good.tgj"),
+        "the others are looked at"
+    );
     place.write("logs/newer.tgj", made_newer(&bytes));
     run(["replay", &logs]).expect(4);
     place.write("logs/damaged.tgj", damaged(&bytes));

@@ -17,7 +17,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
-use support::{Done, Place, checkpoints, decisions, folded, records, run, scripted, tinygate};
+use support::{
+    Done, Place, checkpoints, decisions, folded, records, run, scripted, tinygate,
+    tinyworlds_checkpoint,
+};
 use tinygate::events::{Event, ModelKind, Record};
 use tinygate_testing::{ChunkPlan, Script, short_policy};
 
@@ -95,6 +98,15 @@ fn a_run_finishes_and_every_decision_replays() {
             best.display()
         );
     }
+    let created = folded(&records(&place.path("run"))).created.unwrap();
+    let parts: Vec<&str> = created.libtorch_version.split('.').collect();
+    assert!(
+        parts.len() == 3 && parts.iter().all(|part| part.parse::<u32>().is_ok()),
+        "{parts:?}"
+    );
+    // One process is DDP of one rank: nobody had to grant anything.
+    let granted = |record: &Record| matches!(record.event, Event::FallbackGranted(_));
+    assert!(!records(&place.path("run")).iter().any(granted));
     // People get the same gates in words.
     let explained = run(["explain", &dir]).expect(0).stdout;
     assert!(
@@ -218,7 +230,9 @@ fn a_signal_stops_a_run_with_a_checkpoint() {
         );
         let status = run(["status", &dir]).expect(0).stdout;
         assert!(
-            status.contains("under way, no process has it open"),
+            status.contains(&format!(
+                "interrupted ({signal_name}), resumable, no process has it open"
+            )),
             "{status}"
         );
 
@@ -236,13 +250,18 @@ fn a_moved_run_goes_on_elsewhere_with_its_data() {
     drop(gates);
     Done::of(child.wait_with_output().unwrap()).expect(130);
 
+    // What a crash in the middle of a write leaves.
+    let leftover = "video_tokenizer/checkpoints/.tmp-video_tokenizer_step_99";
+    fs::create_dir(place.path("run").join(leftover)).unwrap();
+
     let elsewhere = Place::new();
     fs::rename(place.path("run"), elsewhere.path("moved")).unwrap();
     fs::rename(place.path("frames.npy"), elsewhere.path("frames.npy")).unwrap();
     let dir = elsewhere.arg("moved");
-    run(["resume", &dir]).expect_error(2, &["no file or folder"]);
+    run(["resume", &dir]).expect_error(2, &["no file or folder", "--set data.path=PATH"]);
     let data = format!("data.path={}", elsewhere.arg("frames.npy"));
     run(["resume", &dir, "--set", &data]).expect(0);
+    assert!(!elsewhere.path("moved").join(leftover).exists());
     run(["replay", &dir]).expect(0);
     run(["checkpoint", "verify", &dir]).expect(0);
 }
@@ -260,11 +279,9 @@ fn a_stopped_run_goes_on_with_more_retries() {
         "policy.max_retries=0",
     ];
     let done = run(start_args(&place, "run", &more)).expect(1);
-    assert!(
-        done.stderr.contains("loss_latest blocked"),
-        "{}",
-        done.stderr
-    );
+    for want in ["loss_latest blocked", "--retries N` allows N more failures"] {
+        assert!(done.stderr.contains(want), "no `{want}`: {}", done.stderr);
+    }
     let dir = place.arg("run");
     run(["resume", &dir]).expect_error(1, &["--retries"]);
     let again = run(["resume", &dir, "--retries", "1", "--json"]).expect(1);
@@ -283,6 +300,62 @@ fn a_stopped_run_goes_on_with_more_retries() {
     });
     assert_eq!(changed.unwrap().who, "somebody");
     run(["replay", &dir]).expect(0);
+}
+
+#[test]
+fn a_stop_that_retries_alone_do_not_help_says_so() {
+    let place = Place::with_config(200);
+    // A limit that nothing reaches, and a ladder whose only rung is at its bound.
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        "--set",
+        "video_tokenizer.gate.loss_latest=1e-9",
+        "--set",
+        "video_tokenizer.ladder=[\"log_interval /= 2\"]",
+        "--set",
+        "video_tokenizer.log_interval=1",
+    ];
+    let done = run(start_args(&place, "run", &more)).expect(1);
+    let want = "--retries N --set video_tokenizer.learning_rate=RATE`";
+    assert!(done.stderr.contains(want), "{}", done.stderr);
+    run(["resume", &place.arg("run")]).expect_error(1, &["was stopped at a gate", want]);
+}
+
+#[test]
+fn a_picture_is_of_one_chunk_and_attempt() {
+    let place = Place::with_config(200);
+    // The second gate fails, and its chunk is trained again from the first.
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        "--set",
+        "video_tokenizer.gate.loss_latest=[[20, 100.0], [40, 1e-9]]",
+        "--set",
+        "policy.max_retries=1",
+        "--set",
+        "policy.retry_from=last_passed",
+    ];
+    run(start_args(&place, "run", &more)).expect(1);
+    let mut pictures = Vec::new();
+    for record in records(&place.path("run")) {
+        if let Event::PictureScored(picture) = record.event {
+            let bytes = fs::read(place.path("run").join(&picture.path)).unwrap();
+            let hash = blake3::hash(&bytes).to_hex().to_string();
+            assert_eq!(hash, picture.blake3, "`{}` was written over", picture.path);
+            pictures.push((picture.step, picture.path));
+        }
+    }
+    let again = |(place, (step, _)): (usize, &(_, _))| {
+        pictures
+            .iter()
+            .skip(place + 1)
+            .any(|(other, _)| other == step)
+    };
+    assert!(
+        pictures.iter().enumerate().any(again),
+        "no step came again: {pictures:?}"
+    );
 }
 
 #[test]
@@ -329,6 +402,150 @@ fn a_stage_alone_takes_what_it_builds_on_from_checkpoints() {
         "{:?}",
         written.first()
     );
+}
+
+/// The shape of the checkpoint that PyTorch's TinyWorlds wrote.
+const TINYWORLDS: [&str; 12] = [
+    "--set",
+    "patch_size=8",
+    "--set",
+    "latent_dim=5",
+    "--set",
+    "num_bins=4",
+    "--set",
+    "video_tokenizer.embed_dim=16",
+    "--set",
+    "video_tokenizer.num_heads=4",
+    "--set",
+    "video_tokenizer.hidden_dim=64",
+];
+
+#[test]
+fn a_stage_begins_with_a_checkpoint_of_tinyworlds_itself() {
+    let place = Place::with_config(200);
+    let given = tinyworlds_checkpoint();
+    let more = ["--stage", "video_tokenizer", "--init-from", &given];
+    let target = ["--set", "video_tokenizer.n_updates=160"];
+    let more: Vec<&str> = more.into_iter().chain(TINYWORLDS).chain(target).collect();
+    run(start_args(&place, "run", &more)).expect(0);
+    let records = records(&place.path("run"));
+    let steps: Vec<(u64, u64)> = records
+        .iter()
+        .filter_map(|record| match &record.event {
+            Event::ChunkStarted(started) => Some((started.from.get(), started.to.get())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(steps, [(150, 160)], "`_step_149` has done 150 updates");
+    let failed = |record: &&Record| matches!(record.event, Event::ChunkFailed(_));
+    assert_eq!(records.iter().filter(failed).count(), 0);
+    run(["replay", &place.arg("run")]).expect(0);
+}
+
+/// A run of all stages, interrupted in its last.
+fn interrupted_in_dynamics() -> Place {
+    let place = Place::with_config(200);
+    let (child, mut gates) = start(&place, "run", &[]);
+    let in_dynamics = |gate: String| gate.contains("\"stage\":\"dynamics\"");
+    assert!(gates.any(in_dynamics));
+    signal(&child, rustix::process::Signal::INT);
+    drop(gates);
+    Done::of(child.wait_with_output().unwrap()).expect(130);
+    place
+}
+
+/// The run goes on to its end, and what was in its way was nobody's failure.
+#[track_caller]
+fn goes_on_without_a_failure(place: &Place) {
+    run(["resume", &place.arg("run")]).expect(0);
+    let records = records(&place.path("run"));
+    let failed = |event: &Event| matches!(event, Event::ChunkFailed(_) | Event::FailureDecided(_));
+    assert!(!records.iter().any(|record| failed(&record.event)));
+    let rejected = |event: &Event| matches!(event, Event::CheckpointJudged(judged) if judged.rejected.is_some());
+    assert!(!records.iter().any(|record| rejected(&record.event)));
+    run(["replay", &place.arg("run")]).expect(0);
+}
+
+#[test]
+fn a_model_that_was_replaced_is_not_built_on() {
+    let place = interrupted_in_dynamics();
+    let folder = place.path("run/video_tokenizer/checkpoints");
+    let (passed, aside) = (folder.join("video_tokenizer_step_40"), place.path("aside"));
+    fs::rename(&passed, &aside).unwrap();
+    // As sound as the other, and not the one that dynamics has been trained on.
+    fs::create_dir(&passed).unwrap();
+    for file in tinygate::checkpoint::FILE_NAMES {
+        fs::copy(
+            folder.join("video_tokenizer_step_36").join(file),
+            passed.join(file),
+        )
+        .unwrap();
+    }
+    run(["resume", &place.arg("run"), "--quiet"]).expect_error(
+        2,
+        &[
+            "`video_tokenizer/checkpoints/video_tokenizer_step_40` to build on is no longer what the log names",
+            "BLAKE3",
+        ],
+    );
+    fs::remove_dir_all(&passed).unwrap();
+    fs::rename(&aside, &passed).unwrap();
+    goes_on_without_a_failure(&place);
+}
+
+#[test]
+fn checkpoints_that_are_away_are_nobodys_failure() {
+    let place = interrupted_in_dynamics();
+    for stage in ["dynamics", "latent_actions"] {
+        let (here, away) = (place.path("run").join(stage), place.path("away"));
+        fs::rename(&here, &away).unwrap();
+        for _ in 0..4 {
+            run(["resume", &place.arg("run"), "--quiet"]).expect_error(
+                2,
+                &["is not there", stage, "`model_state_dict.pt` is missing"],
+            );
+        }
+        // What the attempts made in its place.
+        let _ = fs::remove_dir_all(&here);
+        fs::rename(&away, &here).unwrap();
+    }
+    goes_on_without_a_failure(&place);
+}
+
+#[test]
+fn a_given_checkpoint_that_changed_is_not_gone_on_from() {
+    let place = Place::with_config(200);
+    run(start_args(&place, "first", &["--stage", "video_tokenizer"])).expect(0);
+    let folder = place.path("first/video_tokenizer/checkpoints");
+    let given = folder.join("video_tokenizer_step_36");
+    let init = format!("video_tokenizer={}", given.display());
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        "--init-from",
+        &init,
+        "--set",
+        "video_tokenizer.n_updates=100000",
+        "--set",
+        "video_tokenizer.chunk_size=100000",
+    ];
+    // Killed before it has a checkpoint of its own.
+    let mut child = tinygate()
+        .args(start_args(&place, "run", &more))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(lines);
+    let other = folder.join("video_tokenizer_step_40");
+    for file in tinygate::checkpoint::FILE_NAMES {
+        fs::copy(other.join(file), given.join(file)).unwrap();
+    }
+    run(["resume", &place.arg("run"), "--quiet"])
+        .expect_error(2, &["to go on from is no longer what the log names"]);
 }
 
 #[test]
@@ -397,15 +614,31 @@ fn the_next_cycle_has_the_actions_that_the_ladder_deferred() {
 
 #[test]
 fn a_second_signal_goes_at_once() {
+    use rustix::process::Signal;
     let place = Place::with_config(200);
-    let (child, mut gates) = start(&place, "run", &[]);
+    let more = [
+        "--stage",
+        "video_tokenizer",
+        // Updates long enough for two signals.
+        "--set",
+        "video_tokenizer.gradient_accumulation_steps=32",
+    ];
+    let (child, mut gates) = start(&place, "run", &more);
     gates.next().unwrap();
-    signal(&child, rustix::process::Signal::INT);
-    signal(&child, rustix::process::Signal::INT);
+    // Both wait until the process goes on, so that the second comes inside an update.
+    for name in [Signal::STOP, Signal::INT, Signal::TERM, Signal::CONT] {
+        signal(&child, name);
+    }
     drop(gates);
     Done::of(child.wait_with_output().unwrap()).expect(130);
-    run(["resume", &place.arg("run")]).expect(0);
-    run(["replay", &place.arg("run")]).expect(0);
+    // The first alone would have been obeyed at the next update, with a checkpoint and a word.
+    let last = records(&place.path("run")).pop().unwrap();
+    assert_ne!(last.event.kind(), "run_interrupted");
+    let dir = place.arg("run");
+    let status = run(["status", &dir]).expect(0).stdout;
+    assert!(status.contains("went away without a word"), "{status}");
+    run(["resume", &dir]).expect(0);
+    run(["replay", &dir]).expect(0);
 }
 
 #[test]
@@ -428,6 +661,54 @@ fn a_dry_run_measures_and_writes_nothing() {
         );
     }
     assert_eq!(listing(&place), before);
+}
+
+#[test]
+fn a_dry_run_speaks_json() {
+    let place = Place::with_config(200);
+    let done = run(["run", &place.config(), "--dry-run", "--json", "--quiet"]).expect(0);
+    assert_eq!(done.stderr, "");
+    let json: Value = serde_json::from_str(&done.stdout).unwrap();
+    let stages = json["stages"].as_array().unwrap();
+    let names: Vec<&Value> = stages.iter().map(|stage| &stage["stage"]).collect();
+    assert_eq!(names, ["video_tokenizer", "latent_actions", "dynamics"]);
+    for stage in stages {
+        assert_eq!(
+            (&stage["updates"], &stage["gates"]),
+            (&40.into(), &2.into())
+        );
+        assert!(stage["numbers"].as_u64() > Some(1000), "{stage}");
+        assert!(stage["seconds_per_update"].as_f64() > Some(0.0), "{stage}");
+        assert_eq!(stage["criteria"][0]["criterion"], "checkpoint_valid");
+    }
+    assert!(json["seconds"].as_f64() > Some(0.0), "{json}");
+}
+
+#[test]
+fn a_dry_run_obeys_a_signal_and_cleans_up() {
+    let place = Place::with_config(200);
+    fs::create_dir(place.path("temporary")).unwrap();
+    let mut child = tinygate()
+        .args(["run", &place.config(), "--dry-run", "--quiet"])
+        .args(["--set", "video_tokenizer.gradient_accumulation_steps=32"])
+        .env("TMPDIR", place.path("temporary"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It listens before it says anything.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    signal(&child, rustix::process::Signal::TERM);
+    let said: Vec<String> = lines.map(Result::unwrap).collect();
+    let done = Done::of(child.wait_with_output().unwrap()).expect(130);
+    assert_eq!(done.stderr, "");
+    assert!(
+        !said.iter().any(|line| line.starts_with("time: ")),
+        "{said:?}"
+    );
+    let left = fs::read_dir(place.path("temporary")).unwrap().count();
+    assert_eq!(left, 0, "the temporary folder is still there");
 }
 
 fn listing(place: &Place) -> Vec<std::ffi::OsString> {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, ReadError, Tensor, Value};
+use crate::events;
 
 pub const MODEL_FILE: &str = "model_state_dict.pt";
 pub const OPTIMIZER_FILE: &str = "optim_state_dict.pt";
@@ -55,6 +56,26 @@ impl FileRecord {
             name: name.to_owned(),
             size: bytes.len() as u64,
             blake3_hex: blake3::hash(bytes).to_hex().to_string(),
+        }
+    }
+}
+
+impl From<FileRecord> for events::FileRecord {
+    fn from(file: FileRecord) -> Self {
+        Self {
+            name: file.name,
+            size: file.size,
+            blake3: file.blake3_hex,
+        }
+    }
+}
+
+impl From<&events::FileRecord> for FileRecord {
+    fn from(file: &events::FileRecord) -> Self {
+        Self {
+            name: file.name.clone(),
+            size: file.size,
+            blake3_hex: file.blake3.clone(),
         }
     }
 }

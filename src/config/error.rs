@@ -2,14 +2,16 @@
 //!
 //! All problems of a config are collected and shown together: whoever writes one
 //! should not have to run a check for each mistake. A [`Problem`] is a [`Fault`]
-//! at a [`Place`], and most have a hint of what to write instead.
+//! at a [`Place`] with a hint of what to write instead.
 
 use std::fmt;
 use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read the config `{path}`: {reason}")]
+    #[error(
+        "cannot read the config `{path}`: {reason}\nhint: check the path; `tinygate config init` prints a config to begin with"
+    )]
     Unreadable { path: String, reason: String },
     #[error("{}", Listed(.problems))]
     Invalid { problems: Vec<Problem> },
@@ -57,11 +59,8 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.fault)?;
-        match self.fault.hint() {
-            Some(hint) => write!(f, "\n  hint: {hint}"),
-            None => Ok(()),
-        }
+        let (place, fault) = (&self.place, &self.fault);
+        write!(f, "{place}: {fault}\n  hint: {}", fault.hint())
     }
 }
 
@@ -198,50 +197,76 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What to do, where the fault does not say it.
-    pub fn hint(&self) -> Option<String> {
+    /// What to write instead.
+    pub fn hint(&self) -> String {
+        const KEYS: &str = "`tinygate config show` lists every key with what it takes";
         match self {
-            Fault::UnknownKey { hint, .. } | Fault::WrongType { hint, .. } => hint.clone(),
-            Fault::NotAChoice { nearest, .. } => {
-                nearest.as_ref().map(|n| format!("did you mean `{n}`?"))
+            Fault::UnknownKey { hint, .. } | Fault::WrongType { hint, .. } => {
+                hint.clone().unwrap_or_else(|| KEYS.to_owned())
             }
+            Fault::NotAChoice { nearest, .. } => match nearest {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None => "write one of them".to_owned(),
+            },
             Fault::NotAPowerOfTwo { found, .. } => {
                 let below = (*found)
                     .checked_ilog2()
                     .map_or(2, |bits| 1_u64 << bits)
                     .max(2);
-                Some(format!("{below} and {} are", below * 2))
+                format!("{below} and {} are", below * 2)
             }
-            Fault::ChunkTooShort { stage, .. } => Some(format!(
-                "raise `{stage}.chunk_size`, or let it divide `{stage}.n_updates`"
-            )),
+            Fault::ChunkTooShort { stage, .. } => {
+                format!("raise `{stage}.chunk_size`, or let it divide `{stage}.n_updates`")
+            }
             Fault::NotListed {
                 criteria,
                 criteria_key,
                 ..
-            } => criteria
-                .first()
-                .map(|first| format!("add \"{first}\" to `{criteria_key}`")),
-            Fault::Fixed { .. } => Some("start a new run with `tinygate run`".to_owned()),
-            Fault::Rung { .. } => Some(super::ladder::FORMS.to_owned()),
-            Fault::Syntax { .. }
-            | Fault::Override { .. }
-            | Fault::Missing { .. }
-            | Fault::OutOfRange { .. }
-            | Fault::Twice { .. }
-            | Fault::StageName { .. }
-            | Fault::StageOrder { .. }
-            | Fault::NotDivisible { .. }
-            | Fault::Odd { .. }
-            | Fault::CodebookTooLarge { .. }
-            | Fault::Above { .. }
-            | Fault::Below { .. }
-            | Fault::CriterionRequired { .. }
-            | Fault::NotMeasured { .. }
-            | Fault::NoLimit { .. }
-            | Fault::Unreachable { .. }
-            | Fault::Schedule { .. }
-            | Fault::PathNotUnicode { .. } => None,
+            } => {
+                let first = criteria.first().map_or("", String::as_str);
+                format!("add \"{first}\" to `{criteria_key}`")
+            }
+            Fault::Fixed { .. } => "start a new run with `tinygate run`".to_owned(),
+            Fault::Rung { .. } => super::ladder::FORMS.to_owned(),
+            Fault::Syntax { .. } => {
+                "texts stand in double quotes, `#` begins a comment; `tinygate config init` prints a sound config"
+                    .to_owned()
+            }
+            Fault::Override { .. } => {
+                "write it like `--set video_tokenizer.learning_rate=1e-3`".to_owned()
+            }
+            Fault::Missing { key, .. } => format!("write `{key} = ...`; {KEYS}"),
+            Fault::OutOfRange { .. } => format!("stay inside of it; {KEYS}"),
+            Fault::Twice { found, .. } => format!("leave out one `{found}`"),
+            Fault::StageName { .. } => "choose another name".to_owned(),
+            Fault::StageOrder { stage, needs, .. } => {
+                format!("put a {needs} stage before `{stage}` in `stages`")
+            }
+            Fault::NotDivisible { key, by_key, .. } => {
+                format!("set `{by_key}` to a divisor of `{key}`, or `{key}` to a multiple of `{by_key}`")
+            }
+            Fault::Odd { found, .. } => format!(
+                "{} and {} are even",
+                found.saturating_sub(1),
+                found.saturating_add(1)
+            ),
+            Fault::CodebookTooLarge { .. } => "lower `num_bins` or `latent_dim`".to_owned(),
+            Fault::Above { key, limit_key, .. } => format!("lower `{key}` or raise `{limit_key}`"),
+            Fault::Below { key, least, .. } => format!("set `{key}` to {least} or more"),
+            Fault::CriterionRequired { key, criterion, .. } => {
+                format!("add \"{criterion}\" to `{key}`")
+            }
+            Fault::NotMeasured { key, criterion, .. } => {
+                format!("take \"{criterion}\" out of `{key}`")
+            }
+            Fault::NoLimit { criterion, .. } => {
+                format!("give it one, or take \"{criterion}\" out of the criteria")
+            }
+            Fault::Unreachable { .. } => "set a limit that can be reached".to_owned(),
+            Fault::Schedule { .. } => "write it like `[[5000, 0.05], [40000, 0.01]]`".to_owned(),
+            Fault::PathNotUnicode { .. } => {
+                "write an absolute path, or rename the config's folder".to_owned()
+            }
         }
     }
 }

@@ -25,7 +25,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::events::{ModelKind, Policy, StageName, StagePolicy};
-use crate::machine::presets::Preset;
 
 pub use describe::{KeyRow, describe, init};
 pub use error::{ConfigError, Fault, Place, Problem};
@@ -188,16 +187,8 @@ impl Config {
             .collect()
     }
 
-    pub fn policy(&self) -> &Policy {
-        &self.policy
-    }
-
     pub fn stage(&self, name: &StageName) -> Option<&StagePolicy> {
         self.policy.stages.iter().find(|stage| stage.name == *name)
-    }
-
-    pub fn preset(&self) -> Option<Preset> {
-        Preset::from_name(&self.policy.preset)
     }
 
     /// Stages of other models that a stage builds on, the latest of each before it.

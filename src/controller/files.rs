@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint;
 use crate::events::{CheckpointRef, Event, StageName};
 use crate::machine::{Phase, RunState};
 
@@ -22,9 +23,14 @@ pub fn follow(directory: &Path, event: &Event) {
     }
 }
 
-/// Does again what the whole state asks of the files.
+/// Does again what the whole state asks of the files, and removes what a process that
+/// went away had begun to write. Nobody may be writing.
 pub fn sweep(directory: &Path, state: &RunState) {
     for stage in &state.stages {
+        let checkpoints = directory.join(stage.name().as_str()).join("checkpoints");
+        if let Err(error) = checkpoint::remove_leftovers(&checkpoints) {
+            tracing::warn!("a leftover could not be removed: {error}");
+        }
         for checkpoint in stage
             .checkpoints
             .iter()

@@ -112,7 +112,8 @@ pub enum ControlError {
     )]
     TrainerLost,
     #[error(
-        "bug: {DECISIONS_MAX} decisions in a row without a command; the log is sound up to {head}"
+        "bug: {DECISIONS_MAX} decisions in a row without a command; the log is sound up to {head}\n\nhint: report it with \
+         the run's log (`tinygate export`)"
     )]
     NeverAtRest { head: Seq },
 }

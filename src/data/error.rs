@@ -30,7 +30,7 @@ pub enum DataError {
         "no dataset is named; expected at least one path\nhint: name a .h5, .npz or .npy file or a folder of PNGs"
     )]
     NothingNamed,
-    #[error("no file or folder `{}`\nhint: check the path; a relative one starts at the working directory", path.display())]
+    #[error("no file or folder `{}`\nhint: check `data.path`; in a config it starts at the config's folder, after `--set` at the working directory", path.display())]
     Missing { path: PathBuf },
     #[error("`{}` cannot be read\nhint: check that it is readable to you", path.display())]
     Io {

@@ -61,14 +61,6 @@ impl MeanImage {
         &self.steps
     }
 
-    /// `[height, width, 3]` in [-1, 1], as the models see frames.
-    pub fn scaled(&self) -> Vec<f32> {
-        self.steps
-            .iter()
-            .map(|&steps| (steps / 127.5 - 1.0) as f32)
-            .collect()
-    }
-
     /// Pixels from top to bottom.
     pub fn height(&self) -> usize {
         self.height

@@ -2,7 +2,7 @@
 
 use crate::events::{
     Attempt, CheckpointRef, ChunkNumber, Event, FileRecord, ModelKind, Restart, Settings,
-    StageName, Step, Upstream,
+    StageName, Step,
 };
 
 /// What comes next. The driver records until there is nothing to record, makes
@@ -47,7 +47,7 @@ pub struct MeasureStage {
     pub stage: StageName,
     pub model: ModelKind,
     pub settings: Settings,
-    pub upstream: Vec<Upstream>,
+    pub upstream: Vec<UpstreamModel>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +70,18 @@ pub struct TrainChunk {
     pub settings: Settings,
     /// `None`: fresh weights at step 0.
     pub resume: Option<ResumePoint>,
-    pub upstream: Vec<Upstream>,
+    pub upstream: Vec<UpstreamModel>,
     /// Checkpoint paths that events name already; a new one takes another name.
     pub taken: Vec<String>,
+}
+
+/// A model that a stage builds on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamModel {
+    pub stage: StageName,
+    pub checkpoint: CheckpointRef,
+    /// Files with their hashes, as the log has them.
+    pub files: Vec<FileRecord>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +89,7 @@ pub struct ResumePoint {
     pub checkpoint: CheckpointRef,
     /// Windows the stage had consumed there.
     pub samples_seen: u64,
-    /// Files with their hashes; empty for a checkpoint given by the user.
+    /// Files with their hashes, as the log has them.
     pub files: Vec<FileRecord>,
 }
 

@@ -26,7 +26,7 @@ mod tests;
 
 pub use chunk::{ChunkState, Previous};
 pub use command::{
-    Command, Decision, Idle, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk,
+    Command, Decision, Idle, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
 };
 pub use run::{ProcessState, RunPhase, RunState, apply, decide, evolve};
 pub use stage::{Checkpoint, Judgement, Phase, StageState};

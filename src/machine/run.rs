@@ -18,13 +18,13 @@
 //! Every other event leaves the phase as it is. [`TRANSITIONS`] is the same table
 //! as data; a test holds [`evolve`] to it.
 
-use super::command::{Decision, Idle};
+use super::command::{Decision, Idle, UpstreamModel};
 use super::stage::{self, Phase, RunPolicy, StageState};
 use super::{Command, RULES};
 use crate::events::{
-    CheckpointRef, Event, FallbackGranted, InitFrom, InterruptReason, Policy, RunCreated,
-    RunFinished, RunStopped, SettingChanged, SettingKey, SettingValue, StageName, StageStarted,
-    Upstream,
+    CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom, InterruptReason, Policy,
+    RunCreated, RunFinished, RunStopped, SettingChanged, SettingKey, SettingValue, StageName,
+    StageStarted, Upstream,
 };
 
 /// Everything known of a run: the fold of its log.
@@ -259,9 +259,49 @@ pub fn decide(state: &RunState) -> Decision {
                 record(start_stage(state, created, stage))
             }
             Some(stage) => stage::decide(run_policy(created, state.process), stage)
-                .unwrap_or(Decision::Idle(Idle::Stopped)),
+                .map_or(Decision::Idle(Idle::Stopped), |decision| {
+                    with_files(state, created, decision)
+                }),
             None => Decision::Idle(Idle::Finished),
         },
+    }
+}
+
+/// Adds what the log says of the files of checkpoints that another stage wrote or the user gave.
+fn with_files(state: &RunState, created: &RunCreated, decision: Decision) -> Decision {
+    let files = |stage: &StageName, reference: &CheckpointRef| -> Vec<FileRecord> {
+        let given = created
+            .init_from
+            .iter()
+            .find(|init| init.stage == *stage && init.checkpoint == *reference)
+            .map(|init| &init.files);
+        let written = state
+            .stage_named(stage)
+            .and_then(|stage| stage.checkpoint(reference))
+            .map(|checkpoint| &checkpoint.files)
+            .filter(|files| !files.is_empty());
+        written.or(given).cloned().unwrap_or_default()
+    };
+    let add = |upstream: &mut Vec<UpstreamModel>| {
+        for model in upstream {
+            model.files = files(&model.stage, &model.checkpoint);
+        }
+    };
+    match decision {
+        Decision::Act(Command::MeasureStage(mut measure)) => {
+            add(&mut measure.upstream);
+            Decision::Act(Command::MeasureStage(measure))
+        }
+        Decision::Act(Command::TrainChunk(mut train)) => {
+            add(&mut train.upstream);
+            if let Some(resume) = &mut train.resume {
+                resume.files = files(&train.stage, &resume.checkpoint);
+            }
+            Decision::Act(Command::TrainChunk(train))
+        }
+        Decision::Act(Command::JudgeCheckpoint(_)) | Decision::Record(_) | Decision::Idle(_) => {
+            decision
+        }
     }
 }
 

@@ -34,7 +34,9 @@
 //! same table as data; a test holds [`evolve`] to it.
 
 use super::chunk::{ChunkState, Previous};
-use super::command::{Command, Decision, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk};
+use super::command::{
+    Command, Decision, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
+};
 use super::gate::{self, Evaluation};
 use super::ladder::{self, Climb, Situation};
 use crate::events::{
@@ -264,7 +266,7 @@ impl StageState {
         }
     }
 
-    fn checkpoint(&self, reference: &CheckpointRef) -> Option<&Checkpoint> {
+    pub fn checkpoint(&self, reference: &CheckpointRef) -> Option<&Checkpoint> {
         self.checkpoints
             .iter()
             .rfind(|checkpoint| checkpoint.reference == *reference)
@@ -392,7 +394,7 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
             stage: name,
             model: stage.policy.model,
             settings: stage.settings.clone(),
-            upstream: stage.upstream.clone(),
+            upstream: upstream(stage),
         }))),
         Phase::Recording {
             patches,
@@ -472,9 +474,19 @@ fn train(stage: &StageState, chunk: &ChunkState) -> Decision {
         to: chunk.to,
         settings: chunk.settings.clone(),
         resume,
-        upstream: stage.upstream.clone(),
+        upstream: upstream(stage),
         taken: chunk.taken.clone(),
     })))
+}
+
+/// The models a stage builds on. Their hashes are known to the run, not to the stage.
+fn upstream(stage: &StageState) -> Vec<UpstreamModel> {
+    let model = |upstream: &Upstream| UpstreamModel {
+        stage: upstream.stage.clone(),
+        checkpoint: upstream.checkpoint.clone(),
+        files: Vec::new(),
+    };
+    stage.upstream.iter().map(model).collect()
 }
 
 fn fail(policy: &Policy, stage: &StageState, chunk: &ChunkState, cause: FailureCause) -> Decision {

@@ -48,7 +48,8 @@ pub const MAX_PAYLOAD: usize = MAX_BLOCK - BLOCK_HEADER;
 pub const MAJOR: u16 = 1;
 pub const MINOR: u16 = 0;
 
-const FILE_MAGIC: [u8; 8] = *b"TGJRNL\x1a\n";
+/// The first bytes of a log's file.
+pub const FILE_MAGIC: [u8; 8] = *b"TGJRNL\x1a\n";
 const BLOCK_MAGIC: [u8; 4] = *b"TGBK";
 const VERSION_BYTES: usize = 32;
 const LABEL_BYTES: usize = 96;

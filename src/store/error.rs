@@ -24,21 +24,29 @@ pub enum AppendError {
         "the log takes no more events since {why}; events before {head} are kept\nhint: look at the disk, then resume"
     )]
     Refused { head: Seq, why: String },
-    #[error("cannot write the log at event {head}: {source}")]
+    #[error(
+        "cannot write the log at event {head}: {source}\nhint: look at the disk, then resume; events before it are kept"
+    )]
     Io {
         head: Seq,
         #[source]
         source: io::Error,
     },
-    #[error("event {seq} cannot be stored: {source}")]
+    #[error(
+        "event {seq} cannot be stored: {source}\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
+    )]
     NotStorable {
         seq: Seq,
         #[source]
         source: StoredError,
     },
-    #[error("one append holds {bytes} bytes, at most {limit} are stored together")]
+    #[error(
+        "one append holds {bytes} bytes, at most {limit} are stored together\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
+    )]
     TooLarge { bytes: u64, limit: u64 },
-    #[error("the log's sequence numbers are used up at {head}")]
+    #[error(
+        "the log's sequence numbers are used up at {head}\nhint: begin a new run from a checkpoint with `tinygate run --init-from`"
+    )]
     Exhausted { head: Seq },
 }
 
@@ -60,11 +68,13 @@ pub enum ReadErrorKind {
     Damaged { what: String },
     #[error("{0}")]
     NewerVersion(Found),
-    #[error("there is no log here: {what}")]
+    #[error("there is no log here: {what}\nhint: name a run directory or an exported log")]
     NotALog { what: String },
-    #[error("the file is empty: there is no event to read")]
+    #[error(
+        "the file is empty: there is no event to read\nhint: name a run directory or an exported log"
+    )]
     Empty,
-    #[error("cannot read the log: {0}")]
+    #[error("cannot read the log: {0}\nhint: check that it is readable to you")]
     Io(#[source] io::Error),
 }
 
@@ -125,9 +135,13 @@ pub enum OpenError {
     Damaged { sound: Seq, what: String },
     #[error("the disk is full: cannot write `{what}`\nhint: free some space and try again")]
     DiskFull { what: String },
-    #[error("cannot make sled's copy of the log: {what}")]
+    #[error(
+        "cannot make sled's copy of the log: {what}\nhint: look at the disk and at who may write there, then try again"
+    )]
     Sled { what: String },
-    #[error("cannot {verb} `{name}`: {source}")]
+    #[error(
+        "cannot {verb} `{name}`: {source}\nhint: look at the disk and at who may write there, then try again"
+    )]
     Io {
         verb: &'static str,
         name: String,

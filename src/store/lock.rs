@@ -23,7 +23,8 @@ impl RunLock {
     /// [`OpenError::Locked`] says which process holds it.
     pub fn take(run: &Path) -> Result<RunLock, OpenError> {
         let error = |source| OpenError::disk("lock", LOCK, source);
-        create_folder(run).map_err(error)?;
+        create_folder(run)
+            .map_err(|source| OpenError::disk("make", &run.display().to_string(), source))?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -73,7 +74,8 @@ fn read_holder(file: &mut File) -> (String, String) {
     (field("pid"), field("host"))
 }
 
-fn host_name() -> String {
+/// The name of this machine, as the lock and the log have it.
+pub fn host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()

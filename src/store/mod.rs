@@ -22,11 +22,11 @@ mod transfer;
 mod verify;
 mod writer;
 
-pub use block::{FILE_HEADER, FileHeader, MAX_BLOCK};
+pub use block::{FILE_HEADER, FILE_MAGIC, FileHeader, MAX_BLOCK};
 pub use error::{
     AppendError, ChainHead, Found, LogCopy, OpenError, ReadError, ReadErrorKind, Repair,
 };
-pub use lock::RunLock;
+pub use lock::{RunLock, host_name};
 pub use memory::MemoryLog;
 pub use reader::{LogFile, LogRecords, Tail};
 pub use store::{LAZY, MIRROR_BLOCKS, Store};

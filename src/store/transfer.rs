@@ -17,7 +17,9 @@ pub enum TransferError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("cannot write `{path}`: {source}")]
+    #[error(
+        "cannot write `{path}`: {source}\nhint: name a file that is not there yet, in a folder you may write to"
+    )]
     Write {
         path: PathBuf,
         #[source]

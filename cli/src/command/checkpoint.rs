@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tinygate::checkpoint::{self, Acceptance, Accepted, FILE_NAMES, FileRecord, Origin};
 use tinygate::events::Event;
+use tinygate::store::disk::JOURNAL;
 
 use super::records;
+use super::walk::walk;
 use crate::args::VerifyArgs;
 use crate::exit::Exit;
 use crate::output::{self, Style, count};
@@ -21,8 +23,6 @@ use crate::output::{self, Style, count};
 const DEPTH_MOST: u32 = 6;
 /// How far above a checkpoint its run is.
 const RUN_ABOVE: usize = 4;
-/// Folders looked at below one argument.
-const FOLDERS_MOST: usize = 100_000;
 
 pub fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
     let mut refused = false;
@@ -71,7 +71,12 @@ fn describe(accepted: &Accepted, in_log: bool) -> String {
 
 /// The checkpoints at or below a path, in the order of their names.
 fn find(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let at = || format!("cannot look into `{}`", place.display());
+    let at = || {
+        let place = place.display();
+        format!(
+            "cannot look into `{place}`\nhint: name a checkpoint's directory, a run, or a folder of them"
+        )
+    };
     if !fs::metadata(place).with_context(at)?.is_dir() {
         anyhow::bail!(
             "`{}` is a file, and a checkpoint is a directory\nhint: name the directory it is in",
@@ -79,20 +84,14 @@ fn find(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
         );
     }
     let mut found = Vec::new();
-    let mut waiting = vec![(place.to_owned(), 0)];
-    let mut seen = 0;
-    while let Some((folder, depth)) = waiting.pop() {
-        seen += 1;
-        if FOLDERS_MOST < seen {
-            anyhow::bail!("`{}` has more than {FOLDERS_MOST} folders", place.display());
-        }
-        let (is_checkpoint, below) = look(&folder).with_context(at)?;
+    walk(place, DEPTH_MOST, |folder| {
+        let (is_checkpoint, below) = look(folder)?;
         if is_checkpoint {
-            found.push(folder);
-        } else if depth < DEPTH_MOST {
-            waiting.extend(below.into_iter().map(|folder| (folder, depth + 1)));
+            found.push(folder.to_owned());
+            return Ok(Vec::new());
         }
-    }
+        Ok(below)
+    })?;
     if found.is_empty() {
         // An empty folder given by name is a checkpoint without its files.
         found.push(place.to_owned());
@@ -126,7 +125,7 @@ impl Runs {
     fn expected(&mut self, path: &Path) -> anyhow::Result<Option<&[FileRecord]>> {
         let path = fs::canonicalize(path)
             .with_context(|| format!("cannot look into `{}`", path.display()))?;
-        let has_log = |folder: &&Path| folder.join("log").join("journal.tgj").is_file();
+        let has_log = |folder: &&Path| folder.join(JOURNAL).is_file();
         let Some(run) = path.ancestors().skip(1).take(RUN_ABOVE).find(has_log) else {
             return Ok(None);
         };
@@ -143,12 +142,8 @@ fn named_in_log(run: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<FileRecord>>
     let mut named = BTreeMap::new();
     for record in records(run)? {
         if let Event::CheckpointWritten(written) = record?.event {
-            let files = written.files.into_iter().map(|file| FileRecord {
-                name: file.name,
-                size: file.size,
-                blake3_hex: file.blake3,
-            });
-            named.insert(run.join(written.checkpoint.path), files.collect());
+            let files = written.files.iter().map(Into::into).collect();
+            named.insert(run.join(written.checkpoint.path), files);
         }
     }
     Ok(named)

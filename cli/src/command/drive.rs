@@ -8,12 +8,13 @@ use tinygate::config::Config;
 use tinygate::controller::{Controller, Ending, StopRequest, Trainer};
 use tinygate::data::Frames;
 use tinygate::events::{Event, ProcessStarted, Seq};
-use tinygate::store::{EventLog, Store};
+use tinygate::machine::RunState;
+use tinygate::store::{EventLog, Store, host_name};
 use tinygate::train::actor::{self, ActorSetup};
 
 use super::prepare::{LIBTORCH_VERSION, Prepared};
 use super::resume::Continued;
-use super::{fold, now_ms, signals};
+use super::{fold, now_ms, signals, way_on};
 use crate::exit::Exit;
 use crate::output::Console;
 
@@ -107,20 +108,20 @@ impl Process {
         if trained.is_err() {
             tracing::warn!("the training thread ended in a panic");
         }
-        console.say_all(&fold(store.read(Seq::FIRST)?, None)?.lines());
-        exit(dir, ending, &console)
+        let summary = fold(store.read(Seq::FIRST)?, None)?;
+        console.say_all(&summary.lines());
+        exit(dir, ending, &console, &summary.state)
     }
 }
 
-fn exit(dir: &Path, ending: Ending, console: &Console) -> anyhow::Result<Exit> {
+fn exit(dir: &Path, ending: Ending, console: &Console, state: &RunState) -> anyhow::Result<Exit> {
     let resume = format!("`tinygate resume {}`", dir.display());
     match ending {
         Ending::Finished => Ok(Exit::Done),
         Ending::Stopped => {
-            console.say(&format!(
-                "`tinygate resume {} --retries N` allows more",
-                dir.display()
-            ));
+            if let Some(stage) = state.stage() {
+                console.say(&way_on(dir, stage));
+            }
             Ok(Exit::Refused)
         }
         Ending::Interrupted { .. } => {
@@ -179,9 +180,4 @@ fn cpu_model() -> Option<String> {
     let has = |flag: &&&str| flags.split_ascii_whitespace().any(|found| found == **flag);
     let vectors = ["avx512f", "avx2"].iter().find(has);
     Some(vectors.map_or_else(|| model.to_owned(), |vectors| format!("{model}, {vectors}")))
-}
-
-fn host_name() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().into_owned()
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use serde::Serialize;
 use tinygate::checkpoint::{self, Acceptance};
 use tinygate::controller::{Controller, Ending, Observer, Progress, StopRequest};
 use tinygate::events::{
-    Applies, CriterionTest, Event, Limit, ProcessStarted, Record, RunCreated, StageName,
+    Applies, Criterion, CriterionTest, Event, Limit, ProcessStarted, Record, RunCreated, StageName,
     StagePolicy,
 };
 use tinygate::machine::RunState;
@@ -19,8 +20,8 @@ use tinygate::store::MemoryLog;
 use tinygate::train::actor::{self, ActorSetup};
 use tinygate_replay::describe;
 
-use super::now_ms;
 use super::prepare::{LIBTORCH_VERSION, Prepared};
+use super::{now_ms, signals};
 use crate::exit::Exit;
 use crate::output::{self, Align, Table, bytes, count, duration, number};
 
@@ -28,22 +29,83 @@ use crate::output::{self, Align, Table, bytes, count, duration, number};
 const UPDATES: u64 = 8;
 const WARM_UP: usize = 3;
 
-pub fn perform(prepared: &Prepared) -> anyhow::Result<Exit> {
-    for line in gates(&prepared.created) {
+pub fn perform(prepared: &Prepared, json: bool, quiet: bool) -> anyhow::Result<Exit> {
+    let stop = signals::listen(quiet).context("cannot listen to signals")?;
+    if !json {
+        for line in gates(&prepared.created) {
+            output::data_line(&line)?;
+        }
+        output::data_line("")?;
+    }
+    let Some(costs) = measure(prepared, stop)? else {
+        return Ok(Exit::Interrupted);
+    };
+    let estimates = estimates(&prepared.created, &costs);
+    let seconds = estimates.iter().map(|estimate| estimate.seconds).sum();
+    let memory_bytes = peak_memory();
+    if json {
+        let estimate = DryRunJson {
+            stages: estimates,
+            seconds,
+            memory_bytes,
+        };
+        output::data_line(&serde_json::to_string(&estimate)?)?;
+        return Ok(Exit::Done);
+    }
+    for line in table(&estimates) {
         output::data_line(&line)?;
     }
-    output::data_line("")?;
-    let costs = measure(prepared)?;
-    for line in table(&prepared.created, &costs) {
-        output::data_line(&line)?;
-    }
-    if let Some(most) = peak_memory() {
+    output::data_line(&format!("time: {} if every gate passes", duration(seconds)))?;
+    if let Some(most) = memory_bytes {
         let most = bytes(most);
         output::data_line(&format!(
             "memory: {most} at most in these updates, data included"
         ))?;
     }
     Ok(Exit::Done)
+}
+
+/// What a run would come to, as a program reads it.
+#[derive(Serialize)]
+struct DryRunJson {
+    stages: Vec<Estimate>,
+    /// Of the whole run, if every gate passes.
+    seconds: f64,
+    /// The most this process had in memory; null where the system does not say.
+    memory_bytes: Option<u64>,
+}
+
+/// What one stage would come to, if every gate passes.
+#[derive(Serialize)]
+struct Estimate {
+    stage: String,
+    criteria: Vec<Asked>,
+    /// Numbers in the model.
+    numbers: u64,
+    checkpoint_bytes: u64,
+    updates: u64,
+    seconds_per_update: f64,
+    gates: u64,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Asked {
+    criterion: String,
+    passes_when: String,
+    asked: &'static str,
+}
+
+fn asked(stage: &StagePolicy) -> Vec<Asked> {
+    let asked = |criterion: &Criterion| Asked {
+        criterion: criterion.name.clone(),
+        passes_when: test(&criterion.test),
+        asked: match criterion.applies {
+            Applies::EveryGate => "every gate",
+            Applies::AtTarget => "at the target",
+        },
+    };
+    stage.criteria.iter().map(asked).collect()
 }
 
 /// Every stage's gates, criterion by criterion.
@@ -56,17 +118,17 @@ fn gates(created: &RunCreated) -> Vec<String> {
         ("asked", Align::Left),
     ]);
     for stage in &created.policy.stages {
-        for (place, criterion) in stage.criteria.iter().enumerate() {
+        for (place, asked) in asked(stage).into_iter().enumerate() {
             let (name, at) = match place {
                 0 => (stage.name.to_string(), grid(stage)),
                 _ => (String::new(), String::new()),
             };
-            let asked = match criterion.applies {
-                Applies::EveryGate => "every gate",
-                Applies::AtTarget => "at the target",
-            };
-            let test = test(&criterion.test);
-            table.row([name, at, criterion.name.clone(), test, asked.to_owned()]);
+            let Asked {
+                criterion,
+                passes_when,
+                asked,
+            } = asked;
+            table.row([name, at, criterion, passes_when, asked.to_owned()]);
         }
     }
     table.lines()
@@ -151,8 +213,9 @@ struct Cost {
     checkpoint_bytes: u64,
 }
 
-/// Runs a few updates of every stage, each on what the one before it made.
-fn measure(prepared: &Prepared) -> anyhow::Result<Vec<Cost>> {
+/// Runs a few updates of every stage, each on what the one before it made. `None`: a
+/// signal came first.
+fn measure(prepared: &Prepared, stop: Arc<StopRequest>) -> anyhow::Result<Option<Vec<Cost>>> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let device = actor::device(prepared.config.device)?;
     let threads = super::drive::threads(&prepared.config);
@@ -162,7 +225,7 @@ fn measure(prepared: &Prepared) -> anyhow::Result<Vec<Cost>> {
         frames: Arc::clone(&prepared.frames),
         device,
         threads,
-        stop: Arc::new(StopRequest::default()),
+        stop,
     })?;
     let log = MemoryLog::new();
     let mut controller = Controller::open(&log, folder.path(), now_ms)?;
@@ -177,13 +240,13 @@ fn measure(prepared: &Prepared) -> anyhow::Result<Vec<Cost>> {
     match ended? {
         Ending::Finished => {}
         Ending::Stopped => bail!("a stage could not train; {}", watch.failure()),
-        Ending::Interrupted { signal } => bail!("interrupted by {signal}"),
+        Ending::Interrupted { .. } => return Ok(None),
         Ending::Environment { detail } => bail!("{detail}"),
     }
     if trained.is_err() {
         bail!("the training thread ended in a panic");
     }
-    watch.costs(folder.path())
+    watch.costs(folder.path()).map(Some)
 }
 
 /// The run with one short chunk in each stage, whose gate asks for nothing but a checkpoint.
@@ -318,7 +381,35 @@ fn median(updates: &[Instant]) -> f64 {
     gaps.get(gaps.len() / 2).copied().unwrap_or(0.0)
 }
 
-fn table(created: &RunCreated, costs: &[Cost]) -> Vec<String> {
+fn estimates(created: &RunCreated, costs: &[Cost]) -> Vec<Estimate> {
+    let estimate = |cost: &Cost| {
+        let stage = created
+            .policy
+            .stages
+            .iter()
+            .find(|stage| stage.name == cost.stage)?;
+        let given = created
+            .init_from
+            .iter()
+            .find(|init| init.stage == stage.name);
+        let done = given.map_or(0, |init| init.checkpoint.step.get());
+        let updates = stage.settings.n_updates.saturating_sub(done);
+        let gates = updates.div_ceil(stage.settings.chunk_size.max(1));
+        Some(Estimate {
+            stage: cost.stage.to_string(),
+            criteria: asked(stage),
+            numbers: cost.elements,
+            checkpoint_bytes: cost.checkpoint_bytes,
+            updates,
+            seconds_per_update: cost.update,
+            gates,
+            seconds: cost.update * updates as f64 + cost.gate * gates as f64,
+        })
+    };
+    costs.iter().filter_map(estimate).collect()
+}
+
+fn table(estimates: &[Estimate]) -> Vec<String> {
     let mut table = Table::new(&[
         ("stage", Align::Left),
         ("numbers", Align::Right),
@@ -328,38 +419,18 @@ fn table(created: &RunCreated, costs: &[Cost]) -> Vec<String> {
         ("gates", Align::Right),
         ("time", Align::Right),
     ]);
-    let mut whole = 0.0;
-    for cost in costs {
-        let Some(stage) = created
-            .policy
-            .stages
-            .iter()
-            .find(|stage| stage.name == cost.stage)
-        else {
-            continue;
-        };
-        let given = created
-            .init_from
-            .iter()
-            .find(|init| init.stage == stage.name);
-        let done = given.map_or(0, |init| init.checkpoint.step.get());
-        let updates = stage.settings.n_updates.saturating_sub(done);
-        let gates = updates.div_ceil(stage.settings.chunk_size.max(1));
-        let seconds = cost.update * updates as f64 + cost.gate * gates as f64;
-        whole += seconds;
+    for estimate in estimates {
         table.row([
-            cost.stage.to_string(),
-            count(cost.elements),
-            bytes(cost.checkpoint_bytes),
-            count(updates),
-            number(cost.update),
-            count(gates),
-            duration(seconds),
+            estimate.stage.clone(),
+            count(estimate.numbers),
+            bytes(estimate.checkpoint_bytes),
+            count(estimate.updates),
+            number(estimate.seconds_per_update),
+            count(estimate.gates),
+            duration(estimate.seconds),
         ]);
     }
-    let mut lines = table.lines();
-    lines.push(format!("time: {} if every gate passes", duration(whole)));
-    lines
+    table.lines()
 }
 
 /// The most this process had in memory, in bytes, where the system says it.

@@ -16,21 +16,22 @@ const LOOK: Duration = Duration::from_millis(100);
 
 pub fn perform(args: &LogArgs) -> anyhow::Result<Exit> {
     let mut records = records(&args.dir)?;
-    let (mut read, mut over) = (false, false);
-    loop {
+    let (mut last, mut printed, mut over) = (None, false, false);
+    'log: loop {
         for record in records.by_ref() {
             let record = record?;
-            read = true;
             let seq = record.seq.get();
+            last = Some(seq);
             if args.to.is_some_and(|to| to < seq) {
-                return Ok(Exit::Done);
+                break 'log;
             }
             if args.from.is_none_or(|from| from <= seq) {
                 print(&record, args.json)?;
+                printed = true;
             }
             over = matches!(record.event, Event::RunFinished(_) | Event::RunStopped(_));
             if args.to == Some(seq) {
-                return Ok(Exit::Done);
+                break 'log;
             }
         }
         // A stopped run may go on, in its log and beyond; a follower of the last word is done.
@@ -39,11 +40,23 @@ pub fn perform(args: &LogArgs) -> anyhow::Result<Exit> {
         }
         sleep(LOOK);
     }
-    if !read {
+    let Some(last) = last else {
         let place = args.dir.display().to_string();
         return Err(EmptyLog { place }.into());
+    };
+    if !printed {
+        output::say(&none(args, last));
     }
     Ok(Exit::Done)
+}
+
+/// Why a log that has events printed none.
+fn none(args: &LogArgs, last: u64) -> String {
+    let from = args.from.unwrap_or(0);
+    match args.to {
+        Some(to) if to < from => format!("there is no event from {from} to {to}"),
+        Some(_) | None => format!("there is no event from {from} on: the log ends at {last}"),
+    }
 }
 
 fn print(record: &Record, json: bool) -> anyhow::Result<()> {

@@ -19,12 +19,14 @@ mod run;
 mod signals;
 mod status;
 mod transfer;
+mod walk;
 
 use std::path::Path;
 
 use tinygate::config::{ConfigError, Override};
-use tinygate::events::Record;
-use tinygate::store::{LogFile, LogRecords, ReadError, ReadErrorKind};
+use tinygate::events::{Record, StopReason};
+use tinygate::machine::{Phase, StageState};
+use tinygate::store::{LogFile, LogRecords, ReadError};
 
 use crate::args::{CheckpointCommand, Command, ConfigCommand};
 use crate::exit::Exit;
@@ -53,9 +55,7 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
 fn records(path: &Path) -> anyhow::Result<LogRecords> {
     let log = LogFile::open(path).map_err(|error| {
         let place = format!("cannot read the log of `{}`", path.display());
-        let hint = matches!(error.kind, ReadErrorKind::NotALog { .. })
-            .then_some("\nhint: name a run directory or an exported log");
-        anyhow::Error::new(error).context(format!("{place}{}", hint.unwrap_or_default()))
+        anyhow::Error::new(error).context(place)
     })?;
     Ok(log.records())
 }
@@ -77,6 +77,51 @@ fn fold(
         summary.add(&record);
     }
     Ok(summary)
+}
+
+/// How to go on with a run that stopped for this reason.
+fn way_on(dir: &Path, stage: &StageState) -> String {
+    let resume = format!("`tinygate resume {} --retries N`", dir.display());
+    let change = |key: &str, value: &str| {
+        let (dir, stage) = (dir.display(), stage.name());
+        format!("`tinygate resume {dir} --retries N --set {stage}.{key}={value}`")
+    };
+    let reason = match &stage.phase {
+        Phase::Stopped { reason, .. } | Phase::Stopping { reason, .. } => Some(reason),
+        Phase::Pending
+        | Phase::Measuring
+        | Phase::Recording { .. }
+        | Phase::Training
+        | Phase::Rewinding
+        | Phase::Gating
+        | Phase::Failed { .. }
+        | Phase::Ending { .. }
+        | Phase::Reopening { .. }
+        | Phase::Passed { .. } => None,
+    };
+    match reason {
+        Some(StopReason::RetriesExceeded { .. }) | None => {
+            format!("{resume} allows N more failures")
+        }
+        Some(StopReason::NoRungApplies) => format!(
+            "the ladder has nothing left to change: {} goes on with a rate of yours",
+            change("learning_rate", "RATE")
+        ),
+        Some(StopReason::ExtensionsExceeded { .. }) => format!(
+            "{resume} allows N more extensions of the target, {} sets it",
+            change("n_updates", "UPDATES")
+        ),
+        Some(StopReason::ChunkFailuresExceeded { .. }) => {
+            format!("mend what made the chunk fail, then {resume} tries it again")
+        }
+        Some(StopReason::OutOfMemoryAtFloor { .. }) => format!(
+            "the smallest batch does not fit: free memory, then {resume} tries it again, or start a run with a \
+             smaller model"
+        ),
+        Some(StopReason::CountersExhausted) => {
+            "start a run from its best checkpoint with `tinygate run --init-from`".to_owned()
+        }
+    }
 }
 
 fn overrides(texts: &[String]) -> Result<Vec<Override>, ConfigError> {

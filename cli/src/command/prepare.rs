@@ -15,12 +15,13 @@ use tinygate::checkpoint::{self, Acceptance};
 use tinygate::config::{Config, Override};
 use tinygate::data::Frames;
 use tinygate::events::{
-    CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom, ModelKind, Parent, RunCreated,
-    SettingPatch, StageName, Step,
+    CheckpointRef, Event, FallbackGranted, InitFrom, ModelKind, Parent, RunCreated, SettingPatch,
+    StageName, StagePolicy, Step,
 };
 use tinygate::machine::RULES;
 use tinygate::setup;
 use tinygate::store::OpenError;
+use tinygate::store::disk::{JOURNAL, SLED};
 
 use super::{overrides, records};
 use crate::args::RunArgs;
@@ -59,6 +60,9 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     }
     let fallback = fallback(&config, args.allow_single_gpu_fallback)?;
     let init_from = init_from(&config, &args.init_from)?;
+    for init in &init_from {
+        check_given(&config, &policy.stages, init)?;
+    }
     for stage in &policy.stages {
         check_upstream(&config, &policy.stages, &stage.name, &init_from)?;
     }
@@ -92,7 +96,8 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
 /// # Errors
 /// No grant: what was asked for cannot be had, and is not silently replaced.
 pub fn fallback(config: &Config, allowed: bool) -> anyhow::Result<Option<FallbackGranted>> {
-    if !config.use_ddp {
+    // One process is all that DDP of one rank is.
+    if !config.use_ddp || config.nproc_per_node == 1 {
         return Ok(None);
     }
     let granted_by = match (allowed, config.allow_single_gpu_fallback) {
@@ -188,8 +193,7 @@ fn say_differences(first: &Config, given: &Config, changes: &[Override]) {
 
 /// `run` begins a log and never goes on with one.
 fn refuse_a_log(dir: &Path) -> anyhow::Result<()> {
-    let log = dir.join("log");
-    if log.join("journal.tgj").exists() || log.join("sled").exists() {
+    if dir.join(JOURNAL).exists() || dir.join(SLED).exists() {
         let place = format!("cannot start a run in `{}`", dir.display());
         return Err(anyhow::Error::from(OpenError::Exists).context(place));
     }
@@ -267,25 +271,46 @@ fn one_init(config: &Config, text: &str) -> anyhow::Result<InitFrom> {
             path.display()
         );
     };
-    let file = |file: checkpoint::FileRecord| FileRecord {
-        name: file.name,
-        size: file.size,
-        blake3: file.blake3_hex,
-    };
     Ok(InitFrom {
         stage: StageName::new(stage),
         checkpoint: CheckpointRef {
             path: utf8(&path)?,
             step: Step::new(step),
         },
-        files: accepted.files.into_iter().map(file).collect(),
+        files: accepted.files.into_iter().map(Into::into).collect(),
     })
+}
+
+/// A given checkpoint must fit its stage, and leave it something to train.
+fn check_given(config: &Config, stages: &[StagePolicy], init: &InitFrom) -> anyhow::Result<()> {
+    let (stage, path) = (&init.stage, &init.checkpoint.path);
+    let trained = stages.iter().find(|policy| policy.name == *stage);
+    if let Some(policy) = trained
+        && policy.settings.n_updates <= init.checkpoint.step.get()
+    {
+        bail!(
+            "`--init-from`: the checkpoint `{path}` has done {} updates, and the target of `{stage}` is {}\n\
+             hint: set `{stage}.n_updates` above it; to build on the checkpoint alone, train the other stages \
+             with `--stage`",
+            init.checkpoint.step,
+            policy.settings.n_updates
+        );
+    }
+    #[cfg(feature = "train")]
+    if let Some(policy) = config.stage(stage) {
+        let begins = trained.is_some();
+        tinygate::train::actor::fit::check(config, stage, policy.model, Path::new(path), begins)
+            .with_context(|| {
+                format!("`--init-from`: the checkpoint `{path}` does not fit `{stage}`")
+            })?;
+    }
+    Ok(())
 }
 
 /// A stage needs the models it builds on: from stages before it, or given.
 fn check_upstream(
     config: &Config,
-    stages: &[tinygate::events::StagePolicy],
+    stages: &[StagePolicy],
     name: &StageName,
     given: &[InitFrom],
 ) -> anyhow::Result<()> {
@@ -329,7 +354,7 @@ fn utf8(path: &Path) -> anyhow::Result<String> {
     let text = path.to_str().map(str::to_owned);
     text.with_context(|| {
         format!(
-            "`{}` is not valid Unicode, and the log keeps paths as text",
+            "`{}` is not valid Unicode, and the log keeps paths as text\nhint: rename it",
             path.display()
         )
     })

@@ -4,25 +4,33 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use serde::Serialize;
+use tinygate::store::FILE_MAGIC;
+use tinygate::store::disk::JOURNAL;
 use tinygate_replay::{Audit, Outcome, audit_file};
 
+use super::walk::walk;
 use crate::args::ReplayArgs;
 use crate::exit::Exit;
 use crate::output;
 
-/// Logs looked for below one folder.
-const FOLDERS_MOST: usize = 100_000;
 /// How deep below a folder.
 const DEPTH_MOST: u32 = 8;
 /// What a log in a folder is told by: its name's ending, or its first bytes.
 const EXTENSION: &str = "tgj";
-const MAGIC: &[u8] = b"TGJRNL";
 
 pub fn perform(args: &ReplayArgs) -> anyhow::Result<Exit> {
     let mut outcomes = Vec::new();
     for place in &args.log {
+        if !place.exists() {
+            // The others are looked at all the same.
+            output::error(&anyhow::anyhow!(
+                "there is nothing at `{}`\nhint: name run directories, exported logs, or folders of them",
+                place.display()
+            ));
+            outcomes.push(Outcome::Unreadable);
+            continue;
+        }
         for path in logs(place)? {
             let audit = audit_file(&path);
             outcomes.push(audit.outcome);
@@ -87,33 +95,28 @@ fn logs(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
         return Ok(vec![place.to_owned()]);
     }
     let mut found = Vec::new();
-    let mut waiting = vec![(place.to_owned(), 0)];
-    let mut seen = 0;
-    while let Some((folder, depth)) = waiting.pop() {
-        seen += 1;
-        if FOLDERS_MOST < seen {
-            anyhow::bail!("`{}` has more than {FOLDERS_MOST} folders", place.display());
-        }
-        let at = || format!("cannot look into `{}`", folder.display());
-        for entry in fs::read_dir(&folder).with_context(at)? {
-            let path = entry.with_context(at)?.path();
-            if path.is_dir() {
-                if is_run(&path) {
+    walk(place, DEPTH_MOST, |folder| {
+        let mut below = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if !path.is_dir() {
+                if is_log_file(&path) {
                     found.push(path);
-                } else if depth < DEPTH_MOST {
-                    waiting.push((path, depth + 1));
                 }
-            } else if is_log_file(&path) {
+            } else if is_run(&path) {
                 found.push(path);
+            } else {
+                below.push(path);
             }
         }
-    }
+        Ok(below)
+    })?;
     found.sort();
     Ok(found)
 }
 
 fn is_run(path: &Path) -> bool {
-    path.join("log").is_dir()
+    path.join(JOURNAL).parent().is_some_and(Path::is_dir)
 }
 
 fn is_log_file(path: &Path) -> bool {
@@ -123,7 +126,7 @@ fn is_log_file(path: &Path) -> bool {
     {
         return true;
     }
-    let mut start = [0; MAGIC.len()];
+    let mut start = [0; FILE_MAGIC.len()];
     let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start == MAGIC
+    read.is_ok() && start == FILE_MAGIC
 }

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use anyhow::bail;
 use tinygate::config::{Config, Resumed};
 use tinygate::controller::Controller;
-use tinygate::data::Frames;
+use tinygate::data::{DataError, Frames};
 use tinygate::events::{
     FallbackGranted, RunCreated, Seq, SettingChanged, SettingKey, SettingValue,
 };
 use tinygate::machine::{RunPhase, RunState, StageState};
-use tinygate::setup;
+use tinygate::setup::{self, SetupError};
 use tinygate::store::{EventLog, Store};
 
-use super::{fold, now_ms, overrides, prepare};
+use super::{fold, now_ms, overrides, prepare, way_on};
 use crate::args::ResumeArgs;
 use crate::exit::{EmptyLog, Exit, StoppedRun};
 use crate::output;
@@ -106,7 +106,18 @@ fn prepare_resume(
         policy: original.policy.clone(),
         ..resumed.config
     };
-    let frames = setup::frames(&config)?;
+    let frames = setup::frames(&config).map_err(|error| {
+        let moved = matches!(error, SetupError::Data(DataError::Missing { .. }));
+        let error = anyhow::Error::new(error);
+        if moved {
+            let dir = args.dir.display();
+            error.context(format!(
+                "the run's data is not where it was\nhint: say where it is now: `tinygate resume {dir} --set data.path=PATH`"
+            ))
+        } else {
+            error
+        }
+    })?;
     let hash = frames.hash().to_hex().to_string();
     if hash != created.dataset.blake3 {
         bail!(
@@ -187,6 +198,7 @@ fn stopped_run(args: &ResumeArgs, stage: &StageState) -> StoppedRun {
         stage: stage.name().to_string(),
         failures: stage.failures,
         dir: args.dir.display().to_string(),
+        way_on: way_on(&args.dir, stage),
     }
 }
 

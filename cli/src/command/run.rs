@@ -15,7 +15,7 @@ fn begin(args: &RunArgs, prepared: Prepared) -> anyhow::Result<Exit> {
     use super::{drive, dry_run};
     match &args.dir {
         Some(dir) if !args.dry_run => drive::begin(dir, prepared, args.json, args.quiet),
-        Some(_) | None => dry_run::perform(&prepared),
+        Some(_) | None => dry_run::perform(&prepared, args.json, args.quiet),
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tinygate::events::{CheckpointRef, Event, GateDecided, Record, Scalar, Seq, StageName, metric};
+use tinygate::events::{
+    CheckpointRef, Event, GateDecided, InterruptReason, Record, Scalar, Seq, StageName, metric,
+};
 use tinygate::machine::{self, Phase, RunPhase, RunState, StageState};
 
 use super::{Align, Table, count, duration, number, words};
@@ -15,6 +17,8 @@ pub struct Summary {
     pub events: u64,
     /// The last event's number and time.
     pub last: Option<(Seq, u64)>,
+    /// Why the last process ended, where it said so.
+    interrupted: Option<InterruptReason>,
     costs: BTreeMap<StageName, Cost>,
 }
 
@@ -56,6 +60,7 @@ impl Summary {
             state: RunState::empty(),
             events: 0,
             last: None,
+            interrupted: None,
             costs: BTreeMap::new(),
         }
     }
@@ -64,6 +69,12 @@ impl Summary {
         machine::apply(&mut self.state, &record.event);
         self.events += 1;
         self.last = Some((record.seq, record.time_ms));
+        if let Event::RunInterrupted(interrupted) = &record.event {
+            self.interrupted = Some(interrupted.reason.clone());
+        }
+        if let Event::ProcessStarted(_) = &record.event {
+            self.interrupted = None;
+        }
         if let Event::ChunkFinished(finished) = &record.event {
             let seconds = finished.seconds.finite().unwrap_or(0.0);
             self.costs
@@ -76,12 +87,23 @@ impl Summary {
         }
     }
 
-    pub fn phase(&self) -> &'static str {
+    /// `unattended`: no process is at work on the run.
+    pub fn phase(&self, unattended: bool) -> &'static str {
         match self.state.phase {
             RunPhase::Empty => "empty",
+            RunPhase::Running(_) if unattended => "interrupted",
             RunPhase::Running(_) => "under_way",
             RunPhase::Finishing | RunPhase::Finished => "finished",
             RunPhase::Stopping(_) | RunPhase::Stopped(_) => "stopped",
+        }
+    }
+
+    /// What interrupted a run that nobody is at work on.
+    pub fn interruption(&self) -> &str {
+        match &self.interrupted {
+            Some(InterruptReason::Signal { name }) => name,
+            Some(InterruptReason::Environment { detail }) => detail,
+            None => "its process went away without a word",
         }
     }
 

@@ -166,7 +166,6 @@ preset = "seed"
 seed = 3
 device = "cpu"
 threads = 1
-allow_single_gpu_fallback = true
 frame_size = 64
 patch_size = 16
 context_length = 4
@@ -279,6 +278,12 @@ pub fn created_run(place: &Place, dir: &str, policy: Policy) -> (Store, Event) {
 
 pub fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// One that PyTorch's TinyWorlds wrote.
+pub fn tinyworlds_checkpoint() -> String {
+    let path = "tests/fixtures/tinyworlds_checkpoint/video_tokenizer_step_149";
+    workspace().join(path).to_str().unwrap().to_owned()
 }
 
 /// The stored bytes of a run's log.

@@ -44,10 +44,14 @@ fn the_upstream_a_chunk_is_told_is_what_was_handed_on() {
         run.gate(&high(loss));
     }
     run.measure();
-    let want = Upstream {
+    let passed = checkpoint("video_tokenizer", 300);
+    let written = pick!(run.log, CheckpointWritten).find(|one| one.checkpoint == passed);
+    let want = UpstreamModel {
         stage: StageName::new("video_tokenizer"),
-        checkpoint: checkpoint("video_tokenizer", 300),
+        checkpoint: passed.clone(),
+        files: written.unwrap().files.clone(),
     };
+    assert!(!want.files.is_empty());
     assert_eq!(run.training().upstream, [want]);
 }
 
@@ -86,8 +90,16 @@ fn given(stage: &str, step: u64) -> InitFrom {
             path: "/elsewhere/checkpoint".to_owned(),
             step: Step::new(step),
         },
-        files: Vec::new(),
+        files: files_of(stage),
     }
+}
+
+fn files_of(stage: &str) -> Vec<FileRecord> {
+    vec![FileRecord {
+        name: format!("{stage}.pt"),
+        size: 1000,
+        blake3: "ab".repeat(32),
+    }]
 }
 
 #[test]
@@ -97,8 +109,9 @@ fn a_given_checkpoint_counts_as_accepted_at_its_step() {
     let mut run = Run::create(created);
     let train = run.training();
     assert_eq!((train.from.get(), train.to.get()), (150, 250));
-    let path = train.resume.map(|resume| resume.checkpoint.path);
-    assert_eq!(path.as_deref(), Some("/elsewhere/checkpoint"));
+    let resume = train.resume.unwrap();
+    assert_eq!(resume.checkpoint.path, "/elsewhere/checkpoint");
+    assert_eq!(resume.files, files_of("video_tokenizer"), "its hashes");
     let hopeless = Outcome {
         middle_accepted: false,
         gate_accepted: false,
@@ -127,6 +140,8 @@ fn a_given_checkpoint_of_a_stage_outside_the_run_is_upstream() {
         .map(|one| (one.stage.as_str(), one.checkpoint.step.get()))
         .collect();
     assert_eq!(upstream, [("video_tokenizer", 150), ("latent_actions", 9)]);
+    let hashes = |of: &UpstreamModel| of.files == files_of(of.stage.as_str());
+    assert!(train.upstream.iter().all(hashes), "their hashes");
     assert_eq!(train.resume, None);
 }
 

@@ -8,19 +8,22 @@ use crossbeam_channel::Sender;
 use super::super::{MicroBatch, StageTrainer, UpdateMetrics, Wanted, learning_rate};
 use super::measure::{frames_tensor, token_mask};
 use super::metrics::MetricBuffer;
-use super::session::Session;
+use super::session::{Session, verdict};
 use super::{Failure, scores, tell, weights};
 use crate::checkpoint;
 use crate::controller::{Progress, Report};
 use crate::data::order::{Order, samples_for};
 use crate::events::{
-    CheckpointRef, CheckpointWritten, ChunkFinished, Event, ModelKind, Scalar, StageName, Step,
+    CheckpointRef, CheckpointWritten, ChunkFinished, Event, FileRecord, ModelKind, Scalar,
+    StageName, Step,
 };
 use crate::machine::TrainChunk;
 use crate::random::Place;
 
-/// Free space that must be left beside two checkpoints before a chunk begins.
+/// Free space that must be left beside a chunk's checkpoints before it begins.
 const SPARE_BYTES: u64 = 16 << 20;
+/// A parameter in a checkpoint: itself and two moments, each an f32.
+const PARAMETER_BYTES: u64 = 3 * 4;
 /// A chunk's checkpoints stand at every fifth of it where the config does not say.
 const CHECKPOINTS_A_CHUNK: u64 = 5;
 /// Ranks of this process's run: it is the only one.
@@ -34,8 +37,8 @@ impl Session {
         reports: &Sender<Report>,
     ) -> Result<(), Failure> {
         self.set_step(train.start());
-        self.check_space(train)?;
         let mut trainer = self.take_trainer(train)?;
+        self.check_space(train, trainer.learner().parameters().count() as u64)?;
         let mut at = train
             .resume
             .as_ref()
@@ -46,7 +49,7 @@ impl Session {
         for step in train.start().get() + 1..=train.to.get() {
             progress.update(self, train, &mut trainer, step, reports)?;
             self.set_step(Step::new(step));
-            let due = is_checkpoint_due(train, step);
+            let due = is_due(step, train.from.get(), train.to.get(), interval(train));
             let signal = self.stop.requested();
             if due || signal.is_some() {
                 at = Some(progress.checkpoint(self, train, &trainer, step, reports)?);
@@ -80,23 +83,30 @@ impl Session {
         tell(reports, Event::ChunkFinished(finished))
     }
 
-    /// Two checkpoints must fit before a chunk begins: a full disk should stop a
-    /// run between chunks, not inside one.
-    fn check_space(&self, train: &TrainChunk) -> Result<(), Failure> {
+    /// All checkpoints of a chunk must fit before it begins: a full disk should stop
+    /// a run between chunks, not inside one.
+    fn check_space(&self, train: &TrainChunk, parameters: u64) -> Result<(), Failure> {
         let last: u64 = train
             .resume
             .iter()
             .flat_map(|resume| &resume.files)
             .map(|file| file.size)
             .sum();
-        let needed = last.saturating_mul(2).saturating_add(SPARE_BYTES);
+        let each = last.max(parameters.saturating_mul(PARAMETER_BYTES));
+        let written = due_between(
+            train.start().get(),
+            train.from.get(),
+            train.to.get(),
+            interval(train),
+        );
+        let needed = each.saturating_mul(written).saturating_add(SPARE_BYTES);
         let space = rustix::fs::statvfs(&self.directory).map_err(|error| {
             Failure::Environment(format!("`{}`: {error}", self.directory.display()))
         })?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         if free < needed {
             return Err(Failure::Environment(format!(
-                "{free} bytes are free in `{}`, a chunk's checkpoints need {needed}; free some space and resume",
+                "{free} bytes are free in `{}`, and the chunk's checkpoints ({written}) need {needed}",
                 self.directory.display()
             )));
         }
@@ -104,11 +114,22 @@ impl Session {
     }
 }
 
-/// A checkpoint stands on the chunk's grid and at its end.
-fn is_checkpoint_due(train: &TrainChunk, step: u64) -> bool {
+/// Updates between two checkpoints of a chunk.
+fn interval(train: &TrainChunk) -> u64 {
     let fifth = train.settings.chunk_size / CHECKPOINTS_A_CHUNK;
-    let interval = train.settings.checkpoint_interval.unwrap_or(fifth).max(1);
-    step == train.to.get() || (step - train.from.get()).is_multiple_of(interval)
+    train.settings.checkpoint_interval.unwrap_or(fifth).max(1)
+}
+
+/// A checkpoint stands on the grid of the chunk `(from, to]` and at its end.
+fn is_due(step: u64, from: u64, to: u64, interval: u64) -> bool {
+    step == to || step.saturating_sub(from).is_multiple_of(interval)
+}
+
+/// Checkpoints due in `(start, to]` of the chunk `(from, to]`.
+fn due_between(start: u64, from: u64, to: u64, interval: u64) -> u64 {
+    let on_grid = |step: u64| step.saturating_sub(from) / interval;
+    let end_is_off = !to.saturating_sub(from).is_multiple_of(interval);
+    on_grid(to) - on_grid(start.min(to)) + u64::from(end_is_off && start < to)
 }
 
 /// What moves on with every update of a chunk.
@@ -263,7 +284,7 @@ impl ChunkProgress {
         let name = free_name(&train.stage, &folder, step, &train.taken);
         let content = weights::content(trainer, train, step, self.samples_seen, rate(train, step))?;
         let written = checkpoint::write(&session.directory.join(&folder), &name, &content)?;
-        let files = weights::logged_files(written.files);
+        let files: Vec<FileRecord> = written.files.into_iter().map(Into::into).collect();
         let reference = CheckpointRef {
             path: format!("{folder}/{name}"),
             step: Step::new(step),
@@ -279,9 +300,10 @@ impl ChunkProgress {
                 files: files.clone(),
             }),
         )?;
+        let accepted = session.accept(&reference, &files);
         tell(
             reports,
-            Event::CheckpointJudged(session.verdict(&train.stage, &reference, &files)),
+            Event::CheckpointJudged(verdict(&train.stage, &reference, accepted)),
         )?;
         Ok(reference)
     }
@@ -306,4 +328,30 @@ fn free_name(stage: &StageName, folder: &str, step: u64, taken: &[String]) -> St
         .chain(numbered)
         .find(|name| !is_taken(name))
         .unwrap_or(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_checkpoints_are_counted_as_are_written() {
+        for (from, to, interval) in [
+            (0, 20, 4),
+            (0, 20, 7),
+            (150, 160, 4),
+            (5, 6, 1),
+            (0, 9, 100),
+        ] {
+            for start in from..=to {
+                let written = (start + 1..=to).filter(|step| is_due(*step, from, to, interval));
+                let counted = due_between(start, from, to, interval);
+                assert_eq!(
+                    counted,
+                    written.count() as u64,
+                    "({from}, {to}] from {start} by {interval}"
+                );
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@
 //! checkpoint gives the same weights and the same samples.
 
 mod chunk;
+pub mod fit;
 mod measure;
 mod metrics;
 mod scores;
@@ -115,8 +116,11 @@ pub struct DeviceError {
     count: u32,
 }
 
-/// libtorch's version, as the log records it.
-pub const LIBTORCH_VERSION: &str = "2.13.0";
+/// The version of the libtorch that this build is linked to, as the log records it.
+pub const LIBTORCH_VERSION: &str = match option_env!("TINYGATE_LIBTORCH_VERSION") {
+    Some(version) => version,
+    None => "unknown",
+};
 
 fn serve(mut session: Session, commands: &Receiver<Command>, reports: &Sender<Report>) {
     for command in commands {
@@ -208,6 +212,9 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub fn unloadable(checkpoint: &CheckpointRef, error: &LoadError) -> Failure {
+        if let LoadError::Io { .. } = error {
+            return Failure::Environment(error.to_string());
+        }
         Failure::Unloadable {
             checkpoint: checkpoint.clone(),
             detail: error.to_string(),

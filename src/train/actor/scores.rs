@@ -52,9 +52,10 @@ pub(super) fn picture(
     let patch = session.config.shape.patch_size as usize;
     let scores = structure::score(&prediction, &truth, &session.mean, patch)?;
 
+    // A step may come again, in another chunk or attempt; the log names the picture of each.
     let path = format!(
-        "{}/pictures/{}_step_{}.png",
-        train.stage, train.stage, train.to
+        "{0}/pictures/{0}_step_{1}_chunk_{2}_attempt_{3}.png",
+        train.stage, train.to, train.chunk, train.attempt
     );
     // Four frames across, so that sixteen pairs fit a screen.
     let across = if ids.len().is_multiple_of(4) { 4 } else { 1 };

@@ -1,6 +1,6 @@
 //! What the actor holds between commands: the data, and the stage it has loaded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -8,16 +8,18 @@ use crossbeam_channel::Sender;
 use super::super::models::ModelConfig;
 use super::super::{FrozenModel, FrozenModels, InitKey, StageKind, StageTrainer};
 use super::{ActorSetup, Failure, measure, tell, weights};
-use crate::checkpoint::{self, Acceptance};
+use crate::checkpoint::{self, Acceptance, RejectReason};
 use crate::config::Config;
 use crate::controller::{Report, StopRequest};
 use crate::data::Windows;
 use crate::data::trivial::MeanImage;
 use crate::events::{
     CheckpointJudged, CheckpointRef, Event, FileRecord, ModelKind, Rejection, Restart, StageName,
-    Step, Upstream,
+    Step,
 };
-use crate::machine::{Command, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk};
+use crate::machine::{
+    Command, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
+};
 use crate::setup;
 
 pub(super) struct Session {
@@ -92,31 +94,29 @@ impl Session {
     }
 
     fn judge(&mut self, judge: &JudgeCheckpoint, reports: &Sender<Report>) -> Result<(), Failure> {
-        tell(
-            reports,
-            Event::CheckpointJudged(self.verdict(&judge.stage, &judge.checkpoint, &judge.files)),
-        )
+        let accepted = self.accept(&judge.checkpoint, &judge.files);
+        if let Err(reason) = &accepted
+            && is_absent(reason)
+        {
+            // It was durable when it was named: the disk is gone, not the checkpoint wrong.
+            let refusal = refusal(&judge.checkpoint, "to go on from", reason);
+            return Err(Failure::Environment(refusal));
+        }
+        let judged = verdict(&judge.stage, &judge.checkpoint, accepted);
+        tell(reports, Event::CheckpointJudged(judged))
     }
 
-    /// Reads a checkpoint back from the disk and says whether it may be resumed from.
-    pub fn verdict(
+    /// Reads a checkpoint back from the disk: it must be what the log names.
+    pub fn accept(
         &self,
-        stage: &StageName,
         checkpoint: &CheckpointRef,
         files: &[FileRecord],
-    ) -> CheckpointJudged {
+    ) -> Result<(), RejectReason> {
         let path = self.directory.join(&checkpoint.path);
-        let rejected = match checkpoint::accept(&path, Some(&weights::expected_files(files))) {
-            Acceptance::Accepted(_) => None,
-            Acceptance::Rejected { reason } => Some(Rejection {
-                code: reason.code().to_owned(),
-                text: reason.to_string(),
-            }),
-        };
-        CheckpointJudged {
-            stage: stage.clone(),
-            checkpoint: checkpoint.clone(),
-            rejected,
+        let files: Vec<_> = files.iter().map(Into::into).collect();
+        match checkpoint::accept(&path, Some(&files)) {
+            Acceptance::Accepted(_) => Ok(()),
+            Acceptance::Rejected { reason } => Err(reason),
         }
     }
 
@@ -152,15 +152,19 @@ impl Session {
     }
 
     fn load(&self, trainer: &mut StageTrainer, resume: &ResumePoint) -> Result<(), Failure> {
-        let path = self.directory.join(&resume.checkpoint.path);
-        // A checkpoint given by the user has no hashes in the log.
-        let expected = (!resume.files.is_empty()).then(|| weights::expected_files(&resume.files));
-        if let Acceptance::Rejected { reason } = checkpoint::accept(&path, expected.as_deref()) {
-            return Err(Failure::Rejected {
-                checkpoint: resume.checkpoint.clone(),
-                reason,
+        if let Err(reason) = self.accept(&resume.checkpoint, &resume.files) {
+            // Another of the run's own may take its place; nothing takes that of a given one.
+            let given = Path::new(&resume.checkpoint.path).is_absolute();
+            return Err(if given || is_absent(&reason) {
+                Failure::Environment(refusal(&resume.checkpoint, "to go on from", &reason))
+            } else {
+                Failure::Rejected {
+                    checkpoint: resume.checkpoint.clone(),
+                    reason,
+                }
             });
         }
+        let path = self.directory.join(&resume.checkpoint.path);
         let content = checkpoint::load(&path)
             .map_err(|error| Failure::unloadable(&resume.checkpoint, &error))?;
         let unloadable = |detail: String| Failure::Unloadable {
@@ -174,7 +178,11 @@ impl Session {
             .map_err(|error| unloadable(error.to_string()))
     }
 
-    fn stage_kind(&self, model: ModelKind, upstream: &[Upstream]) -> Result<StageKind, Failure> {
+    fn stage_kind(
+        &self,
+        model: ModelKind,
+        upstream: &[UpstreamModel],
+    ) -> Result<StageKind, Failure> {
         match model {
             ModelKind::VideoTokenizer => Ok(StageKind::VideoTokenizer),
             ModelKind::LatentActions => Ok(StageKind::LatentActions),
@@ -186,7 +194,7 @@ impl Session {
     }
 
     /// The newest upstream model of a kind.
-    fn frozen(&self, model: ModelKind, upstream: &[Upstream]) -> Result<FrozenModel, Failure> {
+    fn frozen(&self, model: ModelKind, upstream: &[UpstreamModel]) -> Result<FrozenModel, Failure> {
         let found = upstream
             .iter()
             .rev()
@@ -196,6 +204,10 @@ impl Session {
                 "dynamics needs the checkpoint of a `{model:?}` stage, and the run has none"
             ))
         })?;
+        self.accept(&upstream.checkpoint, &upstream.files)
+            .map_err(|reason| {
+                Failure::Environment(refusal(&upstream.checkpoint, "to build on", &reason))
+            })?;
         let path = self.directory.join(&upstream.checkpoint.path);
         let content = checkpoint::load(&path)
             .map_err(|error| Failure::unloadable(&upstream.checkpoint, &error))?;
@@ -227,7 +239,43 @@ impl Session {
     }
 }
 
-fn model_config(config: &Config, stage: &StageName) -> ModelConfig {
+/// What [`Session::accept`] says, for the log.
+pub(super) fn verdict(
+    stage: &StageName,
+    checkpoint: &CheckpointRef,
+    accepted: Result<(), RejectReason>,
+) -> CheckpointJudged {
+    CheckpointJudged {
+        stage: stage.clone(),
+        checkpoint: checkpoint.clone(),
+        rejected: accepted.err().map(|reason| Rejection {
+            code: reason.code().to_owned(),
+            text: reason.to_string(),
+        }),
+    }
+}
+
+/// Whether there is nothing to judge: a file system is not mounted, a folder was moved.
+fn is_absent(reason: &RejectReason) -> bool {
+    matches!(
+        reason,
+        RejectReason::MissingFile { .. } | RejectReason::Unreadable { .. }
+    )
+}
+
+fn refusal(checkpoint: &CheckpointRef, purpose: &str, reason: &RejectReason) -> String {
+    let found = if is_absent(reason) {
+        "is not there"
+    } else {
+        "is no longer what the log names"
+    };
+    format!(
+        "the checkpoint `{}` {purpose} {found}: {reason}",
+        checkpoint.path
+    )
+}
+
+pub(super) fn model_config(config: &Config, stage: &StageName) -> ModelConfig {
     let shape = config.shape;
     let network = config.networks.get(stage);
     let of = |pick: fn(&crate::config::Network) -> u32| {

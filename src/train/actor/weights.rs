@@ -4,13 +4,14 @@
 //! on from a checkpoint as if it had not stopped. Nothing that differs between
 //! two such runs (a time, a host) is written into the files.
 
+use std::collections::BTreeMap;
+
 use super::super::{Element, NamedTensor, OptimizerState, StageTrainer, WEIGHT_DECAY, decays};
 use super::Failure;
 use crate::checkpoint::torch_file::{DType, Tensor, Value};
 use crate::checkpoint::{
-    self, AdamWState, CheckpointContent, Moments, Parameter, ParameterGroup, UPDATES_DONE,
+    AdamWState, CheckpointContent, Moments, Parameter, ParameterGroup, UPDATES_DONE,
 };
-use crate::events::FileRecord;
 use crate::machine::TrainChunk;
 
 const BETAS: (f64, f64) = (0.9, 0.999);
@@ -38,19 +39,7 @@ pub fn content(
         ("base_lrs", Value::List(vec![Value::Float(base)])),
         ("_last_lr", Value::List(vec![Value::Float(learning_rate)])),
     ]);
-    let config = trainer.config();
-    let shape = [
-        ("frame_size", config.frame_size),
-        ("patch_size", config.patch_size),
-        ("context_length", config.context_length),
-        ("embed_dim", config.embed_dim),
-        ("num_heads", config.num_heads),
-        ("hidden_dim", config.hidden_dim),
-        ("num_blocks", config.num_blocks),
-        ("latent_dim", config.latent_dim),
-        ("num_bins", config.num_bins),
-        ("n_actions", config.n_actions),
-    ];
+    let shape = trainer.config().entries();
     let state = Value::dict([
         ("scheduler_state_dict", scheduler),
         (
@@ -81,26 +70,20 @@ pub fn from_content(content: &CheckpointContent) -> Result<Vec<NamedTensor>, Str
 }
 
 /// The moments as the trainer takes them.
+///
+/// # Errors
+/// What the state lacks, or how its parameters are not the model's.
 pub fn optimizer_from_content(content: &CheckpointContent) -> Result<OptimizerState, String> {
     let state = AdamWState::from_value(&content.optimizer).map_err(|error| error.to_string())?;
-    // PyTorch orders parameters by group; the model's file has the order of `state_dict()`.
-    let mut moments: std::collections::BTreeMap<String, Moments> =
-        std::collections::BTreeMap::new();
-    for parameter in state.groups.into_iter().flat_map(|group| group.parameters) {
-        let name = parameter
-            .name
-            .ok_or("the optimizer's parameters have no names")?;
-        if let Some(of) = parameter.moments {
-            moments.insert(name, of);
-        }
-    }
+    let mut moments = named_moments(&content.model, state)?;
     let mut result = OptimizerState {
         step: 0,
         exp_avg: Vec::new(),
         exp_avg_sq: Vec::new(),
     };
+    // PyTorch orders parameters by group; the model's file has the order of `state_dict()`.
     for (name, _) in &content.model {
-        let Some(of) = moments.get(name) else {
+        let Some(of) = moments.remove(name) else {
             continue;
         };
         result.step = result.step.max(of.step);
@@ -110,24 +93,72 @@ pub fn optimizer_from_content(content: &CheckpointContent) -> Result<OptimizerSt
     Ok(result)
 }
 
-/// Hashes as the log has them, for acceptance.
-pub fn expected_files(files: &[FileRecord]) -> Vec<checkpoint::FileRecord> {
-    let record = |file: &FileRecord| checkpoint::FileRecord {
-        name: file.name.clone(),
-        size: file.size,
-        blake3_hex: file.blake3.clone(),
-    };
-    files.iter().map(record).collect()
+/// Moments by the name of their parameter. An optimizer that only counts its
+/// parameters has those of TinyWorlds: what decays, then what does not, each in
+/// the order of `state_dict()`.
+fn named_moments(
+    model: &[(String, Tensor)],
+    state: AdamWState,
+) -> Result<BTreeMap<String, Moments>, String> {
+    let sizes: Vec<usize> = state
+        .groups
+        .iter()
+        .map(|group| group.parameters.len())
+        .collect();
+    let parameters: Vec<Parameter> = state
+        .groups
+        .into_iter()
+        .flat_map(|group| group.parameters)
+        .collect();
+    let named = parameters.iter().filter(|one| one.name.is_some()).count();
+    if named == parameters.len() {
+        let named = |one: Parameter| Some((one.name?, one.moments?));
+        return Ok(parameters.into_iter().filter_map(named).collect());
+    }
+    if named != 0 {
+        return Err(format!(
+            "{named} of the optimizer's {} parameters have names, expected all or none",
+            parameters.len()
+        ));
+    }
+    let (decayed, plain) = trained(model);
+    if sizes != [decayed.len(), plain.len()] {
+        return Err(format!(
+            "the optimizer's parameters have no names, and its groups count {sizes:?} of them; expected TinyWorlds' \
+             {:?}, those that decay and those that do not",
+            [decayed.len(), plain.len()]
+        ));
+    }
+    let mut moments = BTreeMap::new();
+    for (number, ((name, tensor), one)) in
+        decayed.into_iter().chain(plain).zip(parameters).enumerate()
+    {
+        let Some(of) = one.moments else {
+            continue;
+        };
+        if of.exp_avg.shape() != tensor.shape() {
+            return Err(format!(
+                "the optimizer's parameter {number} has shape {:?}, expected {:?} of `{name}`, which stands there in \
+                 TinyWorlds' order",
+                of.exp_avg.shape(),
+                tensor.shape()
+            ));
+        }
+        moments.insert(name.clone(), of);
+    }
+    Ok(moments)
 }
 
-/// Hashes as acceptance has them, for the log.
-pub fn logged_files(files: Vec<checkpoint::FileRecord>) -> Vec<FileRecord> {
-    let record = |file: checkpoint::FileRecord| FileRecord {
-        name: file.name,
-        size: file.size,
-        blake3: file.blake3_hex,
-    };
-    files.into_iter().map(record).collect()
+type Named<'a> = Vec<&'a (String, Tensor)>;
+
+/// A model's parameters in TinyWorlds' two groups. Its buffers hold integers.
+fn trained(model: &[(String, Tensor)]) -> (Named<'_>, Named<'_>) {
+    let shape =
+        |tensor: &Tensor| -> Vec<i64> { tensor.shape().iter().map(|size| *size as i64).collect() };
+    model
+        .iter()
+        .filter(|(_, tensor)| tensor.dtype() != DType::I64)
+        .partition(|(name, tensor)| decays(name, &shape(tensor)))
 }
 
 /// TinyWorlds' two groups: what decays, then what does not.
@@ -193,4 +224,71 @@ fn from_file(name: &str, tensor: &Tensor) -> Result<NamedTensor, String> {
         element,
         bytes: tensor.data().to_vec(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::checkpoint;
+
+    fn fixture() -> CheckpointContent {
+        let path = "tests/fixtures/tinyworlds_checkpoint/video_tokenizer_step_149";
+        checkpoint::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    }
+
+    /// The file's own tensor of a parameter that it only counts.
+    fn counted<'v>(content: &'v CheckpointContent, index: i64, field: &str) -> &'v Tensor {
+        let state = content.optimizer.get("state").and_then(Value::as_dict);
+        let of_index = |(key, _): &&(Value, Value)| key.as_int() == Some(index);
+        let (_, moments) = state.unwrap().iter().find(of_index).unwrap();
+        moments.get(field).and_then(Value::as_tensor).unwrap()
+    }
+
+    #[test]
+    fn parameters_that_are_only_counted_stand_in_tinyworlds_order() {
+        let content = fixture();
+        let state = optimizer_from_content(&content).unwrap();
+        assert_eq!(state.step, 150);
+        assert_eq!(state.exp_avg.len(), 60);
+        // The first and last that decay, then the first and last that do not.
+        for (index, name) in [
+            (0, "encoder.patch_embed.proj.weight"),
+            (25, "decoder.frame_head.to_pixels.weight"),
+            (26, "encoder.patch_embed.proj.bias"),
+            (59, "decoder.frame_head.to_pixels.bias"),
+        ] {
+            let first = state.exp_avg.iter().find(|one| one.name == name).unwrap();
+            let second = state
+                .exp_avg_sq
+                .iter()
+                .find(|one| one.name == name)
+                .unwrap();
+            assert_eq!(
+                first.bytes,
+                counted(&content, index, "exp_avg").data(),
+                "{name}"
+            );
+            assert_eq!(
+                second.bytes,
+                counted(&content, index, "exp_avg_sq").data(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn parameters_that_are_counted_otherwise_are_refused() {
+        let mut other = fixture();
+        other.model.swap(0, 2);
+        let error = optimizer_from_content(&other).unwrap_err();
+        assert!(
+            error.contains("shape [16, 192, 1, 1], expected [16, 16]"),
+            "{error}"
+        );
+        other.model.truncate(40);
+        let error = optimizer_from_content(&other).unwrap_err();
+        assert!(error.contains("its groups count [26, 34]"), "{error}");
+    }
 }

@@ -67,6 +67,22 @@ pub enum ConfigError {
 const MOST_CODES: i64 = 1 << 20;
 
 impl ModelConfig {
+    /// Keys and values, as a checkpoint's config has them.
+    pub fn entries(&self) -> [(&'static str, i64); 10] {
+        [
+            ("frame_size", self.frame_size),
+            ("patch_size", self.patch_size),
+            ("context_length", self.context_length),
+            ("embed_dim", self.embed_dim),
+            ("num_heads", self.num_heads),
+            ("hidden_dim", self.hidden_dim),
+            ("num_blocks", self.num_blocks),
+            ("latent_dim", self.latent_dim),
+            ("num_bins", self.num_bins),
+            ("n_actions", self.n_actions),
+        ]
+    }
+
     /// # Errors
     /// The first key whose value no model can have, with the values it can.
     pub fn validate(&self) -> Result<(), ConfigError> {

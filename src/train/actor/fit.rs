@@ -1,0 +1,138 @@
+//! Whether a checkpoint given by the user is one that a stage can begin with, or build on.
+//!
+//! Found out before a run has a directory: the model is built and the checkpoint
+//! loaded into it, as training would.
+
+use super::super::{InitKey, Learner, Stage, TrainError};
+use super::session::model_config;
+use super::weights;
+use crate::checkpoint::torch_file::Value;
+use crate::checkpoint::{self, CheckpointContent, LoadError};
+use crate::config::Config;
+use crate::events::{ModelKind, StageName};
+use crate::train::models::ModelConfig;
+
+/// Why a checkpoint is none for a stage. Each ends with a hint.
+#[derive(Debug, thiserror::Error)]
+pub enum Misfit {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("it holds {found}, expected {expected}\nhint: give it to a stage that trains {found}")]
+    Model {
+        found: &'static str,
+        expected: &'static str,
+    },
+    /// `settings`: key, as the checkpoint was made with, as the config says.
+    #[error("{what}\nhint: {}", hint(.settings))]
+    Shape {
+        what: String,
+        settings: Vec<(&'static str, i64, i64)>,
+    },
+    #[error(
+        "{what}\nhint: give a checkpoint of an AdamW, as TinyWorlds with `optimizer=adamw` and tinygate write it"
+    )]
+    Optimizer { what: String },
+    #[error(transparent)]
+    Train(TrainError),
+}
+
+fn hint(settings: &[(&'static str, i64, i64)]) -> String {
+    let setting =
+        |(key, made, here): &(&str, i64, i64)| format!("`{key}` = {made} (the config has {here})");
+    let made: Vec<String> = settings.iter().map(setting).collect();
+    if made.is_empty() {
+        "set the model's shape to what the checkpoint was trained with".to_owned()
+    } else {
+        format!("the checkpoint was made with {}", made.join(", "))
+    }
+}
+
+/// Loads the checkpoint in `directory` into the model of a stage. A stage that it
+/// `begins` goes on with its moments, too; one that builds on it needs the weights.
+///
+/// # Errors
+/// What does not fit, with what was found and what was expected.
+pub fn check(
+    config: &Config,
+    stage: &StageName,
+    model: ModelKind,
+    directory: &std::path::Path,
+    begins: bool,
+) -> Result<(), Misfit> {
+    let content = checkpoint::load(directory)?;
+    if let Some(found) = kind_of(&content)
+        && found != model
+    {
+        return Err(Misfit::Model {
+            found: name(found),
+            expected: name(model),
+        });
+    }
+    let shape = model_config(config, stage);
+    let key = InitKey {
+        run_seed: 0,
+        stage: stage.as_str().to_owned(),
+        restart: 0,
+    };
+    let mut learner =
+        Learner::new(kind(model), &shape, &key, tch::Device::Cpu).map_err(Misfit::Train)?;
+    let misfit = |what: String| Misfit::Shape {
+        what,
+        settings: differences(&content, &shape),
+    };
+    let weights = weights::from_content(&content).map_err(misfit)?;
+    learner
+        .load(&weights, None)
+        .map_err(|error| misfit(error.to_string()))?;
+    if begins {
+        let optimizer = |what| Misfit::Optimizer { what };
+        let moments = weights::optimizer_from_content(&content).map_err(optimizer)?;
+        learner
+            .load(&weights, Some(&moments))
+            .map_err(|error| optimizer(format!("of the optimizer, {error}")))?;
+    }
+    Ok(())
+}
+
+const fn kind(model: ModelKind) -> Stage {
+    match model {
+        ModelKind::VideoTokenizer => Stage::VideoTokenizer,
+        ModelKind::LatentActions => Stage::LatentActions,
+        ModelKind::Dynamics => Stage::Dynamics,
+    }
+}
+
+const fn name(model: ModelKind) -> &'static str {
+    match model {
+        ModelKind::VideoTokenizer => "a video tokenizer",
+        ModelKind::LatentActions => "latent actions",
+        ModelKind::Dynamics => "dynamics",
+    }
+}
+
+/// The model by a parameter that only it has.
+fn kind_of(content: &CheckpointContent) -> Option<ModelKind> {
+    let has = |wanted: &str| content.model.iter().any(|(name, _)| name.contains(wanted));
+    [
+        ("encoder.latent_head.", ModelKind::VideoTokenizer),
+        ("encoder.action_head.", ModelKind::LatentActions),
+        ("mask_token", ModelKind::Dynamics),
+    ]
+    .into_iter()
+    .find_map(|(wanted, model)| has(wanted).then_some(model))
+}
+
+/// Settings in which the checkpoint's own config differs, as far as it has one.
+fn differences(content: &CheckpointContent, shape: &ModelConfig) -> Vec<(&'static str, i64, i64)> {
+    let made = content.state.get("config");
+    let made = |key: &str| {
+        made.and_then(|config| config.get(key))
+            .and_then(Value::as_int)
+    };
+    shape
+        .entries()
+        .into_iter()
+        .filter_map(|(key, here)| Some((key, made(key)?, here)))
+        .filter(|(_, made, here)| made != here)
+        .collect()
+}
