@@ -8,6 +8,7 @@
 //! recording   records patch_applied, patch_deferred,   recording, until none is left
 //!                     checkpoint_deleted
 //!             records chunk_started                    training
+//!             records gate_decided (no start is left)  recording, stopping
 //!             records stage_passed                     passed
 //!             records stage_stopped (counters at end)  stopped
 //! training    awaits  metrics_logged, held_out_scored, training
@@ -16,8 +17,9 @@
 //!             awaits  chunk_failed                     failed
 //!             sees    process_started (a crash)        rewinding
 //! rewinding   awaits  checkpoint_judged                rewinding
-//!             records samples_superseded               training, recording when the start is gone
-//!             records failure_decided (too often)      recording, ending
+//!             records samples_superseded               training
+//!             records failure_decided (too often, or   recording, ending
+//!                     the start is gone)
 //! gating      awaits  checkpoint_judged                gating
 //!             records gate_decided                     recording, stopping
 //! failed      awaits  checkpoint_judged                failed
@@ -364,12 +366,13 @@ pub const TRANSITIONS: &[(PhaseKind, &str, &[PhaseKind])] = {
         (Recording, "patch_deferred", &[Recording]),
         (Recording, "checkpoint_deleted", &[Recording]),
         (Recording, "chunk_started", &[Training]),
+        (Recording, "gate_decided", &[Recording, Stopping]),
         (Recording, "stage_passed", &[Passed]),
         (Recording, "stage_stopped", &[Stopped]),
         (Training, "chunk_finished", &[Gating]),
         (Training, "chunk_failed", &[Failed]),
         (Training, "process_started", &[Rewinding]),
-        (Rewinding, "samples_superseded", &[Training, Recording]),
+        (Rewinding, "samples_superseded", &[Training]),
         (Rewinding, "failure_decided", &[Recording, Ending]),
         (Gating, "gate_decided", &[Recording, Stopping]),
         (Failed, "failure_decided", &[Recording, Ending]),
@@ -412,10 +415,14 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
         }
         Phase::Training => stage.chunk.as_ref().map(|chunk| train(stage, chunk)),
         Phase::Rewinding => Some(judge_first(stage).unwrap_or_else(|| {
-            let chunk = stage.chunk.as_ref();
-            match chunk.filter(|_| run.policy.max_interruptions.max(1) <= run.interruptions) {
-                Some(chunk) => fail(run.policy, stage, chunk, FailureCause::Interrupted),
-                None => rewind(stage),
+            let often = run.policy.max_interruptions.max(1) <= run.interruptions;
+            match &stage.chunk {
+                // Its process went away before it could say so.
+                Some(chunk) if newest_step(stage) < chunk.from => {
+                    fail(run.policy, stage, chunk, FailureCause::CheckpointUnloadable)
+                }
+                Some(chunk) if often => fail(run.policy, stage, chunk, FailureCause::Interrupted),
+                Some(_) | None => rewind(stage),
             }
         })),
         Phase::Gating => {
@@ -430,9 +437,9 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
         }
         Phase::Ending { reason, step } => {
             let chunk = stage.chunk.as_ref()?;
-            Some(record(Event::GateDecided(Box::new(end_without_gate(
-                stage, chunk, reason, *step,
-            )))))
+            let mut decided = without_gate(stage, chunk, *step);
+            decided.stop = Some(reason.clone());
+            Some(record(Event::GateDecided(Box::new(decided))))
         }
         Phase::Stopping { reason, step } => Some(record(Event::StageStopped(StageStopped {
             stage: name,
@@ -540,6 +547,11 @@ fn next_record(
             patch: patch.clone(),
         });
     }
+    if let (Next::RunAgain, Some(chunk)) = (next, &stage.chunk)
+        && is_start_lost(stage, chunk)
+    {
+        return Event::GateDecided(Box::new(restart_without_gate(stage, chunk, gate_step)));
+    }
     if let Some(checkpoint) = expendable(policy, stage, next) {
         return Event::CheckpointDeleted(CheckpointDeleted {
             stage: name,
@@ -614,9 +626,7 @@ fn run_again(stage: &StageState) -> Event {
     let resume_from = stage
         .newest_accepted()
         .map(|checkpoint| checkpoint.reference.clone());
-    let start = resume_from
-        .as_ref()
-        .map_or(Step::FIRST, |checkpoint| checkpoint.step);
+    let start = newest_step(stage);
     if start < chunk.from {
         // The checkpoint the chunk began from is gone: its range cannot be had again.
         return start_chunk(stage, resume_from.as_ref());
@@ -635,6 +645,18 @@ fn run_again(stage: &StageState) -> Event {
         resume_from,
         settings: stage.settings.clone(),
     })
+}
+
+/// The step of the newest accepted checkpoint; the first without one.
+fn newest_step(stage: &StageState) -> Step {
+    stage
+        .newest_accepted()
+        .map_or(Step::FIRST, |checkpoint| checkpoint.reference.step)
+}
+
+/// No checkpoint of the lineage is accepted any more, and the chunk began from one.
+fn is_start_lost(stage: &StageState, chunk: &ChunkState) -> bool {
+    stage.newest_accepted().is_none() && Step::FIRST < chunk.from
 }
 
 fn exhausted(stage: &StageState, step: Step) -> Event {
@@ -668,11 +690,35 @@ fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Ga
         decided.failures = failures;
         return decided;
     }
-    let failures = stage.failures.saturating_add(1);
     let streak = visual_streak(stage, &evaluation.criteria);
     let start = start_after(run.policy, stage, chunk, &evaluation, streak);
-    let climb = climb(stage, chunk, &evaluation);
-    let mut decided = undecided(stage, chunk, evaluation);
+    let climb = climb(stage, situation(stage, chunk, &evaluation));
+    let decided = undecided(stage, chunk, evaluation);
+    fail_gate(stage, chunk, decided, start, climb)
+}
+
+/// No checkpoint is left to run a failed chunk again from: the stage begins anew,
+/// by one more failure and one rung, put into a gate's words.
+fn restart_without_gate(stage: &StageState, chunk: &ChunkState, step: Step) -> GateDecided {
+    let climb = climb(stage, situation_without_gate(stage));
+    fail_gate(
+        stage,
+        chunk,
+        without_gate(stage, chunk, step),
+        Start::FRESH,
+        climb,
+    )
+}
+
+/// A failure more: a rung, and where it goes on from, or the stop.
+fn fail_gate(
+    stage: &StageState,
+    chunk: &ChunkState,
+    mut decided: GateDecided,
+    start: Start<'_>,
+    climb: Climb,
+) -> GateDecided {
+    let failures = stage.failures.saturating_add(1);
     decided.failures = failures;
     decided.resume_from = start
         .resume_from
@@ -738,6 +784,13 @@ struct Start<'a> {
     resume_from: Option<&'a Checkpoint>,
 }
 
+impl Start<'_> {
+    const FRESH: Start<'static> = Start {
+        cause: Some(RestartCause::NoAcceptedCheckpoint),
+        resume_from: None,
+    };
+}
+
 /// How a failed gate goes on.
 struct Retry {
     climb: Climb,
@@ -755,8 +808,8 @@ impl Retry {
     }
 }
 
-fn climb(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) -> Climb {
-    let situation = Situation {
+fn situation(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) -> Situation {
+    Situation {
         loss_dropping: match chunk.previous {
             Previous::None => None,
             Previous::GateLoss(previous) => Some(match (evaluation.gate_loss, previous) {
@@ -765,9 +818,20 @@ fn climb(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) -> Cli
             }),
         },
         entropy_collapsed: entropy_collapsed(&stage.policy, &evaluation.criteria),
+        ..situation_without_gate(stage)
+    }
+}
+
+fn situation_without_gate(stage: &StageState) -> Situation {
+    Situation {
+        loss_dropping: None,
+        entropy_collapsed: false,
         deferred_before: stage.deferred.is_some(),
         may_extend: stage.extensions < stage.max_retries,
-    };
+    }
+}
+
+fn climb(stage: &StageState, situation: Situation) -> Climb {
     let policy = &stage.policy;
     ladder::climb(
         &policy.ladder,
@@ -1068,12 +1132,8 @@ fn stop_reason(
     }
 }
 
-fn end_without_gate(
-    stage: &StageState,
-    chunk: &ChunkState,
-    reason: &StopReason,
-    step: Step,
-) -> GateDecided {
+/// A failed chunk's decision, put into a gate's words: to stop, until it is changed.
+fn without_gate(stage: &StageState, chunk: &ChunkState, step: Step) -> GateDecided {
     GateDecided {
         stage: stage.name().clone(),
         chunk: chunk.number,
@@ -1093,13 +1153,14 @@ fn end_without_gate(
         skipped: Vec::new(),
         deferred: None,
         restart: None,
-        stop: Some(reason.clone()),
+        stop: None,
     }
 }
 
 /// What was due when the stage stopped. After a gate: its rung, and from where it
 /// goes on; where no rung applies, it goes on without, since a person asked for it.
-/// After a chunk that failed without a gate: that chunk again.
+/// After a chunk that failed without a gate: that chunk again, or the restart where
+/// nothing is left to run it from.
 fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     let mut reopened = StageReopened {
         stage: stage.name().clone(),
@@ -1118,6 +1179,13 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     let Some(chunk) = &stage.chunk else {
         return reopened;
     };
+    if is_start_lost(stage, chunk) {
+        let climb = climb(stage, situation_without_gate(stage));
+        if let Ok(retry) = retry(stage, chunk, Start::FRESH, climb) {
+            take(&mut reopened, retry);
+        }
+        return reopened;
+    }
     if let Some(cause) = chunk.failed {
         let halved = halve_batch(stage).filter(|_| cause == FailureCause::OutOfMemory);
         reopened.config_patch_applied = halved.map(|(patches, _)| patches).unwrap_or_default();
@@ -1128,16 +1196,21 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     reopened.resume_from = start
         .resume_from
         .map(|checkpoint| checkpoint.reference.clone());
-    if let Ok(retry) = retry(stage, chunk, start, climb(stage, chunk, &evaluation)) {
-        reopened.decision = retry.action();
-        reopened.config_patch_applied = retry.patches;
-        reopened.cursor = retry.climb.cursor;
-        reopened.rung = retry.climb.rung;
-        reopened.skipped = retry.climb.skipped;
-        reopened.deferred = retry.climb.deferred;
-        reopened.restart = retry.restart;
+    let climb = climb(stage, situation(stage, chunk, &evaluation));
+    if let Ok(retry) = retry(stage, chunk, start, climb) {
+        take(&mut reopened, retry);
     }
     reopened
+}
+
+fn take(reopened: &mut StageReopened, retry: Retry) {
+    reopened.decision = retry.action();
+    reopened.config_patch_applied = retry.patches;
+    reopened.cursor = retry.climb.cursor;
+    reopened.rung = retry.climb.rung;
+    reopened.skipped = retry.climb.skipped;
+    reopened.deferred = retry.climb.deferred;
+    reopened.restart = retry.restart;
 }
 
 /// Criteria that failed at any gate of the stage, as at the last one each failed at.
@@ -1465,10 +1538,7 @@ fn on_samples_superseded(stage: &mut StageState, event: &SamplesSuperseded) {
     }
     let resume_from = event.resume_from.as_ref();
     let start = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
-    let Some(mut chunk) = stage.chunk.take().filter(|chunk| chunk.from <= start) else {
-        // The checkpoint the chunk began from is gone: another chunk begins further back.
-        let resume_from = event.resume_from.clone();
-        stage.phase = recording(start, Next::StartChunk { resume_from });
+    let Some(mut chunk) = stage.chunk.take_if(|chunk| chunk.from <= start) else {
         return;
     };
     forget_checkpoints_after(stage, resume_from);
@@ -1493,8 +1563,24 @@ fn forget_checkpoints_after(stage: &mut StageState, resume_from: Option<&Checkpo
 }
 
 fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
-    let ends = matches!(stage.phase, Phase::Ending { .. }) && event.decision == Action::Stop;
-    if stage.phase != Phase::Gating && !ends {
+    let stops = event.decision == Action::Stop;
+    let expected = match &stage.phase {
+        Phase::Gating => true,
+        Phase::Ending { .. } => stops,
+        Phase::Recording { next, .. } => {
+            *next == Next::RunAgain && (stops || event.decision == Action::RestartStage)
+        }
+        Phase::Pending
+        | Phase::Measuring
+        | Phase::Training
+        | Phase::Rewinding
+        | Phase::Failed { .. }
+        | Phase::Stopping { .. }
+        | Phase::Stopped { .. }
+        | Phase::Reopening { .. }
+        | Phase::Passed { .. } => false,
+    };
+    if !expected {
         return;
     }
     note_gate(stage, event);
@@ -1536,8 +1622,8 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
     }
 }
 
-/// Notes what a gate said, on its checkpoint too. A stop that puts a failed chunk
-/// into words has no criteria, and is no gate of a checkpoint.
+/// Notes what a gate said, on its checkpoint too. What puts a failed chunk into
+/// words has no criteria, and is no gate of a checkpoint.
 fn note_gate(stage: &mut StageState, event: &GateDecided) {
     let failed: Vec<CriterionResult> = event
         .criteria
@@ -1659,11 +1745,8 @@ fn on_stage_reopened(stage: &mut StageState, event: &StageReopened) {
     }
     stage.cursor = event.cursor;
     stage.chunk_failures = 0;
-    if stage
-        .chunk
-        .as_ref()
-        .is_some_and(|chunk| chunk.failed.is_some())
-    {
+    let failed = stage.chunk.as_ref().and_then(|chunk| chunk.failed);
+    if failed.is_some() && event.restart.is_none() {
         stage.phase = Phase::Recording {
             patches: event.config_patch_applied.clone(),
             deferred: event.deferred.clone(),
