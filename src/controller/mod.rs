@@ -250,9 +250,13 @@ impl<'a> Controller<'a> {
                 Decision::Idle(idle) => return Ok(Next::Rest(idle)),
             }
         }
-        Err(ControlError::NeverAtRest {
+        Err(self.never_at_rest())
+    }
+
+    fn never_at_rest(&self) -> ControlError {
+        ControlError::NeverAtRest {
             head: self.log.head(),
-        })
+        }
     }
 
     /// Metrics may wait for the next durable append; every other fact is acknowledged.
@@ -316,17 +320,31 @@ impl<'a> Controller<'a> {
             .try_for_each(|repair| self.record_fact(Event::StoreRepaired(repair)))
     }
 
-    /// Records what a person changed while resuming, after what was due already: a
-    /// stage must have stopped before more retries can open it again.
+    /// Records the decisions the last process did not get to, up to the start of a
+    /// chunk, which is the next process's. What a person changes comes after them: a
+    /// stage must have stopped before more retries can open it, and a rung that is
+    /// due must not undo the change.
+    pub fn catch_up(&mut self) -> Result<(), ControlError> {
+        for _ in 0..DECISIONS_MAX {
+            match machine::decide(&self.state) {
+                Decision::Record(event) if !matches!(*event, Event::ChunkStarted(_)) => {
+                    self.append(*event, Durability::Lazy)?;
+                }
+                Decision::Record(_) | Decision::Act(_) | Decision::Idle(_) => return Ok(()),
+            }
+        }
+        Err(self.never_at_rest())
+    }
+
+    /// Records what a person changed while resuming.
     pub fn record_changes(
         &mut self,
         changes: impl IntoIterator<Item = SettingChanged>,
     ) -> Result<(), ControlError> {
-        for change in changes {
-            self.record_due()?;
-            self.record_fact(Event::SettingChanged(change))?;
-        }
-        Ok(())
+        self.catch_up()?;
+        changes
+            .into_iter()
+            .try_for_each(|change| self.record_fact(Event::SettingChanged(change)))
     }
 }
 
