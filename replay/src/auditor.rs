@@ -209,6 +209,10 @@ impl Auditor {
         if is_from_the_trainer(event) {
             self.catch_up(seq);
         }
+        // A log is one run's, and says whose first.
+        if matches!(event, Event::RunCreated(_)) && seq != Seq::FIRST {
+            self.report_surplus(seq, event);
+        }
         self.fold(event);
     }
 
@@ -234,16 +238,11 @@ impl Auditor {
     }
 
     fn see_decision(&mut self, seq: Seq, event: &Event) {
-        let reason = match &self.state.created {
-            None => Some(SkipReason::BeforeRunCreated),
-            Some(created) if created.rules != RULES => Some(SkipReason::UnknownRules {
-                rules: created.rules,
-                known: RULES,
-            }),
-            Some(_) => None,
-        };
-        if let Some(why) = reason {
-            self.skip(seq, why);
+        if let Some(created) = &self.state.created
+            && created.rules != RULES
+        {
+            let rules = created.rules;
+            self.skip(seq, SkipReason::UnknownRules { rules, known: RULES });
             return self.fold(event);
         }
         if is_due(&self.state, event) {
