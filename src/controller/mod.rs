@@ -127,6 +127,8 @@ pub struct Controller<'a> {
     log: &'a dyn EventLog,
     directory: PathBuf,
     state: RunState,
+    /// The next event's number, counted here: what the log lost must not go unseen.
+    next: Seq,
     /// Milliseconds since 1970-01-01 UTC.
     clock: Box<dyn Fn() -> u64 + 'a>,
     /// Recorded but perhaps not durable yet, so nobody has heard of it.
@@ -144,8 +146,11 @@ impl<'a> Controller<'a> {
         clock: impl Fn() -> u64 + 'a,
     ) -> Result<Controller<'a>, ControlError> {
         let mut state = RunState::empty();
+        let mut next = Seq::FIRST;
         for record in log.read(Seq::FIRST)? {
-            machine::apply(&mut state, &record?.event);
+            let record = record?;
+            machine::apply(&mut state, &record.event);
+            next = Seq::new(record.seq.get().saturating_add(1));
         }
         if let Decision::Idle(Idle::UnknownRules { rules }) = machine::decide(&state) {
             return Err(ControlError::UnknownRules {
@@ -157,6 +162,7 @@ impl<'a> Controller<'a> {
             log,
             directory: directory.to_owned(),
             state,
+            next,
             clock: Box::new(clock),
             unheard: Vec::new(),
         })
@@ -254,9 +260,7 @@ impl<'a> Controller<'a> {
     }
 
     fn never_at_rest(&self) -> ControlError {
-        ControlError::NeverAtRest {
-            head: self.log.head(),
-        }
+        ControlError::NeverAtRest { head: self.next }
     }
 
     /// Metrics may wait for the next durable append; every other fact is acknowledged.
@@ -271,10 +275,11 @@ impl<'a> Controller<'a> {
     }
 
     fn append(&mut self, event: Event, durability: Durability) -> Result<(), ControlError> {
-        let seq = self.log.head();
+        let seq = self.next;
         let time_ms = (self.clock)();
         self.log
             .append(seq, &[(time_ms, event.clone())], durability)?;
+        self.next = Seq::new(seq.get().saturating_add(1));
         machine::apply(&mut self.state, &event);
         self.unheard.push(Record {
             seq,
