@@ -250,6 +250,22 @@ fn nobody_hears_of_an_event_before_it_is_durable_and_of_each_once() {
 }
 
 #[test]
+fn metrics_are_not_synced_one_by_one() {
+    let mut alone = 0;
+    let mut last = None;
+    for call in calls() {
+        match call.what {
+            What::Append { kind, .. } => last = Some(kind),
+            What::Sync => {
+                alone += u32::from(last == Some("metrics_logged"));
+            }
+            What::Heard { .. } => {}
+        }
+    }
+    assert_eq!(alone, 0);
+}
+
+#[test]
 fn a_log_that_lost_an_event_is_not_written_on() {
     let log = Forgetful {
         log: MemoryLog::with([(0, created(short_policy(), 7))]),

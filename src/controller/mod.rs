@@ -192,7 +192,7 @@ impl<'a> Controller<'a> {
         files::sweep(&self.directory, &self.state);
         let mut under_way = None;
         loop {
-            match self.settle(observer)? {
+            match self.settle(under_way.as_deref(), observer)? {
                 Settled::Ended(ending) => return Ok(ending),
                 Settled::Command(command) => {
                     if under_way.as_ref() != Some(&command) {
@@ -231,10 +231,18 @@ impl<'a> Controller<'a> {
         }
     }
 
-    /// Records decisions until a command or the end is due, and makes all durable.
-    fn settle(&mut self, observer: &mut dyn Observer) -> Result<Settled, ControlError> {
+    /// Records decisions until a command or the end is due, and makes all durable;
+    /// but metrics of the command under way may wait, as the log lets them.
+    fn settle(
+        &mut self,
+        under_way: Option<&Command>,
+        observer: &mut dyn Observer,
+    ) -> Result<Settled, ControlError> {
         let next = self.record_due()?;
-        self.tell(observer)?;
+        let goes_on = matches!(&next, Next::Command(due) if under_way == Some(&**due));
+        if !goes_on || !self.unheard.iter().all(|record| may_wait(&record.event)) {
+            self.tell(observer)?;
+        }
         match next {
             Next::Command(command) => Ok(Settled::Command(command)),
             Next::Rest(Idle::Finished) => Ok(Settled::Ended(Ending::Finished)),
@@ -265,8 +273,7 @@ impl<'a> Controller<'a> {
 
     /// Metrics may wait for the next durable append; every other fact is acknowledged.
     fn append_fact(&mut self, fact: Event) -> Result<(), ControlError> {
-        let lazy = matches!(fact, Event::MetricsLogged(_));
-        let durability = if lazy {
+        let durability = if may_wait(&fact) {
             Durability::Lazy
         } else {
             Durability::Durable
@@ -351,6 +358,10 @@ impl<'a> Controller<'a> {
             .into_iter()
             .try_for_each(|change| self.record_fact(Event::SettingChanged(change)))
     }
+}
+
+const fn may_wait(fact: &Event) -> bool {
+    matches!(fact, Event::MetricsLogged(_))
 }
 
 /// What is due when no decision is.
