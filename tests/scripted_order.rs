@@ -289,3 +289,16 @@ fn a_log_that_lost_an_event_is_not_written_on() {
     );
     assert!(conflict, "{ended:?}");
 }
+
+#[test]
+fn a_log_whose_policy_names_a_stage_twice_is_refused() {
+    let mut policy = short_policy();
+    policy.stages.push(policy.stages[0].clone());
+    let log = MemoryLog::with([(0, created(policy, 7))]);
+    let directory = tempfile::tempdir().unwrap();
+    let refused = Controller::open(&log, directory.path(), || 5).err();
+    let Some(ControlError::DoubledStage { stage }) = refused else {
+        panic!("not refused: {refused:?}");
+    };
+    assert_eq!(stage.as_str(), "video_tokenizer");
+}

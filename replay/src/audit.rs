@@ -49,10 +49,7 @@ pub struct Skipped {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum SkipReason {
-    UnknownRules {
-        rules: u32,
-        known: u32,
-    },
+    UnknownRules { rules: u32, known: u32 },
 }
 
 /// One field in which log and machine disagree.

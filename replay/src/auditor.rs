@@ -104,6 +104,12 @@ impl Auditor {
                 "the sequence numbers are used up".to_owned(),
             );
         };
+        if let Event::RunCreated(created) = &record.event
+            && let Some(stage) = created.policy.doubled_stage()
+        {
+            let text = format!("the policy names the stage `{stage}` twice, which no run's does");
+            return self.end(Outcome::Damaged, text);
+        }
         self.next = next;
         self.checked.events += 1;
         if record.event.is_decision() {
@@ -242,7 +248,13 @@ impl Auditor {
             && created.rules != RULES
         {
             let rules = created.rules;
-            self.skip(seq, SkipReason::UnknownRules { rules, known: RULES });
+            self.skip(
+                seq,
+                SkipReason::UnknownRules {
+                    rules,
+                    known: RULES,
+                },
+            );
             return self.fold(event);
         }
         if is_due(&self.state, event) {

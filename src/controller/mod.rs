@@ -17,8 +17,8 @@ use std::sync::OnceLock;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::events::{
-    Event, InterruptReason, ProcessStarted, Record, RunInterrupted, Seq, SettingChanged, StageName,
-    Step, StoreRepaired,
+    Event, InterruptReason, Policy, ProcessStarted, Record, RunInterrupted, Seq, SettingChanged,
+    StageName, Step, StoreRepaired,
 };
 use crate::machine::{self, Command, Decision, Idle, RunState};
 use crate::store::{AppendError, Durability, EventLog, ReadError};
@@ -108,6 +108,11 @@ pub enum ControlError {
     )]
     NoRun,
     #[error(
+        "the log is not one that a run makes: its policy names the stage `{stage}` twice\n\nhint: it was edited or \
+         damaged; take a copy of the run that was not"
+    )]
+    DoubledStage { stage: StageName },
+    #[error(
         "the trainer went away without a word; the log is sound\n\nhint: go on with `tinygate resume DIR`"
     )]
     TrainerLost,
@@ -139,7 +144,7 @@ impl<'a> Controller<'a> {
     /// Folds what `log` holds. `directory` is the run's.
     ///
     /// # Errors
-    /// A log that cannot be read, or of rules this build does not know.
+    /// A log that cannot be read, that no run makes, or of rules this build does not know.
     pub fn open(
         log: &'a dyn EventLog,
         directory: &Path,
@@ -151,6 +156,10 @@ impl<'a> Controller<'a> {
             let record = record?;
             machine::apply(&mut state, &record.event);
             next = Seq::new(record.seq.get().saturating_add(1));
+        }
+        if let Some(stage) = state.policy().and_then(Policy::doubled_stage) {
+            let stage = stage.clone();
+            return Err(ControlError::DoubledStage { stage });
         }
         if let Decision::Idle(Idle::UnknownRules { rules }) = machine::decide(&state) {
             return Err(ControlError::UnknownRules {

@@ -311,7 +311,11 @@ fn with_no_checkpoint_left_the_stage_restarts_on_record() {
     let gate = pick!(run.log, GateDecided).last().unwrap();
     assert_eq!(gate.decision, Action::RestartStage);
     assert_eq!((gate.chunk.get(), gate.gate_step.get()), (2, 100));
-    assert_eq!((gate.failures, gate.rung), (1, Some(1)), "one failure, one rung");
+    assert_eq!(
+        (gate.failures, gate.rung),
+        (1, Some(1)),
+        "one failure, one rung"
+    );
     assert_eq!((&gate.resume_from, gate.criteria.len()), (&None, 0));
     let restart = gate.restart.as_ref().unwrap();
     assert_eq!(restart.cause, RestartCause::NoAcceptedCheckpoint);
@@ -365,7 +369,10 @@ fn a_restart_for_want_of_a_checkpoint_may_be_one_failure_too_many() {
     };
     assert_eq!(stage_stop(&run), exceeded);
     let reopened = run.allow(1);
-    assert_eq!((reopened.decision, reopened.rung), (Action::RestartStage, Some(1)));
+    assert_eq!(
+        (reopened.decision, reopened.rung),
+        (Action::RestartStage, Some(1))
+    );
     assert_eq!(reopened.restart.unwrap().restart.get(), 2);
     let train = run.training();
     let found = (train.chunk.get(), train.from.get(), train.restart.get());
