@@ -76,7 +76,7 @@ struct Inputs<'a> {
 #[derive(Clone, Copy)]
 enum Skill {
     Measured(f64),
-    /// The trivial loss is below 1e-9, or the stage has none.
+    /// The trivial loss is below 1e-9, or no held-out pixel moves.
     NothingToMeasure,
     Missing,
     NotFinite,
@@ -136,11 +136,9 @@ fn skill(stage: &StageState, chunk: &ChunkState, held_out: &str, trivial: &str) 
             .find(|metric| metric.name == name)
             .and_then(|metric| metric.value)
     };
-    let Some(trivial) = find(&stage.trivial, trivial)
-        .and_then(Scalar::finite)
-        .filter(|loss| TRIVIAL_LOSS_MIN <= *loss)
-    else {
-        return Skill::NothingToMeasure;
+    let trivial = match trivial_loss(stage, trivial) {
+        Ok(loss) => loss,
+        Err(skill) => return skill,
     };
     let scored = chunk
         .held_out
@@ -154,6 +152,20 @@ fn skill(stage: &StageState, chunk: &ChunkState, held_out: &str, trivial: &str) 
         Skill::Measured(skill)
     } else {
         Skill::NotFinite
+    }
+}
+
+/// The loss that skill is measured by, or why there is no skill. A null for the pixels
+/// that move says that none does; nothing else may be left out.
+fn trivial_loss(stage: &StageState, name: &str) -> Result<f64, Skill> {
+    let measured = stage.trivial.iter().find(|metric| metric.name == name);
+    let value = measured.ok_or(Skill::Missing)?.value;
+    match value.map(|loss| (loss.get(), loss.finite())) {
+        None if name == metric::TRIVIAL_LOSS_MOVING => Err(Skill::NothingToMeasure),
+        None => Err(Skill::Missing),
+        Some((_, None)) => Err(Skill::NotFinite),
+        Some((loss, Some(_))) if loss < TRIVIAL_LOSS_MIN => Err(Skill::NothingToMeasure),
+        Some((loss, Some(_))) => Ok(loss),
     }
 }
 

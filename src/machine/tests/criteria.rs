@@ -119,6 +119,16 @@ impl Bench {
         self
     }
 
+    /// Another trivial loss, or the first of its name no more.
+    fn trivial(mut self, name: &str, value: Option<f64>) -> Bench {
+        self.stage.trivial.retain(|metric| metric.name != name);
+        self.stage.trivial.push(Metric {
+            name: name.to_owned(),
+            value: value.map(scalar),
+        });
+        self
+    }
+
     /// A second criterion, so that `metrics_fresh` has something to need.
     fn beside(mut self, test: CriterionTest) -> Bench {
         let other = criterion("other", test);
@@ -711,19 +721,29 @@ fn skill_above() {
         NoSkillToMeasure,
     );
     let infinite = skill().held_out(200, 0.0, f64::INFINITY);
-    check_not_applicable("nor does an infinite one", infinite, NoSkillToMeasure);
-    let unmeasured = skill();
+    check("an infinite one fails", infinite, Err(Some(NotFinite)));
+    let broken = skill().held_out(200, 0.0, f64::NAN);
+    check("a NaN too", broken, Err(Some(NotFinite)));
+    check("one not measured fails", skill(), Err(missing("skill")));
+    let null = skill().held_out(200, 0.0, 1.0).trivial(metric::TRIVIAL_LOSS, None);
+    check("as does one left out", null, Err(missing("skill")));
+    let moving = || {
+        let test = CriterionTest::SkillAbove {
+            metric: "skill_moving".to_owned(),
+            limit: constant(0.0),
+        };
+        bench(test).held_out(200, 0.0, 1.0)
+    };
+    check(
+        "skill and skill_moving are apart",
+        moving(),
+        Err(missing("skill_moving")),
+    );
     check_not_applicable(
-        "nor one that was not measured",
-        unmeasured,
+        "a null says that no pixel moves",
+        moving().trivial(metric::TRIVIAL_LOSS_MOVING, None),
         NoSkillToMeasure,
     );
-    let moving = bench(CriterionTest::SkillAbove {
-        metric: "skill_moving".to_owned(),
-        limit: constant(0.0),
-    });
-    let moving = moving.held_out(200, 0.0, 1.0);
-    check_not_applicable("skill and skill_moving are apart", moving, NoSkillToMeasure);
 }
 
 #[test]
@@ -782,7 +802,12 @@ fn metrics_fresh() {
         skill().held_out(199, 1.0, 1.0),
         Err(missing("skill")),
     );
-    check("one that cannot be measured is not needed", skill(), Ok(()));
+    check("a trivial loss never measured", skill(), Err(missing("skill")));
+    check(
+        "one that leaves nothing to measure is enough",
+        skill().held_out(199, 1.0, 0.0),
+        Ok(()),
+    );
     let both = loss().beside(CriterionTest::LossLatest {
         limit: constant(1.0),
     });
