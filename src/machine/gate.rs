@@ -56,9 +56,19 @@ pub fn evaluate(stage: &StageState, chunk: &ChunkState, latest_window: u32) -> E
     Evaluation {
         metrics: metrics(&inputs, &criteria),
         findings: findings(&inputs, &criteria, passed),
-        gate_loss: inputs.gate_loss.map(Scalar::new),
+        gate_loss: inputs.gate_loss.map(stored),
         criteria,
     }
+}
+
+/// A number as a decision keeps it: machines differ in the bits of the NaN that they
+/// compute, so there is one.
+fn stored(value: f64) -> Scalar {
+    Scalar::new(if value.is_nan() {
+        f64::from_bits(0x7ff8_0000_0000_0000)
+    } else {
+        value
+    })
 }
 
 /// What every criterion reads, computed once.
@@ -178,8 +188,8 @@ fn judge(inputs: &Inputs<'_>, criterion: &Criterion) -> CriterionResult {
     CriterionResult {
         name: criterion.name.clone(),
         verdict: outcome.verdict,
-        value: outcome.value.map(Scalar::new),
-        limit: outcome.limit.map(Scalar::new),
+        value: outcome.value.map(stored),
+        limit: outcome.limit.map(stored),
         why: outcome.why,
     }
 }
@@ -702,10 +712,10 @@ fn looser_than_trivial(
         .filter(|loss| TRIVIAL_LOSS_MIN <= *loss)?;
     (trivial_loss < limit).then(|| Finding::VacuousLimit {
         criterion: criterion.to_owned(),
-        limit: Scalar::new(limit),
+        limit: stored(limit),
         predictor: predictor.to_owned(),
-        trivial_loss: Scalar::new(trivial_loss),
-        factor: Scalar::new(limit / trivial_loss),
+        trivial_loss: stored(trivial_loss),
+        factor: stored(limit / trivial_loss),
     })
 }
 
@@ -720,7 +730,7 @@ fn decided_by_noise(
     let within = tenth.len() - beyond;
     (0 < beyond && 0 < within).then(|| Finding::DecidedByNoise {
         criterion: criterion.to_owned(),
-        limit: Scalar::new(limit),
+        limit: stored(limit),
         within: within as u32,
         beyond: beyond as u32,
     })
@@ -730,7 +740,7 @@ fn no_skill(inputs: &Inputs<'_>, name: &str) -> Option<Finding> {
     match inputs.skill(name) {
         Skill::Measured(skill) if skill <= 0.0 => Some(Finding::NoSkill {
             metric: name.to_owned(),
-            skill: Scalar::new(skill),
+            skill: stored(skill),
             predictor: inputs.stage.predictor.clone(),
         }),
         Skill::Measured(_) | Skill::NothingToMeasure | Skill::Missing | Skill::NotFinite => None,
@@ -766,10 +776,10 @@ fn cause(inputs: &Inputs<'_>) -> Finding {
             (false, true) => Cause::Dynamics,
             (false, false) => Cause::Undetermined,
         },
-        single_action_share: single_share.map(Scalar::new),
-        median_entropy: entropy.map(Scalar::new),
+        single_action_share: single_share.map(stored),
+        median_entropy: entropy.map(stored),
         rising,
-        r2_learning_rate: r2_rate.map(Scalar::new),
-        r2_entropy: r2_entropy.map(Scalar::new),
+        r2_learning_rate: r2_rate.map(stored),
+        r2_entropy: r2_entropy.map(stored),
     }
 }

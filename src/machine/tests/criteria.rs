@@ -817,3 +817,30 @@ fn metrics_fresh() {
         "a metric counts once"
     );
 }
+
+#[test]
+fn every_nan_is_stored_alike() {
+    let least = || {
+        bench(CriterionTest::MetricAtLeast {
+            metric: "action_entropy".to_owned(),
+            limit: constant(0.4),
+        })
+    };
+    let latest = || bench(CriterionTest::LossLatest { limit: constant(0.01) });
+    let bits = |bench: Bench| bench.result().value.map(Scalar::to_bits);
+    for nan in [0x7ff8_0000_0000_0000, 0xfff8_0000_0000_0000, 0x7ff8_0000_0000_0005] {
+        let one = [f64::from_bits(nan)];
+        let stored = Some(0x7ff8_0000_0000_0000);
+        assert_eq!(bits(latest().losses(&one)), stored, "{nan:x}");
+        assert_eq!(bits(least().samples("action_entropy", 200, &one)), stored, "{nan:x}");
+    }
+    let opposite = bench(CriterionTest::LossDelta {
+        tolerance: scalar(0.02),
+        standard_errors: scalar(0.0),
+    });
+    // Ten finite samples, and an infinite difference of two infinite means.
+    let mut losses = vec![1.0; 12];
+    losses[0] = f64::INFINITY;
+    losses[11] = f64::INFINITY;
+    assert_eq!(bits(opposite.losses(&losses)), Some(0x7ff8_0000_0000_0000));
+}
