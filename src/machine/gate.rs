@@ -16,7 +16,7 @@ use crate::events::{
 /// Name of the criterion that holds whether or not the policy has it.
 const CHECKPOINT_VALID: &str = "checkpoint_valid";
 /// Fewest finite samples that windows of a chunk are compared by.
-const WINDOW_SAMPLES_MIN: u64 = 10;
+pub const WINDOW_SAMPLES_MIN: u64 = 10;
 /// A trivial loss below this leaves no skill to measure.
 const TRIVIAL_LOSS_MIN: f64 = 1e-9;
 /// Median entropy, in nats, below which the actions tell dynamics nothing.
@@ -37,6 +37,25 @@ impl Evaluation {
         self.criteria
             .iter()
             .all(|result| result.verdict != Verdict::Fail)
+    }
+}
+
+/// A criterion that compares windows of a chunk, if there is one.
+pub fn window_criterion(criteria: &[Criterion]) -> Option<&Criterion> {
+    criteria.iter().find(|criterion| {
+        matches!(
+            criterion.test,
+            CriterionTest::LossNotRising { .. } | CriterionTest::LossDelta { .. }
+        )
+    })
+}
+
+/// Fewest updates of a chunk that these criteria can pass.
+pub fn updates_min(criteria: &[Criterion]) -> u64 {
+    if window_criterion(criteria).is_some() {
+        WINDOW_SAMPLES_MIN
+    } else {
+        1
     }
 }
 

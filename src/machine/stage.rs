@@ -596,10 +596,7 @@ fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option
 
 fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event {
     let from = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
-    let grid = from.get().saturating_add(stage.settings.chunk_size.max(1));
-    let to = grid
-        .min(stage.settings.n_updates)
-        .max(from.get().saturating_add(1));
+    let to = next_gate(stage, from.get());
     let chunk = stage
         .last_chunk
         .map_or(Some(ChunkNumber::FIRST), ChunkNumber::next);
@@ -617,6 +614,19 @@ fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event
         resume_from: resume_from.cloned(),
         settings: stage.settings.clone(),
     })
+}
+
+/// A chunk further, or at the target: no chunk is too short for its gate to pass, nor
+/// leaves one that is. Past the target (a checkpoint given there, a target that a
+/// person lowered) it is a whole chunk further.
+fn next_gate(stage: &StageState, from: u64) -> u64 {
+    let target = stage.settings.n_updates;
+    let least = gate::updates_min(&stage.policy.criteria);
+    let grid = from.saturating_add(stage.settings.chunk_size.max(least));
+    if target <= from || grid.saturating_add(least) <= target {
+        return grid;
+    }
+    target.max(from.saturating_add(least))
 }
 
 fn run_again(stage: &StageState) -> Event {
@@ -732,7 +742,7 @@ fn fail_gate(
         decided.skipped = climb.skipped;
         Err(StopReason::NoRungApplies)
     } else {
-        retry(stage, chunk, start, climb)
+        retry(stage, chunk, start, climb, may_extend(stage))
     };
     match retry {
         Ok(retry) => {
@@ -827,8 +837,13 @@ fn situation_without_gate(stage: &StageState) -> Situation {
         loss_dropping: None,
         entropy_collapsed: false,
         deferred_before: stage.deferred.is_some(),
-        may_extend: stage.extensions < stage.max_retries,
+        may_extend: may_extend(stage),
+        chunk_size_min: gate::updates_min(&stage.policy.criteria),
     }
+}
+
+fn may_extend(stage: &StageState) -> bool {
+    stage.extensions < stage.max_retries
 }
 
 fn climb(stage: &StageState, situation: Situation) -> Climb {
@@ -860,6 +875,7 @@ fn retry(
     chunk: &ChunkState,
     start: Start<'_>,
     climb: Climb,
+    may_extend: bool,
 ) -> Result<Retry, StopReason> {
     let restart = match start.cause {
         None => None,
@@ -870,7 +886,7 @@ fn retry(
         }),
     };
     Ok(Retry {
-        patches: with_extension(stage, start.resume_from, climb.patch.clone())?,
+        patches: with_extension(stage, start.resume_from, climb.patch.clone(), may_extend)?,
         climb,
         restart,
     })
@@ -993,6 +1009,7 @@ fn with_extension(
     stage: &StageState,
     resume_from: Option<&Checkpoint>,
     rung: Option<SettingPatch>,
+    may_extend: bool,
 ) -> Result<Vec<SettingPatch>, StopReason> {
     let resume_step = resume_from.map_or(0, |checkpoint| checkpoint.reference.step.get());
     let mut patches: Vec<SettingPatch> = rung.into_iter().collect();
@@ -1010,7 +1027,7 @@ fn with_extension(
         .find(|patch| patch.key == SettingKey::NUpdates);
     if let Some(patch) = by_rung {
         patch.to = to;
-    } else if stage.extensions < stage.max_retries {
+    } else if may_extend {
         patches.push(SettingPatch {
             key: SettingKey::NUpdates,
             from: SettingValue::Count(stage.settings.n_updates),
@@ -1158,7 +1175,8 @@ fn without_gate(stage: &StageState, chunk: &ChunkState, step: Step) -> GateDecid
 }
 
 /// What was due when the stage stopped. After a gate: its rung, and from where it
-/// goes on; where no rung applies, it goes on without, since a person asked for it.
+/// goes on; where no rung applies, it goes on without, and the target is extended as
+/// often as it takes, since a person asked for it.
 /// After a chunk that failed without a gate: that chunk again, or the restart where
 /// nothing is left to run it from.
 fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
@@ -1181,7 +1199,7 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     };
     if is_start_lost(stage, chunk) {
         let climb = climb(stage, situation_without_gate(stage));
-        if let Ok(retry) = retry(stage, chunk, Start::FRESH, climb) {
+        if let Ok(retry) = retry(stage, chunk, Start::FRESH, climb, true) {
             take(&mut reopened, retry);
         }
         return reopened;
@@ -1197,7 +1215,7 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
         .resume_from
         .map(|checkpoint| checkpoint.reference.clone());
     let climb = climb(stage, situation(stage, chunk, &evaluation));
-    if let Ok(retry) = retry(stage, chunk, start, climb) {
+    if let Ok(retry) = retry(stage, chunk, start, climb, true) {
         take(&mut reopened, retry);
     }
     reopened

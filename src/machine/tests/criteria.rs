@@ -725,7 +725,9 @@ fn skill_above() {
     let broken = skill().held_out(200, 0.0, f64::NAN);
     check("a NaN too", broken, Err(Some(NotFinite)));
     check("one not measured fails", skill(), Err(missing("skill")));
-    let null = skill().held_out(200, 0.0, 1.0).trivial(metric::TRIVIAL_LOSS, None);
+    let null = skill()
+        .held_out(200, 0.0, 1.0)
+        .trivial(metric::TRIVIAL_LOSS, None);
     check("as does one left out", null, Err(missing("skill")));
     let moving = || {
         let test = CriterionTest::SkillAbove {
@@ -802,7 +804,11 @@ fn metrics_fresh() {
         skill().held_out(199, 1.0, 1.0),
         Err(missing("skill")),
     );
-    check("a trivial loss never measured", skill(), Err(missing("skill")));
+    check(
+        "a trivial loss never measured",
+        skill(),
+        Err(missing("skill")),
+    );
     check(
         "one that leaves nothing to measure is enough",
         skill().held_out(199, 1.0, 0.0),
@@ -826,13 +832,25 @@ fn every_nan_is_stored_alike() {
             limit: constant(0.4),
         })
     };
-    let latest = || bench(CriterionTest::LossLatest { limit: constant(0.01) });
+    let latest = || {
+        bench(CriterionTest::LossLatest {
+            limit: constant(0.01),
+        })
+    };
     let bits = |bench: Bench| bench.result().value.map(Scalar::to_bits);
-    for nan in [0x7ff8_0000_0000_0000, 0xfff8_0000_0000_0000, 0x7ff8_0000_0000_0005] {
+    for nan in [
+        0x7ff8_0000_0000_0000,
+        0xfff8_0000_0000_0000,
+        0x7ff8_0000_0000_0005,
+    ] {
         let one = [f64::from_bits(nan)];
         let stored = Some(0x7ff8_0000_0000_0000);
         assert_eq!(bits(latest().losses(&one)), stored, "{nan:x}");
-        assert_eq!(bits(least().samples("action_entropy", 200, &one)), stored, "{nan:x}");
+        assert_eq!(
+            bits(least().samples("action_entropy", 200, &one)),
+            stored,
+            "{nan:x}"
+        );
     }
     let opposite = bench(CriterionTest::LossDelta {
         tolerance: scalar(0.02),

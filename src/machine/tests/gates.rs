@@ -2,7 +2,7 @@
 
 use super::build::*;
 use crate::events::*;
-use crate::machine::presets;
+use crate::machine::{RunPhase, presets};
 
 const VIDEO: ModelKind = ModelKind::VideoTokenizer;
 
@@ -732,4 +732,105 @@ fn nothing_is_deleted_while_there_are_few() {
     run.finish(|train| high(0.009 / train.to.get() as f64));
     assert_eq!(presets::policy(presets::Preset::Seed).keep_last, 5);
     assert!(!run.kinds().contains(&"checkpoint_deleted"));
+}
+
+/// Ranges of a stage's chunks that all pass, from its start or a given checkpoint.
+fn ranges(
+    model: ModelKind,
+    given: Option<u64>,
+    (chunk_size, n_updates): (u64, u64),
+) -> Vec<(u64, u64)> {
+    let mut policy = policy_of(model);
+    let settings = &mut policy.stages[0].settings;
+    settings.chunk_size = chunk_size;
+    settings.n_updates = n_updates;
+    let stage = policy.stages[0].name.clone();
+    let mut created = created(policy);
+    created.init_from = given
+        .map(|step| InitFrom {
+            stage,
+            checkpoint: checkpoint("given", step),
+            files: Vec::new(),
+        })
+        .into_iter()
+        .collect();
+    let mut run = Run::create(created);
+    run.finish(|train| high(0.009 / train.to.get() as f64));
+    assert_eq!(run.state.phase, RunPhase::Finished);
+    pick!(run.log, ChunkStarted)
+        .map(|chunk| (chunk.from.get(), chunk.to.get()))
+        .collect()
+}
+
+#[test]
+fn no_chunk_is_too_short_for_its_gate() {
+    use ModelKind::{Dynamics, VideoTokenizer};
+    #[track_caller]
+    fn check(
+        name: &str,
+        model: ModelKind,
+        given: Option<u64>,
+        sizes: (u64, u64),
+        want: &[(u64, u64)],
+    ) {
+        assert_eq!(ranges(model, given, sizes), want, "{name}");
+    }
+    check(
+        "on the grid",
+        Dynamics,
+        None,
+        (100, 200),
+        &[(0, 100), (100, 200)],
+    );
+    let ten_left = [(5, 105), (105, 115)];
+    check(
+        "ten left are a chunk",
+        Dynamics,
+        Some(5),
+        (100, 115),
+        &ten_left,
+    );
+    check(
+        "nine are trained at once",
+        Dynamics,
+        Some(5),
+        (100, 114),
+        &[(5, 114)],
+    );
+    let one_left = [(5, 105), (105, 106)];
+    check(
+        "without windows one is",
+        VideoTokenizer,
+        Some(5),
+        (100, 106),
+        &one_left,
+    );
+    check(
+        "nine to the target are ten",
+        Dynamics,
+        Some(91),
+        (100, 100),
+        &[(91, 101)],
+    );
+    check(
+        "chunks of five are of ten",
+        Dynamics,
+        None,
+        (5, 20),
+        &[(0, 10), (10, 20)],
+    );
+    check(
+        "a start at the target",
+        VideoTokenizer,
+        Some(300),
+        (100, 300),
+        &[(300, 400)],
+    );
+    check(
+        "a start past it",
+        Dynamics,
+        Some(350),
+        (100, 300),
+        &[(350, 450)],
+    );
 }
