@@ -445,7 +445,7 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
             stage: name,
             step: *step,
             reason: reason.clone(),
-            blocking: blocking(stage),
+            blocking: blocking(stage, reason),
             best: stage
                 .best_known()
                 .map(|checkpoint| checkpoint.reference.clone()),
@@ -674,7 +674,7 @@ fn exhausted(stage: &StageState, step: Step) -> Event {
         stage: stage.name().clone(),
         step,
         reason: StopReason::CountersExhausted,
-        blocking: blocking(stage),
+        blocking: Vec::new(),
         best: stage
             .best_known()
             .map(|checkpoint| checkpoint.reference.clone()),
@@ -1231,28 +1231,33 @@ fn take(reopened: &mut StageReopened, retry: Retry) {
     reopened.restart = retry.restart;
 }
 
-/// Criteria that failed at any gate of the stage, as at the last one each failed at.
-fn blocking(stage: &StageState) -> Vec<Blocking> {
-    let mut blocking: Vec<Blocking> = Vec::new();
-    for result in stage.gates.iter().flat_map(|gate| &gate.failed) {
-        let known = blocking
-            .iter_mut()
-            .find(|known| known.criterion == result.name);
-        match known {
-            Some(known) => {
-                known.value = result.value;
-                known.limit = result.limit;
-                known.gates = known.gates.saturating_add(1);
-            }
-            None => blocking.push(Blocking {
-                criterion: result.name.clone(),
-                value: result.value,
-                limit: result.limit,
-                gates: 1,
-            }),
-        }
-    }
-    blocking
+/// Criteria that failed at the last gate, and at how many they did. None where no
+/// gate is the cause; a stop that puts a failed chunk into words is no gate.
+fn blocking(stage: &StageState, reason: &StopReason) -> Vec<Blocking> {
+    let by_gates = match reason {
+        StopReason::RetriesExceeded { .. }
+        | StopReason::NoRungApplies
+        | StopReason::ExtensionsExceeded { .. } => true,
+        StopReason::ChunkFailuresExceeded { .. }
+        | StopReason::OutOfMemoryAtFloor { .. }
+        | StopReason::CountersExhausted => false,
+    };
+    let is_gate =
+        |gate: &&GateSummary| gate.decision == Action::Continue || !gate.failed.is_empty();
+    let last = stage.gates.iter().rfind(is_gate).filter(|_| by_gates);
+    let failed = last.into_iter().flat_map(|gate| &gate.failed);
+    let gates = |name: &str| {
+        let failed = |gate: &&GateSummary| gate.failed.iter().any(|result| result.name == name);
+        stage.gates.iter().filter(failed).count() as u32
+    };
+    failed
+        .map(|result| Blocking {
+            criterion: result.name.clone(),
+            value: result.value,
+            limit: result.limit,
+            gates: gates(&result.name),
+        })
+        .collect()
 }
 
 // ---------------------------------------------------------------- evolve

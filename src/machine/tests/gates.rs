@@ -151,15 +151,31 @@ fn a_stop_names_what_blocked_and_the_best_checkpoint() {
         })
         .collect();
     let want = [
-        ("loss_latest", None, 6),
-        ("loss_trend", None, 3),
         ("loss_finite", Some(100.0), 1),
+        ("loss_trend", None, 3),
+        ("loss_latest", None, 6),
     ];
-    assert_eq!(blocking, want, "each as at its last failure");
+    assert_eq!(blocking, want, "what failed at the last gate");
     assert_eq!(stopped.best, Some(checkpoint("video_tokenizer", 200)));
     assert_eq!(stopped.step, Step::new(600));
-    let limit = stopped.blocking[0].limit;
+    let limit = stopped.blocking[2].limit;
     assert_eq!(limit, Some(scalar(0.01)));
+}
+
+#[test]
+fn what_passed_at_the_last_gate_does_not_block() {
+    let mut run = video();
+    // Rises once, then sinks: the trend fails at the second gate alone.
+    for loss in [0.5, 0.6, 0.5, 0.4, 0.3, 0.2] {
+        run.gate(&high(loss));
+    }
+    let stopped = pick!(run.log, StageStopped).last().unwrap();
+    let blocking: Vec<(&str, u32)> = stopped
+        .blocking
+        .iter()
+        .map(|known| (known.criterion.as_str(), known.gates))
+        .collect();
+    assert_eq!(blocking, [("loss_latest", 6)]);
 }
 
 #[test]
