@@ -568,8 +568,8 @@ fn next_record(
     }
 }
 
-/// The oldest checkpoint that retention lets go: none of the newest `keep_last`
-/// besides those that are never deleted.
+/// The next checkpoint that retention lets go, besides those that are never deleted:
+/// one that was not accepted, then the oldest but the newest `keep_last`.
 fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option<&'a Checkpoint> {
     let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
     let needed = match next {
@@ -590,8 +590,12 @@ fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option
             !checkpoint.deleted && !protected && reference != best && reference != needed
         })
         .collect();
-    let surplus = unprotected.len().checked_sub(policy.keep_last as usize)?;
-    unprotected.into_iter().take(surplus).next()
+    let (accepted, others): (Vec<&Checkpoint>, Vec<&Checkpoint>) = unprotected
+        .into_iter()
+        .partition(|checkpoint| checkpoint.judgement == Judgement::Accepted);
+    let surplus = accepted.len().saturating_sub(policy.keep_last as usize);
+    let old = accepted.into_iter().take(surplus);
+    others.into_iter().chain(old).next()
 }
 
 fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event {

@@ -725,8 +725,8 @@ fn old_checkpoints_go_but_for_best_passed_and_resumed_ones() {
     run.gate(&rejected_at_gate(0.5));
     assert_eq!(
         kept(&run),
-        [100, 200, 250, 300],
-        "the resume point and the newest"
+        [100, 150, 200, 250],
+        "a rejected one goes, and does not count"
     );
     run.gate(&high(0.4));
     assert_eq!(
