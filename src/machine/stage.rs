@@ -57,6 +57,9 @@ pub struct StageState {
     pub phase: Phase,
     /// The settings in force: as configured, then patched.
     pub settings: Settings,
+    /// Windows per update that were asked for: as configured, then as rungs, people
+    /// and a grant changed them; lack of memory does not.
+    pub effective_batch: u64,
     pub max_retries: u32,
     pub failures: u32,
     /// Place on the ladder, counted from 0.
@@ -190,6 +193,7 @@ impl StageState {
             settings: policy.settings.clone(),
             policy: policy.clone(),
             phase: Phase::Pending,
+            effective_batch: effective_batch(&policy.settings),
             max_retries,
             failures: 0,
             cursor: 0,
@@ -1104,9 +1108,10 @@ fn halve_batch(stage: &StageState) -> Option<(Vec<SettingPatch>, EffectiveBatch)
     if batch <= halved {
         return None;
     }
-    let effective = batch * accumulation;
-    let most = u64::from(stage.policy.bounds.accumulation_max).max(accumulation);
-    let raised = effective.div_ceil(halved).min(most);
+    let raised = stage
+        .effective_batch
+        .div_ceil(halved)
+        .min(u64::from(u32::MAX));
     let patch = |key, from, to| SettingPatch {
         key,
         from: SettingValue::Count(from),
@@ -1124,10 +1129,14 @@ fn halve_batch(stage: &StageState) -> Option<(Vec<SettingPatch>, EffectiveBatch)
     Some((
         patches,
         EffectiveBatch {
-            before: effective,
+            before: batch * accumulation,
             after: halved * raised,
         },
     ))
+}
+
+fn effective_batch(settings: &Settings) -> u64 {
+    u64::from(settings.batch_size_per_gpu) * u64::from(settings.gradient_accumulation_steps)
 }
 
 /// Why a failed chunk ends its stage.
@@ -1309,6 +1318,9 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
                 .gradient_accumulation_steps
                 .saturating_mul(event.accumulation_factor.max(1));
             stage.settings.gradient_accumulation_steps = raised;
+            stage.effective_batch = stage
+                .effective_batch
+                .saturating_mul(u64::from(event.accumulation_factor.max(1)));
         }
         Event::RunCreated(_)
         | Event::RunInterrupted(_)
@@ -1722,12 +1734,25 @@ fn on_patch_applied(stage: &mut StageState, patch: &SettingPatch) {
     }
     let target = stage.settings.n_updates;
     ladder::set(&mut stage.settings, patch.key, patch.to);
+    if patch.why != PatchReason::OutOfMemory {
+        note_batch(stage, patch.key);
+    }
     if target < stage.settings.n_updates {
         stage.extensions = stage.extensions.saturating_add(1);
     }
     // A rung reshapes the curve; a failed final gate leaves the rate at its end value.
     if patch.key == SettingKey::NUpdates && matches!(patch.why, PatchReason::Rung(_)) {
         stage.settings.schedule_updates = stage.settings.n_updates;
+    }
+}
+
+fn note_batch(stage: &mut StageState, key: SettingKey) {
+    let of_batch = [
+        SettingKey::BatchSizePerGpu,
+        SettingKey::GradientAccumulationSteps,
+    ];
+    if of_batch.contains(&key) {
+        stage.effective_batch = effective_batch(&stage.settings);
     }
 }
 
@@ -1804,6 +1829,7 @@ fn on_setting_changed(stage: &mut StageState, key: SettingKey, to: SettingValue)
         return;
     }
     ladder::set(&mut stage.settings, key, to);
+    note_batch(stage, key);
     if key == SettingKey::NUpdates && ladder::value_of(&stage.settings, key) == Some(to) {
         stage.settings.schedule_updates = stage.settings.n_updates;
     }

@@ -60,12 +60,11 @@ fn check_memory(
 #[test]
 fn lack_of_memory() {
     use ModelKind::{Dynamics, LatentActions, VideoTokenizer};
-    fn batch(to: &str) -> String {
-        format!("batch_size_per_gpu {to}")
-    }
     fn both(size: &str, accumulation: &str) -> [String; 2] {
-        let accumulation = format!("gradient_accumulation_steps {accumulation}");
-        [batch(size), accumulation]
+        [
+            format!("batch_size_per_gpu {size}"),
+            format!("gradient_accumulation_steps {accumulation}"),
+        ]
     }
     #[track_caller]
     fn row(
@@ -107,29 +106,49 @@ fn lack_of_memory() {
         (6, 6),
     );
     row(
-        "accumulation has its bound",
+        "past the ladder's bound too",
         Dynamics,
         (8, 60),
-        &both("8 -> 4", "60 -> 64"),
-        (480, 256),
-    );
-    row(
-        "at its bound it stays",
-        Dynamics,
-        (8, 64),
-        &[batch("8 -> 4")],
-        (512, 256),
-    );
-    row(
-        "past it too",
-        Dynamics,
-        (8, 90),
-        &[batch("8 -> 4")],
-        (720, 360),
+        &both("8 -> 4", "60 -> 120"),
+        (480, 480),
     );
     check_memory("one is the floor", VideoTokenizer, (1, 1), None);
     check_memory("two is the latent floor", LatentActions, (2, 1), None);
     check_memory("below it too", LatentActions, (1, 1), None);
+}
+
+#[test]
+fn the_batch_that_was_asked_for_does_not_creep_up() {
+    let mut run = run_of(ModelKind::VideoTokenizer, batch(5, 1));
+    let first = run.fail(10, out_of_memory());
+    assert_eq!(
+        first.effective_batch,
+        Some(EffectiveBatch {
+            before: 5,
+            after: 6
+        })
+    );
+    let second = run.fail(10, out_of_memory());
+    let want = [
+        "batch_size_per_gpu 2 -> 1",
+        "gradient_accumulation_steps 3 -> 5",
+    ];
+    assert_eq!(shown(&second.patches), want);
+    // A rung, a grant and a person ask for other ones.
+    let granted = Event::FallbackGranted(FallbackGranted {
+        ranks_wanted: 3,
+        ranks_available: 1,
+        accumulation_factor: 3,
+        granted_by: "config".to_owned(),
+    });
+    let mut run = run_of(ModelKind::VideoTokenizer, batch(5, 1));
+    run.append(granted);
+    run.fail(10, out_of_memory());
+    assert_eq!(run.training().settings.gradient_accumulation_steps, 8);
+    let key = SettingKey::GradientAccumulationSteps;
+    run.append(change(Some("video_tokenizer"), key, count(10)));
+    run.fail(10, out_of_memory());
+    assert_eq!(run.training().settings.gradient_accumulation_steps, 20);
 }
 
 #[test]
