@@ -258,7 +258,7 @@ pub fn decide(state: &RunState) -> Decision {
             Some(stage) if stage.phase == Phase::Pending => {
                 record(start_stage(state, created, stage))
             }
-            Some(stage) => stage::decide(run_policy(created, state.process), stage)
+            Some(stage) => stage::decide(run_policy(created, state.process, &state.stages), stage)
                 .unwrap_or(Decision::Idle(Idle::Stopped)),
             None => Decision::Idle(Idle::Finished),
         },
@@ -277,10 +277,15 @@ fn record(event: Event) -> Decision {
     Decision::Record(Box::new(event))
 }
 
-fn run_policy(created: &RunCreated, process: ProcessState) -> RunPolicy<'_> {
+fn run_policy<'a>(
+    created: &'a RunCreated,
+    process: ProcessState,
+    stages: &[StageState],
+) -> RunPolicy<'a> {
     RunPolicy {
         policy: &created.policy,
         interruptions: process.interruptions,
+        deferred: stages.iter().any(|stage| stage.deferred.is_some()),
     }
 }
 
@@ -409,7 +414,7 @@ fn to_stage(state: &mut RunState, name: &StageName, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = run_policy(created, state.process);
+    let run = run_policy(created, state.process, &state.stages);
     if let Some(stage) = state.stages.iter_mut().find(|stage| stage.name() == name) {
         stage::evolve(run, stage, event);
     }
@@ -422,7 +427,7 @@ fn to_current_stage(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = run_policy(created, state.process);
+    let run = run_policy(created, state.process, &state.stages);
     if let Some(stage) = state.stages.get_mut(place) {
         stage::evolve(run, stage, event);
     }
@@ -432,7 +437,7 @@ fn to_unfinished_stages(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = run_policy(created, state.process);
+    let run = run_policy(created, state.process, &state.stages);
     for stage in state
         .stages
         .iter_mut()

@@ -185,6 +185,8 @@ pub struct RunPolicy<'a> {
     pub policy: &'a Policy,
     /// Interruptions of the present chunk without a new checkpoint.
     pub interruptions: u32,
+    /// A stage of the run has deferred fewer actions.
+    pub deferred: bool,
 }
 
 impl StageState {
@@ -408,7 +410,7 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
             next,
         } => {
             let event = next_record(
-                run.policy,
+                run,
                 stage,
                 patches.first(),
                 deferred.as_ref(),
@@ -529,7 +531,7 @@ fn rewind(stage: &StageState) -> Decision {
 }
 
 fn next_record(
-    policy: &Policy,
+    run: RunPolicy<'_>,
     stage: &StageState,
     patch: Option<&SettingPatch>,
     deferred: Option<&SettingPatch>,
@@ -554,9 +556,9 @@ fn next_record(
     if let (Next::RunAgain, Some(chunk)) = (next, &stage.chunk)
         && is_start_lost(stage, chunk)
     {
-        return Event::GateDecided(Box::new(restart_without_gate(stage, chunk, gate_step)));
+        return Event::GateDecided(Box::new(restart_without_gate(run, stage, chunk, gate_step)));
     }
-    if let Some(checkpoint) = expendable(policy, stage, next) {
+    if let Some(checkpoint) = expendable(run.policy, stage, next) {
         return Event::CheckpointDeleted(CheckpointDeleted {
             stage: name,
             checkpoint: checkpoint.reference.clone(),
@@ -710,15 +712,20 @@ fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Ga
     }
     let streak = visual_streak(stage, &evaluation.criteria);
     let start = start_after(run.policy, stage, chunk, &evaluation, streak);
-    let climb = climb(stage, situation(stage, chunk, &evaluation));
+    let climb = climb(stage, situation(run, stage, chunk, &evaluation));
     let decided = undecided(stage, chunk, evaluation);
     fail_gate(stage, chunk, decided, start, climb)
 }
 
 /// No checkpoint is left to run a failed chunk again from: the stage begins anew,
 /// by one more failure and one rung, put into a gate's words.
-fn restart_without_gate(stage: &StageState, chunk: &ChunkState, step: Step) -> GateDecided {
-    let climb = climb(stage, situation_without_gate(stage));
+fn restart_without_gate(
+    run: RunPolicy<'_>,
+    stage: &StageState,
+    chunk: &ChunkState,
+    step: Step,
+) -> GateDecided {
+    let climb = climb(stage, situation_without_gate(run, stage));
     fail_gate(
         stage,
         chunk,
@@ -826,7 +833,12 @@ impl Retry {
     }
 }
 
-fn situation(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) -> Situation {
+fn situation(
+    run: RunPolicy<'_>,
+    stage: &StageState,
+    chunk: &ChunkState,
+    evaluation: &Evaluation,
+) -> Situation {
     Situation {
         loss_dropping: match chunk.previous {
             Previous::None => None,
@@ -836,15 +848,15 @@ fn situation(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) ->
             }),
         },
         entropy_collapsed: entropy_collapsed(&stage.policy, &evaluation.criteria),
-        ..situation_without_gate(stage)
+        ..situation_without_gate(run, stage)
     }
 }
 
-fn situation_without_gate(stage: &StageState) -> Situation {
+fn situation_without_gate(run: RunPolicy<'_>, stage: &StageState) -> Situation {
     Situation {
         loss_dropping: None,
         entropy_collapsed: false,
-        deferred_before: stage.deferred.is_some(),
+        deferred_before: run.deferred,
         may_extend: may_extend(stage),
         chunk_size_min: gate::updates_min(&stage.policy.criteria),
     }
@@ -1211,7 +1223,7 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
         return reopened;
     };
     if is_start_lost(stage, chunk) {
-        let climb = climb(stage, situation_without_gate(stage));
+        let climb = climb(stage, situation_without_gate(run, stage));
         if let Ok(retry) = retry(stage, chunk, Start::FRESH, climb, true) {
             take(&mut reopened, retry);
         }
@@ -1227,7 +1239,7 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     reopened.resume_from = start
         .resume_from
         .map(|checkpoint| checkpoint.reference.clone());
-    let climb = climb(stage, situation(stage, chunk, &evaluation));
+    let climb = climb(stage, situation(run, stage, chunk, &evaluation));
     if let Ok(retry) = retry(stage, chunk, start, climb, true) {
         take(&mut reopened, retry);
     }

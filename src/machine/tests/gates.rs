@@ -702,6 +702,31 @@ fn what_a_collapse_of_entropy_is() {
     assert_eq!(reasons, want, "the loss fails alone");
 }
 
+#[test]
+fn fewer_actions_are_deferred_once_in_a_run() {
+    let mut second = stage_policy(ModelKind::LatentActions);
+    second.name = StageName::new("more_actions");
+    let collapsed = Outcome {
+        action_entropy: 0.0,
+        ..good()
+    };
+    let mut run = Run::start(policy(vec![stage_policy(ModelKind::LatentActions), second]));
+    run.finish(|train| {
+        if train.chunk.get() < 4 {
+            collapsed.clone()
+        } else {
+            high(0.009 / train.to.get() as f64)
+        }
+    });
+    assert_eq!(run.state.phase, RunPhase::Finished);
+    assert_eq!(pick!(run.log, PatchDeferred).count(), 1);
+    let again = pick!(run.log, GateDecided)
+        .filter(|gate| gate.stage.as_str() == "more_actions")
+        .flat_map(|gate| &gate.skipped)
+        .filter(|skipped| skipped.why == SkipReason::AlreadyDeferred);
+    assert_eq!(again.count(), 1);
+}
+
 // ------------------------------------------------------------ retention
 
 #[test]
