@@ -458,7 +458,8 @@ fn visual_structure(inputs: &Inputs<'_>, limits: &StructureLimits, share: f64) -
     };
     match lost_share(&picture.frames, limits) {
         Some(lost_share) => Outcome::compared(lost_share, share, lost_share < share),
-        // Every held-out frame equals the mean image: there is nothing to keep.
+        // Every held-out frame equals the mean image: there is nothing to keep. The
+        // stored reason is that of skill, and is told apart by the criterion's kind.
         None => Outcome::not_applicable(CriterionReason::NoSkillToMeasure),
     }
 }

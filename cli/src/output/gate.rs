@@ -135,7 +135,8 @@ fn rows(gate: &GateDecided, criteria: &[Criterion], style: Style) -> Vec<String>
             .iter()
             .find(|criterion| criterion.name == result.name);
         let numbers = test.and_then(|criterion| numbers(result, &criterion.test));
-        let why = result.why.as_ref().map(reason);
+        let why = result.why.as_ref();
+        let why = why.map(|why| reason(why, test.map(|criterion| &criterion.test)));
         let text: Vec<String> = [numbers, why].into_iter().flatten().collect();
         let line = format!("  {verdict}  {:<width$}  {}", result.name, text.join("; "));
         line.trim_end().to_owned()
