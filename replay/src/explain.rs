@@ -6,9 +6,9 @@
 use tinygate::events::{
     Action, Cause, CheckpointJudged, CheckpointRef, ChunkFailure, ChunkStarted, CriterionReason,
     CriterionResult, CriterionTest, Event, FailureAnswer, FailureCause, FailureDecided, Finding,
-    GateDecided, InterruptReason, MetricsLogged, PatchReason, Policy, RestartCause, RestartReason,
-    RungSkipped, SettingPatch, SkipReason, StageMeasured, StageName, StageReopened, StageStopped,
-    StopReason, Verdict, metric,
+    GateDecided, InterruptReason, Metric, MetricsLogged, PatchReason, Policy, RestartCause,
+    RestartReason, RungSkipped, SettingPatch, SkipReason, StageMeasured, StageName, StageReopened,
+    StageStopped, StopReason, Verdict, metric,
 };
 use tinygate::machine::gate::vacuous_limits;
 
@@ -183,11 +183,7 @@ fn gate_line(gate: &GateDecided) -> String {
         .filter(|result| result.verdict == Verdict::Fail)
         .map(|result| result.name.as_str())
         .collect();
-    let loss = gate
-        .metrics
-        .iter()
-        .find(|metric| metric.name == metric::GATE_LOSS)
-        .and_then(|metric| metric.value);
+    let loss = Metric::find(&gate.metrics, metric::GATE_LOSS);
     let mut line = format!(
         "{} gate at {}: {}, gate loss {}",
         gate.stage,

@@ -98,6 +98,15 @@ pub struct Settings {
     pub n_actions: Option<u32>,
 }
 
+impl Settings {
+    /// Updates between checkpoints.
+    pub fn checkpoint_every(&self) -> u64 {
+        self.checkpoint_interval
+            .unwrap_or(self.chunk_size / 5)
+            .max(1)
+    }
+}
+
 /// A setting that a patch names. Each is the config key of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -159,12 +159,6 @@ fn latest(samples: &[f64]) -> Option<f64> {
 }
 
 fn skill(stage: &StageState, chunk: &ChunkState, held_out: &str, trivial: &str) -> Skill {
-    let find = |metrics: &[Metric], name: &str| {
-        metrics
-            .iter()
-            .find(|metric| metric.name == name)
-            .and_then(|metric| metric.value)
-    };
     let trivial = match trivial_loss(stage, trivial) {
         Ok(loss) => loss,
         Err(skill) => return skill,
@@ -173,7 +167,7 @@ fn skill(stage: &StageState, chunk: &ChunkState, held_out: &str, trivial: &str) 
         .held_out
         .as_ref()
         .filter(|scored| scored.step == chunk.to);
-    let Some(loss) = scored.and_then(|scored| find(&scored.values, held_out)) else {
+    let Some(loss) = scored.and_then(|scored| Metric::find(&scored.values, held_out)) else {
         return Skill::Missing;
     };
     let skill = 1.0 - loss.get() / trivial;
@@ -723,11 +717,7 @@ fn looser_than_trivial(
     criterion: &str,
     limit: f64,
 ) -> Option<Finding> {
-    let trivial = trivial
-        .iter()
-        .find(|metric| metric.name == metric::TRIVIAL_LOSS)?;
-    let trivial_loss = trivial
-        .value?
+    let trivial_loss = Metric::find(trivial, metric::TRIVIAL_LOSS)?
         .finite()
         .filter(|loss| TRIVIAL_LOSS_MIN <= *loss)?;
     (trivial_loss < limit).then(|| Finding::VacuousLimit {

@@ -296,22 +296,11 @@ fn start_stage(state: &RunState, created: &RunCreated, stage: &StageState) -> Ev
         .iter()
         .filter(|init| !in_run(&init.stage))
         .map(upstream_of_init);
-    let passed = state.stages.iter().filter_map(|stage| match &stage.phase {
-        Phase::Passed { checkpoint } => Some(Upstream {
+    let passed = state.stages.iter().filter_map(|stage| {
+        Some(Upstream {
             stage: stage.name().clone(),
-            checkpoint: checkpoint.clone(),
-        }),
-        Phase::Pending
-        | Phase::Measuring
-        | Phase::Recording { .. }
-        | Phase::Training
-        | Phase::Rewinding
-        | Phase::Gating
-        | Phase::Failed { .. }
-        | Phase::Ending { .. }
-        | Phase::Stopping { .. }
-        | Phase::Stopped { .. }
-        | Phase::Reopening { .. } => None,
+            checkpoint: stage.passed()?.clone(),
+        })
     });
     Event::StageStarted(StageStarted {
         stage: stage.name().clone(),
@@ -369,7 +358,7 @@ fn on_stage_passed(state: &mut RunState) {
         if !state
             .stages
             .get(place)
-            .is_some_and(|stage| matches!(stage.phase, Phase::Passed { .. }))
+            .is_some_and(|stage| stage.passed().is_some())
         {
             return;
         }
@@ -441,7 +430,7 @@ fn to_unfinished_stages(state: &mut RunState, event: &Event) {
     for stage in state
         .stages
         .iter_mut()
-        .filter(|stage| !matches!(stage.phase, Phase::Passed { .. }))
+        .filter(|stage| stage.passed().is_none())
     {
         stage::evolve(run, stage, event);
     }

@@ -258,6 +258,15 @@ impl StageState {
         self.lineage.iter().rfind(is_at).copied()
     }
 
+    /// The checkpoint it handed on, once it has passed.
+    pub fn passed(&self) -> Option<&CheckpointRef> {
+        if let Phase::Passed { checkpoint } = &self.phase {
+            Some(checkpoint)
+        } else {
+            None
+        }
+    }
+
     /// Updates done that the present weights stand for.
     pub fn step(&self) -> Step {
         match (&self.phase, &self.chunk) {
@@ -1682,7 +1691,7 @@ fn note_gate(stage: &mut StageState, event: &GateDecided) {
         .filter(|result| result.verdict == Verdict::Fail)
         .cloned()
         .collect();
-    let gate_loss = find_metric(&event.metrics, metric::GATE_LOSS);
+    let gate_loss = Metric::find(&event.metrics, metric::GATE_LOSS);
     if !event.criteria.is_empty() {
         stage.visual_streak = visual_streak(stage, &event.criteria);
         let noted = stage
@@ -1701,13 +1710,6 @@ fn note_gate(stage: &mut StageState, event: &GateDecided) {
         gate_loss,
         failed,
     });
-}
-
-fn find_metric(metrics: &[Metric], name: &str) -> Option<Scalar> {
-    metrics
-        .iter()
-        .find(|metric| metric.name == name)
-        .and_then(|metric| metric.value)
 }
 
 fn retry_after(

@@ -118,8 +118,7 @@ fn headline(gate: &GateDecided, style: Style) -> String {
 }
 
 fn value(gate: &GateDecided, name: &str) -> Option<f64> {
-    let metric = gate.metrics.iter().find(|metric| metric.name == name)?;
-    metric.value.and_then(Scalar::finite)
+    Metric::find(&gate.metrics, name)?.finite()
 }
 
 fn rows(gate: &GateDecided, criteria: &[Criterion], style: Style) -> Vec<String> {
