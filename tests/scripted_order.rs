@@ -7,10 +7,11 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use crossbeam_channel::Receiver;
-use tinygate::controller::{Controller, Ending, Observer, Progress, Report, Trainer};
+use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress, Report, Trainer};
 use tinygate::events::{Event, ModelKind, Record, Seq};
 use tinygate::machine::{Command, RunState};
 use tinygate::store::{AppendError, Durability, EventLog, MemoryLog, ReadError, Records};
@@ -77,6 +78,38 @@ impl EventLog for Watched {
 
     fn sync(&self) -> Result<Seq, AppendError> {
         self.note(What::Sync);
+        self.log.sync()
+    }
+
+    fn read(&self, from: Seq) -> Result<Records<'_>, ReadError> {
+        self.log.read(from)
+    }
+}
+
+/// A log that loses the first event it need not sync, and says nothing.
+struct Forgetful {
+    log: MemoryLog,
+    lost: AtomicBool,
+}
+
+impl EventLog for Forgetful {
+    fn append(
+        &self,
+        expected_next: Seq,
+        events: &[(u64, Event)],
+        durability: Durability,
+    ) -> Result<Seq, AppendError> {
+        if durability == Durability::Lazy && !self.lost.swap(true, Ordering::Relaxed) {
+            return Ok(Seq::new(expected_next.get() + 1));
+        }
+        self.log.append(expected_next, events, durability)
+    }
+
+    fn head(&self) -> Seq {
+        self.log.head()
+    }
+
+    fn sync(&self) -> Result<Seq, AppendError> {
         self.log.sync()
     }
 
@@ -214,4 +247,58 @@ fn nobody_hears_of_an_event_before_it_is_durable_and_of_each_once() {
         }
     }
     assert_eq!(heard, head, "all are heard");
+}
+
+#[test]
+fn metrics_are_not_synced_one_by_one() {
+    let mut alone = 0;
+    let mut last = None;
+    for call in calls() {
+        match call.what {
+            What::Append { kind, .. } => last = Some(kind),
+            What::Sync => {
+                alone += u32::from(last == Some("metrics_logged"));
+            }
+            What::Heard { .. } => {}
+        }
+    }
+    assert_eq!(alone, 0);
+}
+
+#[test]
+fn a_log_that_lost_an_event_is_not_written_on() {
+    let log = Forgetful {
+        log: MemoryLog::with([(0, created(short_policy(), 7))]),
+        lost: AtomicBool::new(false),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
+    let (commands, _commanded) = crossbeam_channel::unbounded();
+    let (reporting, waiting) = crossbeam_channel::unbounded();
+    for report in reports() {
+        reporting.send(report).unwrap();
+    }
+    let trainer = Trainer {
+        commands,
+        reports: waiting,
+    };
+    let ended = controller.run(process(1), &trainer, &mut tinygate_testing::Quiet);
+    let conflict = matches!(
+        ended,
+        Err(ControlError::Append(AppendError::Conflict { expected, actual })) if actual < expected
+    );
+    assert!(conflict, "{ended:?}");
+}
+
+#[test]
+fn a_log_whose_policy_names_a_stage_twice_is_refused() {
+    let mut policy = short_policy();
+    policy.stages.push(policy.stages[0].clone());
+    let log = MemoryLog::with([(0, created(policy, 7))]);
+    let directory = tempfile::tempdir().unwrap();
+    let refused = Controller::open(&log, directory.path(), || 5).err();
+    let Some(ControlError::DoubledStage { stage }) = refused else {
+        panic!("not refused: {refused:?}");
+    };
+    assert_eq!(stage.as_str(), "video_tokenizer");
 }

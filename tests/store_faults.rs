@@ -610,6 +610,26 @@ fn a_full_disk_cuts_the_append_off_and_goes_on_when_there_is_space() {
 }
 
 #[test]
+fn a_sync_tells_of_a_lazy_append_that_was_lost_before_it() {
+    let (disk, events) = small_log();
+    let (store, _) = Store::open_on(disk.arc()).unwrap();
+    let head = store.head();
+    disk.state().faults.capacity = Some(disk.journal().len() + 10);
+    // So large that it is written at once, with nobody waiting for it.
+    let large = fact(&"lost".repeat(1 << 19));
+    store.append(head, &[(1, large)], Durability::Lazy).unwrap();
+    let answer = store.sync();
+    assert!(
+        matches!(answer, Err(AppendError::DiskFull { head: at }) if at == head),
+        "{answer:?}"
+    );
+    assert_eq!(store.sync().unwrap(), head, "it is told once");
+    drop(store);
+    disk.state().faults.capacity = None;
+    assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
+}
+
+#[test]
 fn closing_tells_of_a_lazy_append_that_was_lost() {
     let (disk, events) = small_log();
     let (store, _) = Store::open_on(disk.arc()).unwrap();

@@ -136,6 +136,7 @@ fn of_control(error: &ControlError) -> Exit {
         ControlError::Read(error) => of_read(error),
         ControlError::UnknownRules { found, known } if known < found => Exit::NewerBuild,
         ControlError::NoRun => Exit::NothingChecked,
+        ControlError::DoubledStage { .. } => Exit::LogDamaged,
         ControlError::Append(_)
         | ControlError::UnknownRules { .. }
         | ControlError::TrainerLost
@@ -163,6 +164,12 @@ mod tests {
             "a log without a run",
             ControlError::NoRun,
             Exit::NothingChecked,
+        );
+        let stage = tinygate::events::StageName::new("twice");
+        check(
+            "a log no run makes",
+            ControlError::DoubledStage { stage },
+            Exit::LogDamaged,
         );
         let newer = ControlError::UnknownRules { found: 9, known: 1 };
         check("rules of a later build", newer, Exit::NewerBuild);

@@ -49,12 +49,7 @@ pub struct Skipped {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum SkipReason {
-    /// No event before them says by which policy to decide.
-    BeforeRunCreated,
-    UnknownRules {
-        rules: u32,
-        known: u32,
-    },
+    UnknownRules { rules: u32, known: u32 },
 }
 
 /// One field in which log and machine disagree.

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tinygate::events::{Event, Record, Seq};
+use tinygate::events::{Event, Record, Seq, Source};
 use tinygate::machine::{self, Decision, Idle, RULES, RunState};
 use tinygate::store::{LogFile, ReadError};
 
@@ -104,6 +104,12 @@ impl Auditor {
                 "the sequence numbers are used up".to_owned(),
             );
         };
+        if let Event::RunCreated(created) = &record.event
+            && let Some(stage) = created.policy.doubled_stage()
+        {
+            let text = format!("the policy names the stage `{stage}` twice, which no run's does");
+            return self.end(Outcome::Damaged, text);
+        }
         self.next = next;
         self.checked.events += 1;
         if record.event.is_decision() {
@@ -206,8 +212,12 @@ impl Auditor {
     }
 
     fn see_fact(&mut self, seq: Seq, event: &Event) {
-        if is_from_the_trainer(event) {
+        if event.source() == Source::Trainer {
             self.catch_up(seq);
+        }
+        // A log is one run's, and says whose first.
+        if matches!(event, Event::RunCreated(_)) && seq != Seq::FIRST {
+            self.report_surplus(seq, event);
         }
         self.fold(event);
     }
@@ -234,16 +244,17 @@ impl Auditor {
     }
 
     fn see_decision(&mut self, seq: Seq, event: &Event) {
-        let reason = match &self.state.created {
-            None => Some(SkipReason::BeforeRunCreated),
-            Some(created) if created.rules != RULES => Some(SkipReason::UnknownRules {
-                rules: created.rules,
-                known: RULES,
-            }),
-            Some(_) => None,
-        };
-        if let Some(why) = reason {
-            self.skip(seq, why);
+        if let Some(created) = &self.state.created
+            && created.rules != RULES
+        {
+            let rules = created.rules;
+            self.skip(
+                seq,
+                SkipReason::UnknownRules {
+                    rules,
+                    known: RULES,
+                },
+            );
             return self.fold(event);
         }
         if is_due(&self.state, event) {
@@ -442,38 +453,4 @@ fn json_of(event: &Event) -> Value {
 
 fn is_due(state: &RunState, event: &Event) -> bool {
     matches!(machine::decide(state), Decision::Record(due) if *due == *event)
-}
-
-/// Facts that a trainer reports on a command. The others may stand where a
-/// decision is due: a process went away before it recorded it.
-fn is_from_the_trainer(event: &Event) -> bool {
-    match event {
-        Event::StageMeasured(_)
-        | Event::MetricsLogged(_)
-        | Event::CheckpointWritten(_)
-        | Event::CheckpointJudged(_)
-        | Event::HeldOutScored(_)
-        | Event::PictureScored(_)
-        | Event::ChunkFinished(_)
-        | Event::ChunkFailed(_) => true,
-        Event::RunCreated(_)
-        | Event::ProcessStarted(_)
-        | Event::RunInterrupted(_)
-        | Event::SettingChanged(_)
-        | Event::FallbackGranted(_)
-        | Event::StoreRepaired(_)
-        | Event::StageStarted(_)
-        | Event::ChunkStarted(_)
-        | Event::SamplesSuperseded(_)
-        | Event::GateDecided(_)
-        | Event::PatchApplied(_)
-        | Event::PatchDeferred(_)
-        | Event::FailureDecided(_)
-        | Event::StageReopened(_)
-        | Event::CheckpointDeleted(_)
-        | Event::StagePassed(_)
-        | Event::StageStopped(_)
-        | Event::RunFinished(_)
-        | Event::RunStopped(_) => false,
-    }
 }

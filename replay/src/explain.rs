@@ -6,9 +6,9 @@
 use tinygate::events::{
     Action, Cause, CheckpointJudged, CheckpointRef, ChunkFailure, ChunkStarted, CriterionReason,
     CriterionResult, CriterionTest, Event, FailureAnswer, FailureCause, FailureDecided, Finding,
-    GateDecided, InterruptReason, MetricsLogged, PatchReason, Policy, RestartCause, RestartReason,
-    RungSkipped, SettingPatch, SkipReason, StageMeasured, StageName, StageReopened, StageStopped,
-    StopReason, Verdict, metric,
+    GateDecided, InterruptReason, Metric, MetricsLogged, PatchReason, Policy, RestartCause,
+    RestartReason, RungSkipped, SettingPatch, SkipReason, StageMeasured, StageName, StageReopened,
+    StageStopped, StopReason, Verdict, metric,
 };
 use tinygate::machine::gate::vacuous_limits;
 
@@ -183,11 +183,7 @@ fn gate_line(gate: &GateDecided) -> String {
         .filter(|result| result.verdict == Verdict::Fail)
         .map(|result| result.name.as_str())
         .collect();
-    let loss = gate
-        .metrics
-        .iter()
-        .find(|metric| metric.name == metric::GATE_LOSS)
-        .and_then(|metric| metric.value);
+    let loss = Metric::find(&gate.metrics, metric::GATE_LOSS);
     let mut line = format!(
         "{} gate at {}: {}, gate loss {}",
         gate.stage,
@@ -272,6 +268,9 @@ fn action(gate: &GateDecided) -> String {
         // Only a log that was tampered with says so.
         Action::Continue => format!("continue, although {failed}"),
         Action::Retune => format!("retune, since {failed}"),
+        Action::RestartStage if gate.criteria.is_empty() => {
+            "restart the stage, since the chunk has no checkpoint to be run again from".to_owned()
+        }
         Action::RestartStage => format!("restart the stage, since {failed}"),
         Action::Stop if gate.criteria.is_empty() => {
             "stop, since the chunk failed before its gate".to_owned()
@@ -293,7 +292,7 @@ fn criterion(result: &CriterionResult, test: Option<&CriterionTest>) -> String {
         Verdict::Fail => "FAILED",
         Verdict::NotApplicable => "does not apply",
     };
-    let why = result.why.as_ref().map(reason);
+    let why = result.why.as_ref().map(|why| reason(why, test));
     let numbers = match (result.verdict, test) {
         (Verdict::NotApplicable, _) => None,
         (_, Some(test)) => comparison(result, test),
@@ -358,8 +357,8 @@ fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> 
     }
 }
 
-/// Why a criterion failed or does not apply.
-pub fn reason(reason: &CriterionReason) -> String {
+/// Why a criterion of this kind failed or does not apply.
+pub fn reason(reason: &CriterionReason, test: Option<&CriterionTest>) -> String {
     match reason {
         CriterionReason::OnlyAtTarget => "it is asked at the target only".to_owned(),
         CriterionReason::FreshStart => "there is no gate before this one".to_owned(),
@@ -377,9 +376,13 @@ pub fn reason(reason: &CriterionReason) -> String {
             "`{metric}` was last logged at update {last}, it is needed after {needed_after}"
         ),
         CriterionReason::NoPicture => "there is no new picture".to_owned(),
-        CriterionReason::NoSkillToMeasure => {
-            "the trivial predictor leaves nothing to be better at".to_owned()
-        }
+        CriterionReason::NoSkillToMeasure => match test {
+            Some(CriterionTest::VisualStructure { .. }) => {
+                "every held-out frame is the mean image, so there is no structure to keep"
+                    .to_owned()
+            }
+            Some(_) | None => "the trivial predictor leaves nothing to be better at".to_owned(),
+        },
         CriterionReason::NoCheckpoint => "there is no checkpoint at the gate".to_owned(),
         CriterionReason::NotJudged => "the checkpoint was not judged".to_owned(),
         CriterionReason::Rejected { code, text } => {
@@ -538,19 +541,25 @@ fn stop(reason: &StopReason) -> String {
         StopReason::RetriesExceeded {
             failures,
             max_retries,
-        } => format!("failure {failures}, {max_retries} retries are allowed"),
+        } => format!(
+            "failure {failures}, {} allowed",
+            plural(u64::from(*max_retries), "retry is", "retries are")
+        ),
         StopReason::NoRungApplies => "no rung of the ladder applies".to_owned(),
         StopReason::ExtensionsExceeded {
             extensions,
             max_extensions,
         } => format!(
-            "the target was extended {extensions} times, {max_extensions} times are allowed"
+            "the target was extended {}, {} allowed",
+            plural(u64::from(*extensions), "time", "times"),
+            plural(u64::from(*max_extensions), "time is", "times are")
         ),
         StopReason::ChunkFailuresExceeded {
             failures,
             max_chunk_failures,
         } => {
-            format!("{failures} chunks in a row failed before their gate, {max_chunk_failures} may")
+            let failures = plural(u64::from(*failures), "chunk", "chunks");
+            format!("{failures} in a row failed before a gate, {max_chunk_failures} may")
         }
         StopReason::OutOfMemoryAtFloor { batch_size_per_gpu } => {
             format!("out of memory with a batch of {batch_size_per_gpu}, which cannot be halved")
@@ -721,5 +730,53 @@ fn failure(failure: &ChunkFailure) -> String {
         ChunkFailure::CheckpointUnloadable { path, detail } => {
             format!("checkpoint `{path}` cannot be loaded: {detail}")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinygate::machine::presets::{self, Preset};
+
+    #[test]
+    fn one_is_not_said_as_many() {
+        let exceeded = |failures, max_retries| {
+            stop(&StopReason::RetriesExceeded {
+                failures,
+                max_retries,
+            })
+        };
+        assert_eq!(exceeded(2, 1), "failure 2, 1 retry is allowed");
+        assert_eq!(exceeded(3, 2), "failure 3, 2 retries are allowed");
+        let extended = StopReason::ExtensionsExceeded {
+            extensions: 1,
+            max_extensions: 1,
+        };
+        assert_eq!(
+            stop(&extended),
+            "the target was extended 1 time, 1 time is allowed"
+        );
+        let failed = StopReason::ChunkFailuresExceeded {
+            failures: 1,
+            max_chunk_failures: 0,
+        };
+        assert_eq!(
+            stop(&failed),
+            "1 chunk in a row failed before a gate, 0 may"
+        );
+    }
+
+    #[test]
+    fn a_picture_without_structure_is_not_said_to_lack_skill() {
+        let dynamics = presets::stage(Preset::Strict, tinygate::events::ModelKind::Dynamics);
+        let said = |name: &str| {
+            let known = dynamics.criteria.iter().find(|known| known.name == name);
+            reason(
+                &CriterionReason::NoSkillToMeasure,
+                Some(&known.unwrap().test),
+            )
+        };
+        assert!(said("visual_structure").contains("no structure to keep"));
+        assert!(said("skill").contains("trivial predictor"));
     }
 }

@@ -21,10 +21,6 @@ impl fmt::Display for Audit {
             let decisions = plural(skipped.decisions, "decision", "decisions");
             let first = skipped.first;
             match skipped.why {
-                SkipReason::BeforeRunCreated => writeln!(
-                    f,
-                    "  skipped {decisions} from event {first} on: no event before says by which policy to decide"
-                )?,
                 SkipReason::UnknownRules { rules, known } => writeln!(
                     f,
                     "  skipped {decisions} from event {first} on: made by rules {rules}, this build knows rules {known}"

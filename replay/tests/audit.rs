@@ -356,12 +356,45 @@ fn decisions_by_unknown_rules_are_skipped_and_said() {
 }
 
 #[test]
-fn a_log_without_its_first_event_or_without_any_checks_nothing() {
+fn a_log_without_any_event_checks_nothing() {
     assert_eq!(audit_of(&[]).outcome, Outcome::NothingChecked);
+}
+
+#[test]
+fn decisions_before_a_run_was_created_follow_from_nothing() {
     let headless = audit_of(&renumbered(eventful_log().into_iter().skip(1)));
-    assert_eq!(headless.outcome, Outcome::NothingChecked);
-    assert_eq!(headless.skipped[0].why, SkipReason::BeforeRunCreated);
-    assert_eq!(headless.skipped[0].decisions, headless.checked.decisions);
+    assert_eq!(headless.outcome, Outcome::Diverged);
+    assert_eq!(headless.checked.surplus, headless.checked.decisions);
+    assert_eq!(headless.skipped, []);
+    let mut early = eventful_log();
+    early.insert(
+        0,
+        early[1..]
+            .iter()
+            .find(|record| record.event.is_decision())
+            .cloned()
+            .unwrap(),
+    );
+    let early = audit_of(&renumbered(early));
+    assert_eq!(early.outcome, Outcome::Diverged, "{early}");
+    assert_eq!(early.divergences[0].seq, Seq::FIRST);
+    assert_eq!(early.divergences[0].divergence, DivergenceKind::Surplus);
+}
+
+#[test]
+fn a_run_is_created_once() {
+    let mut twice = eventful_log();
+    let again = twice[0].clone();
+    twice.insert(30, again);
+    let audit = audit_of(&renumbered(twice));
+    assert_eq!(audit.outcome, Outcome::Diverged, "{audit}");
+    assert_eq!(audit.checked.surplus, 1);
+    let found = &audit.divergences[0];
+    assert_eq!(
+        (found.seq.get(), found.decision.as_str()),
+        (30, "run_created")
+    );
+    assert_eq!(found.divergence, DivergenceKind::Surplus);
 }
 
 #[test]
@@ -384,4 +417,14 @@ fn the_json_form_reads_back() {
     assert_eq!(audit.outcome, Outcome::Diverged);
     let written = serde_json::to_string(&audit).unwrap();
     assert_eq!(serde_json::from_str::<Audit>(&written).unwrap(), audit);
+}
+
+#[test]
+fn a_policy_that_names_a_stage_twice_is_no_runs() {
+    let mut policy = short_policy();
+    policy.stages.push(policy.stages[0].clone());
+    let audit = audit_of(&first(policy));
+    assert_eq!(audit.outcome, Outcome::Damaged, "{audit}");
+    let text = audit.problem.unwrap().text;
+    assert!(text.contains("`video_tokenizer` twice"), "{text}");
 }

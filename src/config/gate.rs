@@ -6,10 +6,10 @@
 
 use crate::events::metric;
 use crate::events::{Applies, Criterion, CriterionTest, Limit, ModelKind, Scalar, StructureLimits};
+use crate::machine::gate::{WINDOW_SAMPLES_MIN, window_criterion};
 use crate::machine::presets::{self, Preset};
 
 use super::error::Fault;
-use super::keys::WINDOW_SAMPLES;
 use super::values::{Given, Values, join};
 
 /// Every criterion there is, in the order in which a gate asks them.
@@ -375,18 +375,6 @@ pub(super) fn entries(stage: &str, criteria: &[Criterion]) -> Vec<(String, Given
     entries
 }
 
-/// The window criteria of a gate; they need [`WINDOW_SAMPLES`] samples.
-fn window_criterion(criteria: &[Criterion]) -> Option<&str> {
-    let is_window = |test: &CriterionTest| {
-        matches!(
-            test,
-            CriterionTest::LossNotRising { .. } | CriterionTest::LossDelta { .. }
-        )
-    };
-    let criterion = criteria.iter().find(|c| is_window(&c.test))?;
-    Some(&criterion.name)
-}
-
 /// Notes the chunks that are too short for the window criteria.
 pub(super) fn check_chunks(
     values: &mut Values,
@@ -403,9 +391,9 @@ pub(super) fn check_chunks(
         0 => first,
         rest => rest,
     };
-    let (which, updates) = if first < WINDOW_SAMPLES {
+    let (which, updates) = if first < WINDOW_SAMPLES_MIN {
         ("first", first)
-    } else if last < WINDOW_SAMPLES {
+    } else if last < WINDOW_SAMPLES_MIN {
         ("last", last)
     } else {
         return;
@@ -414,8 +402,8 @@ pub(super) fn check_chunks(
         stage: stage.to_owned(),
         which,
         updates,
-        criterion: criterion.to_owned(),
-        needed: WINDOW_SAMPLES,
+        criterion: criterion.name.clone(),
+        needed: WINDOW_SAMPLES_MIN,
     };
     values.complain(
         &[&join(stage, "chunk_size"), &join(stage, "n_updates")],

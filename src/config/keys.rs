@@ -88,8 +88,6 @@ const APPLIES: Kind = Kind::Choice(&["every_gate", "at_target"]);
 
 /// Codes a codebook may have at most.
 pub(super) const CODEBOOK_MOST: u64 = 1 << 20;
-/// Loss samples that the window criteria need.
-pub(super) const WINDOW_SAMPLES: u64 = 10;
 /// Entries of any list.
 pub(super) const LIST_MOST: usize = 1_000;
 

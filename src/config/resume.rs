@@ -162,8 +162,8 @@ impl Config {
             Given::Count(n) => Some(SettingValue::Count(*n)),
             Given::Real(x) => Some(SettingValue::Real(*x)),
             Given::Auto => {
-                let chunk = self.stage(stage?)?.settings.chunk_size;
-                Some(SettingValue::Count((chunk / 5).max(1)))
+                let settings = &self.stage(stage?)?.settings;
+                Some(SettingValue::Count(settings.checkpoint_every()))
             }
             Given::Flag(_)
             | Given::Text(_)

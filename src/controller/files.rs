@@ -5,9 +5,10 @@
 //! got to. A failure is said and changes no decision: a directory that could
 //! not be removed costs space, nothing else.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::checkpoint;
 use crate::events::{CheckpointRef, Event, StageName};
@@ -16,7 +17,7 @@ use crate::machine::{Phase, RunState};
 /// Does what one recorded event asks of the files.
 pub fn follow(directory: &Path, event: &Event) {
     if let Event::CheckpointDeleted(deleted) = event {
-        remove(directory, &deleted.checkpoint);
+        remove(directory, &deleted.stage, &deleted.checkpoint);
     }
     if let Event::StagePassed(passed) = event {
         link_best(directory, &passed.stage, &passed.checkpoint);
@@ -36,7 +37,7 @@ pub fn sweep(directory: &Path, state: &RunState) {
             .iter()
             .filter(|checkpoint| checkpoint.deleted)
         {
-            remove(directory, &checkpoint.reference);
+            remove(directory, stage.name(), &checkpoint.reference);
         }
         if let Phase::Passed { checkpoint } = &stage.phase {
             link_best(directory, stage.name(), checkpoint);
@@ -49,9 +50,26 @@ pub fn resolve(directory: &Path, path: &str) -> PathBuf {
     directory.join(path)
 }
 
-fn remove(directory: &Path, checkpoint: &CheckpointRef) {
-    // A checkpoint outside the run directory was given by the user and is not ours to remove.
-    if Path::new(&checkpoint.path).is_absolute() || checkpoint.path.contains("..") {
+/// Only `<stage>/checkpoints/<name>` is the run's to remove, whatever a log says: a
+/// checkpoint elsewhere was given by the user.
+fn is_ours(stage: &StageName, path: &Path) -> bool {
+    let parts: Option<Vec<&OsStr>> = path.components().map(plain).collect();
+    parts.is_some_and(|parts| {
+        matches!(parts[..], [first, second, _] if first == stage.as_str() && second == "checkpoints")
+    })
+}
+
+/// A name, and no way up or to the root.
+fn plain<'a>(component: Component<'a>) -> Option<&'a OsStr> {
+    if let Component::Normal(name) = component {
+        Some(name)
+    } else {
+        None
+    }
+}
+
+fn remove(directory: &Path, stage: &StageName, checkpoint: &CheckpointRef) {
+    if !is_ours(stage, Path::new(&checkpoint.path)) {
         return;
     }
     let path = resolve(directory, &checkpoint.path);
@@ -64,6 +82,10 @@ fn remove(directory: &Path, checkpoint: &CheckpointRef) {
 
 /// `<run>/<stage>/best` points to the checkpoint handed on.
 fn link_best(directory: &Path, stage: &StageName, checkpoint: &CheckpointRef) {
+    let mut parts = Path::new(stage.as_str()).components();
+    if parts.next().and_then(plain).is_none() || parts.next().is_some() {
+        return;
+    }
     let place = directory.join(stage.as_str());
     let target = match Path::new(&checkpoint.path).strip_prefix(stage.as_str()) {
         Ok(inside) => inside.to_owned(),
@@ -87,5 +109,66 @@ fn link_best(directory: &Path, stage: &StageName, checkpoint: &CheckpointRef) {
             link.display(),
             target.display()
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{CheckpointDeleted, Step};
+
+    #[track_caller]
+    fn check(name: &str, stage: &str, path: &str, removed: bool) {
+        let place = tempfile::tempdir().unwrap();
+        let run = place.path().join("run");
+        let target = run.join(path);
+        fs::create_dir_all(run.join("video/checkpoints")).unwrap();
+        fs::create_dir_all(&target).unwrap();
+        let deleted = CheckpointDeleted {
+            stage: StageName::new(stage),
+            checkpoint: CheckpointRef {
+                path: path.to_owned(),
+                step: Step::new(5),
+            },
+        };
+        follow(&run, &Event::CheckpointDeleted(deleted));
+        assert_eq!(!target.exists(), removed, "{name}");
+    }
+
+    #[test]
+    fn nothing_is_removed_but_a_checkpoint_of_the_stage() {
+        check(
+            "a checkpoint",
+            "video",
+            "video/checkpoints/video_step_5",
+            true,
+        );
+        check(
+            "another stage's",
+            "video",
+            "latent/checkpoints/latent_step_5",
+            false,
+        );
+        check("all checkpoints", "video", "video/checkpoints", false);
+        check(
+            "all of them, said otherwise",
+            "video",
+            "video/checkpoints/.",
+            false,
+        );
+        check("the run", "video", "", false);
+        check("the log", "log", "log/sled/x", false);
+        check(
+            "a file of one",
+            "video",
+            "video/checkpoints/video_step_5/x",
+            false,
+        );
+        check("up", "video", "video/checkpoints/../../x", false);
+        check("beside the run", "..", "../checkpoints/x", false);
+        check("the upper folder", "video", "..", false);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let given = elsewhere.path().to_str().unwrap().to_owned();
+        check("a given one", "video", &given, false);
     }
 }

@@ -17,8 +17,8 @@ use std::sync::OnceLock;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::events::{
-    Event, InterruptReason, ProcessStarted, Record, RunInterrupted, Seq, SettingChanged, StageName,
-    Step, StoreRepaired,
+    Event, InterruptReason, Policy, ProcessStarted, Record, RunInterrupted, Seq, SettingChanged,
+    StageName, Step, StoreRepaired,
 };
 use crate::machine::{self, Command, Decision, Idle, RunState};
 use crate::store::{AppendError, Durability, EventLog, ReadError};
@@ -108,6 +108,11 @@ pub enum ControlError {
     )]
     NoRun,
     #[error(
+        "the log is not one that a run makes: its policy names the stage `{stage}` twice\n\nhint: it was edited or \
+         damaged; take a copy of the run that was not"
+    )]
+    DoubledStage { stage: StageName },
+    #[error(
         "the trainer went away without a word; the log is sound\n\nhint: go on with `tinygate resume DIR`"
     )]
     TrainerLost,
@@ -128,6 +133,8 @@ pub struct Controller<'a> {
     log: &'a dyn EventLog,
     directory: PathBuf,
     state: RunState,
+    /// The next event's number, counted here: what the log lost must not go unseen.
+    next: Seq,
     /// Milliseconds since 1970-01-01 UTC.
     clock: Box<dyn Fn() -> u64 + 'a>,
     /// Recorded but perhaps not durable yet, so nobody has heard of it.
@@ -138,15 +145,22 @@ impl<'a> Controller<'a> {
     /// Folds what `log` holds. `directory` is the run's.
     ///
     /// # Errors
-    /// A log that cannot be read, or of rules this build does not know.
+    /// A log that cannot be read, that no run makes, or of rules this build does not know.
     pub fn open(
         log: &'a dyn EventLog,
         directory: &Path,
         clock: impl Fn() -> u64 + 'a,
     ) -> Result<Controller<'a>, ControlError> {
         let mut state = RunState::empty();
+        let mut next = Seq::FIRST;
         for record in log.read(Seq::FIRST)? {
-            machine::apply(&mut state, &record?.event);
+            let record = record?;
+            machine::apply(&mut state, &record.event);
+            next = Seq::new(record.seq.get().saturating_add(1));
+        }
+        if let Some(stage) = state.policy().and_then(Policy::doubled_stage) {
+            let stage = stage.clone();
+            return Err(ControlError::DoubledStage { stage });
         }
         if let Decision::Idle(Idle::UnknownRules { rules }) = machine::decide(&state) {
             return Err(ControlError::UnknownRules {
@@ -158,6 +172,7 @@ impl<'a> Controller<'a> {
             log,
             directory: directory.to_owned(),
             state,
+            next,
             clock: Box::new(clock),
             unheard: Vec::new(),
         })
@@ -187,7 +202,7 @@ impl<'a> Controller<'a> {
         files::sweep(&self.directory, &self.state);
         let mut under_way = None;
         loop {
-            match self.settle(observer)? {
+            match self.settle(under_way.as_deref(), observer)? {
                 Settled::Ended(ending) => return Ok(ending),
                 Settled::Command(command) => {
                     if under_way.as_ref() != Some(&command) {
@@ -226,10 +241,18 @@ impl<'a> Controller<'a> {
         }
     }
 
-    /// Records decisions until a command or the end is due, and makes all durable.
-    fn settle(&mut self, observer: &mut dyn Observer) -> Result<Settled, ControlError> {
+    /// Records decisions until a command or the end is due, and makes all durable;
+    /// but metrics of the command under way may wait, as the log lets them.
+    fn settle(
+        &mut self,
+        under_way: Option<&Command>,
+        observer: &mut dyn Observer,
+    ) -> Result<Settled, ControlError> {
         let next = self.record_due()?;
-        self.tell(observer)?;
+        let goes_on = matches!(&next, Next::Command(due) if under_way == Some(&**due));
+        if !goes_on || !self.unheard.iter().all(|record| may_wait(&record.event)) {
+            self.tell(observer)?;
+        }
         match next {
             Next::Command(command) => Ok(Settled::Command(command)),
             Next::Rest(Idle::Finished) => Ok(Settled::Ended(Ending::Finished)),
@@ -251,15 +274,16 @@ impl<'a> Controller<'a> {
                 Decision::Idle(idle) => return Ok(Next::Rest(idle)),
             }
         }
-        Err(ControlError::NeverAtRest {
-            head: self.log.head(),
-        })
+        Err(self.never_at_rest())
+    }
+
+    fn never_at_rest(&self) -> ControlError {
+        ControlError::NeverAtRest { head: self.next }
     }
 
     /// Metrics may wait for the next durable append; every other fact is acknowledged.
     fn append_fact(&mut self, fact: Event) -> Result<(), ControlError> {
-        let lazy = matches!(fact, Event::MetricsLogged(_));
-        let durability = if lazy {
+        let durability = if may_wait(&fact) {
             Durability::Lazy
         } else {
             Durability::Durable
@@ -268,10 +292,11 @@ impl<'a> Controller<'a> {
     }
 
     fn append(&mut self, event: Event, durability: Durability) -> Result<(), ControlError> {
-        let seq = self.log.head();
+        let seq = self.next;
         let time_ms = (self.clock)();
         self.log
             .append(seq, &[(time_ms, event.clone())], durability)?;
+        self.next = Seq::new(seq.get().saturating_add(1));
         machine::apply(&mut self.state, &event);
         self.unheard.push(Record {
             seq,
@@ -317,18 +342,36 @@ impl<'a> Controller<'a> {
             .try_for_each(|repair| self.record_fact(Event::StoreRepaired(repair)))
     }
 
-    /// Records what a person changed while resuming, after what was due already: a
-    /// stage must have stopped before more retries can open it again.
+    /// Records the decisions the last process did not get to, up to the start of a
+    /// chunk, which is the next process's. What a person changes comes after them: a
+    /// stage must have stopped before more retries can open it, and a rung that is
+    /// due must not undo the change.
+    pub fn catch_up(&mut self) -> Result<(), ControlError> {
+        for _ in 0..DECISIONS_MAX {
+            match machine::decide(&self.state) {
+                Decision::Record(event) if !matches!(*event, Event::ChunkStarted(_)) => {
+                    self.append(*event, Durability::Lazy)?;
+                }
+                Decision::Record(_) | Decision::Act(_) | Decision::Idle(_) => return Ok(()),
+            }
+        }
+        Err(self.never_at_rest())
+    }
+
+    /// Records what a person changed while resuming.
     pub fn record_changes(
         &mut self,
         changes: impl IntoIterator<Item = SettingChanged>,
     ) -> Result<(), ControlError> {
-        for change in changes {
-            self.record_due()?;
-            self.record_fact(Event::SettingChanged(change))?;
-        }
-        Ok(())
+        self.catch_up()?;
+        changes
+            .into_iter()
+            .try_for_each(|change| self.record_fact(Event::SettingChanged(change)))
     }
+}
+
+const fn may_wait(fact: &Event) -> bool {
+    matches!(fact, Event::MetricsLogged(_))
 }
 
 /// What is due when no decision is.

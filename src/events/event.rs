@@ -125,21 +125,26 @@ impl Event {
 
     /// Whether the machine made it: true for what replay recomputes.
     pub fn is_decision(&self) -> bool {
+        self.source() == Source::Machine
+    }
+
+    /// Who says it.
+    pub const fn source(&self) -> Source {
         match self {
             Event::RunCreated(_)
             | Event::ProcessStarted(_)
             | Event::RunInterrupted(_)
             | Event::SettingChanged(_)
             | Event::FallbackGranted(_)
-            | Event::StageMeasured(_)
+            | Event::StoreRepaired(_) => Source::Process,
+            Event::StageMeasured(_)
             | Event::MetricsLogged(_)
             | Event::CheckpointWritten(_)
             | Event::CheckpointJudged(_)
             | Event::HeldOutScored(_)
             | Event::PictureScored(_)
             | Event::ChunkFinished(_)
-            | Event::ChunkFailed(_)
-            | Event::StoreRepaired(_) => false,
+            | Event::ChunkFailed(_) => Source::Trainer,
             Event::StageStarted(_)
             | Event::ChunkStarted(_)
             | Event::SamplesSuperseded(_)
@@ -152,9 +157,20 @@ impl Event {
             | Event::StagePassed(_)
             | Event::StageStopped(_)
             | Event::RunFinished(_)
-            | Event::RunStopped(_) => true,
+            | Event::RunStopped(_) => Source::Machine,
         }
     }
+}
+
+/// Who an event comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A process of the program, or the person who started it.
+    Process,
+    /// It only speaks when no decision is due.
+    Trainer,
+    /// A decision.
+    Machine,
 }
 
 /// The first event of every log.
@@ -212,6 +228,13 @@ pub struct InitFrom {
 pub struct Metric {
     pub name: String,
     pub value: Option<Scalar>,
+}
+
+impl Metric {
+    /// The value of the first metric of this name.
+    pub fn find(metrics: &[Metric], name: &str) -> Option<Scalar> {
+        metrics.iter().find(|metric| metric.name == name)?.value
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

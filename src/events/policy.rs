@@ -30,6 +30,20 @@ pub struct Policy {
     pub stages: Vec<StagePolicy>,
 }
 
+impl Policy {
+    /// A stage's name that another one has too; no run is made with such a policy.
+    pub fn doubled_stage(&self) -> Option<&StageName> {
+        let names = self.stages.iter().map(|stage| &stage.name);
+        names.enumerate().find_map(|(place, name)| {
+            let before = self.stages.iter().take(place);
+            before
+                .into_iter()
+                .any(|stage| stage.name == *name)
+                .then_some(name)
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagePolicy {
@@ -82,6 +96,15 @@ pub struct Settings {
     pub checkpoint_interval: Option<u64>,
     /// Latent actions only: how many actions there are.
     pub n_actions: Option<u32>,
+}
+
+impl Settings {
+    /// Updates between checkpoints.
+    pub fn checkpoint_every(&self) -> u64 {
+        self.checkpoint_interval
+            .unwrap_or(self.chunk_size / 5)
+            .max(1)
+    }
 }
 
 /// A setting that a patch names. Each is the config key of the same name.

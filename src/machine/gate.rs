@@ -16,7 +16,7 @@ use crate::events::{
 /// Name of the criterion that holds whether or not the policy has it.
 const CHECKPOINT_VALID: &str = "checkpoint_valid";
 /// Fewest finite samples that windows of a chunk are compared by.
-const WINDOW_SAMPLES_MIN: u64 = 10;
+pub const WINDOW_SAMPLES_MIN: u64 = 10;
 /// A trivial loss below this leaves no skill to measure.
 const TRIVIAL_LOSS_MIN: f64 = 1e-9;
 /// Median entropy, in nats, below which the actions tell dynamics nothing.
@@ -40,6 +40,25 @@ impl Evaluation {
     }
 }
 
+/// A criterion that compares windows of a chunk, if there is one.
+pub fn window_criterion(criteria: &[Criterion]) -> Option<&Criterion> {
+    criteria.iter().find(|criterion| {
+        matches!(
+            criterion.test,
+            CriterionTest::LossNotRising { .. } | CriterionTest::LossDelta { .. }
+        )
+    })
+}
+
+/// Fewest updates of a chunk that these criteria can pass.
+pub fn updates_min(criteria: &[Criterion]) -> u64 {
+    if window_criterion(criteria).is_some() {
+        WINDOW_SAMPLES_MIN
+    } else {
+        1
+    }
+}
+
 /// Evaluates every criterion of the stage's policy over its chunk.
 pub fn evaluate(stage: &StageState, chunk: &ChunkState, latest_window: u32) -> Evaluation {
     let inputs = Inputs::new(stage, chunk, latest_window);
@@ -56,9 +75,19 @@ pub fn evaluate(stage: &StageState, chunk: &ChunkState, latest_window: u32) -> E
     Evaluation {
         metrics: metrics(&inputs, &criteria),
         findings: findings(&inputs, &criteria, passed),
-        gate_loss: inputs.gate_loss.map(Scalar::new),
+        gate_loss: inputs.gate_loss.map(stored),
         criteria,
     }
+}
+
+/// A number as a decision keeps it: machines differ in the bits of the NaN that they
+/// compute, so there is one.
+fn stored(value: f64) -> Scalar {
+    Scalar::new(if value.is_nan() {
+        f64::from_bits(0x7ff8_0000_0000_0000)
+    } else {
+        value
+    })
 }
 
 /// What every criterion reads, computed once.
@@ -76,7 +105,7 @@ struct Inputs<'a> {
 #[derive(Clone, Copy)]
 enum Skill {
     Measured(f64),
-    /// The trivial loss is below 1e-9, or the stage has none.
+    /// The trivial loss is below 1e-9, or no held-out pixel moves.
     NothingToMeasure,
     Missing,
     NotFinite,
@@ -130,23 +159,15 @@ fn latest(samples: &[f64]) -> Option<f64> {
 }
 
 fn skill(stage: &StageState, chunk: &ChunkState, held_out: &str, trivial: &str) -> Skill {
-    let find = |metrics: &[Metric], name: &str| {
-        metrics
-            .iter()
-            .find(|metric| metric.name == name)
-            .and_then(|metric| metric.value)
-    };
-    let Some(trivial) = find(&stage.trivial, trivial)
-        .and_then(Scalar::finite)
-        .filter(|loss| TRIVIAL_LOSS_MIN <= *loss)
-    else {
-        return Skill::NothingToMeasure;
+    let trivial = match trivial_loss(stage, trivial) {
+        Ok(loss) => loss,
+        Err(skill) => return skill,
     };
     let scored = chunk
         .held_out
         .as_ref()
         .filter(|scored| scored.step == chunk.to);
-    let Some(loss) = scored.and_then(|scored| find(&scored.values, held_out)) else {
+    let Some(loss) = scored.and_then(|scored| Metric::find(&scored.values, held_out)) else {
         return Skill::Missing;
     };
     let skill = 1.0 - loss.get() / trivial;
@@ -154,6 +175,20 @@ fn skill(stage: &StageState, chunk: &ChunkState, held_out: &str, trivial: &str) 
         Skill::Measured(skill)
     } else {
         Skill::NotFinite
+    }
+}
+
+/// The loss that skill is measured by, or why there is no skill. A null for the pixels
+/// that move says that none does; nothing else may be left out.
+fn trivial_loss(stage: &StageState, name: &str) -> Result<f64, Skill> {
+    let measured = stage.trivial.iter().find(|metric| metric.name == name);
+    let value = measured.ok_or(Skill::Missing)?.value;
+    match value.map(|loss| (loss.get(), loss.finite())) {
+        None if name == metric::TRIVIAL_LOSS_MOVING => Err(Skill::NothingToMeasure),
+        None => Err(Skill::Missing),
+        Some((_, None)) => Err(Skill::NotFinite),
+        Some((loss, Some(_))) if loss < TRIVIAL_LOSS_MIN => Err(Skill::NothingToMeasure),
+        Some((loss, Some(_))) => Ok(loss),
     }
 }
 
@@ -166,8 +201,8 @@ fn judge(inputs: &Inputs<'_>, criterion: &Criterion) -> CriterionResult {
     CriterionResult {
         name: criterion.name.clone(),
         verdict: outcome.verdict,
-        value: outcome.value.map(Scalar::new),
-        limit: outcome.limit.map(Scalar::new),
+        value: outcome.value.map(stored),
+        limit: outcome.limit.map(stored),
         why: outcome.why,
     }
 }
@@ -417,7 +452,8 @@ fn visual_structure(inputs: &Inputs<'_>, limits: &StructureLimits, share: f64) -
     };
     match lost_share(&picture.frames, limits) {
         Some(lost_share) => Outcome::compared(lost_share, share, lost_share < share),
-        // Every held-out frame equals the mean image: there is nothing to keep.
+        // Every held-out frame equals the mean image: there is nothing to keep. The
+        // stored reason is that of skill, and is told apart by the criterion's kind.
         None => Outcome::not_applicable(CriterionReason::NoSkillToMeasure),
     }
 }
@@ -681,19 +717,15 @@ fn looser_than_trivial(
     criterion: &str,
     limit: f64,
 ) -> Option<Finding> {
-    let trivial = trivial
-        .iter()
-        .find(|metric| metric.name == metric::TRIVIAL_LOSS)?;
-    let trivial_loss = trivial
-        .value?
+    let trivial_loss = Metric::find(trivial, metric::TRIVIAL_LOSS)?
         .finite()
         .filter(|loss| TRIVIAL_LOSS_MIN <= *loss)?;
     (trivial_loss < limit).then(|| Finding::VacuousLimit {
         criterion: criterion.to_owned(),
-        limit: Scalar::new(limit),
+        limit: stored(limit),
         predictor: predictor.to_owned(),
-        trivial_loss: Scalar::new(trivial_loss),
-        factor: Scalar::new(limit / trivial_loss),
+        trivial_loss: stored(trivial_loss),
+        factor: stored(limit / trivial_loss),
     })
 }
 
@@ -708,7 +740,7 @@ fn decided_by_noise(
     let within = tenth.len() - beyond;
     (0 < beyond && 0 < within).then(|| Finding::DecidedByNoise {
         criterion: criterion.to_owned(),
-        limit: Scalar::new(limit),
+        limit: stored(limit),
         within: within as u32,
         beyond: beyond as u32,
     })
@@ -718,7 +750,7 @@ fn no_skill(inputs: &Inputs<'_>, name: &str) -> Option<Finding> {
     match inputs.skill(name) {
         Skill::Measured(skill) if skill <= 0.0 => Some(Finding::NoSkill {
             metric: name.to_owned(),
-            skill: Scalar::new(skill),
+            skill: stored(skill),
             predictor: inputs.stage.predictor.clone(),
         }),
         Skill::Measured(_) | Skill::NothingToMeasure | Skill::Missing | Skill::NotFinite => None,
@@ -754,10 +786,10 @@ fn cause(inputs: &Inputs<'_>) -> Finding {
             (false, true) => Cause::Dynamics,
             (false, false) => Cause::Undetermined,
         },
-        single_action_share: single_share.map(Scalar::new),
-        median_entropy: entropy.map(Scalar::new),
+        single_action_share: single_share.map(stored),
+        median_entropy: entropy.map(stored),
         rising,
-        r2_learning_rate: r2_rate.map(Scalar::new),
-        r2_entropy: r2_entropy.map(Scalar::new),
+        r2_learning_rate: r2_rate.map(stored),
+        r2_entropy: r2_entropy.map(stored),
     }
 }

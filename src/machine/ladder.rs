@@ -21,6 +21,8 @@ pub struct Situation {
     pub deferred_before: bool,
     /// The target may be extended once more.
     pub may_extend: bool,
+    /// Fewest updates of a chunk that its gate can pass.
+    pub chunk_size_min: u64,
 }
 
 /// What climbing came to.
@@ -99,7 +101,13 @@ fn try_rung(
         Rung::DeferFewerActions => return defer_fewer_actions(settings, situation, why),
     };
     let to = to.ok_or(SkipReason::NotASettingOfThisStage)?;
-    change(*key, to, why, settings, configured, bounds)
+    let held = Held {
+        settings,
+        configured,
+        bounds,
+        chunk_size_min: situation.chunk_size_min,
+    };
+    change(*key, to, why, held)
 }
 
 fn multiplied(value: Option<SettingValue>, factor: Scalar) -> Option<SettingValue> {
@@ -159,21 +167,26 @@ fn defer_fewer_actions(
     })
 }
 
+/// What values are held by.
+#[derive(Clone, Copy)]
+struct Held<'a> {
+    settings: &'a Settings,
+    configured: &'a Settings,
+    bounds: &'a Bounds,
+    chunk_size_min: u64,
+}
+
 /// Holds `to` at its bound; at the bound already, the rung does not apply.
 fn change(
     key: SettingKey,
     to: SettingValue,
     why: PatchReason,
-    settings: &Settings,
-    configured: &Settings,
-    bounds: &Bounds,
+    held: Held<'_>,
 ) -> Result<Applied, SkipReason> {
-    let from = value_of(settings, key).ok_or(SkipReason::NotASettingOfThisStage)?;
+    let from = value_of(held.settings, key).ok_or(SkipReason::NotASettingOfThisStage)?;
     let to = match to {
-        SettingValue::Real(value) => SettingValue::Real(hold_real(key, value, settings, bounds)),
-        SettingValue::Count(count) => {
-            SettingValue::Count(hold_count(key, count, settings, configured, bounds))
-        }
+        SettingValue::Real(value) => SettingValue::Real(hold_real(key, value, held)),
+        SettingValue::Count(count) => SettingValue::Count(hold_count(key, count, held)),
     };
     if from == to {
         return Err(SkipReason::AtBound);
@@ -185,11 +198,12 @@ fn change(
 }
 
 /// A value configured beyond its bound is never moved away from it by holding.
-fn hold_real(key: SettingKey, value: Scalar, settings: &Settings, bounds: &Bounds) -> Scalar {
-    let least = bounds
+fn hold_real(key: SettingKey, value: Scalar, held: Held<'_>) -> Scalar {
+    let least = held
+        .bounds
         .learning_rate_min
         .get()
-        .min(settings.learning_rate.get());
+        .min(held.settings.learning_rate.get());
     if key == SettingKey::LearningRate {
         Scalar::new(value.get().max(least))
     } else {
@@ -197,13 +211,10 @@ fn hold_real(key: SettingKey, value: Scalar, settings: &Settings, bounds: &Bound
     }
 }
 
-fn hold_count(
-    key: SettingKey,
-    count: u64,
-    settings: &Settings,
-    configured: &Settings,
-    bounds: &Bounds,
-) -> u64 {
+fn hold_count(key: SettingKey, count: u64, held: Held<'_>) -> u64 {
+    let Held {
+        settings, bounds, ..
+    } = held;
     match key {
         SettingKey::GradientAccumulationSteps => {
             let now = u64::from(settings.gradient_accumulation_steps);
@@ -216,8 +227,8 @@ fn hold_count(
             count.max(least.min(settings.log_interval))
         }
         SettingKey::ChunkSize => {
-            let least = share(configured.chunk_size, bounds.chunk_size_min_share);
-            count.max(least.min(settings.chunk_size))
+            let least = share(held.configured.chunk_size, bounds.chunk_size_min_share);
+            count.max(least.max(held.chunk_size_min).min(settings.chunk_size))
         }
         SettingKey::BatchSizePerGpu | SettingKey::NActions => count.clamp(1, u64::from(u32::MAX)),
         SettingKey::LearningRate

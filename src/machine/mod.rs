@@ -31,7 +31,8 @@ pub use command::{
 pub use run::{ProcessState, RunPhase, RunState, apply, decide, evolve};
 pub use stage::{Checkpoint, Judgement, Phase, StageState};
 
-/// Version of the decision rules new runs are decided by. A change of [`decide`]
-/// that alters any decision gets the next number, and the old rules stay behind
-/// theirs.
+/// Version of the decision rules new runs are decided by. A change of [`decide`] or
+/// [`evolve`] that alters any decision gets the next number, and the old rules stay
+/// behind theirs: a decision is a function of the folded state. Rules 1 freeze with
+/// the first release.
 pub const RULES: u32 = 1;

@@ -258,7 +258,7 @@ pub fn decide(state: &RunState) -> Decision {
             Some(stage) if stage.phase == Phase::Pending => {
                 record(start_stage(state, created, stage))
             }
-            Some(stage) => stage::decide(run_policy(created, state.process), stage)
+            Some(stage) => stage::decide(run_policy(created, state.process, &state.stages), stage)
                 .map_or(Decision::Idle(Idle::Stopped), |decision| {
                     with_files(state, created, decision)
                 }),
@@ -317,10 +317,15 @@ fn record(event: Event) -> Decision {
     Decision::Record(Box::new(event))
 }
 
-fn run_policy(created: &RunCreated, process: ProcessState) -> RunPolicy<'_> {
+fn run_policy<'a>(
+    created: &'a RunCreated,
+    process: ProcessState,
+    stages: &[StageState],
+) -> RunPolicy<'a> {
     RunPolicy {
         policy: &created.policy,
         interruptions: process.interruptions,
+        deferred: stages.iter().any(|stage| stage.deferred.is_some()),
     }
 }
 
@@ -331,22 +336,11 @@ fn start_stage(state: &RunState, created: &RunCreated, stage: &StageState) -> Ev
         .iter()
         .filter(|init| !in_run(&init.stage))
         .map(upstream_of_init);
-    let passed = state.stages.iter().filter_map(|stage| match &stage.phase {
-        Phase::Passed { checkpoint } => Some(Upstream {
+    let passed = state.stages.iter().filter_map(|stage| {
+        Some(Upstream {
             stage: stage.name().clone(),
-            checkpoint: checkpoint.clone(),
-        }),
-        Phase::Pending
-        | Phase::Measuring
-        | Phase::Recording { .. }
-        | Phase::Training
-        | Phase::Rewinding
-        | Phase::Gating
-        | Phase::Failed { .. }
-        | Phase::Ending { .. }
-        | Phase::Stopping { .. }
-        | Phase::Stopped { .. }
-        | Phase::Reopening { .. } => None,
+            checkpoint: stage.passed()?.clone(),
+        })
     });
     Event::StageStarted(StageStarted {
         stage: stage.name().clone(),
@@ -401,10 +395,10 @@ fn newest_accepted(state: &RunState) -> Option<CheckpointRef> {
 
 fn on_stage_passed(state: &mut RunState) {
     if let RunPhase::Running(place) = state.phase {
-        if !state
+        if state
             .stages
             .get(place)
-            .is_some_and(|stage| matches!(stage.phase, Phase::Passed { .. }))
+            .is_none_or(|stage| stage.passed().is_none())
         {
             return;
         }
@@ -449,7 +443,7 @@ fn to_stage(state: &mut RunState, name: &StageName, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = run_policy(created, state.process);
+    let run = run_policy(created, state.process, &state.stages);
     if let Some(stage) = state.stages.iter_mut().find(|stage| stage.name() == name) {
         stage::evolve(run, stage, event);
     }
@@ -462,7 +456,7 @@ fn to_current_stage(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = run_policy(created, state.process);
+    let run = run_policy(created, state.process, &state.stages);
     if let Some(stage) = state.stages.get_mut(place) {
         stage::evolve(run, stage, event);
     }
@@ -472,11 +466,11 @@ fn to_unfinished_stages(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = run_policy(created, state.process);
+    let run = run_policy(created, state.process, &state.stages);
     for stage in state
         .stages
         .iter_mut()
-        .filter(|stage| !matches!(stage.phase, Phase::Passed { .. }))
+        .filter(|stage| stage.passed().is_none())
     {
         stage::evolve(run, stage, event);
     }

@@ -8,6 +8,7 @@
 //! recording   records patch_applied, patch_deferred,   recording, until none is left
 //!                     checkpoint_deleted
 //!             records chunk_started                    training
+//!             records gate_decided (no start is left)  recording, stopping
 //!             records stage_passed                     passed
 //!             records stage_stopped (counters at end)  stopped
 //! training    awaits  metrics_logged, held_out_scored, training
@@ -16,8 +17,9 @@
 //!             awaits  chunk_failed                     failed
 //!             sees    process_started (a crash)        rewinding
 //! rewinding   awaits  checkpoint_judged                rewinding
-//!             records samples_superseded               training, recording when the start is gone
-//!             records failure_decided (too often)      recording, ending
+//!             records samples_superseded               training
+//!             records failure_decided (too often, or   recording, ending
+//!                     the start is gone)
 //! gating      awaits  checkpoint_judged                gating
 //!             records gate_decided                     recording, stopping
 //! failed      awaits  checkpoint_judged                failed
@@ -57,6 +59,9 @@ pub struct StageState {
     pub phase: Phase,
     /// The settings in force: as configured, then patched.
     pub settings: Settings,
+    /// Windows per update that were asked for: as configured, then as rungs, people
+    /// and a grant changed them; lack of memory does not.
+    pub effective_batch: u64,
     pub max_retries: u32,
     pub failures: u32,
     /// Place on the ladder, counted from 0.
@@ -182,6 +187,8 @@ pub struct RunPolicy<'a> {
     pub policy: &'a Policy,
     /// Interruptions of the present chunk without a new checkpoint.
     pub interruptions: u32,
+    /// A stage of the run has deferred fewer actions.
+    pub deferred: bool,
 }
 
 impl StageState {
@@ -190,6 +197,7 @@ impl StageState {
             settings: policy.settings.clone(),
             policy: policy.clone(),
             phase: Phase::Pending,
+            effective_batch: effective_batch(&policy.settings),
             max_retries,
             failures: 0,
             cursor: 0,
@@ -250,6 +258,15 @@ impl StageState {
                 .is_some_and(|checkpoint| checkpoint.reference.step == step)
         };
         self.lineage.iter().rfind(is_at).copied()
+    }
+
+    /// The checkpoint it handed on, once it has passed.
+    pub fn passed(&self) -> Option<&CheckpointRef> {
+        if let Phase::Passed { checkpoint } = &self.phase {
+            Some(checkpoint)
+        } else {
+            None
+        }
     }
 
     /// Updates done that the present weights stand for.
@@ -366,12 +383,13 @@ pub const TRANSITIONS: &[(PhaseKind, &str, &[PhaseKind])] = {
         (Recording, "patch_deferred", &[Recording]),
         (Recording, "checkpoint_deleted", &[Recording]),
         (Recording, "chunk_started", &[Training]),
+        (Recording, "gate_decided", &[Recording, Stopping]),
         (Recording, "stage_passed", &[Passed]),
         (Recording, "stage_stopped", &[Stopped]),
         (Training, "chunk_finished", &[Gating]),
         (Training, "chunk_failed", &[Failed]),
         (Training, "process_started", &[Rewinding]),
-        (Rewinding, "samples_superseded", &[Training, Recording]),
+        (Rewinding, "samples_superseded", &[Training]),
         (Rewinding, "failure_decided", &[Recording, Ending]),
         (Gating, "gate_decided", &[Recording, Stopping]),
         (Failed, "failure_decided", &[Recording, Ending]),
@@ -403,7 +421,7 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
             next,
         } => {
             let event = next_record(
-                run.policy,
+                run,
                 stage,
                 patches.first(),
                 deferred.as_ref(),
@@ -414,10 +432,14 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
         }
         Phase::Training => stage.chunk.as_ref().map(|chunk| train(stage, chunk)),
         Phase::Rewinding => Some(judge_first(stage).unwrap_or_else(|| {
-            let chunk = stage.chunk.as_ref();
-            match chunk.filter(|_| run.policy.max_interruptions.max(1) <= run.interruptions) {
-                Some(chunk) => fail(run.policy, stage, chunk, FailureCause::Interrupted),
-                None => rewind(stage),
+            let often = run.policy.max_interruptions.max(1) <= run.interruptions;
+            match &stage.chunk {
+                // Its process went away before it could say so.
+                Some(chunk) if newest_step(stage) < chunk.from => {
+                    fail(run.policy, stage, chunk, FailureCause::CheckpointUnloadable)
+                }
+                Some(chunk) if often => fail(run.policy, stage, chunk, FailureCause::Interrupted),
+                Some(_) | None => rewind(stage),
             }
         })),
         Phase::Gating => {
@@ -432,15 +454,15 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
         }
         Phase::Ending { reason, step } => {
             let chunk = stage.chunk.as_ref()?;
-            Some(record(Event::GateDecided(Box::new(end_without_gate(
-                stage, chunk, reason, *step,
-            )))))
+            let mut decided = without_gate(stage, chunk, *step);
+            decided.stop = Some(reason.clone());
+            Some(record(Event::GateDecided(Box::new(decided))))
         }
         Phase::Stopping { reason, step } => Some(record(Event::StageStopped(StageStopped {
             stage: name,
             step: *step,
             reason: reason.clone(),
-            blocking: blocking(stage),
+            blocking: blocking(stage, reason),
             best: stage
                 .best_known()
                 .map(|checkpoint| checkpoint.reference.clone()),
@@ -530,7 +552,7 @@ fn rewind(stage: &StageState) -> Decision {
 }
 
 fn next_record(
-    policy: &Policy,
+    run: RunPolicy<'_>,
     stage: &StageState,
     patch: Option<&SettingPatch>,
     deferred: Option<&SettingPatch>,
@@ -552,7 +574,12 @@ fn next_record(
             patch: patch.clone(),
         });
     }
-    if let Some(checkpoint) = expendable(policy, stage, next) {
+    if let (Next::RunAgain, Some(chunk)) = (next, &stage.chunk)
+        && is_start_lost(stage, chunk)
+    {
+        return Event::GateDecided(Box::new(restart_without_gate(run, stage, chunk, gate_step)));
+    }
+    if let Some(checkpoint) = expendable(run.policy, stage, next) {
         return Event::CheckpointDeleted(CheckpointDeleted {
             stage: name,
             checkpoint: checkpoint.reference.clone(),
@@ -568,8 +595,8 @@ fn next_record(
     }
 }
 
-/// The oldest checkpoint that retention lets go: none of the newest `keep_last`
-/// besides those that are never deleted.
+/// The next checkpoint that retention lets go, besides those that are never deleted:
+/// one that was not accepted, then the oldest but the newest `keep_last`.
 fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option<&'a Checkpoint> {
     let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
     let needed = match next {
@@ -590,16 +617,17 @@ fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option
             !checkpoint.deleted && !protected && reference != best && reference != needed
         })
         .collect();
-    let surplus = unprotected.len().checked_sub(policy.keep_last as usize)?;
-    unprotected.into_iter().take(surplus).next()
+    let (accepted, others): (Vec<&Checkpoint>, Vec<&Checkpoint>) = unprotected
+        .into_iter()
+        .partition(|checkpoint| checkpoint.judgement == Judgement::Accepted);
+    let surplus = accepted.len().saturating_sub(policy.keep_last as usize);
+    let old = accepted.into_iter().take(surplus);
+    others.into_iter().chain(old).next()
 }
 
 fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event {
     let from = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
-    let grid = from.get().saturating_add(stage.settings.chunk_size.max(1));
-    let to = grid
-        .min(stage.settings.n_updates)
-        .max(from.get().saturating_add(1));
+    let to = next_gate(stage, from.get());
     let chunk = stage
         .last_chunk
         .map_or(Some(ChunkNumber::FIRST), ChunkNumber::next);
@@ -619,6 +647,19 @@ fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event
     })
 }
 
+/// A chunk further, or at the target: no chunk is too short for its gate to pass, nor
+/// leaves one that is. Past the target (a checkpoint given there, a target that a
+/// person lowered) it is a whole chunk further.
+fn next_gate(stage: &StageState, from: u64) -> u64 {
+    let target = stage.settings.n_updates;
+    let least = gate::updates_min(&stage.policy.criteria);
+    let grid = from.saturating_add(stage.settings.chunk_size.max(least));
+    if target <= from || grid.saturating_add(least) <= target {
+        return grid;
+    }
+    target.max(from.saturating_add(least))
+}
+
 fn run_again(stage: &StageState) -> Event {
     let Some(chunk) = &stage.chunk else {
         return exhausted(stage, stage.step());
@@ -626,9 +667,7 @@ fn run_again(stage: &StageState) -> Event {
     let resume_from = stage
         .newest_accepted()
         .map(|checkpoint| checkpoint.reference.clone());
-    let start = resume_from
-        .as_ref()
-        .map_or(Step::FIRST, |checkpoint| checkpoint.step);
+    let start = newest_step(stage);
     if start < chunk.from {
         // The checkpoint the chunk began from is gone: its range cannot be had again.
         return start_chunk(stage, resume_from.as_ref());
@@ -649,12 +688,24 @@ fn run_again(stage: &StageState) -> Event {
     })
 }
 
+/// The step of the newest accepted checkpoint; the first without one.
+fn newest_step(stage: &StageState) -> Step {
+    stage
+        .newest_accepted()
+        .map_or(Step::FIRST, |checkpoint| checkpoint.reference.step)
+}
+
+/// No checkpoint of the lineage is accepted any more, and the chunk began from one.
+fn is_start_lost(stage: &StageState, chunk: &ChunkState) -> bool {
+    stage.newest_accepted().is_none() && Step::FIRST < chunk.from
+}
+
 fn exhausted(stage: &StageState, step: Step) -> Event {
     Event::StageStopped(StageStopped {
         stage: stage.name().clone(),
         step,
         reason: StopReason::CountersExhausted,
-        blocking: blocking(stage),
+        blocking: Vec::new(),
         best: stage
             .best_known()
             .map(|checkpoint| checkpoint.reference.clone()),
@@ -680,11 +731,40 @@ fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Ga
         decided.failures = failures;
         return decided;
     }
-    let failures = stage.failures.saturating_add(1);
     let streak = visual_streak(stage, &evaluation.criteria);
     let start = start_after(run.policy, stage, chunk, &evaluation, streak);
-    let climb = climb(stage, chunk, &evaluation);
-    let mut decided = undecided(stage, chunk, evaluation);
+    let climb = climb(stage, situation(run, stage, chunk, &evaluation));
+    let decided = undecided(stage, chunk, evaluation);
+    fail_gate(stage, chunk, decided, start, climb)
+}
+
+/// No checkpoint is left to run a failed chunk again from: the stage begins anew,
+/// by one more failure and one rung, put into a gate's words.
+fn restart_without_gate(
+    run: RunPolicy<'_>,
+    stage: &StageState,
+    chunk: &ChunkState,
+    step: Step,
+) -> GateDecided {
+    let climb = climb(stage, situation_without_gate(run, stage));
+    fail_gate(
+        stage,
+        chunk,
+        without_gate(stage, chunk, step),
+        Start::FRESH,
+        climb,
+    )
+}
+
+/// A failure more: a rung, and where it goes on from, or the stop.
+fn fail_gate(
+    stage: &StageState,
+    chunk: &ChunkState,
+    mut decided: GateDecided,
+    start: Start<'_>,
+    climb: Climb,
+) -> GateDecided {
+    let failures = stage.failures.saturating_add(1);
     decided.failures = failures;
     decided.resume_from = start
         .resume_from
@@ -698,7 +778,7 @@ fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Ga
         decided.skipped = climb.skipped;
         Err(StopReason::NoRungApplies)
     } else {
-        retry(stage, chunk, start, climb)
+        retry(stage, chunk, start, climb, may_extend(stage))
     };
     match retry {
         Ok(retry) => {
@@ -750,6 +830,13 @@ struct Start<'a> {
     resume_from: Option<&'a Checkpoint>,
 }
 
+impl Start<'_> {
+    const FRESH: Start<'static> = Start {
+        cause: Some(RestartCause::NoAcceptedCheckpoint),
+        resume_from: None,
+    };
+}
+
 /// How a failed gate goes on.
 struct Retry {
     climb: Climb,
@@ -767,8 +854,13 @@ impl Retry {
     }
 }
 
-fn climb(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) -> Climb {
-    let situation = Situation {
+fn situation(
+    run: RunPolicy<'_>,
+    stage: &StageState,
+    chunk: &ChunkState,
+    evaluation: &Evaluation,
+) -> Situation {
+    Situation {
         loss_dropping: match chunk.previous {
             Previous::None => None,
             Previous::GateLoss(previous) => Some(match (evaluation.gate_loss, previous) {
@@ -777,9 +869,25 @@ fn climb(stage: &StageState, chunk: &ChunkState, evaluation: &Evaluation) -> Cli
             }),
         },
         entropy_collapsed: entropy_collapsed(&stage.policy, &evaluation.criteria),
-        deferred_before: stage.deferred.is_some(),
-        may_extend: stage.extensions < stage.max_retries,
-    };
+        ..situation_without_gate(run, stage)
+    }
+}
+
+fn situation_without_gate(run: RunPolicy<'_>, stage: &StageState) -> Situation {
+    Situation {
+        loss_dropping: None,
+        entropy_collapsed: false,
+        deferred_before: run.deferred,
+        may_extend: may_extend(stage),
+        chunk_size_min: gate::updates_min(&stage.policy.criteria),
+    }
+}
+
+fn may_extend(stage: &StageState) -> bool {
+    stage.extensions < stage.max_retries
+}
+
+fn climb(stage: &StageState, situation: Situation) -> Climb {
     let policy = &stage.policy;
     ladder::climb(
         &policy.ladder,
@@ -808,6 +916,7 @@ fn retry(
     chunk: &ChunkState,
     start: Start<'_>,
     climb: Climb,
+    may_extend: bool,
 ) -> Result<Retry, StopReason> {
     let restart = match start.cause {
         None => None,
@@ -818,7 +927,7 @@ fn retry(
         }),
     };
     Ok(Retry {
-        patches: with_extension(stage, start.resume_from, climb.patch.clone())?,
+        patches: with_extension(stage, start.resume_from, climb.patch.clone(), may_extend)?,
         climb,
         restart,
     })
@@ -941,6 +1050,7 @@ fn with_extension(
     stage: &StageState,
     resume_from: Option<&Checkpoint>,
     rung: Option<SettingPatch>,
+    may_extend: bool,
 ) -> Result<Vec<SettingPatch>, StopReason> {
     let resume_step = resume_from.map_or(0, |checkpoint| checkpoint.reference.step.get());
     let mut patches: Vec<SettingPatch> = rung.into_iter().collect();
@@ -958,7 +1068,7 @@ fn with_extension(
         .find(|patch| patch.key == SettingKey::NUpdates);
     if let Some(patch) = by_rung {
         patch.to = to;
-    } else if stage.extensions < stage.max_retries {
+    } else if may_extend {
         patches.push(SettingPatch {
             key: SettingKey::NUpdates,
             from: SettingValue::Count(stage.settings.n_updates),
@@ -1031,9 +1141,10 @@ fn halve_batch(stage: &StageState) -> Option<(Vec<SettingPatch>, EffectiveBatch)
     if batch <= halved {
         return None;
     }
-    let effective = batch * accumulation;
-    let most = u64::from(stage.policy.bounds.accumulation_max).max(accumulation);
-    let raised = effective.div_ceil(halved).min(most);
+    let raised = stage
+        .effective_batch
+        .div_ceil(halved)
+        .min(u64::from(u32::MAX));
     let patch = |key, from, to| SettingPatch {
         key,
         from: SettingValue::Count(from),
@@ -1051,10 +1162,14 @@ fn halve_batch(stage: &StageState) -> Option<(Vec<SettingPatch>, EffectiveBatch)
     Some((
         patches,
         EffectiveBatch {
-            before: effective,
+            before: batch * accumulation,
             after: halved * raised,
         },
     ))
+}
+
+fn effective_batch(settings: &Settings) -> u64 {
+    u64::from(settings.batch_size_per_gpu) * u64::from(settings.gradient_accumulation_steps)
 }
 
 /// Why a failed chunk ends its stage.
@@ -1080,12 +1195,8 @@ fn stop_reason(
     }
 }
 
-fn end_without_gate(
-    stage: &StageState,
-    chunk: &ChunkState,
-    reason: &StopReason,
-    step: Step,
-) -> GateDecided {
+/// A failed chunk's decision, put into a gate's words: to stop, until it is changed.
+fn without_gate(stage: &StageState, chunk: &ChunkState, step: Step) -> GateDecided {
     GateDecided {
         stage: stage.name().clone(),
         chunk: chunk.number,
@@ -1105,13 +1216,15 @@ fn end_without_gate(
         skipped: Vec::new(),
         deferred: None,
         restart: None,
-        stop: Some(reason.clone()),
+        stop: None,
     }
 }
 
 /// What was due when the stage stopped. After a gate: its rung, and from where it
-/// goes on; where no rung applies, it goes on without, since a person asked for it.
-/// After a chunk that failed without a gate: that chunk again.
+/// goes on; where no rung applies, it goes on without, and the target is extended as
+/// often as it takes, since a person asked for it.
+/// After a chunk that failed without a gate: that chunk again, or the restart where
+/// nothing is left to run it from.
 fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     let mut reopened = StageReopened {
         stage: stage.name().clone(),
@@ -1130,6 +1243,13 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     let Some(chunk) = &stage.chunk else {
         return reopened;
     };
+    if is_start_lost(stage, chunk) {
+        let climb = climb(stage, situation_without_gate(run, stage));
+        if let Ok(retry) = retry(stage, chunk, Start::FRESH, climb, true) {
+            take(&mut reopened, retry);
+        }
+        return reopened;
+    }
     if let Some(cause) = chunk.failed {
         let halved = halve_batch(stage).filter(|_| cause == FailureCause::OutOfMemory);
         reopened.config_patch_applied = halved.map(|(patches, _)| patches).unwrap_or_default();
@@ -1140,40 +1260,50 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     reopened.resume_from = start
         .resume_from
         .map(|checkpoint| checkpoint.reference.clone());
-    if let Ok(retry) = retry(stage, chunk, start, climb(stage, chunk, &evaluation)) {
-        reopened.decision = retry.action();
-        reopened.config_patch_applied = retry.patches;
-        reopened.cursor = retry.climb.cursor;
-        reopened.rung = retry.climb.rung;
-        reopened.skipped = retry.climb.skipped;
-        reopened.deferred = retry.climb.deferred;
-        reopened.restart = retry.restart;
+    let climb = climb(stage, situation(run, stage, chunk, &evaluation));
+    if let Ok(retry) = retry(stage, chunk, start, climb, true) {
+        take(&mut reopened, retry);
     }
     reopened
 }
 
-/// Criteria that failed at any gate of the stage, as at the last one each failed at.
-fn blocking(stage: &StageState) -> Vec<Blocking> {
-    let mut blocking: Vec<Blocking> = Vec::new();
-    for result in stage.gates.iter().flat_map(|gate| &gate.failed) {
-        let known = blocking
-            .iter_mut()
-            .find(|known| known.criterion == result.name);
-        match known {
-            Some(known) => {
-                known.value = result.value;
-                known.limit = result.limit;
-                known.gates = known.gates.saturating_add(1);
-            }
-            None => blocking.push(Blocking {
-                criterion: result.name.clone(),
-                value: result.value,
-                limit: result.limit,
-                gates: 1,
-            }),
-        }
-    }
-    blocking
+fn take(reopened: &mut StageReopened, retry: Retry) {
+    reopened.decision = retry.action();
+    reopened.config_patch_applied = retry.patches;
+    reopened.cursor = retry.climb.cursor;
+    reopened.rung = retry.climb.rung;
+    reopened.skipped = retry.climb.skipped;
+    reopened.deferred = retry.climb.deferred;
+    reopened.restart = retry.restart;
+}
+
+/// Criteria that failed at the last gate, and at how many they did. None where no
+/// gate is the cause; a stop that puts a failed chunk into words is no gate.
+fn blocking(stage: &StageState, reason: &StopReason) -> Vec<Blocking> {
+    let by_gates = match reason {
+        StopReason::RetriesExceeded { .. }
+        | StopReason::NoRungApplies
+        | StopReason::ExtensionsExceeded { .. } => true,
+        StopReason::ChunkFailuresExceeded { .. }
+        | StopReason::OutOfMemoryAtFloor { .. }
+        | StopReason::CountersExhausted => false,
+    };
+    let is_gate =
+        |gate: &&GateSummary| gate.decision == Action::Continue || !gate.failed.is_empty();
+    let last = stage.gates.iter().rfind(is_gate).filter(|_| by_gates);
+    let failed = last.into_iter().flat_map(|gate| &gate.failed);
+    let gates = |name: &str| {
+        let failed = |gate: &&GateSummary| gate.failed.iter().any(|result| result.name == name);
+        stage.gates.iter().filter(failed).count() as u32
+    };
+    failed
+        .map(|result| Blocking {
+            criterion: result.name.clone(),
+            value: result.value,
+            limit: result.limit,
+            gates: gates(&result.name),
+        })
+        .collect()
 }
 
 // ---------------------------------------------------------------- evolve
@@ -1221,6 +1351,9 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
                 .gradient_accumulation_steps
                 .saturating_mul(event.accumulation_factor.max(1));
             stage.settings.gradient_accumulation_steps = raised;
+            stage.effective_batch = stage
+                .effective_batch
+                .saturating_mul(u64::from(event.accumulation_factor.max(1)));
         }
         Event::RunCreated(_)
         | Event::RunInterrupted(_)
@@ -1477,10 +1610,7 @@ fn on_samples_superseded(stage: &mut StageState, event: &SamplesSuperseded) {
     }
     let resume_from = event.resume_from.as_ref();
     let start = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
-    let Some(mut chunk) = stage.chunk.take().filter(|chunk| chunk.from <= start) else {
-        // The checkpoint the chunk began from is gone: another chunk begins further back.
-        let resume_from = event.resume_from.clone();
-        stage.phase = recording(start, Next::StartChunk { resume_from });
+    let Some(mut chunk) = stage.chunk.take_if(|chunk| chunk.from <= start) else {
         return;
     };
     forget_checkpoints_after(stage, resume_from);
@@ -1505,8 +1635,24 @@ fn forget_checkpoints_after(stage: &mut StageState, resume_from: Option<&Checkpo
 }
 
 fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
-    let ends = matches!(stage.phase, Phase::Ending { .. }) && event.decision == Action::Stop;
-    if stage.phase != Phase::Gating && !ends {
+    let stops = event.decision == Action::Stop;
+    let expected = match &stage.phase {
+        Phase::Gating => true,
+        Phase::Ending { .. } => stops,
+        Phase::Recording { next, .. } => {
+            *next == Next::RunAgain && (stops || event.decision == Action::RestartStage)
+        }
+        Phase::Pending
+        | Phase::Measuring
+        | Phase::Training
+        | Phase::Rewinding
+        | Phase::Failed { .. }
+        | Phase::Stopping { .. }
+        | Phase::Stopped { .. }
+        | Phase::Reopening { .. }
+        | Phase::Passed { .. } => false,
+    };
+    if !expected {
         return;
     }
     note_gate(stage, event);
@@ -1548,8 +1694,8 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
     }
 }
 
-/// Notes what a gate said, on its checkpoint too. A stop that puts a failed chunk
-/// into words has no criteria, and is no gate of a checkpoint.
+/// Notes what a gate said, on its checkpoint too. What puts a failed chunk into
+/// words has no criteria, and is no gate of a checkpoint.
 fn note_gate(stage: &mut StageState, event: &GateDecided) {
     let failed: Vec<CriterionResult> = event
         .criteria
@@ -1557,7 +1703,7 @@ fn note_gate(stage: &mut StageState, event: &GateDecided) {
         .filter(|result| result.verdict == Verdict::Fail)
         .cloned()
         .collect();
-    let gate_loss = find_metric(&event.metrics, metric::GATE_LOSS);
+    let gate_loss = Metric::find(&event.metrics, metric::GATE_LOSS);
     if !event.criteria.is_empty() {
         stage.visual_streak = visual_streak(stage, &event.criteria);
         let noted = stage
@@ -1576,13 +1722,6 @@ fn note_gate(stage: &mut StageState, event: &GateDecided) {
         gate_loss,
         failed,
     });
-}
-
-fn find_metric(metrics: &[Metric], name: &str) -> Option<Scalar> {
-    metrics
-        .iter()
-        .find(|metric| metric.name == name)
-        .and_then(|metric| metric.value)
 }
 
 fn retry_after(
@@ -1621,12 +1760,25 @@ fn on_patch_applied(stage: &mut StageState, patch: &SettingPatch) {
     }
     let target = stage.settings.n_updates;
     ladder::set(&mut stage.settings, patch.key, patch.to);
+    if patch.why != PatchReason::OutOfMemory {
+        note_batch(stage, patch.key);
+    }
     if target < stage.settings.n_updates {
         stage.extensions = stage.extensions.saturating_add(1);
     }
     // A rung reshapes the curve; a failed final gate leaves the rate at its end value.
     if patch.key == SettingKey::NUpdates && matches!(patch.why, PatchReason::Rung(_)) {
         stage.settings.schedule_updates = stage.settings.n_updates;
+    }
+}
+
+fn note_batch(stage: &mut StageState, key: SettingKey) {
+    let of_batch = [
+        SettingKey::BatchSizePerGpu,
+        SettingKey::GradientAccumulationSteps,
+    ];
+    if of_batch.contains(&key) {
+        stage.effective_batch = effective_batch(&stage.settings);
     }
 }
 
@@ -1671,11 +1823,8 @@ fn on_stage_reopened(stage: &mut StageState, event: &StageReopened) {
     }
     stage.cursor = event.cursor;
     stage.chunk_failures = 0;
-    if stage
-        .chunk
-        .as_ref()
-        .is_some_and(|chunk| chunk.failed.is_some())
-    {
+    let failed = stage.chunk.as_ref().and_then(|chunk| chunk.failed);
+    if failed.is_some() && event.restart.is_none() {
         stage.phase = Phase::Recording {
             patches: event.config_patch_applied.clone(),
             deferred: event.deferred.clone(),
@@ -1706,6 +1855,7 @@ fn on_setting_changed(stage: &mut StageState, key: SettingKey, to: SettingValue)
         return;
     }
     ladder::set(&mut stage.settings, key, to);
+    note_batch(stage, key);
     if key == SettingKey::NUpdates && ladder::value_of(&stage.settings, key) == Some(to) {
         stage.settings.schedule_updates = stage.settings.n_updates;
     }

@@ -357,7 +357,13 @@ impl WriterThread {
                 None
             }
             Message::Sync { reply } => {
-                self.waiting.push(reply);
+                match self.take_lost() {
+                    // what is asked for is not all there, whatever else is durable
+                    Some(error) => {
+                        let _ = reply.send(Err(error));
+                    }
+                    None => self.waiting.push(reply),
+                }
                 None
             }
             Message::Close { reply } => {
@@ -436,10 +442,10 @@ impl WriterThread {
 
     /// The answer to a close: also what nobody was told of yet.
     fn answer(&self) -> Result<Seq, AppendError> {
-        let head = self.writer.head();
-        if let Some(failure) = self.shared.lock().lost.take() {
-            return Err(failure.at(head));
+        if let Some(error) = self.take_lost() {
+            return Err(error);
         }
+        let head = self.writer.head();
         match self.writer.refusal() {
             Some(why) => Err(AppendError::Refused {
                 head,
@@ -447,6 +453,12 @@ impl WriterThread {
             }),
             None => Ok(head),
         }
+    }
+
+    /// The loss that nobody was told of yet.
+    fn take_lost(&self) -> Option<AppendError> {
+        let lost = self.shared.lock().lost.take();
+        lost.map(|failure| failure.at(self.writer.head()))
     }
 }
 

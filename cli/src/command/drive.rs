@@ -45,14 +45,14 @@ pub fn resume(
     json: bool,
     quiet: bool,
 ) -> anyhow::Result<Exit> {
-    let facts = continued.facts();
     let process = Process::start(dir, &continued.config, continued.frames, quiet)?;
     if process.stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
-    for fact in facts {
-        controller.record_fact(fact)?;
+    if let Some(granted) = continued.fallback {
+        controller.record_fact(Event::FallbackGranted(granted))?;
     }
+    controller.record_changes(continued.changes)?;
     process.drive(dir, controller, store, Console::new(json, quiet))
 }
 

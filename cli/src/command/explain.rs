@@ -16,7 +16,7 @@ pub fn perform(args: &ExplainArgs) -> anyhow::Result<Exit> {
     for record in records(&args.dir)? {
         let record = record?;
         any = true;
-        if let Event::RunCreated(created) = &record.event {
+        if let (Event::RunCreated(created), None) = (&record.event, &policy) {
             policy = Some(created.policy.clone());
         }
         let wanted = match args.seq {

@@ -142,7 +142,7 @@ fn next_cycle(
     for record in records(run)? {
         let event = record?.event;
         if let Event::RunCreated(first) = event {
-            created = Some(first);
+            created.get_or_insert(first);
         } else if let Event::PatchDeferred(deferred) = event {
             patches.push(deferred.patch);
         }

@@ -1,7 +1,7 @@
 //! `resume`: go on with a run from its log alone.
 //!
-//! The config is the log's. What a person changes is an event, and what may not
-//! change is refused before anything is recorded.
+//! The config is the log's. What the last process left undecided is recorded first.
+//! What a person changes is an event after it, and what may not change is refused.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,6 +39,7 @@ pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
     }
     let mut controller = Controller::open(&store, &args.dir, now_ms)?;
     controller.record_repairs(repairs.into_iter().map(Into::into))?;
+    controller.catch_up()?;
     let state = controller.state();
     let Some(created) = state.created.clone() else {
         let place = args.dir.display().to_string();
@@ -208,15 +209,4 @@ fn user_name() -> String {
     name("USER")
         .or_else(|| name("LOGNAME"))
         .unwrap_or_else(|| "unknown".to_owned())
-}
-
-impl Continued {
-    /// The events to record before training goes on.
-    #[cfg(feature = "train")]
-    pub fn facts(&self) -> Vec<tinygate::events::Event> {
-        use tinygate::events::Event;
-        let fallback = self.fallback.iter().cloned().map(Event::FallbackGranted);
-        let changes = self.changes.iter().cloned().map(Event::SettingChanged);
-        fallback.chain(changes).collect()
-    }
 }

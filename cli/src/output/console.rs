@@ -101,17 +101,14 @@ impl Console {
                     self.say_all(&gate_lines(gate, stage, self.style));
                 }
             }
-            Event::StageReopened(_) => {
-                if !self.json {
-                    self.say(&explain(event, state.policy()));
-                }
-            }
             Event::CheckpointJudged(judged) => {
                 if judged.rejected.is_some() {
                     self.say(&describe(event));
                 }
             }
-            Event::FailureDecided(_) => self.say(&explain(event, state.policy())),
+            Event::StageReopened(_) | Event::FailureDecided(_) => {
+                self.say(&explain(event, state.policy()))
+            }
             Event::StageStarted(_) => self.say(&self.style.strong(&describe(event))),
             Event::StagePassed(_) => {
                 self.end_line();

@@ -22,30 +22,20 @@ pub struct GateJson<'a> {
 }
 
 impl<'a> GateJson<'a> {
-    /// `None` for an event that decides no gate. A reopened stage decides its last
-    /// gate again, without new metrics.
+    /// `None` for an event that decides no gate. A stage that is reopened is none: its
+    /// gate was printed when it was decided.
     pub fn of(event: &'a Event) -> Option<GateJson<'a>> {
-        if let Event::GateDecided(gate) = event {
-            return Some(GateJson {
-                stage: gate.stage.as_str(),
-                gate_step: gate.gate_step.get(),
-                decision: gate.decision,
-                metrics: &gate.metrics,
-                resume_from: gate.resume_from.as_ref().map(|from| from.path.as_str()),
-                patches: &gate.config_patch_applied,
-            });
-        }
-        if let Event::StageReopened(reopened) = event {
-            return Some(GateJson {
-                stage: reopened.stage.as_str(),
-                gate_step: reopened.gate_step.get(),
-                decision: reopened.decision,
-                metrics: &[],
-                resume_from: reopened.resume_from.as_ref().map(|from| from.path.as_str()),
-                patches: &reopened.config_patch_applied,
-            });
-        }
-        None
+        let Event::GateDecided(gate) = event else {
+            return None;
+        };
+        Some(GateJson {
+            stage: gate.stage.as_str(),
+            gate_step: gate.gate_step.get(),
+            decision: gate.decision,
+            metrics: &gate.metrics,
+            resume_from: gate.resume_from.as_ref().map(|from| from.path.as_str()),
+            patches: &gate.config_patch_applied,
+        })
     }
 }
 
@@ -128,8 +118,7 @@ fn headline(gate: &GateDecided, style: Style) -> String {
 }
 
 fn value(gate: &GateDecided, name: &str) -> Option<f64> {
-    let metric = gate.metrics.iter().find(|metric| metric.name == name)?;
-    metric.value.and_then(Scalar::finite)
+    Metric::find(&gate.metrics, name)?.finite()
 }
 
 fn rows(gate: &GateDecided, criteria: &[Criterion], style: Style) -> Vec<String> {
@@ -145,7 +134,8 @@ fn rows(gate: &GateDecided, criteria: &[Criterion], style: Style) -> Vec<String>
             .iter()
             .find(|criterion| criterion.name == result.name);
         let numbers = test.and_then(|criterion| numbers(result, &criterion.test));
-        let why = result.why.as_ref().map(reason);
+        let why = result.why.as_ref();
+        let why = why.map(|why| reason(why, test.map(|criterion| &criterion.test)));
         let text: Vec<String> = [numbers, why].into_iter().flatten().collect();
         let line = format!("  {verdict}  {:<width$}  {}", result.name, text.join("; "));
         line.trim_end().to_owned()
@@ -193,7 +183,7 @@ mod tests {
     use super::*;
     use tinygate::events::{
         Attempt, CheckpointRef, ChunkNumber, CriterionReason, ModelKind, PatchReason, SettingKey,
-        StageName, Step,
+        StageName, StageReopened, Step,
     };
     use tinygate::machine::presets::{self, Preset};
 
@@ -247,6 +237,23 @@ mod tests {
             json,
             r#"{"stage":"video_tokenizer","gate_step":100,"decision":"retune","metrics":{"gate_loss":0.1,"latest_loss":null,"skill":null},"resume_from":"video_tokenizer/checkpoints/video_tokenizer_step_100","config_patch_applied":{"learning_rate":0.001}}"#
         );
+    }
+
+    #[test]
+    fn a_reopened_stage_is_no_gate() {
+        let reopened = StageReopened {
+            stage: StageName::new("video_tokenizer"),
+            gate_step: Step::new(100),
+            decision: Action::Retune,
+            resume_from: None,
+            config_patch_applied: Vec::new(),
+            cursor: 1,
+            rung: Some(1),
+            skipped: Vec::new(),
+            deferred: None,
+            restart: None,
+        };
+        assert!(GateJson::of(&Event::StageReopened(reopened)).is_none());
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tinygate::events::{
-    CheckpointRef, Event, GateDecided, InterruptReason, Record, Scalar, Seq, StageName, metric,
+    CheckpointRef, Event, GateDecided, InterruptReason, Metric, Record, Seq, StageName, metric,
 };
-use tinygate::machine::{self, Phase, RunPhase, RunState, StageState};
+use tinygate::machine::{self, RunPhase, RunState, StageState};
 
 use super::{Align, Table, count, duration, number, words};
 
@@ -118,27 +118,10 @@ impl Summary {
     fn stage(&self, stage: &StageState) -> StageSummary {
         let cost = self.costs.get(stage.name());
         let gate = cost.and_then(|cost| cost.gate.as_ref());
-        let of_gate = |name: &str| {
-            let metric = gate?.metrics.iter().find(|metric| metric.name == name)?;
-            metric.value.and_then(Scalar::finite)
-        };
+        let of_gate = |name: &str| Metric::find(&gate?.metrics, name)?.finite();
         let path = |checkpoint: &CheckpointRef| checkpoint.path.clone();
-        let resume_from = match &stage.phase {
-            Phase::Passed { checkpoint } => Some(path(checkpoint)),
-            Phase::Pending
-            | Phase::Measuring
-            | Phase::Recording { .. }
-            | Phase::Training
-            | Phase::Rewinding
-            | Phase::Gating
-            | Phase::Failed { .. }
-            | Phase::Ending { .. }
-            | Phase::Stopping { .. }
-            | Phase::Stopped { .. }
-            | Phase::Reopening { .. } => stage
-                .newest_accepted()
-                .map(|newest| path(&newest.reference)),
-        };
+        let newest = || stage.newest_accepted().map(|newest| &newest.reference);
+        let resume_from = stage.passed().or_else(newest).map(path);
         StageSummary {
             stage: stage.name().to_string(),
             phase: words::phase(&stage.phase),

@@ -119,6 +119,16 @@ impl Bench {
         self
     }
 
+    /// Another trivial loss, or the first of its name no more.
+    fn trivial(mut self, name: &str, value: Option<f64>) -> Bench {
+        self.stage.trivial.retain(|metric| metric.name != name);
+        self.stage.trivial.push(Metric {
+            name: name.to_owned(),
+            value: value.map(scalar),
+        });
+        self
+    }
+
     /// A second criterion, so that `metrics_fresh` has something to need.
     fn beside(mut self, test: CriterionTest) -> Bench {
         let other = criterion("other", test);
@@ -711,19 +721,31 @@ fn skill_above() {
         NoSkillToMeasure,
     );
     let infinite = skill().held_out(200, 0.0, f64::INFINITY);
-    check_not_applicable("nor does an infinite one", infinite, NoSkillToMeasure);
-    let unmeasured = skill();
+    check("an infinite one fails", infinite, Err(Some(NotFinite)));
+    let broken = skill().held_out(200, 0.0, f64::NAN);
+    check("a NaN too", broken, Err(Some(NotFinite)));
+    check("one not measured fails", skill(), Err(missing("skill")));
+    let null = skill()
+        .held_out(200, 0.0, 1.0)
+        .trivial(metric::TRIVIAL_LOSS, None);
+    check("as does one left out", null, Err(missing("skill")));
+    let moving = || {
+        let test = CriterionTest::SkillAbove {
+            metric: "skill_moving".to_owned(),
+            limit: constant(0.0),
+        };
+        bench(test).held_out(200, 0.0, 1.0)
+    };
+    check(
+        "skill and skill_moving are apart",
+        moving(),
+        Err(missing("skill_moving")),
+    );
     check_not_applicable(
-        "nor one that was not measured",
-        unmeasured,
+        "a null says that no pixel moves",
+        moving().trivial(metric::TRIVIAL_LOSS_MOVING, None),
         NoSkillToMeasure,
     );
-    let moving = bench(CriterionTest::SkillAbove {
-        metric: "skill_moving".to_owned(),
-        limit: constant(0.0),
-    });
-    let moving = moving.held_out(200, 0.0, 1.0);
-    check_not_applicable("skill and skill_moving are apart", moving, NoSkillToMeasure);
 }
 
 #[test]
@@ -782,7 +804,16 @@ fn metrics_fresh() {
         skill().held_out(199, 1.0, 1.0),
         Err(missing("skill")),
     );
-    check("one that cannot be measured is not needed", skill(), Ok(()));
+    check(
+        "a trivial loss never measured",
+        skill(),
+        Err(missing("skill")),
+    );
+    check(
+        "one that leaves nothing to measure is enough",
+        skill().held_out(199, 1.0, 0.0),
+        Ok(()),
+    );
     let both = loss().beside(CriterionTest::LossLatest {
         limit: constant(1.0),
     });
@@ -791,4 +822,43 @@ fn metrics_fresh() {
         Some(scalar(1.0)),
         "a metric counts once"
     );
+}
+
+#[test]
+fn every_nan_is_stored_alike() {
+    let least = || {
+        bench(CriterionTest::MetricAtLeast {
+            metric: "action_entropy".to_owned(),
+            limit: constant(0.4),
+        })
+    };
+    let latest = || {
+        bench(CriterionTest::LossLatest {
+            limit: constant(0.01),
+        })
+    };
+    let bits = |bench: Bench| bench.result().value.map(Scalar::to_bits);
+    for nan in [
+        0x7ff8_0000_0000_0000,
+        0xfff8_0000_0000_0000,
+        0x7ff8_0000_0000_0005,
+    ] {
+        let one = [f64::from_bits(nan)];
+        let stored = Some(0x7ff8_0000_0000_0000);
+        assert_eq!(bits(latest().losses(&one)), stored, "{nan:x}");
+        assert_eq!(
+            bits(least().samples("action_entropy", 200, &one)),
+            stored,
+            "{nan:x}"
+        );
+    }
+    let opposite = bench(CriterionTest::LossDelta {
+        tolerance: scalar(0.02),
+        standard_errors: scalar(0.0),
+    });
+    // Ten finite samples, and an infinite difference of two infinite means.
+    let mut losses = vec![1.0; 12];
+    losses[0] = f64::INFINITY;
+    losses[11] = f64::INFINITY;
+    assert_eq!(bits(opposite.losses(&losses)), Some(0x7ff8_0000_0000_0000));
 }

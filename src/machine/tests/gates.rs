@@ -2,7 +2,7 @@
 
 use super::build::*;
 use crate::events::*;
-use crate::machine::presets;
+use crate::machine::{RunPhase, presets};
 
 const VIDEO: ModelKind = ModelKind::VideoTokenizer;
 
@@ -151,15 +151,31 @@ fn a_stop_names_what_blocked_and_the_best_checkpoint() {
         })
         .collect();
     let want = [
-        ("loss_latest", None, 6),
-        ("loss_trend", None, 3),
         ("loss_finite", Some(100.0), 1),
+        ("loss_trend", None, 3),
+        ("loss_latest", None, 6),
     ];
-    assert_eq!(blocking, want, "each as at its last failure");
+    assert_eq!(blocking, want, "what failed at the last gate");
     assert_eq!(stopped.best, Some(checkpoint("video_tokenizer", 200)));
     assert_eq!(stopped.step, Step::new(600));
-    let limit = stopped.blocking[0].limit;
+    let limit = stopped.blocking[2].limit;
     assert_eq!(limit, Some(scalar(0.01)));
+}
+
+#[test]
+fn what_passed_at_the_last_gate_does_not_block() {
+    let mut run = video();
+    // Rises once, then sinks: the trend fails at the second gate alone.
+    for loss in [0.5, 0.6, 0.5, 0.4, 0.3, 0.2] {
+        run.gate(&high(loss));
+    }
+    let stopped = pick!(run.log, StageStopped).last().unwrap();
+    let blocking: Vec<(&str, u32)> = stopped
+        .blocking
+        .iter()
+        .map(|known| (known.criterion.as_str(), known.gates))
+        .collect();
+    assert_eq!(blocking, [("loss_latest", 6)]);
 }
 
 #[test]
@@ -686,6 +702,31 @@ fn what_a_collapse_of_entropy_is() {
     assert_eq!(reasons, want, "the loss fails alone");
 }
 
+#[test]
+fn fewer_actions_are_deferred_once_in_a_run() {
+    let mut second = stage_policy(ModelKind::LatentActions);
+    second.name = StageName::new("more_actions");
+    let collapsed = Outcome {
+        action_entropy: 0.0,
+        ..good()
+    };
+    let mut run = Run::start(policy(vec![stage_policy(ModelKind::LatentActions), second]));
+    run.finish(|train| {
+        if train.chunk.get() < 4 {
+            collapsed.clone()
+        } else {
+            high(0.009 / train.to.get() as f64)
+        }
+    });
+    assert_eq!(run.state.phase, RunPhase::Finished);
+    assert_eq!(pick!(run.log, PatchDeferred).count(), 1);
+    let again = pick!(run.log, GateDecided)
+        .filter(|gate| gate.stage.as_str() == "more_actions")
+        .flat_map(|gate| &gate.skipped)
+        .filter(|skipped| skipped.why == SkipReason::AlreadyDeferred);
+    assert_eq!(again.count(), 1);
+}
+
 // ------------------------------------------------------------ retention
 
 #[test]
@@ -709,8 +750,8 @@ fn old_checkpoints_go_but_for_best_passed_and_resumed_ones() {
     run.gate(&rejected_at_gate(0.5));
     assert_eq!(
         kept(&run),
-        [100, 200, 250, 300],
-        "the resume point and the newest"
+        [100, 150, 200, 250],
+        "a rejected one goes, and does not count"
     );
     run.gate(&high(0.4));
     assert_eq!(
@@ -732,4 +773,105 @@ fn nothing_is_deleted_while_there_are_few() {
     run.finish(|train| high(0.009 / train.to.get() as f64));
     assert_eq!(presets::policy(presets::Preset::Seed).keep_last, 5);
     assert!(!run.kinds().contains(&"checkpoint_deleted"));
+}
+
+/// Ranges of a stage's chunks that all pass, from its start or a given checkpoint.
+fn ranges(
+    model: ModelKind,
+    given: Option<u64>,
+    (chunk_size, n_updates): (u64, u64),
+) -> Vec<(u64, u64)> {
+    let mut policy = policy_of(model);
+    let settings = &mut policy.stages[0].settings;
+    settings.chunk_size = chunk_size;
+    settings.n_updates = n_updates;
+    let stage = policy.stages[0].name.clone();
+    let mut created = created(policy);
+    created.init_from = given
+        .map(|step| InitFrom {
+            stage,
+            checkpoint: checkpoint("given", step),
+            files: Vec::new(),
+        })
+        .into_iter()
+        .collect();
+    let mut run = Run::create(created);
+    run.finish(|train| high(0.009 / train.to.get() as f64));
+    assert_eq!(run.state.phase, RunPhase::Finished);
+    pick!(run.log, ChunkStarted)
+        .map(|chunk| (chunk.from.get(), chunk.to.get()))
+        .collect()
+}
+
+#[test]
+fn no_chunk_is_too_short_for_its_gate() {
+    use ModelKind::{Dynamics, VideoTokenizer};
+    #[track_caller]
+    fn check(
+        name: &str,
+        model: ModelKind,
+        given: Option<u64>,
+        sizes: (u64, u64),
+        want: &[(u64, u64)],
+    ) {
+        assert_eq!(ranges(model, given, sizes), want, "{name}");
+    }
+    check(
+        "on the grid",
+        Dynamics,
+        None,
+        (100, 200),
+        &[(0, 100), (100, 200)],
+    );
+    let ten_left = [(5, 105), (105, 115)];
+    check(
+        "ten left are a chunk",
+        Dynamics,
+        Some(5),
+        (100, 115),
+        &ten_left,
+    );
+    check(
+        "nine are trained at once",
+        Dynamics,
+        Some(5),
+        (100, 114),
+        &[(5, 114)],
+    );
+    let one_left = [(5, 105), (105, 106)];
+    check(
+        "without windows one is",
+        VideoTokenizer,
+        Some(5),
+        (100, 106),
+        &one_left,
+    );
+    check(
+        "nine to the target are ten",
+        Dynamics,
+        Some(91),
+        (100, 100),
+        &[(91, 101)],
+    );
+    check(
+        "chunks of five are of ten",
+        Dynamics,
+        None,
+        (5, 20),
+        &[(0, 10), (10, 20)],
+    );
+    check(
+        "a start at the target",
+        VideoTokenizer,
+        Some(300),
+        (100, 300),
+        &[(300, 400)],
+    );
+    check(
+        "a start past it",
+        Dynamics,
+        Some(350),
+        (100, 300),
+        &[(350, 450)],
+    );
 }

@@ -12,6 +12,7 @@ const PLAIN: Situation = Situation {
     entropy_collapsed: false,
     deferred_before: false,
     may_extend: true,
+    chunk_size_min: 1,
 };
 
 fn climb(ladder: &[Rung], cursor: u32, now: &Settings, situation: Situation) -> Climb {
@@ -142,6 +143,24 @@ fn log_interval_and_chunk() {
         Ok("chunk_size 25 -> 13"),
     );
     check("there it stays", chunk(13), Err(AtBound));
+    let long_enough = Situation {
+        chunk_size_min: 20,
+        ..PLAIN
+    };
+    let held = |now| {
+        let now = Settings {
+            chunk_size: now,
+            ..settings()
+        };
+        one(times(SettingKey::ChunkSize, 0.5), &now, long_enough)
+    };
+    check(
+        "held where its gate can still pass",
+        held(25),
+        Ok("chunk_size 25 -> 20"),
+    );
+    check("there it stays too", held(20), Err(AtBound));
+    check("shorter as configured it stays", held(9), Err(AtBound));
     let share = halve(SettingKey::LogInterval, 4, 201);
     check(
         "1 % of 201 is more than 2",

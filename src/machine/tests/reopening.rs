@@ -147,6 +147,21 @@ fn after_too_many_extensions_one_more() {
 }
 
 #[test]
+fn extensions_past_their_number_are_a_persons_to_allow() {
+    let mut policy = policy_of(VIDEO);
+    policy.max_retries = 1;
+    policy.stages[0].settings.n_updates = 100;
+    let mut run = Run::start(policy);
+    run.state.stages[0].extensions = 5;
+    run.gate(&high(0.5));
+    let reopened = run.allow(1);
+    let want = ["learning_rate 0.001 -> 0.0005", "n_updates 100 -> 200"];
+    assert_eq!(shown(&reopened.config_patch_applied), want);
+    let train = run.training();
+    assert_eq!((train.from.get(), train.to.get()), (100, 200));
+}
+
+#[test]
 fn after_failures_of_the_worker_the_same_chunk_again() {
     let exits = |run: &mut Run| {
         run.gate(&high(0.008));
