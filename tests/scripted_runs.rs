@@ -9,12 +9,12 @@
 
 use std::path::Path;
 
-use tinygate::controller::{ControlError, Ending};
+use tinygate::controller::{ControlError, Controller, Ending};
 use tinygate::events::{
     Action, Event, Policy, Record, SettingChanged, SettingKey, SettingPatch, SettingValue,
     StageName, StopReason,
 };
-use tinygate::machine::{Phase, RunState};
+use tinygate::machine::{Decision, Phase, RunPhase, RunState, decide};
 use tinygate::store::MemoryLog;
 use tinygate_testing::{
     ChunkPlan, Curve, Disturbance, Failure, Files, Life, Quiet, Script, ScriptedTrainer, Ticks,
@@ -339,6 +339,80 @@ fn more_retries_go_on_wherever_the_stopping_process_went_away() {
             "cut after {last}"
         );
     }
+}
+
+/// What a controller knows of a log cut after `kept` events, once it has caught up.
+fn caught_up(records: &[Record], kept: usize) -> (MemoryLog, RunState) {
+    let events = records[..kept]
+        .iter()
+        .map(|record| (record.time_ms, record.event.clone()));
+    let log = MemoryLog::with(events);
+    let directory = tempfile::tempdir().unwrap();
+    let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
+    controller.catch_up().unwrap();
+    let state = controller.state().clone();
+    drop(controller);
+    (log, state)
+}
+
+#[test]
+fn a_resume_knows_of_the_stop_that_was_not_recorded() {
+    let run = Run::new();
+    run.live(ScriptedTrainer::new(
+        Script::new(3).stage(VIDEO, video().loss(Curve::flat(0.5))),
+    ));
+    let records = run.log.records();
+    let stop = records.iter().position(
+        |record| matches!(&record.event, Event::GateDecided(gate) if gate.decision == Action::Stop),
+    );
+    let stop = stop.unwrap();
+    for kept in stop + 1..records.len() {
+        let (log, state) = caught_up(&records, kept);
+        assert_eq!(state.phase, RunPhase::Stopped(0), "cut after {kept}");
+        assert_eq!(log.records().len(), records.len(), "cut after {kept}");
+    }
+}
+
+#[test]
+fn a_rung_that_was_due_does_not_undo_a_changed_setting() {
+    let run = Run::new();
+    run.live(ScriptedTrainer::new(Script::new(3).chunk(
+        VIDEO,
+        1,
+        video().loss(Curve::flat(0.5)),
+    )));
+    let records = run.log.records();
+    let retune = records.iter().position(|record| {
+        matches!(&record.event, Event::GateDecided(gate) if gate.decision == Action::Retune)
+    });
+    let kept = retune.unwrap() + 1;
+    assert_eq!(records[kept].event.kind(), "patch_applied");
+    let (log, state) = caught_up(&records, kept);
+    let kinds: Vec<&str> = log.records()[kept..]
+        .iter()
+        .map(|record| record.event.kind())
+        .collect();
+    assert_eq!(kinds, ["patch_applied"], "the chunk is the next process's");
+    let rate = state.stages[0].settings.learning_rate;
+    let asked = SettingValue::Real(0.25.into());
+    let directory = tempfile::tempdir().unwrap();
+    let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
+    let change = SettingChanged {
+        stage: Some(StageName::new(VIDEO)),
+        key: SettingKey::LearningRate,
+        from: SettingValue::Real(rate),
+        to: asked,
+        who: "a person".to_owned(),
+        why: "command line".to_owned(),
+    };
+    controller.record_changes([change]).unwrap();
+    let Decision::Record(due) = decide(controller.state()) else {
+        panic!("no chunk is due");
+    };
+    let Event::ChunkStarted(started) = *due else {
+        panic!("another decision is due");
+    };
+    assert_eq!(SettingValue::Real(started.settings.learning_rate), asked);
 }
 
 #[test]
