@@ -130,7 +130,7 @@ fn what_does_not_fit_is_named_with_what_was_found_expected_and_to_do() {
         "no such file",
         "absent.h5",
         4,
-        &["no file or folder", "hint: check the path"],
+        &["no file or folder", "hint: check `data.path`"],
     );
     check_refused(
         "another name",

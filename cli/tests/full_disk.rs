@@ -58,7 +58,7 @@ impl SmallDisk {
             .status();
         mounted
             .is_ok_and(|status| status.success())
-            .then_some(SmallDisk(path))
+            .then(|| SmallDisk(path))
     }
 
     /// Writes until nothing more goes in.
