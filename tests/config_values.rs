@@ -678,7 +678,8 @@ fn a_resume_refuses_what_is_fixed_or_wrong() {
     );
     check(
         "video_tokenizer.learning_rate=-1",
-        "--set video_tokenizer.learning_rate=-1: `video_tokenizer.learning_rate` is -1.0, outside above 0 to 10",
+        "--set video_tokenizer.learning_rate=-1: `video_tokenizer.learning_rate` is -1.0, outside above 0 to 10\n  \
+         hint: stay inside of it; `tinygate config show` lists every key with what it takes",
     );
     check(
         "video_tokenizer.learning_rte=1",

@@ -25,7 +25,10 @@ const OPTIONS: &[(&str, &str)] = &[
         "resume",
         "--allow-single-gpu-fallback --help --json --quiet --retries --set <DIR>",
     ),
-    ("replay", "--help --json <LOG>"),
+    (
+        "replay",
+        "--chunks --help --json --retrain --set --stage <LOG>",
+    ),
     ("status", "--at --help --json <DIR>"),
     ("log", "--follow --from --help --json --to <DIR>"),
     ("explain", "--help <DIR> [SEQ]"),
