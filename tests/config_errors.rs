@@ -264,21 +264,25 @@ fn data_paths() {
         &problems("data.path = []", &[]),
         "run.toml:1: `data.path` is an empty list, outside 1 to 1000 entries",
     );
-    assert_eq!(
-        problems("data.path = \"\"", &[]),
-        "run.toml:1: `data.path` is an empty path or one with a NUL, outside the paths there can be"
+    check_said(
+        "paths",
+        &problems("data.path = \"\"", &[]),
+        "run.toml:1: `data.path` is an empty path or one with a NUL, outside the paths there can be",
     );
-    assert_eq!(
-        problems("data.path = [\"a.h5\", \"a.h5\"]", &[]),
-        "run.toml:1: `data.path` lists `a.h5` twice"
+    check_said(
+        "paths",
+        &problems("data.path = [\"a.h5\", \"a.h5\"]", &[]),
+        "run.toml:1: `data.path` lists `a.h5` twice",
     );
-    assert_eq!(
-        problems("data.path = 3", &[]),
-        "run.toml:1: `data.path` is the integer 3, expected a path or a list of paths"
+    check_said(
+        "paths",
+        &problems("data.path = 3", &[]),
+        "run.toml:1: `data.path` is the integer 3, expected a path or a list of paths",
     );
-    assert_eq!(
-        problems("data = 3", &[]),
-        "run.toml:1: `data` is the integer 3, expected a table"
+    check_said(
+        "paths",
+        &problems("data = 3", &[]),
+        "run.toml:1: `data` is the integer 3, expected a table",
     );
 }
 

@@ -688,7 +688,8 @@ fn a_resume_refuses_what_is_fixed_or_wrong() {
     check(
         "dynamics.chunk_size=5",
         "2 problems in the config\n\
-         --set dynamics.chunk_size=5: `dynamics.log_interval` = 50 is more than `dynamics.chunk_size` = 5, so that a chunk could end without one\n\
+         --set dynamics.chunk_size=5: `dynamics.log_interval` = 50 is more than `dynamics.chunk_size` = 5, so that a chunk could end without one\n  \
+         hint: lower `dynamics.log_interval` or raise `dynamics.chunk_size`\n\
          --set dynamics.chunk_size=5: `dynamics`: its first chunk has 5 updates, too few for `loss_not_rising`, which needs 10 loss samples\n  \
          hint: raise `dynamics.chunk_size`, or let it divide `dynamics.n_updates`",
     );
