@@ -49,6 +49,14 @@ interop: ## Check our files with the real PyTorch (4.7 GB, in the cache)
 parity: ## Compare with TinyWorlds' own numbers
 	$(WITH) cargo test --package tinygate --test parity $(CARGO_ARGS) -- --nocapture
 
+.PHONY: damage
+damage: ## Damage a small log in every way and say what came of it (minutes)
+	TINYGATE_DAMAGE=full tools/damage.sh
+
+.PHONY: fuzz
+fuzz: ## Fuzz each reader for SECONDS (default 20)
+	tools/fuzz.sh $(or $(SECONDS),20)
+
 .PHONY: bench
 bench: ## Run the benchmarks
 	@if [ -z "$(wildcard benches/*.rs replay/benches/*.rs cli/benches/*.rs)" ]; then echo 'there are no benchmarks yet'; else set -x; $(WITH) cargo bench --workspace $(CARGO_ARGS); fi
