@@ -66,6 +66,14 @@ kills: ## Kill real training runs at KILLS random moments (default 200) and comp
 powercut: ## Cut the power under a log RUNS times (default 100; needs root)
 	$(WITH) tools/powercut.sh $(or $(RUNS),100) $(SEED)
 
+.PHONY: damage
+damage: ## Damage a small log in every way and say what came of it (minutes)
+	TINYGATE_DAMAGE=full tools/damage.sh
+
+.PHONY: fuzz
+fuzz: ## Fuzz each reader for SECONDS (default 20)
+	tools/fuzz.sh $(or $(SECONDS),20)
+
 .PHONY: bench
 bench: ## Run the benchmarks
 	@if [ -z "$(wildcard benches/*.rs replay/benches/*.rs cli/benches/*.rs)" ]; then echo 'there are no benchmarks yet'; else set -x; $(WITH) cargo bench --workspace $(CARGO_ARGS); fi

@@ -37,6 +37,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Make a run directory from an exported log
     Import(ImportArgs),
+    /// Put both copies of a run's log right
+    Repair(RepairArgs),
     /// Judge checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -201,6 +203,29 @@ pub struct ImportArgs {
     pub file: PathBuf,
     /// Directory to make
     pub dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// Directory of the run
+    pub dir: PathBuf,
+    /// Say what would be done, by doing it to a copy
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where events are lost in both copies: give up all that follow, and go on with those before
+    #[arg(long)]
+    pub accept_loss: bool,
+    /// Where two whole copies differ: go on with this one
+    #[arg(long, value_enum)]
+    pub keep: Option<CopyName>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CopyName {
+    /// `log/journal.tgj`
+    Journal,
+    /// `log/sled`
+    Sled,
 }
 
 #[derive(Debug, Subcommand)]

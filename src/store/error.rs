@@ -64,7 +64,9 @@ pub struct ReadError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadErrorKind {
-    #[error("the log is damaged: {what}\nhint: `tinygate export` keeps the events before it")]
+    #[error(
+        "the log is damaged: {what}\nhint: `tinygate repair DIR` rebuilds a run's log from its other copy; `tinygate export` keeps the events before the damage"
+    )]
     Damaged { what: String },
     #[error("{0}")]
     NewerVersion(Found),
@@ -121,7 +123,7 @@ pub enum OpenError {
     #[error("{0}")]
     NewerVersion(Found),
     #[error(
-        "the journal and sled are both whole and differ at event {seq}; nothing was changed\n  journal: {journal}\n  sled: {sled}\nhint: one of them was copied from elsewhere; move the wrong one (`log/journal.tgj` or `log/sled`) away and resume"
+        "the journal and sled are both whole and differ at event {seq}; nothing was changed\n  journal: {journal}\n  sled: {sled}\nhint: one of them was copied from elsewhere; `tinygate repair DIR --keep journal` (or `--keep sled`) goes on with one and keeps the other aside"
     )]
     Forked {
         /// First event of the first block that differs.
@@ -130,7 +132,7 @@ pub enum OpenError {
         sled: ChainHead,
     },
     #[error(
-        "both copies of the log are damaged; events before {sound} are sound, nothing was changed: {what}\nhint: `tinygate export` keeps the sound events"
+        "both copies of the log are damaged; events before {sound} are sound, nothing was changed: {what}\nhint: `tinygate repair DIR --accept-loss` goes on with the sound events and keeps the rest aside; `tinygate export` only copies them"
     )]
     Damaged { sound: Seq, what: String },
     #[error("the disk is full: cannot write `{what}`\nhint: free some space and try again")]

@@ -15,6 +15,8 @@ mod lock;
 mod memory;
 mod reader;
 mod recover;
+mod repair;
+mod scratch;
 mod sled_mirror;
 #[expect(clippy::module_inception, reason = "the store is the log on the disk")]
 mod store;
@@ -29,6 +31,7 @@ pub use error::{
 pub use lock::{RunLock, host_name};
 pub use memory::MemoryLog;
 pub use reader::{LogFile, LogRecords, Tail};
+pub use repair::{Wishes, rehearse};
 pub use store::{LAZY, MIRROR_BLOCKS, Store};
 pub use transfer::{Exported, TransferError, export, import};
 pub use verify::{CopyState, Verification, verify};

@@ -197,14 +197,14 @@ impl LogRecords {
                     return Ok(None);
                 }
                 Ok(Seen::Damaged(error)) => {
-                    return Err(damaged(&self.header, &link, offset, &error));
+                    return Err(damaged(&self.header, &self.link, offset, &error));
                 }
                 Err(error) => return Err(self.io(error)),
             };
             let closed = block
                 .follows(&link)
                 .and_then(|()| ends_append(&block))
-                .map_err(|error| damaged(&self.header, &link, offset, &error))?;
+                .map_err(|error| damaged(&self.header, &self.link, offset, &error))?;
             frames.extend_from_slice(block.payload());
             link = block.link();
             offset += block.bytes.len() as u64;

@@ -29,12 +29,23 @@ pub(super) const BATCH: usize = 64;
 /// How often a lost block is looked for in the whole journal.
 const MAX_SEARCHES: u32 = 100;
 
+/// What to do about events that were stored and are whole in neither copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// An error says so.
+    Refused,
+    /// A person wants the log to go on without them, and without all that follow.
+    Accepted,
+}
+
 /// What was found in the two copies.
 #[derive(Debug)]
 pub(super) struct Compared {
     pub header: FileHeader,
     /// The log ends here: after the last append that is whole.
     pub end: Link,
+    /// What comes after the end and is given up, where that is accepted.
+    given_up: Option<Beyond>,
     journal: JournalFound,
     mirror: MirrorFound,
 }
@@ -134,10 +145,20 @@ impl<'a> MirrorBlocks<'a> {
         }
     }
 
-    /// Whether any block from `number` on is there.
-    fn any_from(&mut self, number: u64) -> bool {
+    /// Where the events of the blocks from `number` on end, as the last whole one says;
+    /// `None` if there is no block.
+    fn events_from(&mut self, number: u64, key: &Hash) -> Option<u64> {
+        let mut events = None;
         let _ = self.get(number);
-        !self.ready.is_empty()
+        loop {
+            for (_, bytes) in self.ready.drain(..) {
+                let end = Block::read(&bytes, key).map_or(0, |block| block.link().seq);
+                events = events.max(Some(end));
+            }
+            if !self.fill(number) {
+                return events;
+            }
+        }
     }
 
     fn fill(&mut self, number: u64) -> bool {
@@ -340,6 +361,7 @@ fn journal_io(source: io::Error) -> OpenError {
 pub(super) fn compare(
     journal: Option<Box<dyn DiskFile>>,
     mirror: Result<Option<&mut (dyn Mirror + 'static)>, MirrorError>,
+    loss: Loss,
 ) -> Result<Compared, OpenError> {
     let mut window = journal.map(Window::new);
     let mut second = Second::open(mirror)?;
@@ -383,15 +405,26 @@ pub(super) fn compare(
         other => other?,
     };
 
-    let beyond_stop = blocks.any_from(stop.link.number);
-    no_durable_block_is_missing(window.as_mut(), &key, &end, &stop, marker, beyond_stop)?;
+    let in_mirror = blocks.events_from(stop.link.number, &key);
+    let given_up = beyond(window.as_mut(), &key, &end, &stop, marker, in_mirror)?;
+    if let (Some(beyond), Loss::Refused) = (&given_up, loss) {
+        return Err(OpenError::Damaged {
+            sound: Seq::new(end.seq),
+            what: beyond.to_string(),
+        });
+    }
     let highest = blocks.highest;
     let hole = sled_kept < end.number && highest >= Some(sled_kept);
     let fault = fault
         .or(blocks.fault.take().map(|fault| fault.to_string()))
         .or(stop.mirror_fault)
         .or((headless && !missing && end.number > 0).then(|| "its content is gone".to_owned()))
-        .or(hole.then(|| format!("block {} is missing", sled_kept)));
+        .or(hole.then(|| format!("block {} is missing", sled_kept)))
+        // kept whole: it may hold blocks that are given up
+        .or((!missing)
+            .then_some(given_up.as_ref())
+            .flatten()
+            .map(Beyond::in_words));
     let mirror = match fault {
         Some(fault) => MirrorFound::Faulty(fault),
         None if missing => MirrorFound::Missing,
@@ -404,6 +437,7 @@ pub(super) fn compare(
     let length = window.as_ref().map(Window::len).transpose();
     Ok(Compared {
         end,
+        given_up,
         journal: JournalFound {
             blocks: if header_fault.is_some() {
                 0
@@ -516,13 +550,13 @@ fn agree_on_header(
     second: &mut Second<'_>,
 ) -> Result<(FileHeader, Option<String>), OpenError> {
     let mut journal = journal;
-    let ours = match journal.as_mut() {
-        Some(window) => Some(FileHeader::read(window.header().map_err(journal_io)?)),
+    let bytes = match journal.as_mut() {
+        Some(window) => Some(window.header().map_err(journal_io)?.to_vec()),
         None => None,
     };
-    let theirs = second
-        .get(MirrorKey::FileHeader)
-        .map(|bytes| FileHeader::read(&bytes));
+    let ours = bytes.as_deref().map(FileHeader::read);
+    let their_bytes = second.get(MirrorKey::FileHeader);
+    let theirs = their_bytes.as_deref().map(FileHeader::read);
     for header in [&ours, &theirs] {
         if let Some(Err(HeaderError::NewerVersion(found))) = header {
             return Err(OpenError::NewerVersion(found.clone()));
@@ -546,6 +580,20 @@ fn agree_on_header(
         (None, Some(Ok(theirs))) => Ok((theirs, None)),
         (None, None) if second.missing => Err(OpenError::NotALog),
         (ours, _) => {
+            let mended = [&bytes, &their_bytes]
+                .into_iter()
+                .flatten()
+                .find_map(|bytes| FileHeader::mended(bytes));
+            match mended.map(|bytes| FileHeader::read(&bytes)) {
+                Some(Ok(header)) => {
+                    let fault = ours.and_then(Result::err);
+                    return Ok((header, fault.map(|error| error.to_string())));
+                }
+                Some(Err(HeaderError::NewerVersion(found))) => {
+                    return Err(OpenError::NewerVersion(found));
+                }
+                Some(Err(_)) | None => {}
+            }
             let journal = match ours {
                 Some(Err(error)) => error.to_string(),
                 Some(Ok(_)) | None => "there is no journal".to_owned(),
@@ -563,44 +611,96 @@ fn agree_on_header(
     }
 }
 
-/// Errs when a copy shows that blocks after the ones found were durable once.
-fn no_durable_block_is_missing(
+/// Blocks after the end that were durable once, as a copy shows.
+#[derive(Debug)]
+struct Beyond {
+    /// The first block that is missing, and the byte of the journal to find it at.
+    missing: u64,
+    offset: u64,
+    /// Events of the log.
+    kept: u64,
+    /// Events that are known to have followed them.
+    lost: u64,
+    shown_by: &'static str,
+    journal: String,
+    sled: String,
+}
+
+impl Beyond {
+    fn in_words(&self) -> String {
+        format!(
+            "{} events from event {} on, as far as later blocks show, were given up as asked",
+            self.lost, self.kept
+        )
+    }
+}
+
+impl fmt::Display for Beyond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Beyond {
+            missing,
+            offset,
+            lost,
+            shown_by,
+            journal,
+            sled,
+            ..
+        } = self;
+        write!(
+            f,
+            "block {missing} (byte {offset} of the journal) is whole in neither copy, and {shown_by} shows that it was \
+             stored; {lost} later events are known of; journal: {journal}; sled: {sled}"
+        )
+    }
+}
+
+/// What comes after the end, where a copy shows that it was durable. `mirror`: where
+/// the events of the mirror's later blocks end.
+fn beyond(
     journal: Option<&mut Window>,
     key: &Hash,
     end: &Link,
     stop: &Stop,
     marker: Option<HeadMarker>,
-    mirror_beyond: bool,
-) -> Result<(), OpenError> {
+    mirror: Option<u64>,
+) -> Result<Option<Beyond>, OpenError> {
     let missing = stop.link.number;
-    let shown_by = if marker.is_some_and(|marker| marker.blocks > missing) {
-        Some("sled's head")
-    } else if mirror_beyond {
-        Some("a later block in sled")
-    } else if let Some(window) = journal {
-        let later = window.find(stop.offset, key, |block| block.durable > missing);
-        later
-            .map_err(journal_io)?
-            .map(|_| "a later block in the journal")
-    } else {
-        None
-    };
-    match shown_by {
-        Some(shown_by) => Err(OpenError::Damaged {
-            sound: Seq::new(end.seq),
-            what: format!(
-                "block {missing} (byte {} of the journal) is whole in neither copy, and {shown_by} shows that it was stored; journal: {}; sled: {}",
-                stop.offset,
-                stop.journal
-                    .as_ref()
-                    .map_or("it ends there".to_owned(), Fault::to_string),
-                stop.mirror_fault
-                    .as_deref()
-                    .unwrap_or("the block is missing"),
-            ),
-        }),
-        None => Ok(()),
+    let (mut durable, mut highest) = (false, mirror.unwrap_or(0));
+    if let Some(window) = journal {
+        let all = window.find(stop.offset, key, |block| {
+            durable |= block.durable > missing;
+            if block.number >= missing {
+                highest = highest.max(block.link().seq);
+            }
+            false
+        });
+        all.map_err(journal_io)?;
     }
+    let marked = marker.filter(|marker| marker.blocks > missing);
+    let shown_by = match (marked, mirror, durable) {
+        (Some(marker), ..) => {
+            highest = highest.max(marker.seq.get());
+            "sled's head"
+        }
+        (None, Some(_), _) => "a later block in sled",
+        (None, None, true) => "a later block in the journal",
+        (None, None, false) => return Ok(None),
+    };
+    Ok(Some(Beyond {
+        missing,
+        offset: stop.offset,
+        kept: end.seq,
+        lost: highest.saturating_sub(end.seq),
+        shown_by,
+        journal: stop
+            .journal
+            .as_ref()
+            .map_or("it ends there".to_owned(), Fault::to_string),
+        sled: stop
+            .mirror_fault
+            .clone()
+            .unwrap_or_else(|| "the block is missing".to_owned()),
+    }))
 }
 
 /// Both copies after they were made to agree.
@@ -668,11 +768,13 @@ fn restore_journal(
         old.set_len(found.good)
             .and_then(|()| old.sync())
             .map_err(|source| OpenError::disk("cut", JOURNAL, source))?;
+        let why = match &compared.given_up {
+            Some(beyond) => format!("{}; the rest was cut off", beyond.in_words()),
+            None => "nothing shows that what follows was ever confirmed, it was cut off".to_owned(),
+        };
         repairs.push(Repair {
             copy: LogCopy::Journal,
-            detail: format!(
-                "{place}; nothing shows that what follows was ever confirmed, it was cut off"
-            ),
+            detail: format!("{place}; {why}"),
             quarantine,
             restored: 0,
         });
@@ -680,9 +782,13 @@ fn restore_journal(
     }
     drop(old);
     let journal = rebuild_journal(disk, compared, mirror)?;
+    let and = match &compared.given_up {
+        Some(beyond) => format!("; {}", beyond.in_words()),
+        None => String::new(),
+    };
     repairs.push(Repair {
         copy: LogCopy::Journal,
-        detail: format!("{place}; it was written anew with what sled holds"),
+        detail: format!("{place}; it was written anew from what is whole{and}"),
         quarantine,
         restored: compared.end.seq.saturating_sub(found.events),
     });

@@ -19,6 +19,7 @@ use super::disk::{Disk, JOURNAL, RealDisk};
 use super::error::{AppendError, OpenError, ReadError, ReadErrorKind, Repair};
 use super::lock::RunLock;
 use super::reader::LogFile;
+use super::repair::{Wishes, repair};
 use super::writer::{Failure, Unit, Writer};
 use super::{Durability, EventLog, Records};
 use crate::events::{Event, Seq};
@@ -100,6 +101,20 @@ impl Store {
         Ok((Store::start(disk, writer, Some(lock))?, repairs))
     }
 
+    /// As [`Store::open`], doing also what somebody wishes for where opening would refuse.
+    ///
+    /// # Errors
+    /// Where something is lost or disagrees that no wish speaks of, nothing was changed.
+    pub fn repair(run: &Path, wishes: Wishes) -> Result<(Store, Vec<Repair>), OpenError> {
+        if !run.is_dir() {
+            return Err(OpenError::NotALog);
+        }
+        let lock = RunLock::take(run)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
+        let (writer, repairs) = repair(&disk, wishes)?;
+        Ok((Store::start(disk, writer, Some(lock))?, repairs))
+    }
+
     /// As [`Store::create`], on a disk of the caller's and without a lock.
     pub fn create_on(disk: Arc<dyn Disk>, name: &str, nonce: [u8; 16]) -> Result<Store, OpenError> {
         let writer = Writer::create(&disk, name, nonce)?;
@@ -109,6 +124,15 @@ impl Store {
     /// As [`Store::open`], on a disk of the caller's and without a lock.
     pub fn open_on(disk: Arc<dyn Disk>) -> Result<(Store, Vec<Repair>), OpenError> {
         let (writer, repairs) = Writer::open(&disk)?;
+        Ok((Store::start(disk, writer, None)?, repairs))
+    }
+
+    /// As [`Store::repair`], on a disk of the caller's and without a lock.
+    pub fn repair_on(
+        disk: Arc<dyn Disk>,
+        wishes: Wishes,
+    ) -> Result<(Store, Vec<Repair>), OpenError> {
+        let (writer, repairs) = repair(&disk, wishes)?;
         Ok((Store::start(disk, writer, None)?, repairs))
     }
 

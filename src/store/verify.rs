@@ -5,15 +5,15 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 use std::time::Duration;
 
 use super::disk::{DiskFile, JOURNAL, Mirror, MirrorError, RealFile, SLED};
 use super::error::OpenError;
 use super::lock::RunLock;
 use super::reader::{LogFile, Tail};
-use super::recover::compare;
+use super::recover::{Loss, compare};
+use super::scratch::{Scratch, copy_folder};
 use super::sled_mirror::SledMirror;
 use crate::events::Seq;
 
@@ -65,12 +65,12 @@ pub fn verify(run: &Path) -> Result<Verification, OpenError> {
         return Err(OpenError::NotALog);
     }
     let journal_state = match journal {
-        Some(journal) => state(compare(Some(journal), Ok(None)))?,
+        Some(journal) => state(compare(Some(journal), Ok(None), Loss::Refused))?,
         None => CopyState::Missing,
     };
     let sled_state = match (&mut mirror, in_use) {
         (_, true) => CopyState::InUse,
-        (Ok(Some(mirror)), _) => state(compare(None, Ok(Some(mirror.as_mut()))))?,
+        (Ok(Some(mirror)), _) => state(compare(None, Ok(Some(mirror.as_mut())), Loss::Refused))?,
         (Ok(None), _) => CopyState::Missing,
         (Err(error), _) => CopyState::Damaged {
             events: 0,
@@ -83,6 +83,7 @@ pub fn verify(run: &Path) -> Result<Verification, OpenError> {
             Ok(mirror) => Ok(mirror.as_deref_mut()),
             Err(error) => Err(error.clone()),
         },
+        Loss::Refused,
     );
     let (events, blocks) = match both {
         Ok(compared) => (compared.end.seq, compared.end.number),
@@ -176,53 +177,23 @@ fn open_journal(run: &Path) -> Result<Option<Box<dyn DiskFile>>, OpenError> {
 
 /// A copy of the sled folder, removed when dropped.
 struct SledCopy {
-    path: PathBuf,
+    folder: Scratch,
 }
 
 impl SledCopy {
     fn make(run: &Path) -> Result<Option<SledCopy>, OpenError> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let from = run.join(SLED);
         if !from.is_dir() {
             return Ok(None);
         }
-        let name = format!(
-            "tinygate-verify-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let copy = SledCopy {
-            path: std::env::temp_dir().join(name),
-        };
-        copy_folder(&from, &copy.path, 0)
-            .map_err(|source| OpenError::disk("copy", SLED, source))?;
-        Ok(Some(copy))
+        let error = |source| OpenError::disk("copy", SLED, source);
+        let folder = Scratch::make().map_err(error)?;
+        copy_folder(&from, &folder.path().join("sled")).map_err(error)?;
+        Ok(Some(SledCopy { folder }))
     }
 
     fn open(&mut self) -> Result<Box<dyn Mirror>, MirrorError> {
-        Ok(Box::new(SledMirror::open(&self.path, PATIENCE)?))
+        let path = self.folder.path().join("sled");
+        Ok(Box::new(SledMirror::open(&path, PATIENCE)?))
     }
-}
-
-impl Drop for SledCopy {
-    fn drop(&mut self) {
-        // what stays is in the temporary directory
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-/// sled's folder has one level of folders.
-fn copy_folder(from: &Path, to: &Path, depth: u32) -> io::Result<()> {
-    fs::create_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        let target = to.join(entry.file_name());
-        if kind.is_dir() && depth < 4 {
-            copy_folder(&entry.path(), &target, depth + 1)?;
-        } else if kind.is_file() {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }

@@ -17,7 +17,7 @@ use super::disk::{
     write_full,
 };
 use super::error::{AppendError, OpenError, Repair};
-use super::recover::{BATCH, compare, quarantine_name, restore};
+use super::recover::{BATCH, Loss, compare, quarantine_name, restore};
 use crate::events::stored::frame::{Frame, HEADER};
 use crate::events::stored::{Form, MAX_BODY, encode_into};
 use crate::events::{Event, Seq};
@@ -177,6 +177,14 @@ impl Writer {
     /// # Errors
     /// Where nothing is chosen or repaired, nothing was changed.
     pub fn open(disk: &Arc<dyn Disk>) -> Result<(Writer, Vec<Repair>), OpenError> {
+        Writer::open_with(disk, Loss::Refused)
+    }
+
+    /// As [`Writer::open`], also giving up what cannot be put right, if `loss` says so.
+    pub(super) fn open_with(
+        disk: &Arc<dyn Disk>,
+        loss: Loss,
+    ) -> Result<(Writer, Vec<Repair>), OpenError> {
         let journal = disk
             .open(JOURNAL)
             .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
@@ -190,6 +198,7 @@ impl Writer {
                 Some(error) => Err(error),
                 None => Ok(mirror.as_deref_mut()),
             },
+            loss,
         )?;
         let restored = restore(disk.as_ref(), &compared, mirror)?;
         let writer = Writer {

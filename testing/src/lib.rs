@@ -11,6 +11,7 @@
 //! crash is the same chunk.
 
 mod curve;
+pub mod fuzz;
 mod life;
 mod run;
 mod script;

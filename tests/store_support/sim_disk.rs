@@ -22,7 +22,8 @@ pub struct State {
     /// What the second copy holds, and what of it was synced.
     pub mirror: Option<MirrorMap>,
     pub mirror_synced: Option<MirrorMap>,
-    pub aside: Vec<String>,
+    /// Second copies that were moved out of the way, by their new names.
+    pub aside: BTreeMap<String, MirrorMap>,
     pub faults: Faults,
 }
 
@@ -43,6 +44,8 @@ pub struct Faults {
     pub write_fails: bool,
     pub mirror_fails: Option<MirrorError>,
     pub mirror_does_not_open: Option<MirrorError>,
+    /// Changes that are still made before the machine stops; every later one fails.
+    pub changes_left: Option<u32>,
     /// How often each kind of fault happened.
     pub hits: BTreeMap<&'static str, u32>,
 }
@@ -50,6 +53,21 @@ pub struct Faults {
 impl Faults {
     fn hit(&mut self, fault: &'static str) {
         *self.hits.entry(fault).or_default() += 1;
+    }
+
+    /// One change of the disk, if the machine still runs.
+    fn change(&mut self) -> io::Result<()> {
+        match &mut self.changes_left {
+            Some(0) => {
+                self.hit("stopped");
+                Err(io::Error::other("the machine stopped"))
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -118,12 +136,14 @@ impl Disk for SimDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.state().faults.change()?;
         self.state().files.insert(name.to_owned(), File::default());
         Ok(self.handle(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
+        state.faults.change()?;
         let file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), file);
         Ok(())
@@ -132,7 +152,7 @@ impl Disk for SimDisk {
     fn names(&self, folder: &str) -> io::Result<Vec<String>> {
         let prefix = format!("{folder}/");
         let state = self.state();
-        let names = state.files.keys().chain(&state.aside);
+        let names = state.files.keys().chain(state.aside.keys());
         Ok(names
             .filter_map(|name| name.strip_prefix(&prefix))
             .map(str::to_owned)
@@ -151,6 +171,8 @@ impl Disk for SimDisk {
             if !create {
                 return Ok(None);
             }
+            let made = state.faults.change();
+            made.map_err(|error| MirrorError::Failed(error.to_string()))?;
             state.mirror = Some(MirrorMap::new());
         }
         drop(state);
@@ -159,12 +181,13 @@ impl Disk for SimDisk {
 
     fn set_mirror_aside(&self, to: &str) -> io::Result<bool> {
         let mut state = self.state();
-        let moved = state.mirror.take().is_some();
+        state.faults.change()?;
         state.mirror_synced = None;
-        if moved {
-            state.aside.push(to.to_owned());
-        }
-        Ok(moved)
+        let Some(mirror) = state.mirror.take() else {
+            return Ok(false);
+        };
+        state.aside.insert(to.to_owned(), mirror);
+        Ok(true)
     }
 }
 
@@ -224,6 +247,7 @@ impl DiskFile for Handle {
             state.faults.hit("write error");
             return Err(io::Error::other("told to fail"));
         }
+        state.faults.change()?;
         let name = self.name(&state);
         let used: usize = state.files.values().map(|file| file.now.len()).sum();
         let room = state
@@ -256,6 +280,7 @@ impl DiskFile for Handle {
             state.faults.hit("cut fails");
             return Err(io::Error::other("told not to cut"));
         }
+        state.faults.change()?;
         let name = self.name(&state);
         state
             .files
@@ -272,6 +297,7 @@ impl DiskFile for Handle {
             state.faults.hit("sync fails");
             return Err(io::Error::other("told not to sync"));
         }
+        state.faults.change()?;
         let name = self.name(&state);
         let file = state.files.get_mut(&name).unwrap();
         file.synced = file.now.clone();
@@ -284,6 +310,11 @@ struct SimMirror {
 }
 
 impl SimMirror {
+    fn change(&self) -> Result<(), MirrorError> {
+        let made = self.disk.state().faults.change();
+        made.map_err(|error| MirrorError::Failed(error.to_string()))
+    }
+
     fn map<T>(&self, work: impl FnOnce(&mut MirrorMap) -> T) -> Result<T, MirrorError> {
         let mut state = self.disk.state();
         if let Some(error) = state.faults.mirror_fails.clone() {
@@ -312,6 +343,7 @@ impl Mirror for SimMirror {
     }
 
     fn put(&mut self, changes: Vec<(MirrorKey, Option<Vec<u8>>)>) -> Result<(), MirrorError> {
+        self.change()?;
         self.map(|map| {
             for (key, value) in changes {
                 match value {
@@ -323,6 +355,7 @@ impl Mirror for SimMirror {
     }
 
     fn sync(&mut self) -> Result<(), MirrorError> {
+        self.change()?;
         self.map(|_| ())?;
         let mut state = self.disk.state();
         state.mirror_synced = state.mirror.clone();

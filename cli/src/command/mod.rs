@@ -10,6 +10,7 @@ mod dry_run;
 mod explain;
 mod log;
 mod prepare;
+mod repair;
 mod replay;
 mod resume;
 #[cfg(feature = "train")]
@@ -43,6 +44,7 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::perform(&args),
         Command::Export(args) => transfer::export(&args),
         Command::Import(args) => transfer::import(&args),
+        Command::Repair(args) => repair::perform(&args),
         Command::Checkpoint(CheckpointCommand::Verify(args)) => checkpoint::verify(&args),
         Command::Config(ConfigCommand::Init(args)) => config::init(&args),
         Command::Config(ConfigCommand::Check(args)) => config::check(&args),

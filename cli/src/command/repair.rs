@@ -1,0 +1,79 @@
+//! `repair`: put both copies of a log right, and say what was done.
+
+use std::path::Path;
+
+use tinygate::events::{Event, Seq};
+use tinygate::store::{Durability, EventLog, LogCopy, Repair, Store, Wishes, rehearse};
+
+use super::now_ms;
+use crate::args::{CopyName, RepairArgs};
+use crate::exit::{EmptyLog, Exit};
+use crate::output::{count, say};
+
+pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
+    let wishes = Wishes {
+        accept_loss: args.accept_loss,
+        keep: args.keep.map(|copy| match copy {
+            CopyName::Journal => LogCopy::Journal,
+            CopyName::Sled => LogCopy::Sled,
+        }),
+    };
+    let events = if args.dry_run {
+        let (events, repairs) = rehearse(&args.dir, wishes)?;
+        say("tried on a copy of the log; nothing here was changed:");
+        say_all(&args.dir, &repairs);
+        say(&format!(
+            "{} events, the same in both copies",
+            count(events)
+        ));
+        events
+    } else {
+        repair(&args.dir, wishes)?
+    };
+    if events == 0 {
+        let place = args.dir.display().to_string();
+        return Err(EmptyLog { place }.into());
+    }
+    Ok(Exit::Done)
+}
+
+/// Returns how many events were found.
+fn repair(dir: &Path, wishes: Wishes) -> anyhow::Result<u64> {
+    let (store, repairs) = Store::repair(dir, wishes)?;
+    let events = store.head();
+    say_all(dir, &repairs);
+    say(&format!(
+        "{} events, the same in both copies",
+        count(events.get())
+    ));
+    // Whole blocks may hold what this build cannot read: then nothing is added to them.
+    for record in store.read(Seq::FIRST)? {
+        record?;
+    }
+    if events != Seq::FIRST && !repairs.is_empty() {
+        let now = now_ms();
+        let facts: Vec<(u64, Event)> = repairs
+            .into_iter()
+            .map(|repair| (now, Event::StoreRepaired(repair.into())))
+            .collect();
+        store.append(events, &facts, Durability::Durable)?;
+    }
+    store.close()?;
+    Ok(events.get())
+}
+
+fn say_all(dir: &Path, repairs: &[Repair]) {
+    for repair in repairs {
+        say(&repair.detail);
+        if let Some(quarantine) = &repair.quarantine {
+            let place = dir.join(quarantine);
+            say(&format!(
+                "  what it held there is kept in `{}`",
+                place.display()
+            ));
+        }
+    }
+    if repairs.is_empty() {
+        say("there was nothing to repair");
+    }
+}

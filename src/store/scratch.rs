@@ -1,0 +1,59 @@
+//! Folders in the temporary directory, for looking at files that opening would change.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Folders below a copied one; sled's has one level.
+const DEPTH: u32 = 4;
+
+/// A folder of its own, removed when dropped.
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    pub fn make() -> io::Result<Scratch> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "tinygate-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path)?;
+        Ok(Scratch { path })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // what stays is in the temporary directory
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Copies a folder with all files in it, to a place where nothing is.
+pub fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    copy_below(from, to, 0)
+}
+
+fn copy_below(from: &Path, to: &Path, depth: u32) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        let target = to.join(entry.file_name());
+        if kind.is_dir() && depth < DEPTH {
+            copy_below(&entry.path(), &target, depth + 1)?;
+        } else if kind.is_file() {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
