@@ -16,6 +16,9 @@ use tinygate::events::{Event, Record};
 use tinygate::store::disk::{JOURNAL, MirrorKey};
 use tinygate::store::{FILE_HEADER, LogCopy, LogFile, OpenError, Repair, Store, Wishes, Writer};
 
+/// An event and its time.
+type Timed = (u64, Event);
+
 const NOTHING: Wishes = Wishes {
     accept_loss: false,
     keep: None,
@@ -81,7 +84,7 @@ fn break_sled(disk: &SimDisk, block: u64) {
 }
 
 /// Two logs that were one up to their last append, the journal of one and the sled of the other.
-fn forked() -> (SimDisk, Vec<(u64, Event)>, Vec<(u64, Event)>) {
+fn forked() -> (SimDisk, Vec<Timed>, Vec<Timed>) {
     let (one, events) = level();
     let two = one.copy();
     let mut both = Vec::new();

@@ -32,6 +32,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("status", "--at --help --json <DIR>"),
     ("log", "--follow --from --help --json --to <DIR>"),
     ("explain", "--help <DIR> [SEQ]"),
+    ("repair", "--accept-loss --dry-run --help --keep <DIR>"),
     ("export", "--help <DIR> <FILE>"),
     ("import", "--help <DIR> <FILE>"),
     ("checkpoint verify", "--help <DIR>"),
