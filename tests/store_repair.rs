@@ -13,7 +13,7 @@ mod store_support;
 use store_support::sim_disk::{MirrorMap, SimDisk};
 use store_support::{Direct, decision, fact, read_file, records};
 use tinygate::events::{Event, Record};
-use tinygate::store::disk::{Disk as _, JOURNAL, MirrorKey};
+use tinygate::store::disk::{JOURNAL, MirrorKey};
 use tinygate::store::{FILE_HEADER, LogCopy, LogFile, OpenError, Repair, Store, Wishes, Writer};
 
 const NOTHING: Wishes = Wishes {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use tinygate::events::Record;
-use tinygate::store::disk::{Disk, JOURNAL, MirrorKey};
+use tinygate::store::disk::{JOURNAL, MirrorKey};
 use tinygate::store::{FILE_HEADER, LogFile, OpenError, Repair, Store, Wishes};
 
 use crate::outcome::{Damaged, Judged, Outcome, Table};
@@ -321,16 +321,17 @@ fn judge_opened(case: &Case, disk: &SimDisk, repairs: &[Repair], truth: &[Record
         }
     }
     let kept = records.len() as u64;
-    let cut = repairs
-        .iter()
-        .any(|repair| repair.detail.contains("cut off") && repair.quarantine.is_some());
+    let said = repairs.iter().any(|repair| {
+        let detail = &repair.detail;
+        detail.contains("cut off") && repair.quarantine.is_some() || detail.contains("are lost")
+    });
     let outcome = if kept == all && repairs.is_empty() {
         Outcome::Unaffected
     } else if kept == all {
         Outcome::Recovered
     } else if kept < case.floor {
         Outcome::SilentLoss
-    } else if cut {
+    } else if said {
         Outcome::CutOff
     } else if case.traceless {
         Outcome::Traceless
