@@ -46,11 +46,27 @@ pub(super) struct Compared {
     pub end: Link,
     /// What comes after the end and is given up, where that is accepted.
     given_up: Option<Beyond>,
+    /// The last block is in the journal, which is never behind: there was no later one,
+    /// or it was torn.
+    journal_has_end: bool,
     journal: JournalFound,
     mirror: MirrorFound,
 }
 
 impl Compared {
+    /// What may be gone or is given up, to follow the words about a journal that was
+    /// written anew.
+    fn end_in_words(&self) -> String {
+        match &self.given_up {
+            Some(beyond) => format!("; {}", beyond.in_words()),
+            None if self.journal_has_end => String::new(),
+            None => format!(
+                "; the log ends before event {}, as sled does: newer events, if there were any, are lost",
+                self.end.seq
+            ),
+        }
+    }
+
     /// What is wrong with the copies, where bytes are not what they should be.
     pub fn fault(&self) -> Option<String> {
         let found = &self.journal;
@@ -382,12 +398,14 @@ pub(super) fn compare(
     let mut journal = Row::default();
     let mut sled = 0;
     let (mut journal_kept, mut sled_kept) = (journal, sled);
+    let mut journal_has_end = window.is_some();
     let stop = walk(&key, window.as_mut(), &mut blocks, |met| {
         journal.meet(&met);
         sled += u64::from(met.in_mirror && met.block.number == sled);
         if met.closed {
             end = met.block.link();
             (journal_kept, sled_kept) = (journal, sled);
+            journal_has_end = met.in_journal;
         }
         Ok(())
     });
@@ -438,6 +456,7 @@ pub(super) fn compare(
     Ok(Compared {
         end,
         given_up,
+        journal_has_end,
         journal: JournalFound {
             blocks: if header_fault.is_some() {
                 0
@@ -740,14 +759,15 @@ fn restore_journal(
     let old = disk.open(JOURNAL).map_err(journal_io)?;
     let (Some(mut old), Some(length)) = (old, found.length) else {
         let journal = rebuild_journal(disk, compared, mirror)?;
-        if compared.end.number > 0 {
-            repairs.push(Repair {
-                copy: LogCopy::Journal,
-                detail: "the journal was missing; it was written anew from sled".to_owned(),
-                quarantine: None,
-                restored: compared.end.seq,
-            });
-        }
+        repairs.push(Repair {
+            copy: LogCopy::Journal,
+            detail: format!(
+                "the journal was missing; it was written anew from sled{}",
+                compared.end_in_words()
+            ),
+            quarantine: None,
+            restored: compared.end.seq,
+        });
         return Ok(journal);
     };
     let whole = found.blocks == compared.end.number && found.good > 0;
@@ -782,13 +802,12 @@ fn restore_journal(
     }
     drop(old);
     let journal = rebuild_journal(disk, compared, mirror)?;
-    let and = match &compared.given_up {
-        Some(beyond) => format!("; {}", beyond.in_words()),
-        None => String::new(),
-    };
     repairs.push(Repair {
         copy: LogCopy::Journal,
-        detail: format!("{place}; it was written anew from what is whole{and}"),
+        detail: format!(
+            "{place}; it was written anew from what is whole{}",
+            compared.end_in_words()
+        ),
         quarantine,
         restored: compared.end.seq.saturating_sub(found.events),
     });

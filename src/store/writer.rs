@@ -188,6 +188,7 @@ impl Writer {
         let journal = disk
             .open(JOURNAL)
             .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
+        let missing = journal.is_none();
         let (mut mirror, unopened) = match disk.mirror(false) {
             Ok(mirror) => (mirror, None),
             Err(error) => (None, Some(error)),
@@ -200,6 +201,13 @@ impl Writer {
             },
             loss,
         )?;
+        // the journal is made first: a log that never had an event has one
+        if missing && compared.end.number == 0 && loss == Loss::Refused {
+            return Err(OpenError::Damaged {
+                sound: Seq::FIRST,
+                what: "there is no journal, and sled holds no event".to_owned(),
+            });
+        }
         let restored = restore(disk.as_ref(), &compared, mirror)?;
         let writer = Writer {
             journal: restored.journal,

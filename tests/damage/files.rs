@@ -34,7 +34,18 @@ pub fn child(folder: &Path) -> ExitCode {
 fn found(folder: &Path) -> String {
     match Store::open(folder) {
         Ok((store, repairs)) => match sound_events(&store) {
-            Some(kept) => format!("opened {kept} {}", repairs.len()),
+            Some(kept) => {
+                let short = kept < truth().len() as u64;
+                let lost = repairs
+                    .iter()
+                    .any(|repair| repair.detail.contains("are lost"));
+                let said = if short {
+                    usize::from(lost)
+                } else {
+                    repairs.len()
+                };
+                format!("opened {kept} {said}")
+            }
             None => "wrong after opening".to_owned(),
         },
         Err(OpenError::Damaged { sound, what }) => {
@@ -259,8 +270,8 @@ fn judge(case: &Case, files: &Files, folder: &Path) -> Judged {
     let outcome = match how {
         Some("opened") if kept == all && !said => Outcome::Unaffected,
         Some("opened") if kept == all => Outcome::Recovered,
-        // sled gave an older state that is whole in itself
-        Some("opened") if !case.journal && said => Outcome::Traceless,
+        // sled gave an older state that is whole in itself; what is newer is said to be lost
+        Some("opened") if !case.journal && said => Outcome::CutOff,
         Some("opened") => Outcome::SilentLoss,
         Some("refused") => Outcome::Refused,
         Some(_) | None => return judged(Outcome::WrongAnswer, &stdout),

@@ -321,16 +321,17 @@ fn judge_opened(case: &Case, disk: &SimDisk, repairs: &[Repair], truth: &[Record
         }
     }
     let kept = records.len() as u64;
-    let cut = repairs
-        .iter()
-        .any(|repair| repair.detail.contains("cut off") && repair.quarantine.is_some());
+    let said = repairs.iter().any(|repair| {
+        let detail = &repair.detail;
+        detail.contains("cut off") && repair.quarantine.is_some() || detail.contains("are lost")
+    });
     let outcome = if kept == all && repairs.is_empty() {
         Outcome::Unaffected
     } else if kept == all {
         Outcome::Recovered
     } else if kept < case.floor {
         Outcome::SilentLoss
-    } else if cut {
+    } else if said {
         Outcome::CutOff
     } else if case.traceless {
         Outcome::Traceless

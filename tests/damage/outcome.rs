@@ -9,8 +9,8 @@ pub enum Outcome {
     Unaffected,
     /// Every event is there again.
     Recovered,
-    /// The newest append, of which nothing shows that it was ever confirmed, was cut
-    /// off, and that is said.
+    /// The newest events are gone: an append of which nothing shows that it was ever
+    /// confirmed was cut off, or the log ends where sled does. That is said.
     CutOff,
     /// An error with its place; the sound events are kept, also by `--accept-loss`.
     Refused,
@@ -40,7 +40,7 @@ impl Outcome {
         match self {
             Outcome::Unaffected => "unaffected",
             Outcome::Recovered => "recovered",
-            Outcome::CutOff => "cut off",
+            Outcome::CutOff => "ends early",
             Outcome::Refused => "refused",
             Outcome::Traceless => "traceless",
             Outcome::SilentLoss => "silent loss",
@@ -121,10 +121,10 @@ pub struct Table {
 
 impl Table {
     pub fn add(&mut self, group: &str, damaged: Damaged, judged: Judged) {
-        if self.rows.last().is_none_or(|(name, _)| name != group) {
+        if self.rows.iter().all(|(name, _)| name != group) {
             self.rows.push((group.to_owned(), Row::default()));
         }
-        if let Some((_, row)) = self.rows.last_mut() {
+        if let Some((_, row)) = self.rows.iter_mut().find(|(name, _)| name == group) {
             *row.counts.entry(judged.outcome).or_default() += 1;
             match damaged {
                 Damaged::OneOfTwo => {
@@ -172,7 +172,7 @@ impl Table {
             outcomes.iter().map(|outcome| self.count(*outcome)).sum()
         };
         println!(
-            "damage: {} cases: {} unaffected, {} recovered, {} cut off, {} refused with their place, {} without a trace; \
+            "damage: {} cases: {} unaffected, {} recovered, {} ending early with a word, {} refused with their place, {} without a trace; \
              {} panics, {} hangs, {} silent losses, {} wrong answers",
             total(&Outcome::ALL),
             total(&[Outcome::Unaffected]),
@@ -195,7 +195,7 @@ impl Table {
 
     /// What must not happen did not, and what is looked for did occur.
     pub fn verdict(&self) -> Result<(), String> {
-        for judged in self.bad.iter().take(50) {
+        for judged in self.bad.iter().step_by(1 + self.bad.len() / 40) {
             println!(
                 "{:?}: {}: {} ({} older, {} newer events lost)",
                 judged.outcome, judged.case, judged.why, judged.older_lost, judged.newer_lost
