@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test binary uses its part
 
 pub mod any_event;
-pub mod sim_disk;
+pub use tinygate_testing::disk as sim_disk;
 
 use std::sync::Arc;
 
