@@ -37,6 +37,10 @@ check: ## Check format and lints
 build: ## Build the program
 	$(WITH) cargo build --workspace $(CARGO_ARGS)
 
+.PHONY: sim
+sim: ## Simulate runs with faults: SEEDS=10000 from FROM=0, or one with SEED=7
+	tools/sim.sh $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),300) --from $(or $(FROM),0))
+
 .PHONY: replay-alone
 replay-alone: ## Build and test the auditor alone, without libtorch
 	tools/replay-alone.sh
