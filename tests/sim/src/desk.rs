@@ -71,8 +71,8 @@ pub struct Process<'a> {
     pub life: &'a Life,
     pub planted: Option<Planted>,
     pub rng: Mutex<Rng>,
-    /// How often the fatal kind of event was appended.
-    pub fatal: AtomicU64,
+    /// How often the kind of event that its fate waits for was appended.
+    pub fated: AtomicU64,
 }
 
 impl Process<'_> {
@@ -96,10 +96,9 @@ impl Process<'_> {
     }
 
     fn after_append(&self, event: &Event) {
-        if let Fate::After { kind, nth } = &self.life.fate
-            && event.kind() == *kind
-            && self.fatal.fetch_add(1, Ordering::Relaxed) + 1 == *nth
-        {
+        let fated = matches!(&self.life.fate, Fate::After { kind, nth }
+            if event.kind() == *kind && self.fated.fetch_add(1, Ordering::Relaxed) + 1 == *nth);
+        if fated || self.life.fatal == Some(event.kind()) {
             self.clock.pass(5000);
             self.store.step();
             if self.disk.death().is_none() {
@@ -197,12 +196,14 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// One that was accepted is damaged where it lies.
-    pub fn rot(&mut self, rng: &mut Rng) -> bool {
+    /// A checkpoint is damaged where it lies: often the one that is `newest`.
+    pub fn rot(&mut self, newest: Option<&str>, rng: &mut Rng) -> bool {
         let place = rng.below(self.written.len() as u64) as usize;
-        let path = self.written.keys().rev().nth(place / 2).cloned();
-        self.rotten.extend(path.clone());
-        path.is_some()
+        let any = self.written.keys().nth(place).map(String::as_str);
+        let path = newest.filter(|_| rng.one_in(2)).or(any).map(str::to_owned);
+        let found = path.filter(|path| self.written.contains_key(path));
+        self.rotten.extend(found.clone());
+        found.is_some()
     }
 }
 
@@ -282,7 +283,8 @@ impl<'a> Desk<'a> {
         for mood in self.plan.moods(&train.stage, chunk, attempt) {
             ledger.tally.fault(mood);
         }
-        if train.start() < train.from || train.to <= train.start() {
+        // At its end already, a chunk is only measured once more.
+        if train.start() < train.from || train.to < train.start() {
             let (from, to, start) = (train.from, train.to, train.start());
             ledger.violated(format!("a chunk ({from}, {to}] is trained from {start}"));
         }

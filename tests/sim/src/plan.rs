@@ -32,17 +32,19 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub struct Life {
     pub fate: Fate,
+    /// As soon as this kind of event is durable, whatever the fate.
+    pub fatal: Option<&'static str>,
     /// By operations of the disk from its start on.
     pub troubles: Vec<(u64, Trouble)>,
     /// After it, the power is cut; else nothing written is lost.
     pub power_cut: bool,
-    /// Before it, one copy of the log is damaged.
+    /// After it, one copy of the log is damaged.
     pub damage: bool,
-    /// Before it, a checkpoint is damaged.
+    /// After it, a checkpoint is damaged.
     pub rot: bool,
     /// At its start a person changes a setting.
     pub change: bool,
-    /// Milliseconds that the clock is set back by.
+    /// Milliseconds that the clock is set back by after it.
     pub set_back: u64,
     /// One report in so many comes twice, late, or never; 0 for none.
     pub twice: u64,
@@ -392,8 +394,15 @@ fn life(rng: &mut Rng, exact: bool, policy: &Policy) -> Life {
             troubles.push((0, Trouble::CutError));
         }
     }
+    // Rare places between two events are met more often than by chance.
+    let fatal = match rng.below(8) {
+        0 | 1 if !exact => Some("stage_stopped"),
+        2 if !exact => Some("checkpoint_judged"),
+        _ => None,
+    };
     Life {
         fate,
+        fatal,
         troubles,
         power_cut: rng.one_in(2),
         damage: rng.one_in(3),
@@ -448,7 +457,7 @@ fn fate(rng: &mut Rng, exact: bool, policy: &Policy) -> Fate {
         14 => Fate::Hang { reports },
         15 => Fate::TrainerGone { reports },
         16..20 => Fate::After {
-            kind: after(rng, exact),
+            kind: rng.pick(&Event::KINDS).unwrap_or("gate_decided"),
             nth: 1 + rng.below(3),
         },
         20 | 21 => {
@@ -473,18 +482,4 @@ fn fate(rng: &mut Rng, exact: bool, policy: &Policy) -> Fate {
         }
         _ => Fate::Open,
     }
-}
-
-/// Rare events, and the places between two decisions, are met more often than by chance.
-fn after(rng: &mut Rng, exact: bool) -> &'static str {
-    const RARE: [&str; 4] = [
-        "stage_stopped",
-        "checkpoint_judged",
-        "failure_decided",
-        "patch_applied",
-    ];
-    if !exact && rng.one_in(2) {
-        return rng.pick(&RARE).unwrap_or("stage_stopped");
-    }
-    rng.pick(&Event::KINDS).unwrap_or("gate_decided")
 }

@@ -160,14 +160,24 @@ impl World {
         if life.damage && !self.damaged && lock(&self.ledger).acknowledged > 0 {
             self.damage();
         }
-        if life.rot && self.shelf.borrow_mut().rot(&mut self.rng) {
-            self.story.push("a checkpoint rots".to_owned());
+        if life.rot {
+            self.rot();
         }
         if life.set_back > 0 {
             self.tally("clock set back");
             self.clock.set_back(life.set_back);
         }
         Ok(())
+    }
+
+    fn rot(&mut self) {
+        let ledger = lock(&self.ledger);
+        let stage = ledger.state.stage();
+        let newest = stage.and_then(|stage| stage.newest_accepted());
+        let newest = newest.map(|checkpoint| checkpoint.reference.path.as_str());
+        if self.shelf.borrow_mut().rot(newest, &mut self.rng) {
+            self.story.push("a checkpoint rots".to_owned());
+        }
     }
 
     /// Damages one copy, and of the journal only what sled holds durably.
@@ -245,7 +255,7 @@ impl World {
             life,
             planted: self.planted,
             rng: Mutex::new(self.rng.part(&part)),
-            fatal: AtomicU64::new(0),
+            fated: AtomicU64::new(0),
         };
         let trainer = self.trainer(life);
         let desk = Desk::new(&process, &self.plan, &self.shelf, trainer);
@@ -417,16 +427,9 @@ impl World {
             let records: Result<Vec<Record>, _> = records.collect();
             records.map_err(|error| error.to_string())
         };
-        let trouble = |error: String| {
-            if self.troubled() || self.disk.death().is_some() {
-                Ok(false)
-            } else {
-                Err(format!("the log cannot be read: {error}"))
-            }
-        };
         let records = match read(Seq::FIRST) {
             Ok(records) => records,
-            Err(error) => return trouble(error),
+            Err(error) => return self.unread(&error),
         };
         let split = self.rng.below(records.len() as u64 + 1);
         let mut ledger = lock(&self.ledger);
@@ -438,7 +441,7 @@ impl World {
         drop(ledger);
         let rest = match read(Seq::new(split)) {
             Ok(rest) => rest,
-            Err(error) => return trouble(error),
+            Err(error) => return self.unread(&error),
         };
         for record in &rest {
             machine::apply(&mut state, &record.event);
@@ -450,6 +453,15 @@ impl World {
             ));
         }
         ledger.violation.clone().map_or(Ok(true), Err)
+    }
+
+    /// A fault excuses it.
+    fn unread(&self, error: &str) -> Result<bool, String> {
+        if self.troubled() || self.disk.death().is_some() {
+            Ok(false)
+        } else {
+            Err(format!("the log cannot be read: {error}"))
+        }
     }
 
     /// Damaged bytes are kept where the repair says.
@@ -478,7 +490,8 @@ impl World {
         let repairs = std::mem::take(&mut lock(&self.ledger).repairs);
         controller.record_repairs(repairs)?;
         let number = lock(&self.ledger).tally.processes;
-        let wild = process.life.change && !self.plan.exact;
+        let stopping = matches!(controller.state().phase, RunPhase::Stopping(_));
+        let wild = !self.plan.exact && (process.life.change || stopping);
         let wanted = wanted(&self.plan, controller.state(), &self.events(), wild, number);
         for fact in wanted {
             if let Event::SettingChanged(change) = &fact {
@@ -596,6 +609,7 @@ fn difference(mine: &RunState, theirs: &RunState) -> String {
 fn calm() -> Life {
     Life {
         fate: Fate::Open,
+        fatal: None,
         troubles: Vec::new(),
         power_cut: false,
         damage: false,
