@@ -138,11 +138,17 @@ impl EventLog for Watched<'_> {
             }
             _ => {}
         }
+        if expected_next.get() != process.ledger().accepted.len() as u64 {
+            // Events that waited were lost to a full disk: this append must say so.
+            process.store.append(expected_next, &events, durability)?;
+            let mut ledger = process.ledger();
+            ledger.violated(format!(
+                "event {expected_next} is appended where others were lost without a word"
+            ));
+            return Ok(process.store.head());
+        }
         {
             let mut ledger = process.ledger();
-            if expected_next.get() != ledger.accepted.len() as u64 {
-                ledger.violated(format!("an append expects event {expected_next}"));
-            }
             for (time_ms, event) in &events {
                 let seq = Seq::new(ledger.accepted.len() as u64);
                 ledger.accept(Record {
@@ -178,7 +184,12 @@ impl EventLog for Watched<'_> {
             return Ok(self.0.store.head());
         }
         let head = self.0.store.sync()?;
-        self.0.ledger().acknowledge();
+        let mut ledger = self.0.ledger();
+        if head.get() != ledger.accepted.len() as u64 {
+            let accepted = ledger.accepted.len();
+            ledger.violated(format!("{accepted} events are synced at {head}"));
+        }
+        ledger.acknowledge();
         Ok(head)
     }
 
