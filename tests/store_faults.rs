@@ -767,6 +767,30 @@ fn a_store_in_steps_does_what_its_clock_makes_due() {
     assert_eq!(reopen("after", &disk).unwrap().1, 0);
 }
 
+/// A lazy append that found the disk full is not said to be durable by the next sync.
+#[test]
+fn a_sync_tells_of_a_lazy_append_that_was_lost() {
+    let disk = SimDisk::default();
+    let milliseconds = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    let theirs = Arc::clone(&milliseconds);
+    let now = move || start + Duration::from_millis(theirs.load(Ordering::Relaxed));
+    let store = Store::create_in_steps(disk.arc(), "a run", [7; 16], now).unwrap();
+    let append = |event| store.append(store.head(), &[(1, event)], Durability::Lazy);
+    append(fact("lazy")).unwrap();
+    disk.state().faults.capacity = Some(0);
+    milliseconds.store(1000, Ordering::Relaxed);
+    store.step();
+    disk.state().faults.capacity = None;
+    let answer = store.sync();
+    assert!(
+        matches!(answer, Err(AppendError::DiskFull { head }) if head == Seq::FIRST),
+        "{answer:?}"
+    );
+    append(fact("again")).unwrap();
+    assert_eq!(store.sync().unwrap(), Seq::new(1));
+}
+
 #[test]
 fn many_appends_share_a_block_and_one_that_does_not_fit_begins_another() {
     let disk = SimDisk::default();

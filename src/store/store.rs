@@ -451,7 +451,14 @@ impl WriterThread {
                 None
             }
             Message::Sync { reply } => {
-                self.waiting.push(reply);
+                // what was accepted and lost meanwhile is not durable
+                let lost = self.shared.lock().lost.take();
+                match lost {
+                    Some(failure) => {
+                        let _ = reply.send(Err(failure.at(self.writer.head())));
+                    }
+                    None => self.waiting.push(reply),
+                }
                 None
             }
             Message::Close { reply } => {

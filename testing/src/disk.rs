@@ -652,8 +652,8 @@ impl DiskFile for Handle {
         let file = state.file(self.id);
         let rest = file.now.get(offset..).unwrap_or_default();
         let read = rest.len().min(bytes.len()).min(most);
-        for (to, from) in bytes.iter_mut().zip(rest).take(read) {
-            *to = *from;
+        if let (Some(to), Some(from)) = (bytes.get_mut(..read), rest.get(..read)) {
+            to.copy_from_slice(from);
         }
         for (at, mask) in file.flips.range(offset..offset.saturating_add(read)) {
             if let Some(byte) = bytes.get_mut(at - offset) {
