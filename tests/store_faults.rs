@@ -767,6 +767,36 @@ fn a_store_in_steps_does_what_its_clock_makes_due() {
     assert_eq!(reopen("after", &disk).unwrap().1, 0);
 }
 
+/// A process that was killed between its write and its sync leaves a whole block that
+/// no power cut spares. Whoever goes on from it makes it durable first: else sled, which
+/// is told of it, could show that it was stored when it is gone.
+#[test]
+fn what_opening_finds_in_the_journal_is_durable_before_sled_hears_of_it() {
+    let (disk, mut events) = small_log();
+    let (mut log, _) = Direct::open(&disk.arc()).unwrap();
+    disk.state().faults.sync_fails = true;
+    let late = [(9, fact("never synced"))];
+    assert!(matches!(log.append(&late), Err(Failure::Refused(_))));
+    drop(log);
+    disk.state().faults.sync_fails = false;
+    assert!(disk.pristine(JOURNAL).unwrap() < disk.journal());
+
+    let broken = MirrorError::Failed("told to fail".to_owned());
+    disk.state().faults.mirror_fails = Some(broken);
+    assert!(matches!(
+        Direct::open(&disk.arc()),
+        Err(OpenError::Sled { .. })
+    ));
+    assert!(
+        disk.pristine(JOURNAL).unwrap() == disk.journal(),
+        "all of it survives a power cut"
+    );
+    disk.state().faults.mirror_fails = None;
+    disk.crash(0);
+    events.extend(late);
+    assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
+}
+
 /// A lazy append that found the disk full is not said to be durable by the next sync.
 #[test]
 fn a_sync_tells_of_a_lazy_append_that_was_lost() {
