@@ -46,6 +46,10 @@ install: ## Build the program and put it into PREFIX/bin (default ~/.local)
 	@$(WITH) bash -c 'install -D -m 755 "$$CARGO_TARGET_DIR/debug/tinygate" "$(PREFIX)/bin/tinygate"'
 	@echo '$(PREFIX)/bin/tinygate'
 
+.PHONY: sim
+sim: ## Simulate runs with faults: SEEDS=10000 from FROM=0, or one with SEED=7
+	tools/sim.sh $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),300) --from $(or $(FROM),0))
+
 .PHONY: replay-alone
 replay-alone: ## Build and test the auditor alone, without libtorch
 	tools/replay-alone.sh

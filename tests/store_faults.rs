@@ -12,6 +12,8 @@
 mod store_support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use store_support::sim_disk::SimDisk;
 use store_support::{Direct, decision, fact, mixture, read_all, read_file, records};
@@ -745,6 +747,97 @@ fn short_reads_and_writes_change_nothing() {
     assert!(
         disk.state().faults.hits["short read"] > 0 && disk.state().faults.hits["short write"] > 0
     );
+}
+
+/// Without a thread nothing happens but in the caller's own order, by the caller's clock.
+#[test]
+fn a_store_in_steps_does_what_its_clock_makes_due() {
+    let disk = SimDisk::default();
+    let milliseconds = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    let theirs = Arc::clone(&milliseconds);
+    let now = move || start + Duration::from_millis(theirs.load(Ordering::Relaxed));
+    let store = Store::create_in_steps(disk.arc(), "a run", [7; 16], now).unwrap();
+    let append = |event: Event, durability| {
+        let event = [(1, event)];
+        store.append(store.head(), &event, durability).unwrap()
+    };
+    let on_disk = || read_sim(&disk).0.len();
+    let in_sled = || disk.state().mirror.as_ref().map_or(0, |map| map.len() - 2);
+
+    append(fact("lazy"), Durability::Lazy);
+    milliseconds.store(999, Ordering::Relaxed);
+    store.step();
+    assert_eq!(on_disk(), 0, "a second has not passed");
+    milliseconds.store(1000, Ordering::Relaxed);
+    store.step();
+    assert_eq!((on_disk(), in_sled()), (1, 0), "sled follows later");
+    milliseconds.store(2000, Ordering::Relaxed);
+    store.step();
+    assert_eq!(in_sled(), 1);
+    append(fact("lazy"), Durability::Lazy);
+    append(fact("durable"), Durability::Durable);
+    assert_eq!((on_disk(), in_sled()), (3, 1), "with what came before it");
+    append(decision(1), Durability::Durable);
+    assert_eq!((on_disk(), in_sled()), (4, 3), "sled follows a decision");
+    append(fact("lazy"), Durability::Lazy);
+    store.close().unwrap();
+    assert_eq!((on_disk(), in_sled()), (5, 4));
+    assert_eq!(reopen("after", &disk).unwrap().1, 0);
+}
+
+/// A process that was killed between its write and its sync leaves a whole block that
+/// no power cut spares. Whoever goes on from it makes it durable first: else sled, which
+/// is told of it, could show that it was stored when it is gone.
+#[test]
+fn what_opening_finds_in_the_journal_is_durable_before_sled_hears_of_it() {
+    let (disk, mut events) = small_log();
+    let (mut log, _) = Direct::open(&disk.arc()).unwrap();
+    disk.state().faults.sync_fails = true;
+    let late = [(9, fact("never synced"))];
+    assert!(matches!(log.append(&late), Err(Failure::Refused(_))));
+    drop(log);
+    disk.state().faults.sync_fails = false;
+    assert!(disk.pristine(JOURNAL).unwrap() < disk.journal());
+
+    let broken = MirrorError::Failed("told to fail".to_owned());
+    disk.state().faults.mirror_fails = Some(broken);
+    assert!(matches!(
+        Direct::open(&disk.arc()),
+        Err(OpenError::Sled { .. })
+    ));
+    assert!(
+        disk.pristine(JOURNAL).unwrap() == disk.journal(),
+        "all of it survives a power cut"
+    );
+    disk.state().faults.mirror_fails = None;
+    disk.crash(0);
+    events.extend(late);
+    assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
+}
+
+/// A lazy append that found the disk full is not said to be durable by the next sync.
+#[test]
+fn a_sync_tells_of_a_lazy_append_that_was_lost() {
+    let disk = SimDisk::default();
+    let milliseconds = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    let theirs = Arc::clone(&milliseconds);
+    let now = move || start + Duration::from_millis(theirs.load(Ordering::Relaxed));
+    let store = Store::create_in_steps(disk.arc(), "a run", [7; 16], now).unwrap();
+    let append = |event| store.append(store.head(), &[(1, event)], Durability::Lazy);
+    append(fact("lazy")).unwrap();
+    disk.state().faults.capacity = Some(0);
+    milliseconds.store(1000, Ordering::Relaxed);
+    store.step();
+    disk.state().faults.capacity = None;
+    let answer = store.sync();
+    assert!(
+        matches!(answer, Err(AppendError::DiskFull { head }) if head == Seq::FIRST),
+        "{answer:?}"
+    );
+    append(fact("again")).unwrap();
+    assert_eq!(store.sync().unwrap(), Seq::new(1));
 }
 
 #[test]

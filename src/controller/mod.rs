@@ -6,7 +6,7 @@
 //! it. So what was ever acted upon is in the log, and a process that goes away
 //! between any two steps leaves a log from which the next one goes on.
 //!
-//! The trainer is whatever stands at the other end of two channels: libtorch's
+//! The trainer is whatever stands at the other end of a [`Link`]: libtorch's
 //! actor, or a script in a test. This module decides nothing and trains nothing.
 
 mod files;
@@ -123,10 +123,34 @@ pub enum ControlError {
     NeverAtRest { head: Seq },
 }
 
+/// The way to the trainer and back. [`Trainer`] is the real one; a simulation puts its own there.
+pub trait Link {
+    /// # Errors
+    /// [`ControlError::TrainerLost`] when nobody is there to take it.
+    fn send(&self, command: Command) -> Result<(), ControlError>;
+
+    /// Waits for what the trainer says next.
+    ///
+    /// # Errors
+    /// [`ControlError::TrainerLost`] when nobody is there to say anything any more.
+    fn receive(&self) -> Result<Report, ControlError>;
+}
+
 /// The trainer's two channels.
 pub struct Trainer {
     pub commands: Sender<Command>,
     pub reports: Receiver<Report>,
+}
+
+impl Link for Trainer {
+    fn send(&self, command: Command) -> Result<(), ControlError> {
+        let sent = self.commands.send(command);
+        sent.map_err(|_| ControlError::TrainerLost)
+    }
+
+    fn receive(&self) -> Result<Report, ControlError> {
+        self.reports.recv().map_err(|_| ControlError::TrainerLost)
+    }
 }
 
 pub struct Controller<'a> {
@@ -192,7 +216,7 @@ impl<'a> Controller<'a> {
     pub fn run(
         &mut self,
         started: ProcessStarted,
-        trainer: &Trainer,
+        trainer: &dyn Link,
         observer: &mut dyn Observer,
     ) -> Result<Ending, ControlError> {
         if self.state.created.is_none() {
@@ -206,17 +230,12 @@ impl<'a> Controller<'a> {
                 Settled::Ended(ending) => return Ok(ending),
                 Settled::Command(command) => {
                     if under_way.as_ref() != Some(&command) {
-                        let sent = trainer.commands.send((*command).clone());
-                        sent.map_err(|_| ControlError::TrainerLost)?;
+                        trainer.send((*command).clone())?;
                         under_way = Some(command);
                     }
                 }
             }
-            match trainer
-                .reports
-                .recv()
-                .map_err(|_| ControlError::TrainerLost)?
-            {
+            match trainer.receive()? {
                 Report::Fact(fact) => self.append_fact(fact)?,
                 Report::Progress(progress) => observer.progressed(&progress),
                 Report::Interrupted { signal } => {

@@ -4,6 +4,7 @@
 //! copy has it whole. It changes nothing. [`restore`] then makes both copies
 //! hold exactly the blocks found, keeping damaged bytes in quarantine, the
 //! journal first; a crash within it leaves what the next one can go on with.
+//! What the journal holds is made durable before sled is told of it.
 //!
 //! Invariant: no block is dropped of which a copy shows that it was durable;
 //! where that would be needed, nothing is changed and an error says so.
@@ -772,6 +773,9 @@ fn restore_journal(
     };
     let whole = found.blocks == compared.end.number && found.good > 0;
     if whole && length == found.good {
+        // a process that was killed before its sync left this to the page cache alone
+        old.sync()
+            .map_err(|source| OpenError::disk("sync", JOURNAL, source))?;
         return Ok(old);
     }
     let quarantine = match length.saturating_sub(found.good) {

@@ -4,7 +4,8 @@
 //! a channel. The writer thread takes what has come together, writes it as one
 //! group, syncs once and answers all. It alone touches journal and mirror, and
 //! its clock is the only one: within [`LAZY`] lazy appends reach the disk and
-//! the mirror follows.
+//! the mirror follows. A simulation does the thread's work itself, by a clock of
+//! its own ([`Store::create_in_steps`]).
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,10 +40,23 @@ pub struct Store {
     header: FileHeader,
     sender: Sender<Message>,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    hands: Hands,
     /// Freed last.
     _lock: Option<RunLock>,
 }
+
+/// A writer and where its messages come in.
+type Desk = (WriterThread, Receiver<Message>);
+
+/// Who does the writer's work.
+enum Hands {
+    /// `None` once it was joined.
+    Thread(Option<JoinHandle<()>>),
+    /// Whoever sends: each message is worked off before its sender goes on. `None` once closed.
+    Caller(Mutex<Option<Box<Desk>>>),
+}
+
+type Now = Box<dyn Fn() -> Instant + Send>;
 
 enum Message {
     Append {
@@ -74,6 +88,17 @@ struct State {
 }
 
 impl Shared {
+    fn at(next: Seq) -> Arc<Shared> {
+        Arc::new(Shared {
+            state: Mutex::new(State {
+                next,
+                refused: None,
+                lost: None,
+            }),
+            in_flight: AtomicUsize::new(0),
+        })
+    }
+
     /// The state is plain data: whole whatever thread died.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -86,7 +111,7 @@ impl Store {
         let lock = RunLock::take(run)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
         let writer = Writer::create(&disk, name, nonce(run))?;
-        Store::start(disk, writer, Some(lock))
+        Store::threaded(disk, writer, Some(lock))
     }
 
     /// Opens the log of a run for writing. What had to be put right is returned:
@@ -98,7 +123,7 @@ impl Store {
         let lock = RunLock::take(run)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
         let (writer, repairs) = Writer::open(&disk)?;
-        Ok((Store::start(disk, writer, Some(lock))?, repairs))
+        Ok((Store::threaded(disk, writer, Some(lock))?, repairs))
     }
 
     /// As [`Store::open`], doing also what somebody wishes for where opening would refuse.
@@ -112,19 +137,19 @@ impl Store {
         let lock = RunLock::take(run)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
         let (writer, repairs) = repair(&disk, wishes)?;
-        Ok((Store::start(disk, writer, Some(lock))?, repairs))
+        Ok((Store::threaded(disk, writer, Some(lock))?, repairs))
     }
 
     /// As [`Store::create`], on a disk of the caller's and without a lock.
     pub fn create_on(disk: Arc<dyn Disk>, name: &str, nonce: [u8; 16]) -> Result<Store, OpenError> {
         let writer = Writer::create(&disk, name, nonce)?;
-        Store::start(disk, writer, None)
+        Store::threaded(disk, writer, None)
     }
 
     /// As [`Store::open`], on a disk of the caller's and without a lock.
     pub fn open_on(disk: Arc<dyn Disk>) -> Result<(Store, Vec<Repair>), OpenError> {
         let (writer, repairs) = Writer::open(&disk)?;
-        Ok((Store::start(disk, writer, None)?, repairs))
+        Ok((Store::threaded(disk, writer, None)?, repairs))
     }
 
     /// As [`Store::repair`], on a disk of the caller's and without a lock.
@@ -133,37 +158,79 @@ impl Store {
         wishes: Wishes,
     ) -> Result<(Store, Vec<Repair>), OpenError> {
         let (writer, repairs) = repair(&disk, wishes)?;
-        Ok((Store::start(disk, writer, None)?, repairs))
+        Ok((Store::threaded(disk, writer, None)?, repairs))
     }
 
-    fn start(
+    /// As [`Store::create_on`], without a thread, by the clock `now`. The caller's
+    /// thread works off each append, and with [`Store::step`] what the clock makes
+    /// due: in a simulation nothing happens but in its own order.
+    pub fn create_in_steps(
+        disk: Arc<dyn Disk>,
+        name: &str,
+        nonce: [u8; 16],
+        now: impl Fn() -> Instant + Send + 'static,
+    ) -> Result<Store, OpenError> {
+        let writer = Writer::create(&disk, name, nonce)?;
+        Ok(Store::stepped(disk, writer, Box::new(now)))
+    }
+
+    /// As [`Store::open_on`], without a thread: see [`Store::create_in_steps`].
+    pub fn open_in_steps(
+        disk: Arc<dyn Disk>,
+        now: impl Fn() -> Instant + Send + 'static,
+    ) -> Result<(Store, Vec<Repair>), OpenError> {
+        let (writer, repairs) = Writer::open(&disk)?;
+        Ok((Store::stepped(disk, writer, Box::new(now)), repairs))
+    }
+
+    fn threaded(
         disk: Arc<dyn Disk>,
         writer: Writer,
         lock: Option<RunLock>,
     ) -> Result<Store, OpenError> {
         let header = writer.header().clone();
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                next: writer.head(),
-                refused: None,
-                lost: None,
-            }),
-            in_flight: AtomicUsize::new(0),
-        });
+        let shared = Shared::at(writer.head());
         let (sender, inbox) = unbounded();
-        let theirs = Arc::clone(&shared);
+        let worker = WriterThread::new(writer, Arc::clone(&shared), Box::new(Instant::now));
         let thread = std::thread::Builder::new()
             .name("tinygate-log".to_owned())
-            .spawn(move || WriterThread::new(writer, theirs).run(&inbox))
+            .spawn(move || worker.run(&inbox))
             .map_err(|source| OpenError::disk("start the writer of", JOURNAL, source))?;
         Ok(Store {
             disk,
             header,
             sender,
             shared,
-            thread: Some(thread),
+            hands: Hands::Thread(Some(thread)),
             _lock: lock,
         })
+    }
+
+    fn stepped(disk: Arc<dyn Disk>, writer: Writer, now: Now) -> Store {
+        let header = writer.header().clone();
+        let shared = Shared::at(writer.head());
+        let (sender, inbox) = unbounded();
+        let worker = WriterThread::new(writer, Arc::clone(&shared), now);
+        Store {
+            disk,
+            header,
+            sender,
+            shared,
+            hands: Hands::Caller(Mutex::new(Some(Box::new((worker, inbox))))),
+            _lock: None,
+        }
+    }
+
+    /// Does what is due, where no thread does.
+    pub fn step(&self) {
+        if let Hands::Caller(worker) = &self.hands {
+            let mut worker = worker.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((thread, inbox)) = worker.as_deref_mut()
+                && thread.turn(inbox.try_recv().ok(), inbox)
+            {
+                *worker = None;
+            }
+        }
     }
 
     pub fn header(&self) -> &FileHeader {
@@ -176,18 +243,36 @@ impl Store {
     }
 
     fn shut(&mut self) -> Result<Seq, AppendError> {
-        let Some(thread) = self.thread.take() else {
-            return Ok(self.head());
+        let thread = match &mut self.hands {
+            Hands::Thread(thread) => thread.take(),
+            Hands::Caller(_) => None,
         };
+        if thread.is_none() && !self.is_stepped() {
+            return Ok(self.head());
+        }
         let (reply, answer) = bounded(1);
         let _ = self.sender.send(Message::Close { reply });
         let result = self.wait(&answer);
-        // a panic of the writer was answered with an error above
-        let _ = thread.join();
+        if let Some(thread) = thread {
+            // a panic of the writer was answered with an error above
+            let _ = thread.join();
+        }
         result
     }
 
+    /// The caller does the writer's work, and has not closed the log yet.
+    fn is_stepped(&self) -> bool {
+        match &self.hands {
+            Hands::Thread(_) => false,
+            Hands::Caller(worker) => worker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_some(),
+        }
+    }
+
     fn wait(&self, answer: &Receiver<Result<Seq, AppendError>>) -> Result<Seq, AppendError> {
+        self.step();
         answer.recv().unwrap_or_else(|_| {
             Err(AppendError::Refused {
                 head: self.head(),
@@ -251,7 +336,10 @@ impl EventLog for Store {
         drop(state);
         match answer {
             Some(answer) => self.wait(&answer),
-            None => Ok(Seq::new(next)),
+            None => {
+                self.step();
+                Ok(Seq::new(next))
+            }
         }
     }
 
@@ -312,11 +400,13 @@ struct WriterThread {
     follow_at: Option<Instant>,
     /// Why the last commit failed; the answer to units sent before anybody knew.
     failure: Option<Failure>,
+    now: Now,
 }
 
 impl WriterThread {
-    fn new(writer: Writer, shared: Arc<Shared>) -> WriterThread {
+    fn new(writer: Writer, shared: Arc<Shared>, now: Now) -> WriterThread {
         WriterThread {
+            now,
             writer,
             shared,
             waiting: Vec::new(),
@@ -335,27 +425,34 @@ impl WriterThread {
                 Some(deadline) => inbox.recv_deadline(deadline),
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            let mut close = None;
-            match first {
-                Ok(message) => {
-                    close = self.take(message);
-                    while close.is_none() && self.writer.waiting() < GROUP {
-                        match inbox.try_recv() {
-                            Ok(message) => close = self.take(message),
-                            Err(_) => break,
-                        }
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+            let first = match first {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
-            self.commit_if_due();
-            self.follow_if_due(close.is_some());
-            if let Some(reply) = close {
-                let _ = reply.send(self.answer());
+            };
+            if self.turn(first, inbox) {
                 return;
             }
         }
+    }
+
+    /// Takes what has come together and does what is due. Whether the log is closed now.
+    fn turn(&mut self, first: Option<Message>, inbox: &Receiver<Message>) -> bool {
+        let mut close = None;
+        if let Some(message) = first {
+            close = self.take(message);
+            while close.is_none() && self.writer.waiting() < GROUP {
+                match inbox.try_recv() {
+                    Ok(message) => close = self.take(message),
+                    Err(_) => break,
+                }
+            }
+        }
+        self.commit_if_due();
+        self.follow_if_due(close.is_some());
+        let Some(reply) = close else { return false };
+        let _ = reply.send(self.answer());
+        true
     }
 
     /// Takes a message in; returns whom to answer when the log is to be closed.
@@ -375,7 +472,7 @@ impl WriterThread {
                     Some(reply) => self.waiting.push(reply),
                     None => {
                         self.lazy = true;
-                        self.commit_at.get_or_insert_with(|| Instant::now() + LAZY);
+                        self.commit_at.get_or_insert_with(|| (self.now)() + LAZY);
                     }
                 }
                 None
@@ -413,7 +510,7 @@ impl WriterThread {
     }
 
     fn commit_if_due(&mut self) {
-        let due = self.commit_at.is_some_and(|at| at <= Instant::now());
+        let due = self.commit_at.is_some_and(|at| at <= (self.now)());
         if !due && self.waiting.is_empty() && self.writer.waiting() < GROUP {
             return;
         }
@@ -448,13 +545,13 @@ impl WriterThread {
     }
 
     fn follow_if_due(&mut self, closing: bool) {
-        let due = self.follow_at.is_some_and(|at| at <= Instant::now());
+        let due = self.follow_at.is_some_and(|at| at <= (self.now)());
         let decision = self.writer.waiting() == 0 && std::mem::take(&mut self.decision);
         let sync = closing || due || decision;
         if sync {
             self.follow_at = None;
         } else if self.writer.mirror_behind() > 0 {
-            self.follow_at.get_or_insert_with(|| Instant::now() + LAZY);
+            self.follow_at.get_or_insert_with(|| (self.now)() + LAZY);
         }
         if !sync && self.writer.mirror_behind() < MIRROR_BLOCKS {
             return;

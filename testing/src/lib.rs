@@ -11,14 +11,17 @@
 //! crash is the same chunk.
 
 mod curve;
+pub mod disk;
 pub mod fuzz;
 mod life;
+mod rng;
 mod run;
 mod script;
 mod trainer;
 
 pub use curve::Curve;
 pub use life::{Life, Lived, Quiet, Ticks, live, lived};
+pub use rng::Rng;
 pub use run::{created, first, process, short_policy};
 pub use script::{ChunkPlan, Disturbance, Failure, Files, HeldOut, Picture, Script, Trouble};
 pub use trainer::{Answer, ScriptedTrainer};

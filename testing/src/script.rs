@@ -104,6 +104,12 @@ pub enum Files {
     Small,
     /// The optimizer's file is missing.
     Incomplete,
+    /// The model's file has no byte.
+    Empty,
+    /// The model's file ends too early.
+    Truncated,
+    /// A weight in the model's file is no number.
+    Corrupt,
     NotWritten,
 }
 

@@ -4,6 +4,8 @@
 //! written and judged on the chunk's grid and at its end; then come held-out
 //! losses, the picture, and the chunk's end.
 
+use std::cmp::Ordering;
+
 use crossbeam_channel::{Receiver, Sender};
 use tinygate::controller::{Progress, Report};
 use tinygate::events::{
@@ -21,6 +23,8 @@ const OPTIMIZER_FILE: &str = "optim_state_dict.pt";
 const STATE_FILE: &str = "state.pt";
 /// Model and optimizer file have at least this many bytes.
 const FILE_MIN: u64 = 1000;
+/// A sound model file has this many. Fewer: it was cut off; more: a weight is no number.
+const MODEL_SIZE: u64 = 4096;
 /// Seconds that an update is said to take.
 const SECONDS_PER_UPDATE: f64 = 0.125;
 
@@ -28,6 +32,7 @@ pub struct ScriptedTrainer {
     script: Script,
     disturbances: Vec<Disturbance>,
     block: usize,
+    chained: bool,
 }
 
 /// What a command is answered with.
@@ -44,7 +49,16 @@ impl ScriptedTrainer {
             script,
             disturbances: Vec::new(),
             block: 8,
+            chained: false,
         }
+    }
+
+    /// Weights follow from those they began with and from every update since, so
+    /// that what began elsewhere, or left an update out, ends with another hash.
+    #[must_use]
+    pub fn chained(mut self) -> ScriptedTrainer {
+        self.chained = true;
+        self
     }
 
     #[must_use]
@@ -92,6 +106,7 @@ impl ScriptedTrainer {
             train.attempt.get(),
         );
         let mut session = Session::new(&self.script, train, &plan, self.block);
+        session.weights = self.chained.then(|| first_weights(&self.script, train));
         if session.fails_here() {
             return session.fail();
         }
@@ -148,6 +163,8 @@ struct Session<'a> {
     samples_seen: u64,
     columns: Vec<(&'static str, Vec<(u64, Scalar)>)>,
     reports: Vec<Report>,
+    /// Stands for the weights, where they are chained.
+    weights: Option<String>,
 }
 
 impl<'a> Session<'a> {
@@ -169,6 +186,7 @@ impl<'a> Session<'a> {
                 .map_or(0, |resume| resume.samples_seen),
             columns: Vec::new(),
             reports: Vec::new(),
+            weights: None,
         }
     }
 
@@ -190,6 +208,10 @@ impl<'a> Session<'a> {
     fn update(&mut self, update: u64) {
         let settings = &self.train.settings;
         self.step = update;
+        if let Some(weights) = &mut self.weights {
+            let text = format!("{weights} {update} {} {settings:?}", self.samples_seen);
+            *weights = blake3::hash(text.as_bytes()).to_hex().to_string();
+        }
         self.samples_seen += u64::from(settings.batch_size_per_gpu)
             * u64::from(settings.gradient_accumulation_steps);
         let loss = self.value(&self.plan.loss, metric::LOSS);
@@ -316,7 +338,13 @@ impl<'a> Session<'a> {
 
     /// Hashes stand for weights: the same update of the same chunk has the same.
     fn files(&self, files: Files) -> Vec<FileRecord> {
-        let model_size = if files == Files::Small { 12 } else { 4096 };
+        let model_size = match files {
+            Files::Sound | Files::Incomplete | Files::NotWritten => MODEL_SIZE,
+            Files::Small => 12,
+            Files::Empty => 0,
+            Files::Truncated => MODEL_SIZE / 2,
+            Files::Corrupt => MODEL_SIZE + 1,
+        };
         let sizes = [
             (MODEL_FILE, model_size),
             (OPTIMIZER_FILE, 8192),
@@ -334,6 +362,14 @@ impl<'a> Session<'a> {
     }
 
     fn hash(&self, name: &str) -> String {
+        if let Some(weights) = &self.weights {
+            return match name {
+                MODEL_FILE => weights.clone(),
+                _ => blake3::hash(format!("{weights} {name}").as_bytes())
+                    .to_hex()
+                    .to_string(),
+            };
+        }
         let train = self.train;
         let text = format!(
             "{} {} {} {} {name}",
@@ -512,8 +548,32 @@ fn rejection(files: &[FileRecord]) -> Option<Rejection> {
                 ),
             });
         }
+        let broken = match file.size.cmp(&MODEL_SIZE) {
+            _ if name != MODEL_FILE => None,
+            Ordering::Less => Some(("unreadable", "the archive ends within a record")),
+            Ordering::Equal => None,
+            Ordering::Greater => Some(("non_finite", "a weight is not finite")),
+        };
+        if let Some((code, text)) = broken {
+            return Some(Rejection {
+                code: code.to_owned(),
+                text: format!("`{name}`: {text}"),
+            });
+        }
     }
     None
+}
+
+/// Those of the checkpoint that a chunk begins from, or fresh ones.
+fn first_weights(script: &Script, train: &TrainChunk) -> String {
+    let resume = train.resume.as_ref();
+    let files = resume.map_or(&[][..], |resume| resume.files.as_slice());
+    if let Some(model) = files.iter().find(|file| file.name == MODEL_FILE) {
+        return model.blake3.clone();
+    }
+    let from = resume.map_or("fresh", |resume| resume.checkpoint.path.as_str());
+    let text = format!("{} {} {} {from}", script.seed, train.stage, train.restart);
+    blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
 /// Warm-up from 0 over a twentieth of the schedule, then down to 1 % in a straight

@@ -1,8 +1,8 @@
 //! What the store's tests share.
-#![allow(dead_code)] // each test binary uses its part
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
 pub mod any_event;
-pub mod sim_disk;
+pub use tinygate_testing::disk as sim_disk;
 
 use std::sync::Arc;
 

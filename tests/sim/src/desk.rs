@@ -1,0 +1,576 @@
+//! What stands between the controller and its world: the log it appends to, the
+//! trainer it commands. Both are the place where a process goes away.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tinygate::controller::{ControlError, Link, Observer, Progress, Report};
+use tinygate::events::{
+    CheckpointJudged, ChunkFailed, ChunkFailure, Event, FileRecord, Record, Rejection, Seq,
+};
+use tinygate::machine::{self, Command, Decision, RunState, TrainChunk};
+use tinygate::store::disk::{Disk, JOURNAL};
+use tinygate::store::{AppendError, Durability, EventLog, LogFile, ReadError, Records, Store};
+use tinygate_testing::disk::SimDisk;
+use tinygate_testing::{Rng, ScriptedTrainer};
+
+use crate::ledger::Ledger;
+use crate::plan::{Fate, Life, Plan};
+use crate::world::Planted;
+
+/// Reports in one process. A run that needs more does not end.
+const REPORTS_MAX: u64 = 200_000;
+
+/// Virtual time, shared by the log's clock and the events' times.
+#[derive(Clone)]
+pub struct Clock {
+    start: Instant,
+    milliseconds: Arc<AtomicU64>,
+    /// Of the time that people see.
+    skew: Arc<AtomicI64>,
+}
+
+impl Clock {
+    pub fn new() -> Clock {
+        Clock {
+            start: Instant::now(),
+            milliseconds: Arc::default(),
+            skew: Arc::default(),
+        }
+    }
+
+    pub fn now(&self) -> Instant {
+        self.start + Duration::from_millis(self.milliseconds.load(Ordering::Relaxed))
+    }
+
+    pub fn pass(&self, milliseconds: u64) {
+        self.milliseconds.fetch_add(milliseconds, Ordering::Relaxed);
+    }
+
+    pub fn set_back(&self, milliseconds: u64) {
+        let back = i64::try_from(milliseconds).unwrap_or(i64::MAX);
+        self.skew.fetch_sub(back, Ordering::Relaxed);
+    }
+
+    /// Milliseconds since 1970.
+    pub fn people(&self) -> u64 {
+        let now = self.milliseconds.load(Ordering::Relaxed);
+        (1_700_000_000_000 + now).saturating_add_signed(self.skew.load(Ordering::Relaxed))
+    }
+}
+
+/// What one process shares.
+pub struct Process<'a> {
+    pub store: &'a Store,
+    pub disk: &'a SimDisk,
+    pub clock: &'a Clock,
+    pub ledger: &'a Mutex<Ledger>,
+    pub life: &'a Life,
+    pub planted: Option<Planted>,
+    pub rng: Mutex<Rng>,
+    /// How often the kind of event that its fate waits for was appended.
+    pub fated: AtomicU64,
+}
+
+impl Process<'_> {
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(self.ledger)
+    }
+
+    pub fn rng(&self) -> MutexGuard<'_, Rng> {
+        lock(&self.rng)
+    }
+
+    fn one_in(&self, n: u64) -> bool {
+        n > 0 && self.rng().one_in(n)
+    }
+
+    /// Time in which nothing happens but what the log's clock makes due.
+    fn stall(&self) {
+        let pause = 500 + self.rng().below(3000);
+        self.clock.pass(pause);
+        self.store.step();
+    }
+
+    fn after_append(&self, event: &Event) {
+        let fated = matches!(&self.life.fate, Fate::After { kind, nth }
+            if event.kind() == *kind && self.fated.fetch_add(1, Ordering::Relaxed) + 1 == *nth);
+        if fated || self.life.fatal == Some(event.kind()) {
+            self.clock.pass(5000);
+            self.store.step();
+            if self.disk.death().is_none() {
+                self.ledger().tally.fault("crash after an append");
+                self.disk.die();
+            }
+        }
+        if self.one_in(self.life.stall) {
+            self.ledger().tally.fault("stall");
+            self.stall();
+        }
+    }
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The log as the controller has it.
+pub struct Watched<'a>(pub &'a Process<'a>);
+
+impl EventLog for Watched<'_> {
+    fn append(
+        &self,
+        expected_next: Seq,
+        events: &[(u64, Event)],
+        durability: Durability,
+    ) -> Result<Seq, AppendError> {
+        let process = self.0;
+        let mut events = events.to_vec();
+        match (process.planted, events.as_mut_slice()) {
+            (Some(Planted::DecisionTwice), [(_, Event::GateDecided(_))]) => {
+                events.extend(events.clone());
+            }
+            (Some(Planted::DecisionEdited), [(_, Event::GateDecided(gate))]) => {
+                gate.failures += 1;
+            }
+            _ => {}
+        }
+        if expected_next.get() != process.ledger().accepted.len() as u64 {
+            // Events that waited were lost to a full disk: this append must say so.
+            process.store.append(expected_next, &events, durability)?;
+            let mut ledger = process.ledger();
+            ledger.violated(format!(
+                "event {expected_next} is appended where others were lost without a word"
+            ));
+            return Ok(process.store.head());
+        }
+        {
+            let mut ledger = process.ledger();
+            for (time_ms, event) in &events {
+                let seq = Seq::new(ledger.accepted.len() as u64);
+                ledger.accept(Record {
+                    seq,
+                    time_ms: *time_ms,
+                    event: event.clone(),
+                });
+            }
+        }
+        let head = process.store.append(expected_next, &events, durability)?;
+        {
+            let mut ledger = process.ledger();
+            if head.get() != ledger.accepted.len() as u64 {
+                ledger.violated(format!("the log says that its head is {head}"));
+            }
+            if durability == Durability::Durable {
+                ledger.acknowledge();
+            }
+        }
+        for (_, event) in &events {
+            process.after_append(event);
+        }
+        Ok(head)
+    }
+
+    fn head(&self) -> Seq {
+        self.0.store.head()
+    }
+
+    fn sync(&self) -> Result<Seq, AppendError> {
+        if self.0.planted == Some(Planted::SyncSkipped) {
+            self.0.ledger().acknowledge();
+            return Ok(self.0.store.head());
+        }
+        let head = self.0.store.sync()?;
+        let mut ledger = self.0.ledger();
+        if head.get() != ledger.accepted.len() as u64 {
+            let accepted = ledger.accepted.len();
+            ledger.violated(format!("{accepted} events are synced at {head}"));
+        }
+        ledger.acknowledge();
+        Ok(head)
+    }
+
+    fn read(&self, from: Seq) -> Result<Records<'_>, ReadError> {
+        self.0.store.read(from)
+    }
+}
+
+/// The checkpoints of a run: they outlive its processes.
+#[derive(Default)]
+pub struct Shelf {
+    /// Files by path.
+    written: BTreeMap<String, Vec<FileRecord>>,
+    rotten: Vec<String>,
+}
+
+impl Shelf {
+    /// A checkpoint is damaged where it lies: often the one that is `newest`.
+    pub fn rot(&mut self, newest: Option<&str>, rng: &mut Rng) -> bool {
+        let place = rng.below(self.written.len() as u64) as usize;
+        let any = self.written.keys().nth(place).map(String::as_str);
+        let path = newest.filter(|_| rng.one_in(2)).or(any).map(str::to_owned);
+        let found = path.filter(|path| self.written.contains_key(path));
+        self.rotten.extend(found.clone());
+        found.is_some()
+    }
+}
+
+/// The trainer, as the controller has it.
+pub struct Desk<'a> {
+    pub process: &'a Process<'a>,
+    pub plan: &'a Plan,
+    pub shelf: &'a RefCell<Shelf>,
+    pub trainer: RefCell<ScriptedTrainer>,
+    queue: RefCell<VecDeque<Report>>,
+    /// Reports that come later, with how many come before them.
+    later: RefCell<Vec<(u64, Report)>>,
+    commands: Cell<u64>,
+    reports: Cell<u64>,
+    /// The trainer was planned to say nothing more.
+    pub silenced: Cell<bool>,
+}
+
+impl<'a> Desk<'a> {
+    pub fn new(
+        process: &'a Process<'a>,
+        plan: &'a Plan,
+        shelf: &'a RefCell<Shelf>,
+        trainer: ScriptedTrainer,
+    ) -> Desk<'a> {
+        Desk {
+            process,
+            plan,
+            shelf,
+            trainer: RefCell::new(trainer),
+            queue: RefCell::default(),
+            later: RefCell::default(),
+            commands: Cell::new(0),
+            reports: Cell::new(0),
+            silenced: Cell::new(false),
+        }
+    }
+
+    pub fn commands(&self) -> u64 {
+        self.commands.get()
+    }
+
+    /// The process is gone, and its trainer with it.
+    fn crash<T>(&self, name: &'static str) -> Result<T, ControlError> {
+        self.process.ledger().tally.fault(name);
+        self.process.disk.die();
+        Err(ControlError::TrainerLost)
+    }
+
+    fn gone<T>(&self) -> Result<T, ControlError> {
+        Err(ControlError::TrainerLost)
+    }
+
+    /// Everything before the command is durable, and it follows from that.
+    fn check_command(&self, command: &Command) {
+        let durable = durable_records(self.process.disk);
+        let mut ledger = self.process.ledger();
+        ledger.tally.commands += 1;
+        match durable {
+            Err(error) => ledger.violated(format!("the durable log cannot be read: {error}")),
+            Ok(records) if records != ledger.accepted => {
+                let (durable, all) = (records.len(), ledger.accepted.len());
+                ledger.violated(format!(
+                    "a command is sent with {durable} of {all} events durable"
+                ));
+            }
+            Ok(_) => {}
+        }
+        if machine::decide(&ledger.state) != Decision::Act(command.clone()) {
+            ledger.violated("a command is sent that is not due");
+        }
+    }
+
+    fn check_training(&self, train: &TrainChunk) {
+        let mut ledger = self.process.ledger();
+        let (chunk, attempt) = (train.chunk.get(), train.attempt.get());
+        for mood in self.plan.moods(&train.stage, chunk, attempt) {
+            ledger.tally.fault(mood);
+        }
+        // At its end already, a chunk is only measured once more.
+        if train.start() < train.from || train.to < train.start() {
+            let (from, to, start) = (train.from, train.to, train.start());
+            ledger.violated(format!("a chunk ({from}, {to}] is trained from {start}"));
+        }
+        let Some(resume) = train
+            .resume
+            .as_ref()
+            .filter(|resume| !resume.files.is_empty())
+        else {
+            return;
+        };
+        let path = &resume.checkpoint.path;
+        if self.shelf.borrow().written.get(path) != Some(&resume.files) {
+            ledger.violated(format!("`{path}` is resumed from and is not there"));
+        }
+    }
+
+    /// As the real trainer answers when the checkpoint to start from is damaged.
+    fn cannot_load(&self, train: &TrainChunk) -> Option<Vec<Report>> {
+        let resume = train.resume.as_ref()?;
+        let checkpoint = resume.checkpoint.clone();
+        if !self.shelf.borrow().rotten.contains(&checkpoint.path) {
+            return None;
+        }
+        self.process
+            .ledger()
+            .tally
+            .fault("checkpoint damaged later");
+        let failed = ChunkFailed {
+            stage: train.stage.clone(),
+            chunk: train.chunk,
+            attempt: train.attempt,
+            step: train.start(),
+            failure: ChunkFailure::CheckpointUnloadable {
+                path: checkpoint.path.clone(),
+                detail: "its hash is another".to_owned(),
+            },
+        };
+        let judged = CheckpointJudged {
+            stage: train.stage.clone(),
+            checkpoint,
+            rejected: Some(damaged()),
+        };
+        Some(vec![
+            Report::Fact(Event::CheckpointJudged(judged)),
+            Report::Fact(Event::ChunkFailed(failed)),
+        ])
+    }
+
+    fn answer(&self, command: &Command) -> Vec<Report> {
+        if let Command::TrainChunk(train) = command
+            && let Some(reports) = self.cannot_load(train)
+        {
+            return reports;
+        }
+        let mut command = command.clone();
+        if let (Some(Planted::WrongStart), Command::TrainChunk(train)) =
+            (self.process.planted, &mut command)
+            && let Some(resume) = &mut train.resume
+        {
+            resume.files.clear();
+        }
+        let mut reports = self.trainer.borrow_mut().answer(&command).reports;
+        if let Command::JudgeCheckpoint(judge) = &command
+            && self.shelf.borrow().rotten.contains(&judge.checkpoint.path)
+        {
+            reports = vec![Report::Fact(Event::CheckpointJudged(CheckpointJudged {
+                stage: judge.stage.clone(),
+                checkpoint: judge.checkpoint.clone(),
+                rejected: Some(damaged()),
+            }))];
+        }
+        reports
+    }
+
+    /// The next report, with what chance makes of it.
+    fn next(&self) -> Option<Report> {
+        let at = self.reports.get();
+        let due = {
+            let mut later = self.later.borrow_mut();
+            let place = later.iter().position(|(when, _)| *when <= at);
+            place.map(|place| later.remove(place).1)
+        };
+        if due.is_some() {
+            return due;
+        }
+        let life = self.process.life;
+        loop {
+            let Some(report) = self.queue.borrow_mut().pop_front() else {
+                let mut later = self.later.borrow_mut();
+                return (!later.is_empty()).then(|| later.remove(0).1);
+            };
+            let Report::Fact(event) = &report else {
+                return Some(report);
+            };
+            if self.process.planted == Some(Planted::ResultDropped)
+                && matches!(event, Event::ChunkFinished(_))
+            {
+                continue;
+            }
+            self.note(event);
+            let mut tally = None;
+            let delay = 1 + self.process.rng().below(40);
+            if self.process.one_in(life.lost) {
+                tally = Some("result lost");
+            } else if self.process.one_in(life.late) && self.may_be_late(event) {
+                tally = Some(match event {
+                    Event::CheckpointJudged(_) => "checkpoint late",
+                    _ => "result late",
+                });
+                self.later.borrow_mut().push((at + delay, report.clone()));
+            }
+            if let Some(name) = tally {
+                self.process.ledger().tally.fault(name);
+                continue;
+            }
+            if self.process.one_in(life.twice) {
+                self.process.ledger().tally.fault("result twice");
+                self.later.borrow_mut().push((at + delay, report.clone()));
+            }
+            return Some(report);
+        }
+    }
+
+    /// In an exact run a verdict alone may be late: the machine asks for it then.
+    fn may_be_late(&self, event: &Event) -> bool {
+        !self.plan.exact || matches!(event, Event::CheckpointJudged(_))
+    }
+
+    /// A checkpoint is there before it is named.
+    fn note(&self, event: &Event) {
+        let Event::CheckpointWritten(written) = event else {
+            return;
+        };
+        let path = &written.checkpoint.path;
+        let ledger = self.process.ledger();
+        let known = ledger
+            .state
+            .stage_named(&written.stage)
+            .is_some_and(|stage| {
+                stage
+                    .checkpoints
+                    .iter()
+                    .any(|known| known.reference.path == *path && !known.deleted)
+            });
+        drop(ledger);
+        if known {
+            let what = format!("`{path}` is written over, and an event names it");
+            self.process.ledger().violated(what);
+        }
+        let mut shelf = self.shelf.borrow_mut();
+        shelf.written.insert(path.clone(), written.files.clone());
+        shelf.rotten.retain(|rotten| rotten != path);
+    }
+}
+
+fn damaged() -> Rejection {
+    Rejection {
+        code: "hash_mismatch".to_owned(),
+        text: "`model_state_dict.pt` is not what the log says".to_owned(),
+    }
+}
+
+/// What a reader would find after a power cut that lost all it may.
+pub fn durable_records(disk: &SimDisk) -> Result<Vec<Record>, String> {
+    let after = SimDisk::default();
+    after.set_journal(&disk.pristine(JOURNAL).unwrap_or_default());
+    read_journal(&after)
+}
+
+pub fn read_journal(disk: &SimDisk) -> Result<Vec<Record>, String> {
+    let file = disk.open(JOURNAL).map_err(|error| error.to_string())?;
+    let file = file.ok_or("there is no journal")?;
+    let log = LogFile::new(file).map_err(|error| error.to_string())?;
+    log.records()
+        .collect::<Result<Vec<Record>, ReadError>>()
+        .map_err(|error| error.to_string())
+}
+
+impl Link for Desk<'_> {
+    fn send(&self, command: Command) -> Result<(), ControlError> {
+        if self.process.disk.death().is_some() {
+            return self.gone();
+        }
+        self.commands.set(self.commands.get() + 1);
+        let number = self.commands.get();
+        if self.process.life.fate == (Fate::BeforeSend { command: number }) {
+            return self.crash("crash between append and send");
+        }
+        self.check_command(&command);
+        if let Command::TrainChunk(train) = &command {
+            self.check_training(train);
+        }
+        if self.process.life.fate == (Fate::AfterSend { command: number }) {
+            return self.crash("crash between send and result");
+        }
+        let reports = self.answer(&command);
+        self.queue.borrow_mut().extend(reports);
+        Ok(())
+    }
+
+    fn receive(&self) -> Result<Report, ControlError> {
+        let process = self.process;
+        if process.ledger().violation.is_some() {
+            process.disk.die();
+        }
+        if process.disk.death().is_some() {
+            return self.gone();
+        }
+        let number = self.reports.get() + 1;
+        self.reports.set(number);
+        if number > REPORTS_MAX {
+            process.ledger().violated("the run does not end");
+            return self.gone();
+        }
+        let pause = process.rng().below(300);
+        process.clock.pass(pause);
+        process.store.step();
+        match &process.life.fate {
+            Fate::AmongReports { reports } if *reports == number => {
+                return self.crash("crash among results");
+            }
+            Fate::Hang { reports } if *reports == number => {
+                process.clock.pass(600_000);
+                process.store.step();
+                self.silenced.set(true);
+                return self.crash("trainer hangs");
+            }
+            Fate::TrainerGone { reports } if *reports == number => {
+                self.silenced.set(true);
+                process.ledger().tally.fault("trainer goes away");
+                return self.gone();
+            }
+            _ => {}
+        }
+        match self.next() {
+            Some(report) => Ok(report),
+            // A result was lost: nobody speaks any more, until a person looks.
+            None if process.life.lost > 0 => {
+                self.silenced.set(true);
+                self.crash("trainer hangs")
+            }
+            None => {
+                process
+                    .ledger()
+                    .violated("the controller waits for a report that is not due");
+                self.gone()
+            }
+        }
+    }
+}
+
+/// Who hears of events.
+pub struct Listener<'a> {
+    pub process: &'a Process<'a>,
+    pub shelf: &'a RefCell<Shelf>,
+}
+
+impl Observer for Listener<'_> {
+    fn recorded(&mut self, record: &Record, state: &RunState) {
+        let mut ledger = self.process.ledger();
+        if ledger.acknowledged as u64 <= record.seq.get() {
+            let seq = record.seq;
+            ledger.violated(format!("event {seq} is told and not durable"));
+        }
+        if ledger.accepted.get(record.seq.get() as usize) != Some(record) {
+            ledger.violated("an event is told that is another in the log");
+        }
+        if *state != ledger.state {
+            ledger.violated("the controller's state is not the fold of the log");
+        }
+        if let Event::CheckpointDeleted(deleted) = &record.event {
+            let mut shelf = self.shelf.borrow_mut();
+            shelf.written.remove(&deleted.checkpoint.path);
+        }
+    }
+
+    fn progressed(&mut self, _progress: &Progress) {}
+}

@@ -1,0 +1,485 @@
+//! From a seed to a run: its policy, its trainer's script, and the faults of each process.
+
+use std::collections::BTreeMap;
+
+use tinygate::events::{
+    CheckpointRef, Event, InitFrom, ModelKind, Policy, RetryFrom, Settings, StageName, Step,
+};
+use tinygate::machine::presets::{self, Preset};
+use tinygate_testing::disk::{Moment, Trouble};
+use tinygate_testing::{ChunkPlan, Curve, Failure, Files, HeldOut, Picture, Rng, Script, created};
+
+/// Chunks of a stage that may go badly; all later ones go well, unless the stage is hopeless.
+const CHUNKS: u32 = 6;
+
+pub struct Plan {
+    pub seed: u64,
+    /// Nothing that is planned may change the run's course.
+    pub exact: bool,
+    /// The run's first event.
+    pub created: Event,
+    /// The user allows fewer devices than ranks.
+    pub granted: bool,
+    /// How often a stopped stage is allowed more retries.
+    pub reopenings: u64,
+    pub script: Script,
+    moods: BTreeMap<(StageName, u32, u32), Vec<&'static str>>,
+    /// The processes with faults; those after them have none.
+    pub lives: Vec<Life>,
+}
+
+/// One process.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub fate: Fate,
+    /// As soon as this kind of event is durable, whatever the fate.
+    pub fatal: Option<&'static str>,
+    /// By operations of the disk from its start on.
+    pub troubles: Vec<(u64, Trouble)>,
+    /// After it, the power is cut; else nothing written is lost.
+    pub power_cut: bool,
+    /// After it, one copy of the log is damaged.
+    pub damage: bool,
+    /// After it, a checkpoint is damaged.
+    pub rot: bool,
+    /// At its start a person changes a setting.
+    pub change: bool,
+    /// Milliseconds that the clock is set back by after it.
+    pub set_back: u64,
+    /// One report in so many comes twice, late, or never; 0 for none.
+    pub twice: u64,
+    pub late: u64,
+    pub lost: u64,
+    /// One append in so many is followed by a stall; 0 for none.
+    pub stall: u64,
+}
+
+/// What ends a process before its run has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing, or a disk fault.
+    Open,
+    /// At this operation of the disk.
+    AtOperation {
+        at: u64,
+        moment: Moment,
+    },
+    /// Before this command is sent, counted from 1.
+    BeforeSend {
+        command: u64,
+    },
+    /// After this command is sent, before anything comes back.
+    AfterSend {
+        command: u64,
+    },
+    /// After this many reports.
+    AmongReports {
+        reports: u64,
+    },
+    /// As soon as this kind of event is durable for the `nth` time.
+    After {
+        kind: &'static str,
+        nth: u64,
+    },
+    /// The trainer says nothing more, until somebody kills it.
+    Hang {
+        reports: u64,
+    },
+    /// The trainer is gone.
+    TrainerGone {
+        reports: u64,
+    },
+    Signal {
+        stage: StageName,
+        after: u64,
+    },
+    /// The trainer finds the disk full.
+    Environment {
+        stage: StageName,
+        after: u64,
+    },
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Plan {
+        let root = Rng::new(seed);
+        let mut rng = root.part("run");
+        let exact = !rng.one_in(3);
+        let policy = policy(&mut rng, exact);
+        let mut plan = Plan {
+            seed,
+            exact,
+            granted: rng.one_in(8),
+            reopenings: rng.below(3),
+            script: Script::new(seed),
+            moods: BTreeMap::new(),
+            lives: Vec::new(),
+            created: created(policy.clone(), seed),
+        };
+        plan.given_checkpoints(&policy, &mut rng);
+        plan.script(&policy, &mut root.part("script"));
+        let mut rng = root.part("faults");
+        let lives = 1 + rng.below(8);
+        plan.lives = (0..lives).map(|_| life(&mut rng, exact, &policy)).collect();
+        plan
+    }
+
+    /// What a chunk's training will show.
+    pub fn moods(&self, stage: &StageName, chunk: u32, attempt: u32) -> &[&'static str] {
+        let found = [attempt, 0]
+            .iter()
+            .find_map(|attempt| self.moods.get(&(stage.clone(), chunk, *attempt)))
+            .or_else(|| self.moods.get(&(stage.clone(), 0, 0)));
+        found.map_or(&["loss falls"], Vec::as_slice)
+    }
+
+    fn given_checkpoints(&mut self, policy: &Policy, rng: &mut Rng) {
+        let Event::RunCreated(created) = &mut self.created else {
+            return;
+        };
+        let Some(stage) = policy.stages.first() else {
+            return;
+        };
+        // At the end of all steps a stage can only stop.
+        let step = match rng.below(40) {
+            0 => u64::MAX,
+            1..6 => 1 + rng.below(12),
+            _ => return,
+        };
+        created.init_from = vec![InitFrom {
+            stage: stage.name.clone(),
+            checkpoint: CheckpointRef {
+                path: format!("/given/{}_step_{step}", stage.name),
+                step: Step::new(step),
+            },
+            files: Vec::new(),
+        }];
+    }
+
+    fn script(&mut self, policy: &Policy, rng: &mut Rng) {
+        let calm = rng.one_in(6);
+        for stage in &policy.stages {
+            let good = ChunkPlan::good(stage.model);
+            if rng.one_in(12) {
+                let plan = good.clone().loss(flat(stage.model));
+                self.plan(&stage.name, 0, 0, plan, vec!["loss plateaus"]);
+            }
+            for chunk in 1..=CHUNKS {
+                if calm || !rng.one_in(2) {
+                    continue;
+                }
+                let length = stage.settings.chunk_size;
+                let (plan, mood) = bad(&good, stage.model, length, rng);
+                if plan.fails.is_none() {
+                    self.plan(&stage.name, chunk, 0, plan, vec![mood]);
+                    continue;
+                }
+                for attempt in 1..=1 + rng.below(4) as u32 {
+                    self.plan(&stage.name, chunk, attempt, plan.clone(), vec![mood]);
+                }
+            }
+        }
+    }
+
+    fn plan(
+        &mut self,
+        stage: &StageName,
+        chunk: u32,
+        attempt: u32,
+        plan: ChunkPlan,
+        moods: Vec<&'static str>,
+    ) {
+        let script = std::mem::replace(&mut self.script, Script::new(self.seed));
+        self.script = match (chunk, attempt) {
+            (0, _) => script.stage(stage.as_str(), plan),
+            (_, 0) => script.chunk(stage.as_str(), chunk, plan),
+            _ => script.attempt(stage.as_str(), chunk, attempt, plan),
+        };
+        self.moods.insert((stage.clone(), chunk, attempt), moods);
+    }
+}
+
+fn policy(rng: &mut Rng, exact: bool) -> Policy {
+    let preset = if rng.one_in(3) {
+        Preset::Strict
+    } else {
+        Preset::Seed
+    };
+    let mut policy = presets::policy(preset);
+    policy.max_retries = rng.pick(&[0, 1, 2, 5]).unwrap_or(5);
+    policy.max_chunk_failures = 1 + rng.below(3) as u32;
+    // In an exact run no number of crashes is a failure.
+    policy.max_interruptions = if exact { 1000 } else { 1 + rng.below(3) as u32 };
+    policy.keep_last = rng.pick(&[0, 1, 2, 5]).unwrap_or(5);
+    policy.reset_on_pass = rng.one_in(2);
+    policy.retry_from = rng
+        .pick(&[RetryFrom::Newest, RetryFrom::LastPassed, RetryFrom::Best])
+        .unwrap_or(RetryFrom::Newest);
+    for stage in &mut policy.stages {
+        stage.settings = settings(&stage.settings, rng);
+    }
+    match rng.below(64) {
+        0 => policy.stages.clear(),
+        1..32 => {
+            let kept = rng.below(3) as usize;
+            policy.stages = policy.stages.get(kept).cloned().into_iter().collect();
+        }
+        _ => {}
+    }
+    policy
+}
+
+fn settings(full: &Settings, rng: &mut Rng) -> Settings {
+    let chunk_size = rng.pick(&[10, 12, 20, 30]).unwrap_or(10);
+    let n_updates = chunk_size * (1 + rng.below(3));
+    Settings {
+        chunk_size,
+        n_updates,
+        schedule_updates: n_updates,
+        log_interval: rng.pick(&[1, 2, 5, 10]).unwrap_or(5),
+        batch_size_per_gpu: rng.pick(&[8, 4, 2]).unwrap_or(8),
+        checkpoint_interval: rng.one_in(3).then(|| 1 + rng.below(chunk_size)),
+        ..full.clone()
+    }
+}
+
+fn flat(model: ModelKind) -> Curve {
+    Curve::flat(match model {
+        ModelKind::VideoTokenizer => 0.05,
+        ModelKind::LatentActions => 0.3,
+        ModelKind::Dynamics => 2.0,
+    })
+}
+
+/// A chunk in which one thing goes badly, and its name.
+fn bad(
+    good: &ChunkPlan,
+    model: ModelKind,
+    length: u64,
+    rng: &mut Rng,
+) -> (ChunkPlan, &'static str) {
+    let at = 1 + rng.below(length);
+    let mut plan = good.clone();
+    let mood = match rng.below(24) {
+        0 => {
+            plan.loss = flat(model).noisy(0.1);
+            "loss plateaus"
+        }
+        1 => {
+            plan.loss = match model {
+                ModelKind::Dynamics => Curve::line(2.0, 4.0),
+                ModelKind::VideoTokenizer | ModelKind::LatentActions => Curve::line(0.02, 0.4),
+            };
+            "loss rises"
+        }
+        2 => {
+            plan.loss = plan.loss.but(rng.pick(&[at, length]).unwrap_or(at), 9.0);
+            "loss spikes"
+        }
+        3 => {
+            plan.loss = plan.loss.but(at, f64::NAN);
+            "loss is NaN"
+        }
+        4 => {
+            plan.loss = plan.loss.but(at, f64::INFINITY);
+            "loss is infinite"
+        }
+        5..9 if model != ModelKind::VideoTokenizer => {
+            plan = plan.collapsing();
+            "entropy collapses"
+        }
+        5 | 6 if model == ModelKind::VideoTokenizer => {
+            plan.loss = Curve::line(0.2, 0.05);
+            "loss falls"
+        }
+        7..=10 => {
+            plan.picture = Some(Picture {
+                frames: 4,
+                lost: 2 + rng.below(3) as u32,
+            });
+            "structure lost"
+        }
+        11 => {
+            plan.picture = None;
+            "picture missing"
+        }
+        12 => {
+            plan.unique_actions = None;
+            plan.codebook_usage = None;
+            "metric missing"
+        }
+        13 => {
+            plan.held_out = None;
+            "held-out loss missing"
+        }
+        14 | 15 => {
+            let files = rng
+                .pick(&[
+                    Files::NotWritten,
+                    Files::Incomplete,
+                    Files::Empty,
+                    Files::Small,
+                    Files::Truncated,
+                    Files::Corrupt,
+                ])
+                .unwrap_or(Files::Small);
+            plan.at_gate = files;
+            plan.on_the_way = if rng.one_in(2) { files } else { Files::Sound };
+            match files {
+                Files::NotWritten => "checkpoint missing",
+                Files::Incomplete => "checkpoint incomplete",
+                Files::Empty => "checkpoint empty",
+                Files::Truncated => "checkpoint truncated",
+                Files::Corrupt => "checkpoint corrupt",
+                Files::Small | Files::Sound => "checkpoint too small",
+            }
+        }
+        16 | 17 => {
+            plan.fails = Some((at, Failure::OutOfMemory));
+            "out of memory"
+        }
+        18 | 19 => {
+            plan.fails = Some((at, Failure::WorkerExited));
+            "worker exits"
+        }
+        20 => {
+            plan.fails = Some((at, Failure::WorkerTimedOut));
+            "worker times out"
+        }
+        21 => {
+            plan.fails = Some((at, Failure::CheckpointUnloadable));
+            "checkpoint cannot be loaded"
+        }
+        22 => {
+            plan.held_out = plan.held_out.map(|held_out| HeldOut {
+                loss: 9.0,
+                ..held_out
+            });
+            "loss plateaus"
+        }
+        _ => {
+            plan.loss = flat(model).noisy(0.5);
+            "loss plateaus"
+        }
+    };
+    (plan, mood)
+}
+
+fn life(rng: &mut Rng, exact: bool, policy: &Policy) -> Life {
+    let fate = fate(rng, exact, policy);
+    let mut troubles = Vec::new();
+    for _ in 0..rng.below(3) {
+        let trouble = rng.pick(&[
+            Trouble::ShortRead,
+            Trouble::ShortWrite,
+            Trouble::Interrupted,
+        ]);
+        troubles.extend(trouble.map(|trouble| (rng.any_size(200), trouble)));
+    }
+    if fate == Fate::Open || rng.one_in(4) {
+        let trouble = rng.pick(&[
+            Trouble::ReadError,
+            Trouble::WriteError,
+            Trouble::DiskFull,
+            Trouble::SyncError,
+            Trouble::CutError,
+            Trouble::RenameError,
+            Trouble::MirrorError,
+            Trouble::MirrorFull,
+            Trouble::MirrorInUse,
+        ]);
+        troubles.extend(trouble.map(|trouble| (rng.any_size(300), trouble)));
+        // Whatever fails is cut off again, which may fail as well.
+        if rng.one_in(3) {
+            troubles.push((0, Trouble::CutError));
+        }
+    }
+    // Rare places between two events are met more often than by chance.
+    let fatal = match rng.below(8) {
+        0 | 1 if !exact => Some("stage_stopped"),
+        2 if !exact => Some("checkpoint_judged"),
+        _ => None,
+    };
+    Life {
+        fate,
+        fatal,
+        troubles,
+        power_cut: rng.one_in(2),
+        damage: rng.one_in(3),
+        rot: !exact && rng.one_in(3),
+        change: !exact && rng.one_in(4),
+        set_back: if rng.one_in(6) {
+            rng.any_size(1 << 32)
+        } else {
+            0
+        },
+        twice: if rng.one_in(2) {
+            1 + rng.any_size(30)
+        } else {
+            0
+        },
+        late: if rng.one_in(2) {
+            1 + rng.any_size(30)
+        } else {
+            0
+        },
+        lost: if !exact && rng.one_in(3) {
+            20 + rng.any_size(60)
+        } else {
+            0
+        },
+        stall: if rng.one_in(2) {
+            1 + rng.any_size(30)
+        } else {
+            0
+        },
+    }
+}
+
+fn fate(rng: &mut Rng, exact: bool, policy: &Policy) -> Fate {
+    let moment = rng
+        .pick(&[Moment::Before, Moment::Within, Moment::After])
+        .unwrap_or(Moment::Within);
+    let reports = rng.any_size(300);
+    let command = 1 + rng.any_size(12);
+    match rng.below(24) {
+        0..6 => Fate::AtOperation {
+            at: rng.any_size(400),
+            moment,
+        },
+        6..9 => Fate::AtOperation {
+            at: 1 + rng.below(16),
+            moment,
+        },
+        9 | 10 => Fate::BeforeSend { command },
+        11 | 12 => Fate::AfterSend { command },
+        13 => Fate::AmongReports { reports },
+        14 => Fate::Hang { reports },
+        15 => Fate::TrainerGone { reports },
+        16..20 => Fate::After {
+            kind: rng.pick(&Event::KINDS).unwrap_or("gate_decided"),
+            nth: 1 + rng.below(3),
+        },
+        20 | 21 => {
+            let stages = &policy.stages;
+            let place = rng.below(stages.len() as u64) as usize;
+            let Some(stage) = stages.get(place) else {
+                return Fate::Open;
+            };
+            let stage_name = stage.name.clone();
+            let after = 1 + rng.below(stage.settings.n_updates);
+            if exact || rng.one_in(2) {
+                Fate::Environment {
+                    stage: stage_name,
+                    after,
+                }
+            } else {
+                Fate::Signal {
+                    stage: stage_name,
+                    after,
+                }
+            }
+        }
+        _ => Fate::Open,
+    }
+}

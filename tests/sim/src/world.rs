@@ -1,0 +1,771 @@
+//! A run from its first process to its end.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+
+use tinygate::controller::{ControlError, Controller, Ending, Link, Report};
+use tinygate::events::{
+    Event, FallbackGranted, Record, Scalar, Seq, SettingChanged, SettingKey, SettingValue,
+};
+use tinygate::machine::{self, Command, RunPhase, RunState};
+use tinygate::store::disk::{JOURNAL, MirrorKey};
+use tinygate::store::{EventLog, FILE_HEADER, MemoryLog, OpenError, Store};
+use tinygate_testing::disk::{Moment, Operation, SimDisk, Trouble};
+use tinygate_testing::{Disturbance, Quiet, Rng, ScriptedTrainer, process};
+
+use crate::desk::{Clock, Desk, Listener, Process, Shelf, Watched, lock, read_journal};
+use crate::ledger::Ledger;
+use crate::plan::{Fate, Life, Plan};
+use crate::tally::Tally;
+
+/// Processes that may follow one another without faults before the run has ended.
+const CALM_MAX: u64 = 8;
+
+/// Nothing can be made below it: links and deletions of checkpoints are left to
+/// tests with real files, and their failure changes nothing.
+const NO_DIRECTORY: &str = "/dev/null/simulated";
+
+/// A bug, put in on purpose: the simulation must find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// The disk says that it synced, and did not.
+    SyncLies,
+    /// Decisions are not made durable before their command is sent.
+    SyncSkipped,
+    DecisionTwice,
+    DecisionEdited,
+    /// Training begins with other weights than those of the checkpoint.
+    WrongStart,
+    /// No chunk's end is ever reported.
+    ResultDropped,
+}
+
+/// How a seed's run went.
+#[derive(Clone, Debug)]
+pub struct Simulated {
+    pub tally: Tally,
+    /// `None`: every invariant held.
+    pub violation: Option<String>,
+    /// What each process met and how it ended.
+    pub story: Vec<String>,
+    /// Hash of the log and of all that was counted: the same for the same seed.
+    pub digest: String,
+}
+
+/// The whole run of a seed.
+pub fn simulate(seed: u64, planted: Option<Planted>) -> Simulated {
+    let plan = Plan::of(seed);
+    let mut world = World {
+        disk: SimDisk::default(),
+        clock: Clock::new(),
+        ledger: Mutex::new(Ledger::new(plan.exact)),
+        shelf: RefCell::default(),
+        rng: Rng::new(seed).part("world"),
+        damaged: false,
+        story: Vec::new(),
+        last_crashed: false,
+        plan,
+        planted,
+    };
+    world.disk.state().faults.sync_lies = planted == Some(Planted::SyncLies);
+    let ended = world.run();
+    let mut ledger = world.ledger.into_inner().unwrap_or_else(|e| e.into_inner());
+    if let Err(violation) = ended {
+        ledger.violated(violation);
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&world.disk.journal());
+    hasher.update(format!("{:?} {:?}", ledger.tally, world.story).as_bytes());
+    Simulated {
+        tally: ledger.tally,
+        violation: ledger.violation,
+        story: world.story,
+        digest: hasher.finalize().to_hex().to_string(),
+    }
+}
+
+struct World {
+    plan: Plan,
+    planted: Option<Planted>,
+    disk: SimDisk,
+    clock: Clock,
+    ledger: Mutex<Ledger>,
+    shelf: RefCell<Shelf>,
+    rng: Rng,
+    /// One copy is damaged and the log was not opened since.
+    damaged: bool,
+    story: Vec<String>,
+    /// The last process went away before it had sent anything.
+    last_crashed: bool,
+}
+
+/// How a process ended.
+enum End {
+    /// The run has ended.
+    Over(&'static str),
+    Again,
+}
+
+impl World {
+    fn run(&mut self) -> Result<(), String> {
+        for life in std::mem::take(&mut self.plan.lives) {
+            if let End::Over(ending) = self.process(&life)? {
+                return self.end(ending);
+            }
+            self.reboot(&life)?;
+        }
+        for _ in 0..CALM_MAX + self.plan.reopenings {
+            if let End::Over(ending) = self.process(&calm())? {
+                return self.end(ending);
+            }
+            self.disk.kill();
+        }
+        Err("without faults the run does not end".to_owned())
+    }
+
+    /// Something failed in this process, and not only was short.
+    fn troubled(&self) -> bool {
+        const HARMLESS: [&str; 3] = ["short read", "short write", "interrupted call"];
+        let state = self.disk.state();
+        state
+            .faults
+            .hits
+            .keys()
+            .any(|name| !HARMLESS.contains(name))
+    }
+
+    fn tally(&self, name: &'static str) {
+        lock(&self.ledger).tally.fault(name);
+    }
+
+    /// What is left when the process is gone, and what happens before the next.
+    fn reboot(&mut self, life: &Life) -> Result<(), String> {
+        let died = self.disk.death().is_some();
+        if life.power_cut {
+            self.tally("power cut");
+            self.disk.power_cut(&mut self.rng);
+        } else {
+            if died {
+                self.tally("kill");
+            }
+            self.disk.kill();
+        }
+        let hits = std::mem::take(&mut self.disk.state().faults.hits);
+        for (name, times) in hits {
+            lock(&self.ledger).tally.faults(name, times);
+        }
+        if life.damage && !self.damaged && lock(&self.ledger).acknowledged > 0 {
+            self.damage();
+        }
+        if life.rot {
+            self.rot();
+        }
+        if life.set_back > 0 {
+            self.tally("clock set back");
+            self.clock.set_back(life.set_back);
+        }
+        Ok(())
+    }
+
+    fn rot(&mut self) {
+        let ledger = lock(&self.ledger);
+        let stage = ledger.state.stage();
+        let newest = stage.and_then(|stage| stage.newest_accepted());
+        let newest = newest.map(|checkpoint| checkpoint.reference.path.as_str());
+        if self.shelf.borrow_mut().rot(newest, &mut self.rng) {
+            self.story.push("a checkpoint rots".to_owned());
+        }
+    }
+
+    /// Damages one copy, and of the journal only what sled holds durably.
+    fn damage(&mut self) {
+        let journal = self.disk.pristine(JOURNAL).unwrap_or_default();
+        let synced = self.disk.state().mirror_synced.clone().unwrap_or_default();
+        let blocks = block_ends(&journal);
+        let held = (0..).take_while(|n| synced.contains_key(&MirrorKey::Block(*n)));
+        let held = held.count().min(blocks.len());
+        let whole = held == blocks.len() && journal == self.disk.journal();
+        let headed = synced.contains_key(&MirrorKey::FileHeader);
+        let keys: Vec<MirrorKey> = synced.keys().copied().collect();
+        let key = self.rng.pick(&keys);
+        let mask = 1 << self.rng.below(8);
+        let name = match self.rng.below(8) {
+            0..3 if headed && held > 0 => {
+                let end = blocks.get(held - 1).copied().unwrap_or(FILE_HEADER);
+                let offset = self.rng.below(end as u64) as usize;
+                self.disk.flip(JOURNAL, offset, mask);
+                "bit flip in the journal"
+            }
+            3 if headed && whole => {
+                let length = self.rng.below(journal.len() as u64) as usize;
+                let kept = journal.get(..length).unwrap_or_default();
+                self.disk.set_journal(kept);
+                "journal cut short"
+            }
+            4 if headed && whole => {
+                self.disk.remove_journal();
+                "journal gone"
+            }
+            5 if key.is_some() => {
+                let key = key.unwrap_or(MirrorKey::Head);
+                self.disk.lose_mirror(Some(key));
+                "sled lost a value"
+            }
+            6 => {
+                self.disk.lose_mirror(None);
+                "sled gone"
+            }
+            7 => {
+                self.disk.break_mirror();
+                "sled does not open"
+            }
+            _ => {
+                let Some(key) = key else { return };
+                let length = synced.get(&key).map_or(0, Vec::len) as u64;
+                let offset = self.rng.below(length) as usize;
+                self.disk.flip_mirror(key, offset, mask);
+                "bit flip in sled"
+            }
+        };
+        self.tally(name);
+        self.damaged = true;
+        self.story.push(name.to_owned());
+    }
+
+    /// One process, from opening the log to its end.
+    fn process(&mut self, life: &Life) -> Result<End, String> {
+        lock(&self.ledger).tally.processes += 1;
+        self.plan_troubles(life);
+        let store = match self.open(life)? {
+            Some(store) => store,
+            None => {
+                self.crashed(life, "while the log was opened");
+                return Ok(End::Again);
+            }
+        };
+        let part = format!("process {}", lock(&self.ledger).tally.processes);
+        let process = Process {
+            store: &store,
+            disk: &self.disk,
+            clock: &self.clock,
+            ledger: &self.ledger,
+            life,
+            planted: self.planted,
+            rng: Mutex::new(self.rng.part(&part)),
+            fated: AtomicU64::new(0),
+        };
+        let trainer = self.trainer(life);
+        let desk = Desk::new(&process, &self.plan, &self.shelf, trainer);
+        let ended = self.drive(&process, &desk);
+        let silenced = desk.silenced.get();
+        let commands = desk.commands();
+        let died = self.disk.death().is_some();
+        let closed = if died { Ok(Seq::FIRST) } else { store.close() };
+        if let Some(violation) = lock(&self.ledger).violation.clone() {
+            return Err(violation);
+        }
+        let trouble = self.troubled();
+        let end = match ended {
+            _ if died => End::Again,
+            Ok(Ending::Finished) => End::Over("finished"),
+            Ok(Ending::Stopped) => self.stopped(),
+            Ok(Ending::Interrupted { .. }) => {
+                self.tally("signal");
+                End::Again
+            }
+            Ok(Ending::Environment { .. }) => {
+                self.tally("full disk of the trainer");
+                End::Again
+            }
+            Err(ControlError::TrainerLost) if silenced => End::Again,
+            Err(ControlError::Append(_) | ControlError::Read(_)) if trouble => End::Again,
+            Err(error) => return Err(format!("a process fails without a fault: {error}")),
+        };
+        if died {
+            let what = if commands == 0 {
+                "before any command"
+            } else {
+                "under way"
+            };
+            self.crashed(life, what);
+            if commands > 0 {
+                self.last_crashed = false;
+            }
+        } else {
+            self.last_crashed = false;
+            self.story.push(format!(
+                "{:?}: ended with the log at {:?}",
+                life.fate,
+                closed.as_ref().map_or(0, |head| head.get())
+            ));
+        }
+        match (end, closed) {
+            // What could not be closed is opened, and so mended, once more.
+            (End::Over(_), Err(_)) if trouble => Ok(End::Again),
+            (End::Over(_), Err(error)) => Err(format!("the log cannot be closed: {error}")),
+            (end, _) => Ok(end),
+        }
+    }
+
+    fn crashed(&mut self, life: &Life, when: &str) {
+        let death = self.disk.death();
+        let writes = |operation| matches!(operation, Operation::Write | Operation::Sync);
+        if let Some(death) = death
+            && when != "while the log was opened"
+            && writes(death.operation)
+        {
+            self.tally(match (death.operation, death.moment) {
+                (Operation::Write, Moment::Before) => "crash before an append",
+                (Operation::Sync, Moment::After) => "crash after an append",
+                _ => "crash half-way through an append",
+            });
+        }
+        if self.last_crashed && death.is_some() {
+            self.tally("crash twice in a row");
+        }
+        self.last_crashed = death.is_some();
+        self.story
+            .push(format!("{:?}: gone {when}, {death:?}", life.fate));
+    }
+
+    fn plan_troubles(&mut self, life: &Life) {
+        let now = self.disk.operations();
+        let damaged = self.damaged;
+        let mut planned: Vec<(u64, Trouble)> = life
+            .troubles
+            .iter()
+            // Both copies at once are not promised.
+            .filter(|(_, trouble)| !damaged || *trouble != Trouble::MirrorError)
+            .map(|(at, trouble)| (now + at, *trouble))
+            .collect();
+        if let Fate::AtOperation { at, moment } = life.fate {
+            planned.push((now + at, Trouble::Death(moment)));
+        }
+        self.disk.state().faults.planned = planned;
+    }
+
+    fn trainer(&self, life: &Life) -> ScriptedTrainer {
+        use tinygate_testing::Trouble;
+        let trainer = ScriptedTrainer::new(self.plan.script.clone()).chained();
+        match &life.fate {
+            Fate::Signal { stage, after } => {
+                let signal = Trouble::Signal("SIGTERM".to_owned());
+                trainer.disturbed(Disturbance::new(stage.as_str(), *after, signal))
+            }
+            Fate::Environment { stage, after } => {
+                let full = Trouble::Environment("no space left".to_owned());
+                trainer.disturbed(Disturbance::new(stage.as_str(), *after, full))
+            }
+            _ => trainer,
+        }
+    }
+
+    /// Opens the log as a new process does, or makes it. `None`: it went away over it.
+    fn open(&mut self, life: &Life) -> Result<Option<Store>, String> {
+        let clock = self.clock.clone();
+        let started = self.disk.operations();
+        match Store::open_in_steps(self.disk.arc(), move || clock.now()) {
+            Ok((store, repairs)) if store.head() > Seq::FIRST => {
+                self.damaged = false;
+                if !self.opened(&store)? {
+                    return Ok(None);
+                }
+                self.kept(&repairs)?;
+                lock(&self.ledger).repairs = repairs.into_iter().map(Into::into).collect();
+                return Ok(Some(store));
+            }
+            Ok((store, _)) => drop(store),
+            Err(OpenError::NotALog) => {}
+            Err(error) => {
+                let trouble = self.troubled();
+                if self.disk.death().is_some() {
+                    self.tally("crash during recovery");
+                } else if !trouble || matches!(error, OpenError::Forked { .. }) {
+                    return Err(format!("the log cannot be opened: {error}"));
+                }
+                return Ok(None);
+            }
+        }
+        if self.disk.death().is_some() {
+            self.tally("crash while the log is made");
+            return Ok(None);
+        }
+        let acknowledged = lock(&self.ledger).acknowledged;
+        if acknowledged > 0 {
+            return Err(format!(
+                "all of {acknowledged} acknowledged events are lost"
+            ));
+        }
+        let clock = self.clock.clone();
+        let mut nonce = [0; 16];
+        for (byte, from) in nonce.iter_mut().zip(started.to_le_bytes()) {
+            *byte = from;
+        }
+        let made = Store::create_in_steps(self.disk.arc(), "simulated", nonce, move || clock.now());
+        match made {
+            Ok(store) => {
+                lock(&self.ledger).reopen(Vec::new());
+                Ok(Some(store))
+            }
+            Err(_) if self.disk.death().is_some() => {
+                self.tally("crash while the log is made");
+                Ok(None)
+            }
+            Err(_) if self.troubled() => Ok(None),
+            Err(error) => Err(format!("the log cannot be made ({:?}): {error}", life.fate)),
+        }
+    }
+
+    /// What a new process finds is what was acknowledged, and no more than was
+    /// appended. False: a fault kept it from reading.
+    fn opened(&mut self, store: &Store) -> Result<bool, String> {
+        let read = |from: Seq| -> Result<Vec<Record>, String> {
+            let records = store.read(from).map_err(|error| error.to_string())?;
+            let records: Result<Vec<Record>, _> = records.collect();
+            records.map_err(|error| error.to_string())
+        };
+        let records = match read(Seq::FIRST) {
+            Ok(records) => records,
+            Err(error) => return self.unread(&error),
+        };
+        let split = self.rng.below(records.len() as u64 + 1);
+        let mut ledger = lock(&self.ledger);
+        ledger.reopen(records);
+        let mut state = RunState::empty();
+        for record in ledger.accepted.iter().take(split as usize) {
+            machine::apply(&mut state, &record.event);
+        }
+        drop(ledger);
+        let rest = match read(Seq::new(split)) {
+            Ok(rest) => rest,
+            Err(error) => return self.unread(&error),
+        };
+        for record in &rest {
+            machine::apply(&mut state, &record.event);
+        }
+        let mut ledger = lock(&self.ledger);
+        if state != ledger.state {
+            ledger.violated(format!(
+                "the fold of {split} events and of the rest is not the fold of all"
+            ));
+        }
+        ledger.violation.clone().map_or(Ok(true), Err)
+    }
+
+    /// A fault excuses it.
+    fn unread(&self, error: &str) -> Result<bool, String> {
+        if self.troubled() || self.disk.death().is_some() {
+            Ok(false)
+        } else {
+            Err(format!("the log cannot be read: {error}"))
+        }
+    }
+
+    /// Damaged bytes are kept where the repair says.
+    fn kept(&self, repairs: &[tinygate::store::Repair]) -> Result<(), String> {
+        let state = self.disk.file_names();
+        let aside = self.disk.state().aside.clone();
+        for name in repairs
+            .iter()
+            .filter_map(|repair| repair.quarantine.as_ref())
+        {
+            if !state.contains(name) && !aside.contains_key(name) {
+                return Err(format!(
+                    "`{name}` is said to keep damaged bytes and is not there"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// As the program does it: repairs, the first event, what a person wants, then on.
+    fn drive(&self, process: &Process<'_>, desk: &Desk<'_>) -> Result<Ending, ControlError> {
+        let log = Watched(process);
+        let clock = self.clock.clone();
+        let directory = Path::new(NO_DIRECTORY);
+        let mut controller = Controller::open(&log, directory, move || clock.people())?;
+        let repairs = std::mem::take(&mut lock(&self.ledger).repairs);
+        controller.record_repairs(repairs)?;
+        let number = lock(&self.ledger).tally.processes;
+        let stopping = matches!(controller.state().phase, RunPhase::Stopping(_));
+        let wild = !self.plan.exact && (process.life.change || stopping);
+        let wanted = wanted(&self.plan, controller.state(), &self.events(), wild, number);
+        for fact in wanted {
+            if let Event::SettingChanged(change) = &fact {
+                self.tally(if change.key == SettingKey::MaxRetries {
+                    "more retries allowed"
+                } else {
+                    "setting changed"
+                });
+            }
+            controller.record_fact(fact)?;
+        }
+        let pid = 1000 + controller.state().process.starts;
+        let mut listener = Listener {
+            process,
+            shelf: &self.shelf,
+        };
+        controller.run(tinygate_testing::process(pid), desk, &mut listener)
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let ledger = lock(&self.ledger);
+        let events = ledger.accepted.iter().map(|record| record.event.clone());
+        events.collect()
+    }
+
+    fn stopped(&self) -> End {
+        if reopenings(&self.events()) < self.plan.reopenings {
+            End::Again
+        } else {
+            End::Over("stopped")
+        }
+    }
+
+    /// The run has ended: both copies are whole, and it went as without faults.
+    fn end(&mut self, ending: &'static str) -> Result<(), String> {
+        let hits = std::mem::take(&mut self.disk.state().faults.hits);
+        for (name, times) in hits {
+            lock(&self.ledger).tally.faults(name, times);
+        }
+        self.disk.power_cut(&mut self.rng);
+        self.disk.state().faults.hits.clear();
+        let clock = self.clock.clone();
+        let opened = Store::open_in_steps(self.disk.arc(), move || clock.now());
+        let (store, repairs) = opened.map_err(|error| format!("in the end: {error}"))?;
+        if !repairs.is_empty() {
+            return Err(format!("a closed log needed repairs: {repairs:?}"));
+        }
+        self.opened(&store)?;
+        store
+            .close()
+            .map_err(|error| format!("in the end: {error}"))?;
+        self.copies_agree()?;
+        if read_journal(&self.disk)? != lock(&self.ledger).accepted {
+            return Err("the log in the end is not what was appended".to_owned());
+        }
+        lock(&self.ledger).tally.endings.insert(ending, 1);
+        if self.plan.exact {
+            self.compare()?;
+        }
+        Ok(())
+    }
+
+    fn copies_agree(&self) -> Result<(), String> {
+        let journal = self.disk.journal();
+        let mirror = self.disk.state().mirror.clone().unwrap_or_default();
+        let mut from = FILE_HEADER;
+        for (number, end) in block_ends(&journal).into_iter().enumerate() {
+            let block = mirror.get(&MirrorKey::Block(number as u64));
+            if block.map(Vec::as_slice) != journal.get(from..end) {
+                return Err(format!("block {number} differs between the copies"));
+            }
+            from = end;
+        }
+        let blocks = mirror.len().saturating_sub(2);
+        if blocks != block_ends(&journal).len() {
+            return Err(format!("sled holds {blocks} blocks, the journal others"));
+        }
+        Ok(())
+    }
+
+    fn compare(&self) -> Result<(), String> {
+        let whole = undisturbed(&self.plan)?;
+        let mut ledger = lock(&self.ledger);
+        ledger.tally.exact += 1;
+        let (mine, theirs) = (decisions(&ledger.accepted), decisions(&whole));
+        if let Some(place) =
+            (0..mine.len().max(theirs.len())).find(|at| mine.get(*at) != theirs.get(*at))
+        {
+            return Err(format!(
+                "decision {place} is not that of the run without faults: {:?}, not {:?}",
+                mine.get(place),
+                theirs.get(place)
+            ));
+        }
+        let mut state = RunState::empty();
+        for record in &whole {
+            machine::apply(&mut state, &record.event);
+        }
+        let (mine, theirs) = (ledger.state.without_process(), state.without_process());
+        if mine != theirs {
+            return Err(difference(&mine, &theirs));
+        }
+        Ok(())
+    }
+}
+
+/// In which stage, and roughly where, two states differ.
+fn difference(mine: &RunState, theirs: &RunState) -> String {
+    let (mine, theirs) = (format!("{mine:#?}"), format!("{theirs:#?}"));
+    let line = mine.lines().zip(theirs.lines()).find(|(a, b)| a != b);
+    format!("the run ends in another state than without faults: {line:?}")
+}
+
+/// A process without faults.
+fn calm() -> Life {
+    Life {
+        fate: Fate::Open,
+        fatal: None,
+        troubles: Vec::new(),
+        power_cut: false,
+        damage: false,
+        rot: false,
+        change: false,
+        set_back: 0,
+        twice: 0,
+        late: 0,
+        lost: 0,
+        stall: 0,
+    }
+}
+
+/// Where each block of a journal ends.
+fn block_ends(journal: &[u8]) -> Vec<usize> {
+    const HEADER: usize = 104;
+    let mut ends = Vec::new();
+    let mut at = FILE_HEADER;
+    while let (Some(low), Some(high)) = (journal.get(at + 36), journal.get(at + 37)) {
+        at += HEADER + usize::from(u16::from_le_bytes([*low, *high]));
+        if journal.len() < at {
+            break;
+        }
+        ends.push(at);
+    }
+    ends
+}
+
+fn decisions(records: &[Record]) -> Vec<&Event> {
+    let events = records.iter().map(|record| &record.event);
+    // A crash alone supersedes samples.
+    let decided =
+        |event: &&Event| event.is_decision() && !matches!(event, Event::SamplesSuperseded(_));
+    events.filter(decided).collect()
+}
+
+/// Stages that were allowed more retries so far.
+fn reopenings(events: &[Event]) -> u64 {
+    let allowed = |event: &&Event| {
+        matches!(event, Event::SettingChanged(change)
+            if change.key == SettingKey::MaxRetries && change.stage.is_some())
+    };
+    events.iter().filter(allowed).count() as u64
+}
+
+/// What is recorded before a run goes on.
+fn wanted(plan: &Plan, state: &RunState, events: &[Event], wild: bool, number: u64) -> Vec<Event> {
+    let mut facts = Vec::new();
+    if state.created.is_none() {
+        facts.push(plan.created.clone());
+    }
+    if plan.granted && state.fallback.is_none() {
+        facts.push(Event::FallbackGranted(FallbackGranted {
+            ranks_wanted: 2,
+            ranks_available: 1,
+            accumulation_factor: 2,
+            granted_by: "config".to_owned(),
+        }));
+    }
+    let change = |stage, key, from, to| {
+        Event::SettingChanged(SettingChanged {
+            stage,
+            key,
+            from,
+            to,
+            who: "somebody".to_owned(),
+            why: "command line".to_owned(),
+        })
+    };
+    let stage = state.stage();
+    if let (true, Some(stage)) = (wild, stage) {
+        let rate = stage.settings.learning_rate;
+        let least = stage.policy.bounds.learning_rate_min.get();
+        let to = Scalar::new((rate.get() * 0.9).max(least.min(rate.get())));
+        let (from, to) = (SettingValue::Real(rate), SettingValue::Real(to));
+        facts.push(change(
+            Some(stage.name().clone()),
+            SettingKey::LearningRate,
+            from,
+            to,
+        ));
+    }
+    let more = |from: u32, by: u64| {
+        let from = u64::from(from);
+        (SettingValue::Count(from), SettingValue::Count(from + by))
+    };
+    match (state.phase, stage) {
+        (RunPhase::Stopped(_), Some(stage)) if reopenings(events) < plan.reopenings => {
+            let (from, to) = more(stage.max_retries, 1 + plan.seed % 2);
+            let name = Some(stage.name().clone());
+            facts.push(change(name, SettingKey::MaxRetries, from, to));
+        }
+        // Only the whole policy may be changed before the stop is on record.
+        (RunPhase::Stopping(_), Some(stage)) if wild && number.is_multiple_of(2) => {
+            let (from, to) = more(stage.max_retries, 1);
+            facts.push(change(None, SettingKey::MaxRetries, from, to));
+        }
+        _ => {}
+    }
+    facts
+}
+
+/// The log of the same run without a fault.
+fn undisturbed(plan: &Plan) -> Result<Vec<Record>, String> {
+    let log = MemoryLog::new();
+    for _ in 0..CALM_MAX + plan.reopenings {
+        let clock = Clock::new();
+        let controller = Controller::open(&log, Path::new(NO_DIRECTORY), move || clock.people());
+        let mut controller = controller.map_err(|error| error.to_string())?;
+        let events: Vec<Event> = log
+            .records()
+            .into_iter()
+            .map(|record| record.event)
+            .collect();
+        for fact in wanted(plan, controller.state(), &events, false, 0) {
+            controller
+                .record_fact(fact)
+                .map_err(|error| error.to_string())?;
+        }
+        let trainer = Undisturbed {
+            trainer: RefCell::new(ScriptedTrainer::new(plan.script.clone()).chained()),
+            queue: RefCell::default(),
+        };
+        let ended = controller.run(process(1), &trainer, &mut Quiet);
+        match ended.map_err(|error| format!("without faults: {error}"))? {
+            Ending::Finished => return Ok(log.records()),
+            Ending::Stopped => {
+                let events: Vec<Event> = log
+                    .records()
+                    .into_iter()
+                    .map(|record| record.event)
+                    .collect();
+                if plan.reopenings <= reopenings(&events) {
+                    return Ok(log.records());
+                }
+            }
+            Ending::Interrupted { .. } | Ending::Environment { .. } => {}
+        }
+    }
+    Err("a run without any fault does not end".to_owned())
+}
+
+struct Undisturbed {
+    trainer: RefCell<ScriptedTrainer>,
+    queue: RefCell<VecDeque<Report>>,
+}
+
+impl Link for Undisturbed {
+    fn send(&self, command: Command) -> Result<(), ControlError> {
+        let answer = self.trainer.borrow_mut().answer(&command);
+        self.queue.borrow_mut().extend(answer.reports);
+        Ok(())
+    }
+
+    fn receive(&self) -> Result<Report, ControlError> {
+        let next = self.queue.borrow_mut().pop_front();
+        next.ok_or(ControlError::TrainerLost)
+    }
+}
