@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use tinygate::controller::{ControlError, Controller, Ending};
+use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress};
 use tinygate::events::{
     Action, Event, Policy, Record, SettingChanged, SettingKey, SettingPatch, SettingValue,
     StageName, StopReason,
@@ -349,7 +349,7 @@ fn caught_up(records: &[Record], kept: usize) -> (MemoryLog, RunState) {
     let log = MemoryLog::with(events);
     let directory = tempfile::tempdir().unwrap();
     let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
-    controller.catch_up().unwrap();
+    controller.catch_up(&mut Quiet).unwrap();
     let state = controller.state().clone();
     drop(controller);
     (log, state)
@@ -371,6 +371,46 @@ fn a_resume_knows_of_the_stop_that_was_not_recorded() {
         assert_eq!(state.phase, RunPhase::Stopped(0), "cut after {kept}");
         assert_eq!(log.records().len(), records.len(), "cut after {kept}");
     }
+}
+
+/// Kinds of the events it heard of.
+struct Heard(Vec<&'static str>);
+
+impl Observer for Heard {
+    fn recorded(&mut self, record: &Record, _state: &RunState) {
+        self.0.push(record.event.kind());
+    }
+
+    fn progressed(&mut self, _progress: &Progress) {}
+}
+
+#[test]
+fn a_run_that_only_lacks_its_last_gate_is_ended_without_a_process() {
+    let run = Run::new();
+    run.live(ScriptedTrainer::new(Script::new(1)));
+    let records = run.log.records();
+    let end = records
+        .iter()
+        .rposition(|record| record.event.kind() == "chunk_finished");
+    let events = records[..=end.unwrap()].iter();
+    let log = MemoryLog::with(events.map(|record| (record.time_ms, record.event.clone())));
+    let directory = tempfile::tempdir().unwrap();
+    let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
+    let mut heard = Heard(Vec::new());
+    controller.catch_up(&mut heard).unwrap();
+    assert_eq!(controller.state().phase, RunPhase::Finished);
+    let kept = ["gate_decided", "stage_passed", "run_finished"];
+    let heard: Vec<&str> = heard
+        .0
+        .into_iter()
+        .filter(|kind| kept.contains(kind))
+        .collect();
+    assert_eq!(heard, kept, "in order, each once");
+    let best = directory.path().join(DYNAMICS).join("best");
+    assert!(
+        best.symlink_metadata().is_ok(),
+        "it hands its checkpoint on"
+    );
 }
 
 #[test]

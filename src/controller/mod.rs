@@ -364,8 +364,14 @@ impl<'a> Controller<'a> {
     /// Records the decisions the last process did not get to, up to the start of a
     /// chunk, which is the next process's. What a person changes comes after them: a
     /// stage must have stopped before more retries can open it, and a rung that is
-    /// due must not undo the change.
-    pub fn catch_up(&mut self) -> Result<(), ControlError> {
+    /// due must not undo the change. What was the last to do is done then, and said:
+    /// the run may have ended with it.
+    pub fn catch_up(&mut self, observer: &mut dyn Observer) -> Result<(), ControlError> {
+        self.record_undecided()?;
+        self.tell(observer)
+    }
+
+    fn record_undecided(&mut self) -> Result<(), ControlError> {
         for _ in 0..DECISIONS_MAX {
             match machine::decide(&self.state) {
                 Decision::Record(event) if !matches!(*event, Event::ChunkStarted(_)) => {
@@ -382,7 +388,7 @@ impl<'a> Controller<'a> {
         &mut self,
         changes: impl IntoIterator<Item = SettingChanged>,
     ) -> Result<(), ControlError> {
-        self.catch_up()?;
+        self.record_undecided()?;
         changes
             .into_iter()
             .try_for_each(|change| self.record_fact(Event::SettingChanged(change)))

@@ -304,6 +304,8 @@ fn check_given(config: &Config, stages: &[StagePolicy], init: &InitFrom) -> anyh
                 format!("`--init-from`: the checkpoint `{path}` does not fit `{stage}`")
             })?;
     }
+    #[cfg(not(feature = "train"))]
+    let _ = config;
     Ok(())
 }
 

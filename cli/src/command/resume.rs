@@ -20,7 +20,7 @@ use tinygate::store::{EventLog, Store};
 use super::{fold, now_ms, overrides, prepare, way_on};
 use crate::args::ResumeArgs;
 use crate::exit::{EmptyLog, Exit, StoppedRun};
-use crate::output;
+use crate::output::{self, Console};
 
 /// What a run goes on with.
 pub struct Continued {
@@ -39,7 +39,7 @@ pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
     }
     let mut controller = Controller::open(&store, &args.dir, now_ms)?;
     controller.record_repairs(repairs.into_iter().map(Into::into))?;
-    controller.catch_up()?;
+    controller.catch_up(&mut Console::new(args.json, args.quiet))?;
     let state = controller.state();
     let Some(created) = state.created.clone() else {
         let place = args.dir.display().to_string();

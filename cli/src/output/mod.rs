@@ -17,7 +17,6 @@ use std::io::{self, IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
-#[cfg(feature = "train")]
 pub use console::Console;
 pub use error::error;
 pub use event::event_line;
