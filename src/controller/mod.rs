@@ -364,11 +364,16 @@ impl<'a> Controller<'a> {
     /// Records the decisions the last process did not get to, up to the start of a
     /// chunk, which is the next process's. What a person changes comes after them: a
     /// stage must have stopped before more retries can open it, and a rung that is
-    /// due must not undo the change. What was the last to do is done then, and said:
-    /// the run may have ended with it.
+    /// due must not undo the change. Where the run ends with them, no other process
+    /// says them or does what they ask of the files.
     pub fn catch_up(&mut self, observer: &mut dyn Observer) -> Result<(), ControlError> {
+        let before = self.next;
         self.record_undecided()?;
-        self.tell(observer)
+        let ended = matches!(machine::decide(&self.state), Decision::Idle(_));
+        if before < self.next && ended {
+            self.tell(observer)?;
+        }
+        Ok(())
     }
 
     fn record_undecided(&mut self) -> Result<(), ControlError> {
