@@ -233,6 +233,16 @@ fn paths_that_are_no_dataset_are_named() {
     }
 }
 
+/// Found by fuzzing: the parser asked for four gigabytes to read five kilobytes.
+#[test]
+fn a_chunk_that_passes_the_end_of_the_file_is_refused_before_memory_is_asked_for() {
+    let found = include_bytes!("../fuzz/regressions/datasets/chunk-larger-than-the-file");
+    let folder = tempfile::tempdir().unwrap();
+    // the first two bytes choose format and size
+    let error = load_damaged(folder.path(), "a.h5", &found[2..]).unwrap_err();
+    assert!(message(&error).contains("a chunk of"), "{error}");
+}
+
 /// Loads a damaged copy of a fixture; it may load or be refused, but nothing may panic or abort.
 fn load_damaged(folder: &Path, file: &str, bytes: &[u8]) -> Result<Frames, DataError> {
     let path = folder.join(file);

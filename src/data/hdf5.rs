@@ -59,7 +59,8 @@ fn read_rows(source: &Source<'_>, file_bytes: u64, into: &mut Vec<u8>) -> Result
     }
     let most = u128::from(file_bytes) * MOST_COMPRESSION;
     let count = source.admit(&shape, file_bytes, most, into)?;
-    let rows = rows_at_once(source, &dataset)?;
+    check_chunks(source, &dataset, file_bytes)?;
+    let rows = rows_at_once(source, &dataset, most)?;
     let row_bytes = source.frame_bytes();
     let mut row = 0;
     while row < count {
@@ -80,8 +81,23 @@ fn read_rows(source: &Source<'_>, file_bytes: u64, into: &mut Vec<u8>) -> Result
     Ok(())
 }
 
+/// Every stored chunk lies within the file: the parser asks for the memory before it
+/// reads. Of one kind of index it cannot list the chunks; those are left to it.
+fn check_chunks(source: &Source<'_>, dataset: &Dataset, file_bytes: u64) -> Result<(), DataError> {
+    for chunk in dataset.chunks().unwrap_or_default() {
+        let end = chunk.address.checked_add(chunk.storage_size);
+        if end.is_none_or(|end| file_bytes < end) {
+            return Err(source.damaged(format!(
+                "a chunk of {} bytes is said to lie at byte {}, the file has {file_bytes}",
+                chunk.storage_size, chunk.address
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// A piece is a whole number of chunks along the first dimension where it can be, so that none is decoded twice.
-fn rows_at_once(source: &Source<'_>, dataset: &Dataset) -> Result<u64, DataError> {
+fn rows_at_once(source: &Source<'_>, dataset: &Dataset, most: u128) -> Result<u64, DataError> {
     let row_bytes = source.frame_bytes();
     let rows = (PIECE_BYTES / row_bytes).max(1);
     let Some(chunk) = dataset
@@ -93,9 +109,10 @@ fn rows_at_once(source: &Source<'_>, dataset: &Dataset) -> Result<u64, DataError
     let chunk_bytes = chunk
         .iter()
         .try_fold(1_u64, |product, &side| product.checked_mul(side));
-    if chunk_bytes.is_none_or(|bytes| bytes == 0 || bytes > CHUNK_BYTES_MAX) {
+    let limit = most.min(u128::from(CHUNK_BYTES_MAX));
+    if chunk_bytes.is_none_or(|bytes| bytes == 0 || limit < u128::from(bytes)) {
         return Err(source.damaged(format!(
-            "its chunks have shape {chunk:?}, expected at most {CHUNK_BYTES_MAX} bytes each"
+            "its chunks have shape {chunk:?}, expected at most {limit} bytes each"
         )));
     }
     let chunk_rows = chunk.first().copied().unwrap_or(1).max(1);
