@@ -207,14 +207,17 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// A checkpoint is damaged where it lies: often the one that is `newest`.
+    /// Checkpoints are damaged where they lie: all of them, the one that is `newest`, or any.
     pub fn rot(&mut self, newest: Option<&str>, rng: &mut Rng) -> bool {
-        let place = rng.below(self.written.len() as u64) as usize;
-        let any = self.written.keys().nth(place).map(String::as_str);
-        let path = newest.filter(|_| rng.one_in(2)).or(any).map(str::to_owned);
-        let found = path.filter(|path| self.written.contains_key(path));
-        self.rotten.extend(found.clone());
-        found.is_some()
+        let paths: Vec<&str> = self.written.keys().map(String::as_str).collect();
+        let newest = newest.filter(|path| paths.contains(path));
+        let rotten: Vec<String> = match rng.below(4) {
+            0 | 1 => paths.iter().map(|path| (*path).to_owned()).collect(),
+            2 => newest.map(str::to_owned).into_iter().collect(),
+            _ => rng.pick(&paths).map(str::to_owned).into_iter().collect(),
+        };
+        self.rotten.extend(rotten.iter().cloned());
+        !rotten.is_empty()
     }
 }
 

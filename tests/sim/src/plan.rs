@@ -164,6 +164,12 @@ impl Plan {
                 let plan = good.clone().loss(flat(stage.model));
                 self.plan(&stage.name, 0, 0, plan, vec!["loss plateaus"]);
             }
+            // Gate after gate, so that the whole ladder is climbed.
+            if stage.model == ModelKind::LatentActions && rng.one_in(6) {
+                let plan = good.clone().collapsing();
+                self.plan(&stage.name, 0, 0, plan, vec!["entropy collapses"]);
+                continue;
+            }
             for chunk in 1..=CHUNKS {
                 if calm || !rng.one_in(2) {
                     continue;
@@ -206,7 +212,9 @@ fn policy(rng: &mut Rng, exact: bool) -> Policy {
         Preset::Seed
     };
     let mut policy = presets::policy(preset);
-    policy.max_retries = rng.pick(&[0, 1, 2, 5]).unwrap_or(5);
+    // Where more goes wrong, stages stop more often.
+    let retries = if exact { [0, 1, 2, 5] } else { [0, 0, 1, 5] };
+    policy.max_retries = rng.pick(&retries).unwrap_or(5);
     policy.max_chunk_failures = 1 + rng.below(3) as u32;
     // In an exact run no number of crashes is a failure.
     policy.max_interruptions = if exact { 1000 } else { 1 + rng.below(3) as u32 };
@@ -219,8 +227,8 @@ fn policy(rng: &mut Rng, exact: bool) -> Policy {
         stage.settings = settings(&stage.settings, rng);
     }
     match rng.below(64) {
-        0 => policy.stages.clear(),
-        1..32 => {
+        0 | 1 => policy.stages.clear(),
+        2..32 => {
             let kept = rng.below(3) as usize;
             policy.stages = policy.stages.get(kept).cloned().into_iter().collect();
         }
@@ -406,7 +414,7 @@ fn life(rng: &mut Rng, exact: bool, policy: &Policy) -> Life {
         troubles,
         power_cut: rng.one_in(2),
         damage: rng.one_in(3),
-        rot: !exact && rng.one_in(3),
+        rot: !exact && rng.one_in(2),
         change: !exact && rng.one_in(4),
         set_back: if rng.one_in(6) {
             rng.any_size(1 << 32)
