@@ -149,7 +149,7 @@ fn fixture_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 /// In the latent stage some values are no better known than f32 allows: where the actions of a
 /// batch are nearly alike, the gradient of their variance is a difference of rounding errors.
 /// (In double precision TinyWorlds itself gives first gradients up to 0.18 from those of the
-/// shipped fixture, and in f32 on a CPU with AVX-512 up to 0.23, in the same 54 tensors.) So
+/// shipped fixture, and in f32 on a CPU with AVX-512 up to 0.23, in 54 tensors each.) So
 /// there, and only there, a value beyond its limit is measured against its sensitivity: how far
 /// it moves when every weight moves by one unit in the last place. The report names and counts
 /// the values so judged.
