@@ -1,0 +1,78 @@
+//! Compiles the border to c10d against the libtorch that torch-sys found, with NCCL where both its library and its
+//! headers are there.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "cargo reads a build script's standard output"
+)]
+
+use std::path::{Path, PathBuf};
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=cpp");
+    println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
+    println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
+    println!("cargo:rerun-if-env-changed=NCCL_INCLUDE_DIR");
+    println!("cargo:rerun-if-env-changed=CUDA_HOME");
+    let Some(libraries) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
+        println!("cargo:warning=torch-sys named no folder of libtorch");
+        return;
+    };
+    // As torch-sys has it: LIBTORCH_INCLUDE, else beside the libraries.
+    let include = std::env::var_os("LIBTORCH_INCLUDE").map_or_else(
+        || libraries.join("../include"),
+        |folder| PathBuf::from(folder).join("include"),
+    );
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libraries.display());
+
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++20")
+        .file("cpp/bridge.cpp")
+        .include("cpp")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .define("USE_DISTRIBUTED", None)
+        .define("USE_C10D_GLOO", None)
+        // PyTorch's headers are not ours to warn about.
+        .flag(format!("-isystem{}", include.display()))
+        .flag(format!(
+            "-isystem{}",
+            include.join("torch/csrc/api/include").display()
+        ));
+    if let Some(folders) = nccl(&libraries) {
+        build
+            .define("TINYGATE_NCCL", None)
+            .define("USE_C10D_NCCL", None);
+        for folder in folders {
+            build.flag(format!("-isystem{}", folder.display()));
+        }
+        println!("cargo:rustc-link-lib=torch_cuda");
+    }
+    build.compile("tinygate_c10d");
+}
+
+/// Folders with the headers of NCCL and CUDA, for a libtorch that has CUDA.
+fn nccl(libraries: &Path) -> Option<Vec<PathBuf>> {
+    if !libraries.join("libtorch_cuda.so").exists() {
+        return None;
+    }
+    // The wheels of NVIDIA stand beside torch; else a toolkit is installed.
+    let beside = libraries.join("../../nvidia");
+    let mut places = vec![beside.join("nccl/include"), beside.join("cu13/include")];
+    places.extend(std::env::var_os("NCCL_INCLUDE_DIR").map(PathBuf::from));
+    let toolkit = std::env::var_os("CUDA_HOME")
+        .map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
+    places.extend([toolkit.join("include"), PathBuf::from("/usr/include")]);
+    let with = |header: &str| places.iter().find(|place| place.join(header).exists());
+    let found = [with("nccl.h"), with("cuda_runtime_api.h")];
+    if let [Some(nccl), Some(cuda)] = found {
+        return Some(vec![nccl.clone(), cuda.clone()]);
+    }
+    println!(
+        "cargo:warning=libtorch has CUDA, but nccl.h or cuda_runtime_api.h is not found: ranks on GPUs will go through Gloo; \
+         set NCCL_INCLUDE_DIR and CUDA_HOME"
+    );
+    None
+}
