@@ -47,6 +47,10 @@ pub enum Command {
     Config(ConfigCommand),
     /// Print a shell's completions
     Completions(CompletionsArgs),
+    /// Take part in a run as one of its other ranks; started by the run itself
+    #[cfg(feature = "train")]
+    #[command(hide = true)]
+    Worker,
 }
 
 #[derive(Debug, Args)]

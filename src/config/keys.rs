@@ -122,7 +122,7 @@ pub(super) const KEYS: &[Key] = &[
     key("stages", Kind::Stages, "", "stages in the order in which they are trained; each has a table", SHAPE),
     key("seed", count(0, i64::MAX as u64), "", "seed of all randomness: weights, order of the data, masks", SEED),
     key("device", Kind::Device, "", "where tensors live; \"auto\" is CUDA where there is any", Change::Process),
-    key("threads", Kind::CountOrAuto { least: 1, most: 1024 }, "threads", "CPU threads of each process; \"auto\" takes all cores", Change::Process),
+    key("threads", Kind::CountOrAuto { least: 1, most: 1024 }, "threads", "CPU threads of each process; \"auto\" shares all cores out among the ranks of a machine", Change::Process),
     key("nproc_per_node", count(1, 1024), "ranks", "processes that train together, one per device", RANKS),
     key("allow_single_gpu_fallback", Kind::Flag, "", "go on with fewer devices than ranks, with more accumulation; the grant is an event", Change::Process),
     key("frame_size", count(2, 1024), "pixels", "side of a square frame", SHAPE),
@@ -133,6 +133,7 @@ pub(super) const KEYS: &[Key] = &[
     key("n_actions", count(2, 1024), "actions", "latent actions, a power of two", Change::Fixed("it is part of the model's shape; `run --next-cycle-of` takes over what a ladder deferred")),
 
     key("distributed.use_ddp", Kind::Flag, "", "average gradients over the ranks", RANKS),
+    key("distributed.timeout_seconds", count(1, 86_400), "s", "how long a rank may keep the others waiting before the chunk fails", Change::Process),
 
     key("data.path", Kind::Paths, "", "frames: HDF5 or .npz files, or folders of PNGs, relative to this file", Change::Process),
     key("data.frame_stride", count(1, 1000), "frames", "distance between the frames of a window", DATA),

@@ -45,6 +45,8 @@ pub struct Config {
     /// Ranks.
     pub nproc_per_node: u32,
     pub use_ddp: bool,
+    /// How long a rank may keep the others waiting.
+    pub rank_timeout_seconds: u32,
     pub allow_single_gpu_fallback: bool,
     pub data: DataConfig,
     pub shape: Shape,
@@ -185,6 +187,27 @@ impl Config {
             .into_iter()
             .map(|(key, given)| (key, entries::toml_value(&given)))
             .collect()
+    }
+
+    /// Whether each process of a run may have a value of its own for this key.
+    pub fn is_of_process(key: &str) -> bool {
+        keys::find(key).is_some_and(|key| key.change == keys::Change::Process)
+    }
+
+    /// The same run in a process that has its own data, device and threads.
+    #[must_use]
+    pub fn with_process_of(self, process: &Config) -> Config {
+        Config {
+            device: process.device,
+            threads: process.threads,
+            rank_timeout_seconds: process.rank_timeout_seconds,
+            allow_single_gpu_fallback: process.allow_single_gpu_fallback,
+            data: DataConfig {
+                path: process.data.path.clone(),
+                ..self.data
+            },
+            ..self
+        }
     }
 
     pub fn stage(&self, name: &StageName) -> Option<&StagePolicy> {

@@ -64,6 +64,7 @@ pub(super) fn judge(tree: &Node, base: &Path) -> (Loaded, Vec<Problem>) {
             .and_then(|n| u32::try_from(n).ok()),
         nproc_per_node: values.count32("nproc_per_node", 1),
         use_ddp: values.flag("distributed.use_ddp", true),
+        rank_timeout_seconds: values.count32("distributed.timeout_seconds", 600),
         allow_single_gpu_fallback: values.flag("allow_single_gpu_fallback", false),
         data,
         shape,

@@ -217,6 +217,24 @@ impl Learner {
         self.optimizer.export(&self.parameters)
     }
 
+    /// Weights and moments as they lie in memory: the state that ranks share.
+    pub(crate) fn flats_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let weights = self.parameters.flats_mut().iter_mut();
+        weights.chain(self.optimizer.flats_mut())
+    }
+
+    pub(crate) fn flats(&self) -> impl Iterator<Item = &Tensor> {
+        self.parameters.flats().iter().chain(self.optimizer.flats())
+    }
+
+    pub(crate) fn updates_done(&self) -> u64 {
+        self.optimizer.updates_done()
+    }
+
+    pub(crate) fn set_updates_done(&mut self, updates: u64) {
+        self.optimizer.set_updates_done(updates);
+    }
+
     /// Replaces the weights and, when given, the optimizer's state, else it starts anew.
     /// Nothing changes unless everything fits.
     pub fn load(
@@ -381,6 +399,18 @@ impl Accumulated {
     /// Mean over micro-batches of the undivided loss.
     pub fn loss(&self) -> f64 {
         self.loss
+    }
+
+    pub(crate) fn set_loss(&mut self, loss: f64) {
+        self.loss = loss;
+    }
+
+    pub(crate) fn gradients_mut(&mut self) -> [&mut Tensor; GROUPS] {
+        self.gradients.each_mut()
+    }
+
+    pub(crate) fn observed_mut(&mut self) -> &mut Observed {
+        &mut self.observed
     }
 }
 

@@ -13,6 +13,7 @@ mod mask;
 pub mod models;
 mod optimizer;
 mod parameters;
+pub mod ranks;
 mod schedule;
 mod stage_trainer;
 

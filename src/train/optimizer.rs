@@ -74,6 +74,22 @@ impl AdamW {
         Ok(())
     }
 
+    pub fn flats_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.exp_avg.iter_mut().chain(&mut self.exp_avg_sq)
+    }
+
+    pub fn flats(&self) -> impl Iterator<Item = &Tensor> {
+        self.exp_avg.iter().chain(&self.exp_avg_sq)
+    }
+
+    pub fn updates_done(&self) -> u64 {
+        self.step
+    }
+
+    pub fn set_updates_done(&mut self, updates: u64) {
+        self.step = updates;
+    }
+
     pub fn export(&self, parameters: &Parameters) -> Result<OptimizerState> {
         Ok(OptimizerState {
             step: self.step,

@@ -276,6 +276,10 @@ impl Parameters {
             .map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
     }
 
+    pub(crate) fn flats(&self) -> &[Tensor; GROUPS] {
+        &self.flats
+    }
+
     /// The flat tensors, to be changed in place.
     pub(crate) fn flats_mut(&mut self) -> &mut [Tensor; GROUPS] {
         &mut self.flats
@@ -409,7 +413,7 @@ fn outer_shape(shape: &[i64]) -> Vec<usize> {
     shape.iter().map(|&n| n as usize).collect()
 }
 
-fn host_floats(flat: &Tensor) -> Result<Vec<f32>> {
+pub(crate) fn host_floats(flat: &Tensor) -> Result<Vec<f32>> {
     let mut values = vec![0.0; flat.numel()];
     flat.f_to_device(Device::Cpu)?
         .f_copy_data(&mut values, flat.numel())?;

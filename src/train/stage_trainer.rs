@@ -22,7 +22,7 @@ use super::models::{
     ConfigError, ModelConfig, check_frames, frames_of, mask_rows, patches_of_bytes,
 };
 use super::optimizer::OptimizerState;
-use super::parameters::NamedTensor;
+use super::parameters::{NamedTensor, host_floats};
 
 /// The weights a finished stage handed on, and the config they were made for.
 pub struct FrozenModel {
@@ -34,6 +34,12 @@ pub struct FrozenModel {
 pub struct FrozenModels {
     pub video_tokenizer: FrozenModel,
     pub latent_actions: FrozenModel,
+}
+
+/// The shapes of what dynamics sees frames through.
+pub(crate) struct FrozenConfigs {
+    pub video_tokenizer: ModelConfig,
+    pub latent_actions: ModelConfig,
 }
 
 /// Which stage to train, with what it needs of the stages before.
@@ -136,6 +142,79 @@ impl StageTrainer {
                 })
             }
         }
+    }
+
+    /// A trainer whose weights, and those of the frozen models `upstream`, are to come from another rank.
+    pub(crate) fn awaiting(
+        stage: Stage,
+        config: &ModelConfig,
+        upstream: Option<&FrozenConfigs>,
+        key: &InitKey,
+        device: Device,
+    ) -> Result<StageTrainer> {
+        let frozen = match upstream {
+            None => None,
+            Some(upstream) => {
+                check_tokenizer(&upstream.video_tokenizer, config)?;
+                check_actions(&upstream.latent_actions, config)?;
+                let learner = |stage, config| Learner::new(stage, config, key, device);
+                Some(Frozen {
+                    tokenizer: learner(Stage::VideoTokenizer, &upstream.video_tokenizer)?,
+                    actions: learner(Stage::LatentActions, &upstream.latent_actions)?,
+                })
+            }
+        };
+        Ok(StageTrainer {
+            learner: Learner::new(stage, config, key, device)?,
+            frozen,
+        })
+    }
+
+    /// All that another rank needs to go on as this one would: weights and moments, and the frozen weights.
+    pub(crate) fn flats_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let frozen = self
+            .frozen
+            .iter_mut()
+            .flat_map(|frozen| [&mut frozen.tokenizer, &mut frozen.actions]);
+        self.learner
+            .flats_mut()
+            .chain(frozen.flat_map(Learner::flats_mut))
+    }
+
+    /// Names and shapes of all weights in one hash, in hex: ranks whose hashes differ have other models.
+    pub(crate) fn signature(&self) -> String {
+        let frozen = self
+            .frozen
+            .iter()
+            .flat_map(|frozen| [&frozen.tokenizer, &frozen.actions]);
+        let mut hasher = blake3::Hasher::new();
+        for learner in std::iter::once(&self.learner).chain(frozen) {
+            for (name, shape) in learner.parameters().names() {
+                hasher.update(format!("{name} {shape:?}\n").as_bytes());
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Hash of the weights and moments that training changes.
+    pub(crate) fn state_hash(&self) -> Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.updates_done().to_le_bytes());
+        for flat in self.learner.flats() {
+            for value in host_floats(flat)? {
+                hasher.update(&value.to_le_bytes());
+            }
+        }
+        Ok(hasher.finalize())
+    }
+
+    /// Optimizer steps taken so far.
+    pub(crate) fn updates_done(&self) -> u64 {
+        self.learner.updates_done()
+    }
+
+    pub(crate) fn set_updates_done(&mut self, updates: u64) {
+        self.learner.set_updates_done(updates);
     }
 
     pub fn learner(&self) -> &Learner {

@@ -13,14 +13,22 @@ use tinygate::store::{EventLog, Store, host_name};
 use tinygate::train::actor::{self, ActorSetup};
 
 use super::prepare::{LIBTORCH_VERSION, Prepared};
+use super::ranks::Gathered;
 use super::resume::Continued;
 use super::{fold, now_ms, signals, way_on};
 use crate::exit::Exit;
 use crate::output::Console;
 
 /// Begins a run: its log, its first events, then training.
-pub fn begin(dir: &Path, prepared: Prepared, json: bool, quiet: bool) -> anyhow::Result<Exit> {
-    let process = Process::start(dir, &prepared.config, prepared.frames, quiet)?;
+pub fn begin(
+    dir: &Path,
+    prepared: Prepared,
+    gathered: Gathered,
+    json: bool,
+    quiet: bool,
+) -> anyhow::Result<Exit> {
+    let fallback = gathered.fallback.clone();
+    let process = Process::start(dir, &prepared.config, prepared.frames, gathered, quiet)?;
     if process.stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
@@ -28,7 +36,7 @@ pub fn begin(dir: &Path, prepared: Prepared, json: bool, quiet: bool) -> anyhow:
         .with_context(|| format!("cannot start a run in `{}`", dir.display()))?;
     let mut controller = Controller::open(&store, dir, now_ms)?;
     controller.record_fact(Event::RunCreated(Box::new(prepared.created)))?;
-    if let Some(granted) = prepared.fallback {
+    if let Some(granted) = fallback {
         controller.record_fact(Event::FallbackGranted(granted))?;
     }
     let exit = process.drive(dir, controller, &store, Console::new(json, quiet))?;
@@ -42,14 +50,16 @@ pub fn resume(
     mut controller: Controller<'_>,
     store: &Store,
     continued: Continued,
+    gathered: Gathered,
     json: bool,
     quiet: bool,
 ) -> anyhow::Result<Exit> {
-    let process = Process::start(dir, &continued.config, continued.frames, quiet)?;
+    let fallback = gathered.fallback.clone();
+    let process = Process::start(dir, &continued.config, continued.frames, gathered, quiet)?;
     if process.stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
-    if let Some(granted) = continued.fallback {
+    if let Some(granted) = fallback {
         controller.record_fact(Event::FallbackGranted(granted))?;
     }
     controller.record_changes(continued.changes)?;
@@ -69,10 +79,16 @@ impl Process {
         dir: &Path,
         config: &Config,
         frames: Arc<Frames>,
+        gathered: Gathered,
         quiet: bool,
     ) -> anyhow::Result<Process> {
-        let device = actor::device(config.device)?;
-        let threads = threads(config);
+        let started = gathered.process_started();
+        let Gathered {
+            ranks,
+            device,
+            threads,
+            ..
+        } = gathered;
         let stop = signals::listen(quiet).context("cannot listen to signals")?;
         let (trainer, thread) = actor::spawn(ActorSetup {
             directory: dir.to_owned(),
@@ -81,8 +97,8 @@ impl Process {
             device,
             threads,
             stop: Arc::clone(&stop),
+            ranks,
         })?;
-        let started = process_started(device, threads);
         Ok(Process {
             started,
             stop,
@@ -134,25 +150,25 @@ fn exit(dir: &Path, ending: Ending, console: &Console, state: &RunState) -> anyh
     }
 }
 
-/// This process, as the log knows it.
-pub fn process_started(device: tch::Device, threads: u16) -> ProcessStarted {
-    ProcessStarted {
-        host: host_name(),
-        pid: std::process::id(),
-        tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
-        libtorch_version: LIBTORCH_VERSION.to_owned(),
-        devices: vec![device_name(device)],
-        threads: u32::from(threads),
+impl Gathered {
+    /// This process and its ranks, as the log knows them.
+    pub fn process_started(&self) -> ProcessStarted {
+        // Ranks on other machines are of the same kind: they compute the same bits, which is checked.
+        let devices = (0..self.ranks.size()).map(|rank| match self.device {
+            tch::Device::Cuda(_) => {
+                device_name(tch::Device::Cuda((rank % self.local_size.max(1)) as usize))
+            }
+            other => device_name(other),
+        });
+        ProcessStarted {
+            host: host_name(),
+            pid: std::process::id(),
+            tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
+            libtorch_version: LIBTORCH_VERSION.to_owned(),
+            devices: devices.collect(),
+            threads: u32::from(self.threads),
+        }
     }
-}
-
-/// As configured, or all cores.
-pub fn threads(config: &Config) -> u16 {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let wanted = config
-        .threads
-        .map_or_else(cores, |threads| threads as usize);
-    u16::try_from(wanted).unwrap_or(u16::MAX)
 }
 
 fn device_name(device: tch::Device) -> String {

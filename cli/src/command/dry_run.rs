@@ -21,6 +21,7 @@ use tinygate::train::actor::{self, ActorSetup};
 use tinygate_replay::describe;
 
 use super::prepare::{LIBTORCH_VERSION, Prepared};
+use super::ranks::Gathered;
 use super::{now_ms, signals};
 use crate::exit::Exit;
 use crate::output::{self, Align, Table, bytes, count, duration, number};
@@ -29,7 +30,12 @@ use crate::output::{self, Align, Table, bytes, count, duration, number};
 const UPDATES: u64 = 8;
 const WARM_UP: usize = 3;
 
-pub fn perform(prepared: &Prepared, json: bool, quiet: bool) -> anyhow::Result<Exit> {
+pub fn perform(
+    prepared: &Prepared,
+    gathered: Gathered,
+    json: bool,
+    quiet: bool,
+) -> anyhow::Result<Exit> {
     let stop = signals::listen(quiet).context("cannot listen to signals")?;
     if !json {
         for line in gates(&prepared.created) {
@@ -37,7 +43,7 @@ pub fn perform(prepared: &Prepared, json: bool, quiet: bool) -> anyhow::Result<E
         }
         output::data_line("")?;
     }
-    let Some(costs) = measure(prepared, stop)? else {
+    let Some(costs) = measure(prepared, gathered, stop)? else {
         return Ok(Exit::Interrupted);
     };
     let estimates = estimates(&prepared.created, &costs);
@@ -215,10 +221,19 @@ struct Cost {
 
 /// Runs a few updates of every stage, each on what the one before it made. `None`: a
 /// signal came first.
-fn measure(prepared: &Prepared, stop: Arc<StopRequest>) -> anyhow::Result<Option<Vec<Cost>>> {
+fn measure(
+    prepared: &Prepared,
+    gathered: Gathered,
+    stop: Arc<StopRequest>,
+) -> anyhow::Result<Option<Vec<Cost>>> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let device = actor::device(prepared.config.device)?;
-    let threads = super::drive::threads(&prepared.config);
+    let Gathered {
+        ranks,
+        device,
+        threads,
+        fallback,
+        ..
+    } = gathered;
     let (trainer, thread) = actor::spawn(ActorSetup {
         directory: folder.path().to_owned(),
         config: prepared.config.clone(),
@@ -226,12 +241,13 @@ fn measure(prepared: &Prepared, stop: Arc<StopRequest>) -> anyhow::Result<Option
         device,
         threads,
         stop,
+        ranks,
     })?;
     let log = MemoryLog::new();
     let mut controller = Controller::open(&log, folder.path(), now_ms)?;
     controller.record_fact(Event::RunCreated(Box::new(shortened(&prepared.created))))?;
-    if let Some(granted) = &prepared.fallback {
-        controller.record_fact(Event::FallbackGranted(granted.clone()))?;
+    if let Some(granted) = fallback {
+        controller.record_fact(Event::FallbackGranted(granted))?;
     }
     let mut watch = Watch::default();
     let ended = controller.run(started(threads), &trainer, &mut watch);

@@ -10,6 +10,8 @@ mod dry_run;
 mod explain;
 mod log;
 mod prepare;
+#[cfg(feature = "train")]
+mod ranks;
 mod repair;
 mod replay;
 mod resume;
@@ -21,6 +23,8 @@ mod signals;
 mod status;
 mod transfer;
 mod walk;
+#[cfg(feature = "train")]
+mod worker;
 
 use std::path::Path;
 
@@ -49,6 +53,8 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
         Command::Config(ConfigCommand::Init(args)) => config::init(&args),
         Command::Config(ConfigCommand::Check(args)) => config::check(&args),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args),
+        #[cfg(feature = "train")]
+        Command::Worker => worker::perform(),
         Command::Completions(args) => completions::perform(&args),
     }
 }

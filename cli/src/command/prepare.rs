@@ -15,8 +15,8 @@ use tinygate::checkpoint::{self, Acceptance};
 use tinygate::config::{Config, Override};
 use tinygate::data::Frames;
 use tinygate::events::{
-    CheckpointRef, Event, FallbackGranted, InitFrom, ModelKind, Parent, RunCreated, SettingPatch,
-    StageName, StagePolicy, Step,
+    CheckpointRef, Event, InitFrom, ModelKind, Parent, RunCreated, SettingPatch, StageName,
+    StagePolicy, Step,
 };
 use tinygate::machine::RULES;
 use tinygate::setup;
@@ -33,8 +33,8 @@ pub struct Prepared {
     /// All stages of the config, also those that `--stage` leaves out.
     pub config: Config,
     pub frames: Arc<Frames>,
+    /// Its ranks are counted when they are together.
     pub created: RunCreated,
-    pub fallback: Option<FallbackGranted>,
 }
 
 /// The version of libtorch as the log records it.
@@ -58,7 +58,6 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     if let Some(dir) = &args.dir {
         refuse_a_log(dir)?;
     }
-    let fallback = fallback(&config, args.allow_single_gpu_fallback)?;
     let init_from = init_from(&config, &args.init_from)?;
     for init in &init_from {
         check_given(&config, &policy.stages, init)?;
@@ -86,39 +85,11 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
         config,
         frames,
         created,
-        fallback,
     })
 }
 
-/// A grant to train with fewer devices than ranks, where one is needed and not
-/// yet on record.
-///
-/// # Errors
-/// No grant: what was asked for cannot be had, and is not silently replaced.
-pub fn fallback(config: &Config, allowed: bool) -> anyhow::Result<Option<FallbackGranted>> {
-    // One process is all that DDP of one rank is.
-    if !config.use_ddp || config.nproc_per_node == 1 {
-        return Ok(None);
-    }
-    let granted_by = match (allowed, config.allow_single_gpu_fallback) {
-        (true, _) => "command line",
-        (false, true) => "config",
-        (false, false) => bail!(
-            "the config asks for DDP over {} ranks, and this build trains in one process\n\
-             hint: set `allow_single_gpu_fallback = true` or give `--allow-single-gpu-fallback` to go on with \
-             one device and more accumulation, or set `distributed.use_ddp = false`",
-            config.nproc_per_node
-        ),
-    };
-    Ok(Some(FallbackGranted {
-        ranks_wanted: config.nproc_per_node,
-        ranks_available: 1,
-        accumulation_factor: config.nproc_per_node,
-        granted_by: granted_by.to_owned(),
-    }))
-}
-
-fn config(args: &RunArgs) -> anyhow::Result<(Config, Option<Parent>)> {
+/// The config of the command line, and the run it was taken from.
+pub fn config(args: &RunArgs) -> anyhow::Result<(Config, Option<Parent>)> {
     let changes = overrides(&args.set)?;
     let given = match &args.config {
         Some(path) => Some(Config::load(path, &changes)?.config),

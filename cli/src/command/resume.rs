@@ -10,14 +10,12 @@ use anyhow::bail;
 use tinygate::config::{Config, Resumed};
 use tinygate::controller::Controller;
 use tinygate::data::{DataError, Frames};
-use tinygate::events::{
-    FallbackGranted, RunCreated, Seq, SettingChanged, SettingKey, SettingValue,
-};
+use tinygate::events::{RunCreated, Seq, SettingChanged, SettingKey, SettingValue};
 use tinygate::machine::{RunPhase, RunState, StageState};
 use tinygate::setup::{self, SetupError};
 use tinygate::store::{EventLog, Store};
 
-use super::{fold, now_ms, overrides, prepare, way_on};
+use super::{fold, now_ms, overrides, way_on};
 use crate::args::ResumeArgs;
 use crate::exit::{EmptyLog, Exit, StoppedRun};
 use crate::output::{self, Console};
@@ -28,10 +26,17 @@ pub struct Continued {
     pub config: Config,
     pub frames: Arc<Frames>,
     pub changes: Vec<SettingChanged>,
-    pub fallback: Option<FallbackGranted>,
+    /// Ranks that train.
+    pub ranks: u32,
+    /// Whether fewer than asked for are on record already.
+    pub fell_back: bool,
 }
 
 pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
+    #[cfg(feature = "train")]
+    if let Some(job) = super::ranks::job()?.filter(|job| 0 < job.rank) {
+        return super::worker::join(&job, None, args.quiet);
+    }
     let (store, repairs) = Store::open(&args.dir)?;
     if store.head() == Seq::FIRST {
         let place = args.dir.display().to_string();
@@ -61,7 +66,18 @@ fn go_on(
     store: &Store,
     continued: Continued,
 ) -> anyhow::Result<Exit> {
-    super::drive::resume(dir, controller, store, continued, args.json, args.quiet)
+    use super::{drive, ranks};
+    let grant = ranks::grant(&continued.config, args.allow_single_gpu_fallback);
+    let gathered = ranks::gather(
+        &continued.config,
+        &continued.frames,
+        continued.ranks,
+        ranks::job()?,
+        grant.filter(|_| !continued.fell_back),
+    )?;
+    drive::resume(
+        dir, controller, store, continued, gathered, args.json, args.quiet,
+    )
 }
 
 #[cfg(not(feature = "train"))]
@@ -98,10 +114,6 @@ fn prepare_resume(
         .map(|stage| (stage.name(), &stage.settings));
     let resumed = original.resume(in_force, created.policy.max_retries, &overrides(&args.set)?)?;
     let changes = changes(args, state, &resumed)?;
-    let fallback = match &state.fallback {
-        Some(_) => None,
-        None => prepare::fallback(&resumed.config, args.allow_single_gpu_fallback)?,
-    };
     // Which windows are held out follows from the config the run was created with.
     let config = Config {
         policy: original.policy.clone(),
@@ -131,8 +143,15 @@ fn prepare_resume(
         config,
         frames,
         changes,
-        fallback,
+        ranks: ranks(created, state),
+        fell_back: state.fallback.is_some(),
     })
+}
+
+/// How many ranks train a run: as many as it was created with, or were left when the fallback was granted.
+pub fn ranks(created: &RunCreated, state: &RunState) -> u32 {
+    let granted = state.fallback.as_ref();
+    granted.map_or(created.world_size, |granted| granted.ranks_available)
 }
 
 /// The events of what a person changes; an error when a stopped run would stay stopped.

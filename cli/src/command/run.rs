@@ -3,23 +3,29 @@
 use crate::args::RunArgs;
 use crate::exit::Exit;
 
-use super::prepare::{self, Prepared};
-
-pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
-    let prepared = prepare::prepare(args)?;
-    begin(args, prepared)
-}
+use super::prepare;
 
 #[cfg(feature = "train")]
-fn begin(args: &RunArgs, prepared: Prepared) -> anyhow::Result<Exit> {
-    use super::{drive, dry_run};
+pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
+    use super::{drive, dry_run, ranks, worker};
+    let job = ranks::job()?;
+    if let Some(job) = job.as_ref().filter(|job| 0 < job.rank) {
+        let (config, _) = prepare::config(args)?;
+        return worker::join(job, Some(&config), args.quiet);
+    }
+    let mut prepared = prepare::prepare(args)?;
+    let wanted = ranks::wanted(&prepared.config, job.as_ref())?;
+    let grant = ranks::grant(&prepared.config, args.allow_single_gpu_fallback);
+    let gathered = ranks::gather(&prepared.config, &prepared.frames, wanted, job, grant)?;
+    prepared.created.world_size = gathered.ranks.size();
     match &args.dir {
-        Some(dir) if !args.dry_run => drive::begin(dir, prepared, args.json, args.quiet),
-        Some(_) | None => dry_run::perform(&prepared, args.json, args.quiet),
+        Some(dir) if !args.dry_run => drive::begin(dir, prepared, gathered, args.json, args.quiet),
+        Some(_) | None => dry_run::perform(&prepared, gathered, args.json, args.quiet),
     }
 }
 
 #[cfg(not(feature = "train"))]
-fn begin(_: &RunArgs, _: Prepared) -> anyhow::Result<Exit> {
+pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
+    prepare::prepare(args)?;
     Err(super::no_trainer())
 }

@@ -33,6 +33,21 @@ pub fn listen(quiet: bool) -> io::Result<Arc<StopRequest>> {
     Ok(stop)
 }
 
+/// Notes signals and goes on, however many come: for a rank that rank 0 ends.
+pub fn note() -> io::Result<Arc<StopRequest>> {
+    let stop = Arc::new(StopRequest::default());
+    let asked = Arc::clone(&stop);
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new()
+        .name("tinygate-signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                asked.request(name(signal));
+            }
+        })?;
+    Ok(stop)
+}
+
 fn name(signal: i32) -> &'static str {
     match signal {
         SIGINT => "SIGINT",

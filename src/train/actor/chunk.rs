@@ -1,33 +1,26 @@
 //! Trains one chunk: updates, samples, checkpoints, and what the gate looks at.
 
-use std::num::NonZeroU32;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::super::{MicroBatch, StageTrainer, UpdateMetrics, Wanted, learning_rate};
-use super::measure::{frames_tensor, token_mask};
+use super::super::ranks::Task;
+use super::super::{StageTrainer, UpdateMetrics};
 use super::metrics::MetricBuffer;
+use super::samples::{Samples, is_due, is_logged, rate};
 use super::session::{Session, verdict};
 use super::{Failure, scores, tell, weights};
 use crate::checkpoint;
 use crate::controller::{Progress, Report};
-use crate::data::order::{Order, samples_for};
 use crate::events::{
-    CheckpointRef, CheckpointWritten, ChunkFinished, Event, FileRecord, ModelKind, Scalar,
-    StageName, Step,
+    CheckpointRef, CheckpointWritten, ChunkFinished, Event, FileRecord, Scalar, StageName, Step,
 };
 use crate::machine::TrainChunk;
-use crate::random::Place;
 
 /// Free space that must be left beside a chunk's checkpoints before it begins.
 const SPARE_BYTES: u64 = 16 << 20;
 /// A parameter in a checkpoint: itself and two moments, each an f32.
 const PARAMETER_BYTES: u64 = 3 * 4;
-/// A chunk's checkpoints stand at every fifth of it where the config does not say.
-const CHECKPOINTS_A_CHUNK: u64 = 5;
-/// Ranks of this process's run: it is the only one.
-const WORLD_SIZE: u64 = 1;
 
 impl Session {
     /// Trains to the end of a chunk, or to where a signal stops it.
@@ -43,18 +36,21 @@ impl Session {
             .resume
             .as_ref()
             .map(|resume| resume.checkpoint.clone());
-        let mut progress = ChunkProgress::new(self, train)?;
+        let task = Task::of(train, trainer.signature());
+        let mut progress = ChunkProgress::new(self, &task)?;
+        self.ranks.begin(&task, &mut trainer)?;
         let from = Instant::now();
 
-        for step in train.start().get() + 1..=train.to.get() {
-            progress.update(self, train, &mut trainer, step, reports)?;
+        for step in task.start + 1..=task.to {
+            let updated = progress.samples.update(self, &task, &mut trainer, step)?;
             self.set_step(Step::new(step));
-            let due = is_due(step, train.from.get(), train.to.get(), interval(train));
-            let signal = self.stop.requested();
-            if due || signal.is_some() {
-                at = Some(progress.checkpoint(self, train, &trainer, step, reports)?);
+            progress.log(train, &task, step, &updated.metrics, reports)?;
+            let due = is_due(step, task.from, task.to, task.settings.checkpoint_every());
+            if due || updated.stop.is_some() {
+                self.ranks.agree(&trainer)?;
+                at = Some(progress.checkpoint(self, train, &task, &trainer, step, reports)?);
             }
-            if let Some(signal) = signal {
+            if let Some(signal) = updated.stop {
                 return reports
                     .send(Report::Interrupted { signal })
                     .map_err(|_| Failure::Alone);
@@ -74,7 +70,7 @@ impl Session {
             chunk: train.chunk,
             attempt: train.attempt,
             step: train.to,
-            samples_seen: progress.samples_seen,
+            samples_seen: progress.samples.seen,
             seconds: Scalar::new(from.elapsed().as_secs_f64()),
         };
         if let Some(at) = at {
@@ -97,7 +93,7 @@ impl Session {
             train.start().get(),
             train.from.get(),
             train.to.get(),
-            interval(train),
+            train.settings.checkpoint_every(),
         );
         let needed = each.saturating_mul(written).saturating_add(SPARE_BYTES);
         let space = rustix::fs::statvfs(&self.directory).map_err(|error| {
@@ -114,17 +110,6 @@ impl Session {
     }
 }
 
-/// Updates between two checkpoints of a chunk.
-fn interval(train: &TrainChunk) -> u64 {
-    let fifth = train.settings.chunk_size / CHECKPOINTS_A_CHUNK;
-    train.settings.checkpoint_interval.unwrap_or(fifth).max(1)
-}
-
-/// A checkpoint stands on the grid of the chunk `(from, to]` and at its end.
-fn is_due(step: u64, from: u64, to: u64, interval: u64) -> bool {
-    step == to || step.saturating_sub(from).is_multiple_of(interval)
-}
-
 /// Checkpoints due in `(start, to]` of the chunk `(from, to]`.
 fn due_between(start: u64, from: u64, to: u64, interval: u64) -> u64 {
     let on_grid = |step: u64| step.saturating_sub(from) / interval;
@@ -134,9 +119,8 @@ fn due_between(start: u64, from: u64, to: u64, interval: u64) -> u64 {
 
 /// What moves on with every update of a chunk.
 struct ChunkProgress {
-    order: Order,
+    samples: Samples,
     buffer: MetricBuffer,
-    samples_seen: u64,
     /// When the throughput was last measured, and updates since.
     since: Instant,
     updates: u64,
@@ -144,93 +128,25 @@ struct ChunkProgress {
 }
 
 impl ChunkProgress {
-    fn new(session: &Session, train: &TrainChunk) -> Result<ChunkProgress, Failure> {
-        let windows = u32::try_from(session.windows.train_len())
-            .ok()
-            .and_then(NonZeroU32::new);
-        let windows = windows.ok_or_else(|| {
-            Failure::Environment("the data has more windows than 2^32 - 1; split it".to_owned())
-        })?;
-        let restart = u64::from(train.restart.get());
+    fn new(session: &Session, task: &Task) -> Result<ChunkProgress, Failure> {
         Ok(ChunkProgress {
-            order: Order::new(session.config.seed, train.stage.as_str(), restart, windows),
+            samples: Samples::new(session, task)?,
             buffer: MetricBuffer::new(),
-            samples_seen: train
-                .resume
-                .as_ref()
-                .map_or(0, |resume| resume.samples_seen),
             since: Instant::now(),
             updates: 0,
             rate: 0.0,
         })
     }
 
-    fn update(
-        &mut self,
-        session: &Session,
-        train: &TrainChunk,
-        trainer: &mut StageTrainer,
-        step: u64,
-        reports: &Sender<Report>,
-    ) -> Result<(), Failure> {
-        let settings = &train.settings;
-        let batch = u64::from(settings.batch_size_per_gpu);
-        let shards = u64::from(settings.gradient_accumulation_steps) * WORLD_SIZE;
-        let micro_batches = (0..shards)
-            .map(|shard| self.micro_batch(session, train, step, shard, batch))
-            .collect::<Result<Vec<_>, Failure>>()?;
-        let rate = rate(train, step);
-        let logged = step.is_multiple_of(settings.log_interval.max(1)) || step == train.to.get();
-        let wanted = Wanted {
-            actions: logged && train.model != ModelKind::VideoTokenizer,
-            codebook: logged && train.model == ModelKind::VideoTokenizer,
-        };
-        let measured = trainer.update(&micro_batches, rate, wanted)?;
-        self.samples_seen = self.samples_seen.saturating_add(shards * batch);
-        self.log(train, step, rate, &measured, logged, reports)
-    }
-
-    fn micro_batch(
-        &mut self,
-        session: &Session,
-        train: &TrainChunk,
-        step: u64,
-        shard: u64,
-        batch: u64,
-    ) -> Result<MicroBatch, Failure> {
-        let samples = samples_for(self.samples_seen, shard, batch);
-        let ids: Vec<_> = self
-            .order
-            .windows(samples)
-            .into_iter()
-            .filter_map(|window| session.windows.train(window))
-            .collect();
-        let mask = (train.model == ModelKind::Dynamics).then(|| {
-            let place = Place {
-                seed: session.config.seed,
-                stage: train.stage.as_str(),
-                restart: u64::from(train.restart.get()),
-                update: step,
-                shard,
-                purpose: "mask",
-            };
-            token_mask(session, ids.len(), place)
-        });
-        Ok(MicroBatch {
-            frames: frames_tensor(session, &ids)?,
-            mask,
-        })
-    }
-
     fn log(
         &mut self,
         train: &TrainChunk,
+        task: &Task,
         step: u64,
-        rate: f64,
         measured: &UpdateMetrics,
-        logged: bool,
         reports: &Sender<Report>,
     ) -> Result<(), Failure> {
+        let logged = is_logged(task, step);
         self.updates += 1;
         let seconds = self.since.elapsed().as_secs_f64();
         if logged && 0.0 < seconds {
@@ -238,8 +154,12 @@ impl ChunkProgress {
             self.since = Instant::now();
             self.updates = 0;
         }
-        self.buffer
-            .add(step, rate, measured, logged.then_some(self.rate));
+        self.buffer.add(
+            step,
+            rate(task, step),
+            measured,
+            logged.then_some(self.rate),
+        );
         let progress = Progress {
             stage: train.stage.clone(),
             step: Step::new(step),
@@ -275,6 +195,7 @@ impl ChunkProgress {
         &mut self,
         session: &Session,
         train: &TrainChunk,
+        task: &Task,
         trainer: &StageTrainer,
         step: u64,
         reports: &Sender<Report>,
@@ -282,7 +203,7 @@ impl ChunkProgress {
         self.flush(train, reports)?;
         let folder = format!("{}/checkpoints", train.stage);
         let name = free_name(&train.stage, &folder, step, &train.taken);
-        let content = weights::content(trainer, train, step, self.samples_seen, rate(train, step))?;
+        let content = weights::content(trainer, train, step, self.samples.seen, rate(task, step))?;
         let written = checkpoint::write(&session.directory.join(&folder), &name, &content)?;
         let files: Vec<FileRecord> = written.files.into_iter().map(Into::into).collect();
         let reference = CheckpointRef {
@@ -296,7 +217,7 @@ impl ChunkProgress {
                 chunk: train.chunk,
                 attempt: train.attempt,
                 checkpoint: reference.clone(),
-                samples_seen: self.samples_seen,
+                samples_seen: self.samples.seen,
                 files: files.clone(),
             }),
         )?;
@@ -307,16 +228,6 @@ impl ChunkProgress {
         )?;
         Ok(reference)
     }
-}
-
-/// The rate of update u is f(u - 1).
-fn rate(train: &TrainChunk, step: u64) -> f64 {
-    let settings = &train.settings;
-    learning_rate(
-        step.saturating_sub(1),
-        settings.schedule_updates,
-        settings.learning_rate.get(),
-    )
 }
 
 /// `<stage>_step_<updates done>`, and a number behind it when an event names that already.

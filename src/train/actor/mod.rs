@@ -14,9 +14,11 @@ mod chunk;
 pub mod fit;
 mod measure;
 mod metrics;
+mod samples;
 mod scores;
 mod session;
 mod weights;
+pub mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -26,6 +28,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::error::TrainError;
+use super::ranks::{Lost, LostHow, Ranks, RanksError};
 use crate::checkpoint::{LoadError, OptimizerError, RejectReason, WriteError};
 use crate::config::Config;
 use crate::controller::{Report, StopRequest, Trainer};
@@ -50,6 +53,7 @@ pub struct ActorSetup {
     /// Threads libtorch computes with.
     pub threads: u16,
     pub stop: Arc<StopRequest>,
+    pub ranks: Ranks,
 }
 
 /// Starts the actor. It ends when the controller's end of the commands is gone.
@@ -85,24 +89,40 @@ pub enum SpawnError {
     Thread(#[source] std::io::Error),
 }
 
-/// The device that `device = ...` names, on this machine.
+/// The device that `device = ...` names, on this machine, for the process of a local rank.
 ///
 /// # Errors
 /// A CUDA device that is not there.
-pub fn device(wanted: crate::config::Device) -> Result<tch::Device, DeviceError> {
+pub fn device(wanted: crate::config::Device, local_rank: u32) -> Result<tch::Device, DeviceError> {
     use crate::config::Device;
     let count = tch::Cuda::device_count().max(0) as u32;
     match wanted {
         Device::Cpu => Ok(tch::Device::Cpu),
         Device::Auto if count == 0 => Ok(tch::Device::Cpu),
-        Device::Auto => Ok(tch::Device::Cuda(0)),
+        Device::Auto if local_rank < count => Ok(tch::Device::Cuda(local_rank as usize)),
+        Device::Auto => Err(DeviceError {
+            index: local_rank,
+            count,
+        }),
         Device::Cuda(index) => {
-            let index = index.unwrap_or(0);
+            let index = index.unwrap_or(local_rank);
             if count <= index {
                 return Err(DeviceError { index, count });
             }
             Ok(tch::Device::Cuda(index as usize))
         }
+    }
+}
+
+/// Devices that ranks on this machine can have; `None`: as many as they want, as on a CPU each rank is a device.
+pub fn devices(wanted: crate::config::Device) -> Option<u32> {
+    use crate::config::Device;
+    let count = tch::Cuda::device_count().max(0) as u32;
+    match wanted {
+        Device::Cpu => None,
+        Device::Auto => Some(count).filter(|count| 0 < *count),
+        Device::Cuda(None) => Some(count),
+        Device::Cuda(Some(_)) => Some(1),
     }
 }
 
@@ -132,7 +152,7 @@ fn serve(mut session: Session, commands: &Receiver<Command>, reports: &Sender<Re
             Ok(Err(failure)) => failure,
             Err(panic) => Failure::Panicked(panic_text(panic.as_ref())),
         };
-        session.forget();
+        let failure = session.give_up(failure);
         for report in failure.reports(&place, session.step()) {
             if reports.send(report).is_err() {
                 return;
@@ -201,6 +221,11 @@ pub(crate) enum Failure {
     /// Something outside of training is in the way.
     #[error("{0}")]
     Environment(String),
+    #[error(transparent)]
+    Ranks(#[from] RanksError),
+    /// Another rank went away, or did not answer.
+    #[error("{}: {}", .0.status, .0.stderr)]
+    RankLost(Lost),
     #[error("{0}")]
     Bug(String),
     #[error("the training thread panicked: {0}")]
@@ -243,9 +268,25 @@ impl Failure {
             })
         };
         match self {
-            Failure::Train(TrainError::OutOfMemory { message }) => {
+            Failure::Train(TrainError::OutOfMemory { message })
+            | Failure::Ranks(RanksError::Train(TrainError::OutOfMemory { message })) => {
                 vec![failed(ChunkFailure::OutOfMemory { detail: message })]
             }
+            Failure::RankLost(Lost {
+                how,
+                status,
+                stderr,
+            }) => vec![failed(match how {
+                LostHow::OutOfMemory => ChunkFailure::OutOfMemory {
+                    detail: format!("{status}: {stderr}"),
+                },
+                LostHow::Exited => ChunkFailure::WorkerExited { status, stderr },
+                LostHow::TimedOut { seconds } => ChunkFailure::WorkerTimedOut {
+                    seconds,
+                    stderr: format!("{status}: {stderr}"),
+                },
+            })],
+            Failure::Ranks(RanksError::Parted) => vec![Report::Environment { detail: text }],
             Failure::Write(error) if error.is_environment() => {
                 vec![Report::Environment { detail: text }]
             }
@@ -289,6 +330,7 @@ impl Failure {
             | Failure::Windows(_)
             | Failure::Picture(_)
             | Failure::Structure(_)
+            | Failure::Ranks(_)
             | Failure::Bug(_)
             | Failure::Panicked(_) => vec![exited(text.clone())],
         }

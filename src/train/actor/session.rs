@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::super::models::ModelConfig;
-use super::super::{FrozenModel, FrozenModels, InitKey, StageKind, StageTrainer};
+use super::super::ranks::{Ranks, Task};
+use super::super::stage_trainer::FrozenConfigs;
+use super::super::{FrozenModel, FrozenModels, InitKey, Stage, StageKind, StageTrainer};
 use super::{ActorSetup, Failure, measure, tell, weights};
 use crate::checkpoint::{self, Acceptance, RejectReason};
 use crate::config::Config;
@@ -29,6 +31,7 @@ pub(super) struct Session {
     pub mean: MeanImage,
     pub device: tch::Device,
     pub stop: Arc<StopRequest>,
+    pub ranks: Ranks,
     loaded: Option<Loaded>,
     /// Last update done, for the report of a failure.
     step: Step,
@@ -53,6 +56,7 @@ impl Session {
             config: setup.config,
             device: setup.device,
             stop: setup.stop,
+            ranks: setup.ranks,
             loaded: None,
             step: Step::FIRST,
         })
@@ -66,9 +70,18 @@ impl Session {
         }
     }
 
-    /// Drops weights that a failure may have left anyhow.
-    pub fn forget(&mut self) {
+    /// After a failure: drops weights that it may have left anyhow, and parts from ranks that wait for this one. What
+    /// this rank found to be wrong may be another's doing; then that is the failure.
+    pub fn give_up(&mut self, failure: Failure) -> Failure {
         self.loaded = None;
+        let error = match &failure {
+            Failure::Ranks(error) => Some(error),
+            _ => None,
+        };
+        match self.ranks.part(error) {
+            Some(lost) => Failure::RankLost(lost),
+            None => failure,
+        }
     }
 
     pub fn step(&self) -> Step {
@@ -139,6 +152,41 @@ impl Session {
             self.load(&mut trainer, resume)?;
         }
         Ok(trainer)
+    }
+
+    /// A trainer for a task of rank 0, which shares its weights.
+    pub fn trainer_for(&self, task: &Task) -> Result<StageTrainer, Failure> {
+        let stage = match task.model {
+            ModelKind::VideoTokenizer => Stage::VideoTokenizer,
+            ModelKind::LatentActions => Stage::LatentActions,
+            ModelKind::Dynamics => Stage::Dynamics,
+        };
+        let upstream = |model: ModelKind| {
+            let mut stages = task.upstream.iter().rev();
+            let found = stages.find(|stage| self.model_of(stage) == Some(model));
+            found.map(|stage| self.model_config(stage))
+        };
+        let frozen = upstream(ModelKind::VideoTokenizer)
+            .zip(upstream(ModelKind::LatentActions))
+            .map(|(video_tokenizer, latent_actions)| FrozenConfigs {
+                video_tokenizer,
+                latent_actions,
+            });
+        let frozen = frozen.filter(|_| task.model == ModelKind::Dynamics);
+        let key = InitKey {
+            run_seed: self.config.seed,
+            stage: task.stage.as_str().to_owned(),
+            restart: u32::try_from(task.restart).unwrap_or(u32::MAX),
+        };
+        let config = self.model_config(&task.stage);
+        let trainer = StageTrainer::awaiting(stage, &config, frozen.as_ref(), &key, self.device)?;
+        if trainer.signature() == task.signature {
+            return Ok(trainer);
+        }
+        Err(Failure::Bug(format!(
+            "the model of `{}` has other weights here than on rank 0",
+            task.stage
+        )))
     }
 
     /// Keeps a trainer whose weights a checkpoint holds, for the next chunk.

@@ -22,8 +22,8 @@ use tinygate::train::actor::{self, ActorSetup};
 
 use self::compare::{Comparison, machines};
 use self::recorded::{End, Found, Recorded, chunks};
-use super::drive::{process_started, threads};
-use super::{overrides, records, signals};
+use super::ranks::gather;
+use super::{overrides, records, resume, signals};
 use crate::args::ReplayArgs;
 use crate::exit::{EmptyLog, Exit};
 use crate::output::{self, count};
@@ -68,7 +68,11 @@ pub fn perform(args: &ReplayArgs, dir: &Path) -> anyhow::Result<Exit> {
     let records: Vec<Record> = records(dir)?.collect::<Result<_, _>>()?;
     let (config, state) = config(args, dir, &records)?;
     let chunks = chosen(args, chunks(&records), &state)?;
-    let mut bench = Bench::start(dir, &config, args.json)?;
+    let ranks = state
+        .created
+        .as_ref()
+        .map_or(1, |created| resume::ranks(created, &state));
+    let mut bench = Bench::start(dir, &config, ranks, args.json)?;
     let mut answers = Vec::new();
     let mut totals = Totals::default();
     for chunk in &chunks {
@@ -176,28 +180,31 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(dir: &Path, config: &Config, quiet: bool) -> anyhow::Result<Bench> {
+    fn start(dir: &Path, config: &Config, ranks: u32, quiet: bool) -> anyhow::Result<Bench> {
         let scratch = tempfile::Builder::new()
             .prefix("tinygate-retrain-")
             .tempdir()
             .context("cannot make a scratch folder")?;
         let stop: Arc<StopRequest> = signals::listen(quiet).context("cannot listen to signals")?;
-        let device = actor::device(config.device)?;
-        let threads = threads(config);
+        let frames = setup::frames(config)?;
+        // As many ranks as then: with others, sums are taken in another order.
+        let gathered = gather(config, &frames, ranks, None, None)?;
+        let now = gathered.process_started();
         // The thread ends with the trainer's channels.
         let (trainer, _) = actor::spawn(ActorSetup {
             directory: scratch.path().to_owned(),
             config: config.clone(),
-            frames: setup::frames(config)?,
-            device,
-            threads,
+            frames,
+            device: gathered.device,
+            threads: gathered.threads,
             stop,
+            ranks: gathered.ranks,
         })?;
         Ok(Bench {
             run: std::path::absolute(dir)?,
             scratch,
             trainer,
-            now: process_started(device, threads),
+            now,
             quiet,
         })
     }

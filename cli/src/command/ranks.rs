@@ -1,0 +1,177 @@
+//! Brings the ranks of a run together, or says why it cannot and what would.
+//!
+//! Nothing of the run is written before they are together. Fewer ranks than asked for are never taken silently: only a
+//! grant of the user, which goes on record, makes a run go on with fewer.
+
+use anyhow::{Context, bail};
+use tinygate::config::Config;
+use tinygate::data::Frames;
+use tinygate::events::FallbackGranted;
+use tinygate::train::actor;
+use tinygate::train::ranks::{Crew, Job, Plan, Ranks, Terms};
+
+use crate::output;
+
+/// The ranks of a run, ready to train, and what this process contributes.
+pub struct Gathered {
+    pub ranks: Ranks,
+    pub device: tch::Device,
+    pub threads: u16,
+    /// Ranks on this machine.
+    pub local_size: u32,
+    pub fallback: Option<FallbackGranted>,
+}
+
+/// Who allowed a run to go on with fewer devices than ranks.
+pub fn grant(config: &Config, command_line: bool) -> Option<&'static str> {
+    match (command_line, config.allow_single_gpu_fallback) {
+        (true, _) => Some("command line"),
+        (false, true) => Some("config"),
+        (false, false) => None,
+    }
+}
+
+/// The job that a launcher put this process into.
+pub fn job() -> anyhow::Result<Option<Job>> {
+    Ok(Job::of(|name| std::env::var(name).ok())?)
+}
+
+/// How many ranks a new run has: a launcher's, else as many as the config says.
+pub fn wanted(config: &Config, job: Option<&Job>) -> anyhow::Result<u32> {
+    match (job, config.use_ddp) {
+        (Some(job), true) => Ok(job.size),
+        (Some(job), false) => bail!(
+            "a launcher started {} ranks (WORLD_SIZE), and the config says `distributed.use_ddp = false`\n\
+             hint: leave that key out, or start one process without a launcher",
+            job.size
+        ),
+        (None, true) => Ok(config.nproc_per_node),
+        (None, false) => Ok(1),
+    }
+}
+
+/// Brings `wanted` ranks together. With a grant fewer will do where there are not so many devices, or where the ranks
+/// cannot be brought together.
+pub fn gather(
+    config: &Config,
+    frames: &Frames,
+    wanted: u32,
+    job: Option<Job>,
+    grant: Option<&'static str>,
+) -> anyhow::Result<Gathered> {
+    if let Some(job) = &job
+        && job.size != wanted
+    {
+        bail!(
+            "the run has {wanted} ranks, and the launcher started {} (WORLD_SIZE)\nhint: start as many ranks as the run has: \
+             with others it would see other windows",
+            job.size
+        );
+    }
+    let (size, why) = match (&job, actor::devices(config.device)) {
+        (None, Some(devices)) if devices < wanted => (
+            (1..=devices.max(1))
+                .rev()
+                .find(|size| wanted.is_multiple_of(*size)),
+            format!(
+                "there are {devices} devices for `device = \"{}\"`",
+                config.device
+            ),
+        ),
+        (None | Some(_), Some(_) | None) => (Some(wanted), String::new()),
+    };
+    let size = size.unwrap_or(1);
+    let mut fallback = None;
+    if size < wanted {
+        fallback = Some(fewer(wanted, size, grant, &why)?);
+    }
+    let plan = match (job, size) {
+        (Some(job), _) => Plan::Joined(job),
+        (None, 1) => Plan::Alone,
+        (None, size) => Plan::Local {
+            size,
+            program: std::env::current_exe()
+                .context("cannot find this program to start ranks with")?,
+        },
+    };
+    let joined = matches!(plan, Plan::Joined(_));
+    match together(config, frames, plan) {
+        Ok(gathered) => Ok(Gathered {
+            fallback,
+            ..gathered
+        }),
+        Err(error) if size == 1 || joined || grant.is_none() => Err(error),
+        Err(error) => {
+            let why = format!("{error:#}");
+            let granted = fewer(wanted, 1, grant, &why)?;
+            output::say(&format!(
+                "warning: going on with one rank: {}",
+                first_line(&why)
+            ));
+            let gathered = together(config, frames, Plan::Alone)?;
+            Ok(Gathered {
+                fallback: Some(granted),
+                ..gathered
+            })
+        }
+    }
+}
+
+fn together(config: &Config, frames: &Frames, plan: Plan) -> anyhow::Result<Gathered> {
+    let device = actor::device(config.device, plan.local_rank())?;
+    let local_size = plan.local_size();
+    let ranks = match plan {
+        Plan::Alone => Ranks::Alone,
+        Plan::Local { .. } | Plan::Joined(_) => {
+            let terms = Terms {
+                config: config.clone(),
+                dataset: frames.hash().to_hex().to_string(),
+                device,
+                timeout: std::time::Duration::from_secs(config.rank_timeout_seconds.into()),
+            };
+            Ranks::Leader(Box::new(Crew::form(plan, terms)?))
+        }
+    };
+    Ok(Gathered {
+        ranks,
+        device,
+        threads: threads(config, local_size),
+        local_size,
+        fallback: None,
+    })
+}
+
+/// As configured, or all cores shared out among the ranks of this machine.
+pub fn threads(config: &Config, local_size: u32) -> u16 {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let wanted = config.threads.map_or_else(
+        || cores() / local_size.max(1) as usize,
+        |threads| threads as usize,
+    );
+    u16::try_from(wanted.max(1)).unwrap_or(u16::MAX)
+}
+
+fn fewer(
+    wanted: u32,
+    size: u32,
+    grant: Option<&'static str>,
+    why: &str,
+) -> anyhow::Result<FallbackGranted> {
+    let Some(granted_by) = grant else {
+        bail!(
+            "the run wants DDP over {wanted} ranks, and {why}\n\
+             hint: set `allow_single_gpu_fallback = true` or give `--allow-single-gpu-fallback` to go on with {size} and \
+             more accumulation, or ask for fewer ranks with `nproc_per_node`"
+        );
+    };
+    Ok(FallbackGranted {
+        ranks_wanted: wanted,
+        ranks_available: size,
+        accumulation_factor: wanted / size.max(1),
+        granted_by: granted_by.to_owned(),
+    })
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}

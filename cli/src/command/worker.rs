@@ -1,0 +1,81 @@
+//! A rank that is not 0: started by rank 0 (`tinygate worker`), or by a launcher with rank 0's own command line.
+//!
+//! It prints nothing but errors. Invariant: it ends when rank 0 does.
+
+use std::io::Read;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
+use tinygate::config::Config;
+use tinygate::store::host_name;
+use tinygate::train::actor;
+use tinygate::train::ranks::{Job, Joined, LEADER_VARIABLE};
+
+use super::ranks::{job, threads};
+use super::signals;
+use crate::exit::Exit;
+
+/// How long a rank waits for rank 0 before it knows the config.
+const JOINING: Duration = Duration::from_secs(600);
+
+/// The hidden command by which rank 0 starts its others.
+pub fn perform() -> anyhow::Result<Exit> {
+    let leader = std::env::var(LEADER_VARIABLE).ok();
+    let Some(leader) = leader.and_then(|pid| Pid::from_raw(pid.parse().ok()?)) else {
+        bail!(
+            "`tinygate worker` is how a run starts its other ranks, and no run started this one\n\
+             hint: `tinygate run` with `nproc_per_node` above 1 starts as many as it needs"
+        );
+    };
+    end_with(leader)?;
+    let Some(job) = job()? else {
+        bail!("bug: a rank without a job\nhint: report it");
+    };
+    // Ctrl-C in a terminal reaches every rank: all stop at the same update, by rank 0's word.
+    let stop = signals::note().context("cannot listen to signals")?;
+    follow(&job, None, stop)
+}
+
+/// A rank of a launcher's job. `own`: the config of its command line, if that names one.
+pub fn join(job: &Job, own: Option<&Config>, quiet: bool) -> anyhow::Result<Exit> {
+    let stop = signals::listen(quiet).context("cannot listen to signals")?;
+    follow(job, own, stop)
+}
+
+fn follow(
+    job: &Job,
+    own: Option<&Config>,
+    stop: std::sync::Arc<tinygate::controller::StopRequest>,
+) -> anyhow::Result<Exit> {
+    let timeout = own.map_or(JOINING, |config| {
+        Duration::from_secs(config.rank_timeout_seconds.into())
+    });
+    let joined = Joined::join(job, host_name(), own, timeout)?;
+    let device = actor::device(joined.config.device, job.local_rank)?;
+    let threads = threads(&joined.config, job.local_size);
+    actor::worker::follow(joined, device, threads, stop)?;
+    Ok(Exit::Done)
+}
+
+/// Binds this process's life to rank 0's.
+fn end_with(leader: Pid) -> anyhow::Result<()> {
+    // The kernel ends it even while it is stopped.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context("cannot bind this rank to rank 0")?;
+    if getppid() != Some(leader) {
+        bail!("rank 0 went away before this rank began\nhint: start the run again");
+    }
+    // Rank 0 never writes to this pipe; it closes when rank 0 ends, however that happens.
+    std::thread::Builder::new()
+        .name("tinygate-leader".to_owned())
+        .spawn(|| {
+            let mut byte = [0];
+            while matches!(std::io::stdin().read(&mut byte), Ok(count) if 0 < count) {}
+            // At once: libtorch may be in the middle of anything.
+            let _ = kill_process(getpid(), Signal::KILL);
+        })
+        .context("cannot watch rank 0")?;
+    Ok(())
+}

@@ -1,0 +1,603 @@
+//! Rank 0's side: brings the ranks together, tells them what to train, and parts from them.
+//!
+//! ```text
+//! apart ──form──▶ together ──begin──▶ together ──part──▶ apart
+//!                                        │
+//!                                        └──(dropped)──▶ ended: every rank was told so, and is gone
+//! ```
+//!
+//! Ranks that this process started are started anew after they parted; those of a launcher are its own to start.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tch::Device;
+use tinygate_c10d::{ErrorKind, Listen, Store};
+
+use super::exchange::Exchange;
+use super::job::{Job, Master};
+use super::local::{Worker, all_ended};
+use super::message::{Cause, GivenUp, Hello, Instruction, Task, Welcome};
+use super::{
+    Lost, LostHow, Plan, RanksError, WELCOME_KEY, bye_key, gave_up_key, group, hello_key,
+    instruction_key, ready_key, versions,
+};
+use crate::config::Config;
+use crate::train::StageTrainer;
+
+/// How long others may take to say why they gave up, and to end when they are told to.
+const PARTING: Duration = Duration::from_secs(5);
+/// How often rank 0 looks for workers that ended while it waits for them to come.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What all ranks of a run must have in common, and how long they wait for each other.
+#[derive(Clone)]
+pub struct Terms {
+    pub config: Config,
+    /// BLAKE3 of the frames, in hex.
+    pub dataset: String,
+    pub device: Device,
+    pub timeout: Duration,
+}
+
+/// Why ranks did not come together. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    #[error(
+        "rank 0 cannot listen at {master}: {source}\n\nhint: MASTER_ADDR is an address of the machine of rank 0, and \
+         MASTER_PORT one of its free ports; another job may use it"
+    )]
+    Listen { master: Master, source: io::Error },
+    #[error("rank {rank} cannot be started: {source}\n\nhint: {ONE_RANK}")]
+    Start { rank: u32, source: io::Error },
+    #[error("rank {rank} ended before it began to train ({status}): {stderr}\n\nhint: {ONE_RANK}")]
+    Ended {
+        rank: u32,
+        status: String,
+        stderr: String,
+    },
+    #[error(
+        "{} of {size} ranks came to {master} within {seconds} s; missing: {}\n\nhint: start every rank with the same \
+         MASTER_ADDR and MASTER_PORT, which must lead to rank 0; `distributed.timeout_seconds` is how long it waits",
+        size - missing.len() as u32, list(.missing)
+    )]
+    Missing {
+        size: u32,
+        missing: Vec<u32>,
+        master: Master,
+        seconds: u64,
+    },
+    #[error("{what}\n\nhint: {hint}")]
+    Other { what: String, hint: &'static str },
+    #[error("rank {rank} cannot take part: {text}\n\nhint: {ONE_RANK}")]
+    Refused { rank: u32, text: String },
+    #[error("{place}: {source}\n\nhint: {ONE_RANK}")]
+    Group {
+        place: &'static str,
+        source: tinygate_c10d::Error,
+    },
+    #[error("bug: a message between ranks: {0}")]
+    Message(#[from] serde_json::Error),
+}
+
+const ONE_RANK: &str = "`--set nproc_per_node=1` trains with one rank; `--allow-single-gpu-fallback` lets a run that asks for \
+                        more go on with one and more accumulation";
+
+fn list(ranks: &[u32]) -> String {
+    let names: Vec<String> = ranks.iter().map(u32::to_string).collect();
+    names.join(", ")
+}
+
+/// Rank 0 and the others, which are there or will be when they are needed.
+pub struct Crew {
+    plan: Plan,
+    terms: Terms,
+    together: Option<Together>,
+}
+
+struct Together {
+    store: Store,
+    exchange: Exchange,
+    /// Those that this process started.
+    workers: Vec<Worker>,
+    instructions: u64,
+}
+
+impl Crew {
+    /// Brings the ranks of `plan` together.
+    ///
+    /// # Errors
+    /// Ranks that do not come, or that cannot take part.
+    pub fn form(plan: Plan, terms: Terms) -> Result<Crew, FormError> {
+        let together = form(&plan, &terms)?;
+        Ok(Crew {
+            plan,
+            terms,
+            together: Some(together),
+        })
+    }
+
+    pub fn size(&self) -> u32 {
+        self.plan.size()
+    }
+
+    pub(super) fn exchange(&self) -> Result<&Exchange, RanksError> {
+        let together = self.together.as_ref();
+        together
+            .map(|together| &together.exchange)
+            .ok_or(RanksError::Parted)
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        task: &Task,
+        trainer: &mut StageTrainer,
+    ) -> Result<(), RanksError> {
+        let together = match self.together.take() {
+            Some(together) => together,
+            None if matches!(self.plan, Plan::Joined(_)) => return Err(RanksError::Parted),
+            None => form(&self.plan, &self.terms)?,
+        };
+        let together = self.together.insert(together);
+        together.tell(&Instruction::Train(Box::new(task.clone())))?;
+        together.exchange.share(trainer)
+    }
+
+    /// Ends the ranks that this process started. Says which rank `error` was due to, if it was due to one.
+    pub(super) fn part(&mut self, error: Option<&RanksError>) -> Option<Lost> {
+        let mut together = self.together.take()?;
+        let error = match error {
+            Some(RanksError::Collective(error)) => error,
+            Some(
+                RanksError::Train(_)
+                | RanksError::Form(_)
+                | RanksError::Differ { .. }
+                | RanksError::Parted
+                | RanksError::Bug(_),
+            )
+            | None => return None,
+        };
+        let timed_out = error.kind == ErrorKind::TimedOut;
+        let how = if timed_out {
+            LostHow::TimedOut {
+                seconds: self.terms.timeout.as_secs(),
+            }
+        } else {
+            LostHow::Exited
+        };
+        Some(together.lost(how).unwrap_or_else(|| Lost {
+            how,
+            status: "a rank that did not say why".to_owned(),
+            stderr: error.text.clone(),
+        }))
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        if let Some(mut together) = self.together.take() {
+            together.end();
+        }
+    }
+}
+
+impl Together {
+    fn tell(&mut self, instruction: &Instruction) -> Result<(), RanksError> {
+        let text = serde_json::to_vec(instruction).map_err(FormError::from)?;
+        self.store.set(&instruction_key(self.instructions), &text)?;
+        self.instructions += 1;
+        Ok(())
+    }
+
+    /// Tells all ranks that there is nothing left to do, and waits a while for them to go.
+    fn end(&mut self) {
+        if self.tell(&Instruction::End).is_err() {
+            return;
+        }
+        // Rank 0 may serve the store, which must not be gone before they have read this.
+        let until = Instant::now() + PARTING;
+        for rank in 1..self.exchange.size {
+            let left = until.saturating_duration_since(Instant::now());
+            if !matches!(self.store.get(&bye_key(rank), left), Ok(Some(_))) {
+                break;
+            }
+        }
+        all_ended(
+            &mut self.workers,
+            until.saturating_duration_since(Instant::now()),
+        );
+    }
+
+    /// The rank to blame: one that says so itself, else one that was ended by something else, else one that says and
+    /// does nothing while all others gave up.
+    fn lost(&mut self, how: LostHow) -> Option<Lost> {
+        let until = Instant::now() + PARTING;
+        let own = self.exchange.rank;
+        loop {
+            let notes: Vec<(u32, GivenUp)> = (0..self.exchange.size)
+                .filter(|rank| *rank != own)
+                .filter_map(|rank| Some((rank, read(&self.store, &gave_up_key(rank)).ok()??)))
+                .collect();
+            let ended: Vec<(u32, Option<ExitStatus>)> = self
+                .workers
+                .iter_mut()
+                .map(|worker| (worker.rank, worker.ended(Duration::ZERO)))
+                .collect();
+            let victim = |rank: u32| {
+                notes
+                    .iter()
+                    .any(|(noted, note)| *noted == rank && note.cause == Cause::OtherRank)
+            };
+            if let Some((rank, note)) = notes
+                .iter()
+                .find(|(_, note)| note.cause != Cause::OtherRank)
+            {
+                return Some(self.to_blame(
+                    *rank,
+                    ended_as(&ended, *rank),
+                    note_how(note),
+                    &note.text,
+                ));
+            }
+            if let Some((rank, status)) = ended
+                .iter()
+                .find(|(rank, status)| status.is_some() && !victim(*rank))
+            {
+                return Some(self.to_blame(*rank, *status, LostHow::Exited, ""));
+            }
+            let silent = ended
+                .iter()
+                .find(|(rank, status)| status.is_none() && !victim(*rank));
+            if let Some((rank, _)) = silent
+                && until <= Instant::now()
+            {
+                return Some(self.to_blame(*rank, None, how, "it said nothing"));
+            }
+            if until <= Instant::now() {
+                return None;
+            }
+            // Whoever ends next ends the wait; where a launcher has the ranks, their notes do.
+            match self.workers.iter_mut().find(|worker| !victim(worker.rank)) {
+                Some(worker) => drop(worker.ended(LOOK)),
+                None => {
+                    let rank = (0..self.exchange.size).find(|rank| *rank != own && !victim(*rank));
+                    let _ = self.store.get(&gave_up_key(rank.unwrap_or(own)), LOOK);
+                }
+            }
+        }
+    }
+
+    fn to_blame(&self, rank: u32, status: Option<ExitStatus>, how: LostHow, said: &str) -> Lost {
+        let worker = self.workers.iter().find(|worker| worker.rank == rank);
+        let name = worker.map_or_else(|| format!("rank {rank}"), Worker::name);
+        let stderr = worker.map(Worker::stderr).filter(|text| !text.is_empty());
+        Lost {
+            how,
+            status: status.map_or_else(|| name.clone(), |status| format!("{status}, {name}")),
+            stderr: stderr.unwrap_or_else(|| said.to_owned()),
+        }
+    }
+}
+
+fn ended_as(ended: &[(u32, Option<ExitStatus>)], rank: u32) -> Option<ExitStatus> {
+    ended
+        .iter()
+        .find(|(ended, _)| *ended == rank)
+        .and_then(|(_, status)| *status)
+}
+
+fn note_how(note: &GivenUp) -> LostHow {
+    match note.cause {
+        Cause::OutOfMemory => LostHow::OutOfMemory,
+        Cause::Own | Cause::OtherRank => LostHow::Exited,
+    }
+}
+
+fn form(plan: &Plan, terms: &Terms) -> Result<Together, FormError> {
+    match plan {
+        Plan::Alone => Err(FormError::Other {
+            what: "one rank is no group".to_owned(),
+            hint: "report this as a bug",
+        }),
+        Plan::Local { size, program } => {
+            let master = Master {
+                host: Ipv4Addr::LOCALHOST.to_string(),
+                port: 0,
+                served: None,
+            };
+            let job = |rank: u32, master: &Master| Job {
+                rank,
+                size: *size,
+                local_rank: rank,
+                local_size: *size,
+                master: master.clone(),
+                interface: None,
+            };
+            let (listener, master) = listen(&master)?;
+            let store = Store::serve(listener, terms.timeout).map_err(at("the store of rank 0"))?;
+            let workers = (1..*size).map(|rank| {
+                let started = Worker::start(program, &job(rank, &master));
+                started.map_err(|source| FormError::Start { rank, source })
+            });
+            let workers = workers.collect::<Result<Vec<_>, _>>()?;
+            meet(store, &job(0, &master), workers, terms)
+        }
+        Plan::Joined(job) => {
+            let store = match &job.master.served {
+                Some(prefix) => {
+                    let master = &job.master;
+                    Store::connect(&master.host, master.port, terms.timeout)
+                        .and_then(|store| store.prefixed(prefix))
+                        .map_err(at("the store of the launcher"))?
+                }
+                None => {
+                    let (listener, _) = listen(&job.master)?;
+                    Store::serve(listener, terms.timeout).map_err(at("the store of rank 0"))?
+                }
+            };
+            meet(store, job, Vec::new(), terms)
+        }
+    }
+}
+
+/// Waits for every rank, checks that it may take part, and connects all.
+fn meet(
+    store: Store,
+    job: &Job,
+    mut workers: Vec<Worker>,
+    terms: &Terms,
+) -> Result<Together, FormError> {
+    let others = || (1..job.size);
+    let entries = terms.config.entries();
+    let hellos: Vec<Hello> = others()
+        .map(|rank| wait(&store, hello_key, rank, job, &mut workers, terms.timeout))
+        .collect::<Result<_, _>>()?;
+    for (rank, hello) in others().zip(&hellos) {
+        if let Err(text) = fits(hello, &entries) {
+            write(&store, WELCOME_KEY, &Welcome::Refused(text.clone()))?;
+            all_ended(&mut workers, PARTING);
+            return Err(FormError::Other {
+                what: format!("rank {rank} on `{}`: {text}", hello.host),
+                hint: "start every rank with the same program and the same config",
+            });
+        }
+    }
+    let welcome = Welcome::Config {
+        config: terms.config.to_json(),
+        dataset: terms.dataset.clone(),
+    };
+    write(&store, WELCOME_KEY, &welcome)?;
+    for rank in others() {
+        let ready: Result<(), String> =
+            wait(&store, ready_key, rank, job, &mut workers, terms.timeout)?;
+        ready.map_err(|text| FormError::Refused { rank, text })?;
+    }
+    let listen = listen_at(job)?;
+    let group = group(&store, 0, job.size, &listen, terms.device, terms.timeout)
+        .map_err(at("the ranks could not connect to each other"))?;
+    Ok(Together {
+        store,
+        exchange: Exchange {
+            group,
+            rank: 0,
+            size: job.size,
+            device: terms.device,
+        },
+        workers,
+        instructions: 0,
+    })
+}
+
+/// What a rank says, unless it ends before it says it.
+fn wait<T: DeserializeOwned>(
+    store: &Store,
+    key: fn(u32) -> String,
+    rank: u32,
+    job: &Job,
+    workers: &mut [Worker],
+    timeout: Duration,
+) -> Result<T, FormError> {
+    let until = Instant::now() + timeout;
+    loop {
+        let value = store.get(&key(rank), LOOK).map_err(at("the store"))?;
+        if let Some(value) = value {
+            return Ok(serde_json::from_slice(&value)?);
+        }
+        for worker in workers.iter_mut() {
+            if let Some(status) = worker.ended(Duration::ZERO) {
+                return Err(FormError::Ended {
+                    rank: worker.rank,
+                    status: status.to_string(),
+                    stderr: worker.stderr(),
+                });
+            }
+        }
+        if until <= Instant::now() {
+            let missing = (1..job.size).filter(|rank| !store.has(&key(*rank)).unwrap_or(false));
+            return Err(FormError::Missing {
+                size: job.size,
+                missing: missing.collect(),
+                master: job.master.clone(),
+                seconds: timeout.as_secs(),
+            });
+        }
+    }
+}
+
+/// Ranks of one run have one program and one config, but for what belongs to each process.
+fn fits(hello: &Hello, entries: &[(String, String)]) -> Result<(), String> {
+    let own = versions();
+    if hello.versions != own {
+        let [tinygate, libtorch] = &hello.versions;
+        let [own_tinygate, own_libtorch] = &own;
+        return Err(format!(
+            "it runs tinygate {tinygate} on libtorch {libtorch}, and rank 0 runs {own_tinygate} on {own_libtorch}"
+        ));
+    }
+    let Some(theirs) = &hello.config else {
+        return Ok(());
+    };
+    let mut differences = Vec::new();
+    for (key, value) in entries {
+        let other = theirs
+            .iter()
+            .find(|(other, _)| other == key)
+            .map(|(_, value)| value);
+        if !Config::is_of_process(key) && other != Some(value) {
+            let other = other.map_or("nothing", String::as_str);
+            differences.push(format!("`{key}` is {other} there and {value} on rank 0"));
+        }
+    }
+    for (key, value) in theirs {
+        if !entries.iter().any(|(known, _)| known == key) {
+            differences.push(format!("`{key}` is {value} there and nothing on rank 0"));
+        }
+    }
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "it was given another config: {}",
+            differences.join(", ")
+        ))
+    }
+}
+
+/// Listens where `master` says: at that address if it is one of this machine; at all addresses if it is none, as that
+/// of a service in front of this machine is. A port of 0 takes any that is free.
+fn listen(master: &Master) -> Result<(TcpListener, Master), FormError> {
+    let failed = |source: io::Error| FormError::Listen {
+        master: master.clone(),
+        source,
+    };
+    let addresses: Vec<SocketAddr> = (master.host.as_str(), master.port)
+        .to_socket_addrs()
+        .map_err(failed)?
+        .collect();
+    let listener = match TcpListener::bind(addresses.as_slice()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, master.port))
+        }
+        other => other,
+    };
+    let listener = listener.map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    let master = Master {
+        port,
+        ..master.clone()
+    };
+    Ok((listener, master))
+}
+
+/// Where this rank's group listens: at the interface the user names, else at the address by which this machine reaches
+/// the master, so that ranks on one machine stay on its loopback.
+pub(super) fn listen_at(job: &Job) -> Result<Listen, FormError> {
+    if let Some(interface) = &job.interface {
+        return Ok(Listen::Interface(interface.clone()));
+    }
+    let failed = |source: io::Error| FormError::Listen {
+        master: job.master.clone(),
+        source,
+    };
+    let master = (job.master.host.as_str(), job.master.port);
+    let address = master.to_socket_addrs().map_err(failed)?.next();
+    let any: SocketAddr = match address {
+        Some(SocketAddr::V6(_)) => (IpAddr::from([0_u16; 8]), 0).into(),
+        Some(SocketAddr::V4(_)) | None => (IpAddr::from([0_u8; 4]), 0).into(),
+    };
+    // Nothing is sent: connecting a datagram socket only chooses its own address.
+    let socket = UdpSocket::bind(any).map_err(failed)?;
+    socket.connect(master).map_err(failed)?;
+    let own = socket.local_addr().map_err(failed)?;
+    Ok(Listen::Address(own.ip().to_string()))
+}
+
+fn at(place: &'static str) -> impl FnOnce(tinygate_c10d::Error) -> FormError {
+    move |source| FormError::Group { place, source }
+}
+
+fn write<T: Serialize>(store: &Store, key: &str, value: &T) -> Result<(), FormError> {
+    store
+        .set(key, &serde_json::to_vec(value)?)
+        .map_err(at("the store"))
+}
+
+/// What stands at `key` by now.
+fn read<T: DeserializeOwned>(store: &Store, key: &str) -> Result<Option<T>, FormError> {
+    if !store.has(key).map_err(at("the store"))? {
+        return Ok(None);
+    }
+    let value = store.get(key, LOOK).map_err(at("the store"))?;
+    Ok(value
+        .map(|value| serde_json::from_slice(&value))
+        .transpose()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(config: Option<Vec<(String, String)>>) -> Hello {
+        Hello {
+            versions: versions(),
+            host: "here".to_owned(),
+            pid: 1,
+            config,
+        }
+    }
+
+    fn entries(given: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        given.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn ranks_have_one_program_and_one_config() {
+        let own = entries(&[("seed", "3"), ("device", "\"cpu\""), ("threads", "1")]);
+        let fits = |hello: &Hello| fits(hello, &own);
+        assert_eq!(fits(&hello(None)), Ok(()), "it takes the config of rank 0");
+        assert_eq!(fits(&hello(Some(own.clone()))), Ok(()), "the same");
+        let of_process = entries(&[("seed", "3"), ("device", "\"cuda\""), ("threads", "4")]);
+        assert_eq!(
+            fits(&hello(Some(of_process))),
+            Ok(()),
+            "a device and threads of its own"
+        );
+        let other = fits(&hello(Some(entries(&[("seed", "4"), ("more", "1")])))).unwrap_err();
+        assert!(
+            other.contains("`seed` is 4 there and 3 on rank 0"),
+            "{other}"
+        );
+        assert!(
+            other.contains("`more` is 1 there and nothing on rank 0"),
+            "{other}"
+        );
+        assert!(!other.contains("device"), "{other}");
+        let old = Hello {
+            versions: ["0.0.1".to_owned(), "1.0.0".to_owned()],
+            ..hello(None)
+        };
+        assert!(
+            fits(&old)
+                .unwrap_err()
+                .contains("tinygate 0.0.1 on libtorch 1.0.0")
+        );
+    }
+
+    #[test]
+    fn a_taken_port_is_an_error_that_names_it() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let master = Master {
+            host: "127.0.0.1".to_owned(),
+            port: taken.local_addr().unwrap().port(),
+            served: None,
+        };
+        let error = listen(&master).unwrap_err().to_string();
+        assert!(error.contains(&master.to_string()), "{error}");
+        assert!(error.contains("hint: "), "{error}");
+    }
+}
