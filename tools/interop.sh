@@ -16,6 +16,9 @@ trap 'rm -rf "$scratch"' EXIT
 "$interop_python" tests/interop/trained.py --tinygate "$CARGO_TARGET_DIR/debug/tinygate" \
     --data data/pong_frames.h5 --fixtures tests/fixtures --into "$scratch/trained"
 
+"$interop_python" tests/interop/torchrun.py --tinygate "$CARGO_TARGET_DIR/debug/tinygate" \
+    --config "$scratch/trained/short.toml" --data "$scratch/trained/frames.npy" --into "$scratch/torchrun"
+
 checkpoints=()
 for folder in tests/fixtures/tinyworlds_checkpoint/*_step_* "$scratch"/trained/run/*/checkpoints/*_step_* ${TINYGATE_INTEROP_RUN:+"$TINYGATE_INTEROP_RUN"/*/checkpoints/*_step_*}; do
     [ -e "$folder/model_state_dict.pt" ] || fail "there is no checkpoint in $folder" \

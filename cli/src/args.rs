@@ -61,6 +61,9 @@ pub struct RunArgs {
     /// Directory of the run; made if missing, refused if it has a log
     #[arg(long, required_unless_present = "dry_run")]
     pub dir: Option<PathBuf>,
+    /// Go on with the run in the directory if there is one, as a job that is queued again wants it
+    #[arg(long, conflicts_with_all = ["dry_run", "next_cycle_of", "init_from", "stage"])]
+    pub or_resume: bool,
     /// Override a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,

@@ -92,7 +92,9 @@ fn ddp_without_a_grant_names_the_way_out() {
         "allow_single_gpu_fallback",
         "--allow-single-gpu-fallback",
     ];
-    refused(&place, &["--set", "nproc_per_node=2"], &texts);
+    // However many devices the machine has, this names one.
+    let two = ["--set", "nproc_per_node=2", "--set", "device=cuda:0"];
+    refused(&place, &two, &texts);
 }
 
 #[test]

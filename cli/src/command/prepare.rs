@@ -162,9 +162,14 @@ fn say_differences(first: &Config, given: &Config, changes: &[Override]) {
     }
 }
 
+/// Whether there is a run in a directory.
+pub fn has_log(dir: &Path) -> bool {
+    dir.join(JOURNAL).exists() || dir.join(SLED).exists()
+}
+
 /// `run` begins a log and never goes on with one.
 fn refuse_a_log(dir: &Path) -> anyhow::Result<()> {
-    if dir.join(JOURNAL).exists() || dir.join(SLED).exists() {
+    if has_log(dir) {
         let place = format!("cannot start a run in `{}`", dir.display());
         return Err(anyhow::Error::from(OpenError::Exists).context(place));
     }

@@ -1,5 +1,7 @@
 //! `run`: a new run in a new directory.
 
+#[cfg(feature = "train")]
+use crate::args::ResumeArgs;
 use crate::args::RunArgs;
 use crate::exit::Exit;
 
@@ -12,6 +14,20 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
     if let Some(job) = job.as_ref().filter(|job| 0 < job.rank) {
         let (config, _) = prepare::config(args)?;
         return worker::join(job, Some(&config), args.quiet);
+    }
+    if let Some(dir) = args
+        .dir
+        .as_ref()
+        .filter(|dir| args.or_resume && prepare::has_log(dir))
+    {
+        return super::resume::perform(&ResumeArgs {
+            dir: dir.clone(),
+            retries: None,
+            set: args.set.clone(),
+            json: args.json,
+            quiet: args.quiet,
+            allow_single_gpu_fallback: args.allow_single_gpu_fallback,
+        });
     }
     let mut prepared = prepare::prepare(args)?;
     let wanted = ranks::wanted(&prepared.config, job.as_ref())?;

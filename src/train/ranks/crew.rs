@@ -198,14 +198,8 @@ impl Together {
         if self.tell(&Instruction::End).is_err() {
             return;
         }
-        // Rank 0 may serve the store, which must not be gone before they have read this.
         let until = Instant::now() + PARTING;
-        for rank in 1..self.exchange.size {
-            let left = until.saturating_duration_since(Instant::now());
-            if !matches!(self.store.get(&bye_key(rank), left), Ok(Some(_))) {
-                break;
-            }
-        }
+        await_byes(&self.store, self.exchange.size, until);
         all_ended(
             &mut self.workers,
             until.saturating_duration_since(Instant::now()),
@@ -359,7 +353,7 @@ fn meet(
     for (rank, hello) in others().zip(&hellos) {
         if let Err(text) = fits(hello, &entries) {
             write(&store, WELCOME_KEY, &Welcome::Refused(text.clone()))?;
-            all_ended(&mut workers, PARTING);
+            await_byes(&store, job.size, Instant::now() + PARTING);
             return Err(FormError::Other {
                 what: format!("rank {rank} on `{}`: {text}", hello.host),
                 hint: "start every rank with the same program and the same config",
@@ -390,6 +384,16 @@ fn meet(
         workers,
         instructions: 0,
     })
+}
+
+/// Rank 0 may serve the store, which must not be gone before the others have read the last word.
+fn await_byes(store: &Store, size: u32, until: Instant) {
+    for rank in 1..size {
+        let left = until.saturating_duration_since(Instant::now());
+        if !matches!(store.get(&bye_key(rank), left), Ok(Some(_))) {
+            return;
+        }
+    }
 }
 
 /// What a rank says, unless it ends before it says it.

@@ -108,7 +108,10 @@ impl Joined {
             seconds: timeout.as_secs(),
         })?;
         match serde_json::from_slice(&answer)? {
-            Welcome::Refused(text) => Err(FollowError::Refused { text }),
+            Welcome::Refused(text) => {
+                say_bye(&store, job.rank);
+                Err(FollowError::Refused { text })
+            }
             Welcome::Config { config, dataset } => {
                 let config = Config::from_json(&config).map_err(|error| FollowError::Refused {
                     text: error.to_string(),
@@ -178,8 +181,7 @@ impl Follower {
                 self.instructions += 1;
                 let instruction = serde_json::from_slice(&text)?;
                 if instruction == Instruction::End {
-                    // Rank 0 may be gone before it hears this.
-                    let _ = self.store.set(&bye_key(self.rank), b"");
+                    say_bye(&self.store, self.rank);
                 }
                 return Ok(instruction);
             }
@@ -197,6 +199,11 @@ impl Follower {
             let _ = self.store.set(&gave_up_key(self.rank), &note);
         }
     }
+}
+
+/// Tells rank 0 that its last word was read. It may be gone by then.
+fn say_bye(store: &Store, rank: u32) {
+    let _ = store.set(&bye_key(rank), b"");
 }
 
 /// Whether an error of a collective is another rank's doing.

@@ -1,0 +1,700 @@
+//! Ranks that train together, as real processes over real sockets: the same numbers as one rank with more
+//! accumulation, the same bits every time, and a way on from every rank that is lost.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test stops at what it did not expect"
+)]
+#![cfg(all(feature = "train", target_os = "linux"))]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use support::{Done, Place, checkpoints, decisions, folded, npy, records, run, tinygate};
+use tinygate::events::{ChunkFailure, Event, FileRecord, metric};
+
+/// Two ranks that wait for each other no longer than this.
+const TWO: [&str; 4] = [
+    "--set",
+    "nproc_per_node=2",
+    "--set",
+    "distributed.timeout_seconds=60",
+];
+
+fn begin(place: &Place, dir: &str, more: &[&str]) -> Command {
+    fs::create_dir_all(place.path(dir).parent().unwrap()).unwrap();
+    let mut command = tinygate();
+    command
+        .args(["run", &place.config(), "--dir", &place.arg(dir), "--quiet"])
+        .args(more);
+    command
+}
+
+fn spawn(command: &mut Command) -> Child {
+    let piped = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    piped.spawn().unwrap()
+}
+
+/// Two ranks that nobody disturbs, in `whole/run`.
+fn undisturbed(place: &Place) -> PathBuf {
+    let done = Done::of(begin(place, "whole/run", &TWO).output().unwrap());
+    done.expect(0);
+    place.path("whole/run")
+}
+
+/// Starts two ranks in `other/run` and waits for their first gate.
+fn at_first_gate(place: &Place, more: &[&str]) -> Child {
+    let mut command = begin(place, "other/run", &TWO);
+    let mut child = spawn(command.args(more).arg("--json"));
+    let mut gates = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    gates.next().unwrap().unwrap();
+    child
+}
+
+/// The process that `parent` started as its rank 1.
+fn rank_1(parent: &Child) -> Pid {
+    let children = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: i32 = entry.unwrap().file_name().to_str()?.parse().ok()?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let of = status
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:"))?
+            .trim()
+            .parse::<u32>()
+            .ok()?;
+        (of == parent.id()).then_some(pid)
+    });
+    let children: Vec<i32> = children.collect();
+    let [child] = children.as_slice() else {
+        panic!("expected one other rank, found {children:?}");
+    };
+    Pid::from_raw(*child).unwrap()
+}
+
+/// Whether a process is there; one that ended and was not waited for by init yet is not.
+fn is_alive(pid: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
+    status.is_ok_and(|status| {
+        let state = status
+            .lines()
+            .find_map(|line| line.strip_prefix("State:"))
+            .unwrap()
+            .trim();
+        !state.starts_with(['Z', 'X'])
+    })
+}
+
+/// Waits for a process that is not our child to end.
+fn wait_for_end(pid: Pid) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::process::{PidfdFlags, pidfd_open};
+    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return; // gone already
+    };
+    let patience = rustix::time::Timespec {
+        tv_sec: 60,
+        tv_nsec: 0,
+    };
+    let mut polled = [PollFd::new(&handle, PollFlags::IN)];
+    let ready = poll(&mut polled, Some(&patience)).unwrap();
+    assert_eq!(ready, 1, "process {pid:?} outlived its run");
+}
+
+type Losses = BTreeMap<(String, u64), f64>;
+
+fn losses(run: &Path) -> Losses {
+    let mut losses = Losses::new();
+    for record in records(run) {
+        let Event::MetricsLogged(logged) = &record.event else {
+            continue;
+        };
+        for column in logged
+            .columns
+            .iter()
+            .filter(|column| column.name == metric::LOSS)
+        {
+            for (place, value) in column.values.iter().enumerate() {
+                let step = column.steps.at(place).unwrap().get();
+                losses.insert((logged.stage.to_string(), step), value.get());
+            }
+        }
+    }
+    losses
+}
+
+/// The files of each stage's last checkpoint.
+fn last_weights(run: &Path) -> BTreeMap<String, Vec<FileRecord>> {
+    let all = checkpoints(&records(run));
+    let of = |path: &str| path.split('/').next().unwrap().to_owned();
+    all.into_iter()
+        .map(|(path, files)| (of(&path), files))
+        .collect()
+}
+
+fn failures(run: &Path) -> Vec<ChunkFailure> {
+    let records = records(run);
+    let failures = records.iter().filter_map(|record| match &record.event {
+        Event::ChunkFailed(failed) => Some(failed.failure.clone()),
+        _ => None,
+    });
+    failures.collect()
+}
+
+#[track_caller]
+fn assert_same(one: &Path, other: &Path) {
+    let (one, other) = (records(one), records(other));
+    assert_eq!(checkpoints(&one), checkpoints(&other), "other weights");
+    assert_eq!(decisions(&one), decisions(&other), "other decisions");
+    assert_eq!(folded(&one), folded(&other), "another state");
+}
+
+/// As a launcher describes a job.
+fn launched(command: &mut Command, rank: u32, address: &str, port: u16) -> Child {
+    spawn(
+        command
+            .env("RANK", rank.to_string())
+            .env("WORLD_SIZE", "2")
+            .env("LOCAL_RANK", rank.to_string())
+            .env("LOCAL_WORLD_SIZE", "2")
+            .env("MASTER_ADDR", address)
+            .env("MASTER_PORT", port.to_string()),
+    )
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn end(child: Child) -> Done {
+    Done::of(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn two_ranks_learn_what_one_learns_from_two_micro_batches() {
+    let place = Place::with_config(200);
+    let stages = ["video_tokenizer", "latent_actions", "dynamics"];
+    let fifty = |accumulation: u32| {
+        let of = |stage: &str| {
+            let settings = [
+                ("n_updates", 50),
+                ("chunk_size", 50),
+                ("gradient_accumulation_steps", accumulation),
+            ];
+            settings.map(|(key, value)| format!("{stage}.{key}={value}"))
+        };
+        let settings = stages.into_iter().flat_map(of);
+        settings
+            .flat_map(|setting| ["--set".to_owned(), setting])
+            .collect::<Vec<_>>()
+    };
+    let one = |dir: &str, accumulation: u32, more: &[&str]| {
+        let mut command = begin(&place, dir, more);
+        let done = Done::of(command.args(fifty(accumulation)).output().unwrap());
+        done.expect(0);
+        losses(&place.path(dir))
+    };
+    let ranks = one("ranks", 1, &TWO);
+    let micro_batches = one("micro-batches", 2, &[]);
+    let again = one("again", 1, &TWO);
+    assert_eq!(ranks.len(), 150);
+    let mut most = 0.0_f64;
+    for (place, loss) in &ranks {
+        let other = micro_batches[place];
+        most = most.max((loss - other).abs());
+        assert!(
+            (loss - other).abs() <= 1e-4,
+            "{place:?}: {loss} with two ranks, {other} with two micro-batches"
+        );
+    }
+    eprintln!("largest difference of a loss: {most:e}");
+    let bits =
+        |losses: &Losses| -> Vec<u64> { losses.values().map(|loss| loss.to_bits()).collect() };
+    assert_eq!(bits(&ranks), bits(&again), "the same ranks twice");
+    assert_eq!(
+        checkpoints(&records(&place.path("ranks"))),
+        checkpoints(&records(&place.path("again")))
+    );
+}
+
+#[test]
+fn rank_0_killed_takes_the_others_with_it_and_leaves_no_trace() {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let mut child = at_first_gate(&place, &[]);
+    let other = rank_1(&child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for_end(other);
+    let dir = place.arg("other/run");
+    run(["resume", &dir, "--quiet"]).expect(0);
+    assert_same(&whole, &place.path("other/run"));
+    let replayed = run(["replay", "--retrain", "--stage", "dynamics", &dir]).expect(0);
+    assert!(
+        replayed.stdout.contains("0 divergences"),
+        "{}",
+        replayed.stdout
+    );
+}
+
+#[test]
+fn rank_0_killed_takes_a_stopped_rank_with_it() {
+    let place = Place::with_config(200);
+    let mut child = at_first_gate(&place, &[]);
+    let other = rank_1(&child);
+    kill_process(other, Signal::STOP).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for_end(other);
+}
+
+#[test]
+fn another_rank_killed_costs_an_attempt() {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let child = at_first_gate(&place, &[]);
+    let other = rank_1(&child);
+    kill_process(other, Signal::KILL).unwrap();
+    end(child).expect(0);
+    let run = place.path("other/run");
+    let failures = failures(&run);
+    let [ChunkFailure::WorkerExited { status, .. }] = failures.as_slice() else {
+        panic!("{failures:?}");
+    };
+    assert!(
+        status.contains("signal: 9") && status.contains("rank 1"),
+        "{status}"
+    );
+    assert_eq!(last_weights(&run), last_weights(&whole));
+}
+
+#[test]
+fn a_rank_that_hangs_is_timed_out_and_replaced() {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let child = at_first_gate(&place, &["--set", "distributed.timeout_seconds=3"]);
+    let other = rank_1(&child);
+    kill_process(other, Signal::STOP).unwrap();
+    end(child).expect(0);
+    assert!(!is_alive(other));
+    let run = place.path("other/run");
+    let failures = failures(&run);
+    let [ChunkFailure::WorkerTimedOut { seconds: 3, stderr }] = failures.as_slice() else {
+        panic!("{failures:?}");
+    };
+    assert!(stderr.contains("rank 1"), "{stderr}");
+    assert_eq!(last_weights(&run), last_weights(&whole));
+}
+
+#[test]
+fn rank_0_that_hangs_goes_on_when_it_is_let() {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let child = at_first_gate(&place, &["--set", "distributed.timeout_seconds=3"]);
+    let pid = Pid::from_child(&child);
+    let other = rank_1(&child);
+    kill_process(pid, Signal::STOP).unwrap();
+    let stopped = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
+    assert!(stopped.unwrap().stopped());
+    // The other rank gives up by itself if it waits for rank 0 in a chunk; between chunks it waits on.
+    let in_chunk = rustix::process::pidfd_open(other, rustix::process::PidfdFlags::empty());
+    if let Ok(handle) = in_chunk {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let patience = rustix::time::Timespec {
+            tv_sec: 8,
+            tv_nsec: 0,
+        };
+        let mut polled = [PollFd::new(&handle, PollFlags::IN)];
+        poll(&mut polled, Some(&patience)).unwrap();
+    }
+    kill_process(pid, Signal::CONT).unwrap();
+    end(child).expect(0);
+    assert_eq!(last_weights(&place.path("other/run")), last_weights(&whole));
+}
+
+/// A signal to one rank stops all of them at the same update, with a checkpoint.
+#[track_caller]
+fn stopped_by(signal: Signal, choose: fn(&Child) -> Pid) {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let child = at_first_gate(&place, &[]);
+    let other = rank_1(&child);
+    kill_process(choose(&child), signal).unwrap();
+    end(child).expect(130);
+    assert!(!is_alive(other));
+    let run_dir = place.path("other/run");
+    let written = records(&run_dir);
+    assert!(
+        written
+            .iter()
+            .any(|record| matches!(record.event, Event::RunInterrupted(_))),
+        "the interruption is on record"
+    );
+    run(["resume", &place.arg("other/run"), "--quiet"]).expect(0);
+    assert_eq!(last_weights(&run_dir), last_weights(&whole));
+}
+
+#[test]
+fn sigint_to_rank_0_stops_all_with_a_checkpoint() {
+    stopped_by(Signal::INT, Pid::from_child);
+}
+
+#[test]
+fn sigterm_to_another_rank_stops_all_with_a_checkpoint() {
+    stopped_by(Signal::TERM, rank_1);
+}
+
+#[test]
+fn a_launchers_ranks_give_the_bits_of_our_own() {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let port = free_port();
+    let ranks = [0, 1].map(|rank| {
+        launched(
+            &mut begin(&place, "other/run", &[]),
+            rank,
+            "127.0.0.1",
+            port,
+        )
+    });
+    for rank in ranks {
+        end(rank).expect(0);
+    }
+    assert_eq!(
+        checkpoints(&records(&whole)),
+        checkpoints(&records(&place.path("other/run")))
+    );
+}
+
+#[test]
+fn a_job_of_another_size_is_refused() {
+    let place = Place::with_config(200);
+    let mut child = at_first_gate(&place, &[]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut resume = tinygate();
+    resume.args(["resume", &place.arg("other/run")]);
+    for (name, value) in [
+        ("RANK", "0"),
+        ("WORLD_SIZE", "3"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "1"),
+    ] {
+        resume.env(name, value);
+    }
+    // It would see other windows.
+    let done = Done::of(resume.output().unwrap());
+    done.expect_error(2, &["the run has 2 ranks, and the launcher started 3"]);
+    let two = begin(&place, "new", &["--set", "distributed.use_ddp=false"]);
+    let done = end(launched(&mut { two }, 0, "127.0.0.1", 1));
+    done.expect_error(2, &["a launcher started 2 ranks", "use_ddp"]);
+}
+
+/// Whether this process may make networks of its own.
+fn may_make_networks() -> bool {
+    let tried = Command::new("unshare")
+        .args(["--net", "ip", "link"])
+        .output();
+    let may = tried.is_ok_and(|done| done.status.success());
+    if !may {
+        eprintln!("skipped: only root may make network namespaces, with `unshare` and `ip`");
+    }
+    may
+}
+
+/// Two networks joined by one cable, as two machines are.
+struct Cable([String; 2]);
+
+impl Cable {
+    const ADDRESSES: [&str; 2] = ["10.213.7.1", "10.213.7.2"];
+
+    fn plug() -> Cable {
+        let names = [0, 1].map(|end| format!("tinygate-{}-{end}", std::process::id()));
+        for name in &names {
+            ip(&["netns", "add", name]);
+        }
+        let cable = Cable(names);
+        let [one, other] = &cable.0;
+        let link = [
+            "link", "add", "eth-a", "netns", one, "type", "veth", "peer", "name",
+        ];
+        ip(&[&link[..], &["eth-b", "netns", other]].concat());
+        for (place, name) in cable.0.iter().enumerate() {
+            let address = format!("{}/24", Cable::ADDRESSES[place]);
+            let device = ["eth-a", "eth-b"][place];
+            ip(&["-n", name, "addr", "add", &address, "dev", device]);
+            ip(&["-n", name, "link", "set", device, "up"]);
+            // By it a machine reaches its own address.
+            ip(&["-n", name, "link", "set", "lo", "up"]);
+        }
+        cable
+    }
+
+    /// A command on one of the two machines.
+    fn on(&self, end: usize, inner: &Command) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.0[end]])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        for (name, value) in inner.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            ip(&["netns", "del", name]);
+        }
+    }
+}
+
+#[track_caller]
+fn ip(args: &[&str]) {
+    let done = Command::new("ip").args(args).output().unwrap();
+    assert!(done.status.success(), "ip {args:?}: {done:?}");
+}
+
+#[test]
+fn two_machines_give_the_bits_of_one() {
+    if !may_make_networks() {
+        return;
+    }
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let cable = Cable::plug();
+    let ranks = [0, 1].map(|rank| {
+        // The second machine has no run directory, and its ranks are the only ones there.
+        let dir = ["other/run", "nowhere/run"][rank];
+        let patience = ["--set", "distributed.timeout_seconds=60"];
+        let mut command = cable.on(rank, &begin(&place, dir, &patience));
+        spawn(
+            command
+                .env("RANK", rank.to_string())
+                .env("WORLD_SIZE", "2")
+                .env("LOCAL_RANK", "0")
+                .env("MASTER_ADDR", Cable::ADDRESSES[0])
+                .env("MASTER_PORT", "29500"),
+        )
+    });
+    for rank in ranks {
+        end(rank).expect(0);
+    }
+    assert!(!place.path("nowhere/run").exists());
+    let (one, two) = (records(&whole), records(&place.path("other/run")));
+    assert_eq!(checkpoints(&one), checkpoints(&two));
+    assert_eq!(decisions(&one), decisions(&two));
+}
+
+#[test]
+fn a_job_that_is_queued_again_goes_on() {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let mut child = at_first_gate(&place, &["--or-resume"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut other = begin(&place, "other/run", &TWO);
+    let other = Done::of(
+        other
+            .args(["--or-resume", "--set", "seed=9"])
+            .output()
+            .unwrap(),
+    );
+    other.expect_error(2, &["seed"]);
+    let mut again = begin(&place, "other/run", &TWO);
+    Done::of(again.arg("--or-resume").output().unwrap()).expect(0);
+    assert_same(&whole, &place.path("other/run"));
+}
+
+#[test]
+fn a_launchers_job_is_resumed_by_all_its_ranks() {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let port = free_port();
+    let mut zero = begin(&place, "other/run", &["--json"]);
+    let mut zero = launched(&mut zero, 0, "127.0.0.1", port);
+    let one = launched(&mut begin(&place, "other/run", &[]), 1, "127.0.0.1", port);
+    let mut gates = BufReader::new(zero.stdout.as_mut().unwrap()).lines();
+    gates.next().unwrap().unwrap();
+    // As Slurm does before a job's time is over: to every rank.
+    kill_process(Pid::from_child(&one), Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&zero), Signal::TERM).unwrap();
+    end(zero).expect(130);
+    end(one).expect(0);
+    let dir = place.arg("other/run");
+    let port = free_port();
+    let resume = || {
+        let mut command = tinygate();
+        command.args(["resume", &dir, "--quiet"]);
+        command
+    };
+    let ranks = [0, 1].map(|rank| launched(&mut resume(), rank, "127.0.0.1", port));
+    for rank in ranks {
+        end(rank).expect(0);
+    }
+    assert_eq!(last_weights(&place.path("other/run")), last_weights(&whole));
+}
+
+#[test]
+fn a_launchers_rank_that_is_lost_ends_the_job_resumable() {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let port = free_port();
+    let mut zero = begin(&place, "other/run", &["--json"]);
+    let mut zero = launched(&mut zero, 0, "127.0.0.1", port);
+    let mut one = launched(&mut begin(&place, "other/run", &[]), 1, "127.0.0.1", port);
+    let mut gates = BufReader::new(zero.stdout.as_mut().unwrap()).lines();
+    gates.next().unwrap().unwrap();
+    one.kill().unwrap();
+    one.wait().unwrap();
+    let mut done = end(zero).expect(2);
+    assert!(
+        done.stderr.contains("only their launcher"),
+        "{}",
+        done.stderr
+    );
+    let dir = place.path("other/run");
+    assert_eq!(failures(&dir).len(), 1);
+    // The same machine can go on without the launcher.
+    done = run(["resume", &place.arg("other/run"), "--quiet"]);
+    done.expect(0);
+    assert_eq!(last_weights(&dir), last_weights(&whole));
+}
+
+#[test]
+fn ranks_with_other_configs_are_refused() {
+    let place = Place::with_config(200);
+    let port = free_port();
+    let zero = launched(&mut begin(&place, "run", &[]), 0, "127.0.0.1", port);
+    let mut other = begin(&place, "run", &["--set", "seed=4", "--set", "threads=2"]);
+    let one = launched(&mut other, 1, "127.0.0.1", port);
+    let words = ["another config: `seed` is 4 there and 3 on rank 0"];
+    end(zero).expect_error(2, &words);
+    end(one).expect_error(2, &words);
+    assert!(!place.path("run").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_rank_with_other_data_is_refused() {
+    let place = Place::with_config(200);
+    let other = place.write("other.npy", npy(201));
+    let port = free_port();
+    let zero = launched(&mut begin(&place, "run", &[]), 0, "127.0.0.1", port);
+    let other = format!("data.path={other}");
+    let mut one = begin(&place, "run", &["--set", &other]);
+    let one = launched(&mut one, 1, "127.0.0.1", port);
+    let words = ["the data is not that of rank 0"];
+    end(zero).expect_error(2, &words);
+    end(one).expect_error(2, &words);
+    assert!(!place.path("run").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let place = Place::with_config(200);
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let zero = launched(&mut begin(&place, "run", &[]), 0, "127.0.0.1", port);
+    let at = format!("rank 0 cannot listen at 127.0.0.1:{port}");
+    end(zero).expect_error(2, &[&at, "MASTER_PORT"]);
+    assert!(!place.path("run").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_wrong_address_is_named_by_both_sides() {
+    let place = Place::with_config(200);
+    let short = ["--set", "distributed.timeout_seconds=2"];
+    let port = free_port();
+    let one = launched(&mut begin(&place, "run", &short), 1, "127.0.0.1", port);
+    let at = format!("no rank 0 answers at 127.0.0.1:{port}");
+    end(one).expect_error(2, &[&at]);
+    let zero = launched(&mut begin(&place, "run", &short), 0, "127.0.0.1", port);
+    let words = ["1 of 2 ranks came", "within 2 s", "missing: 1"];
+    end(zero).expect_error(2, &words);
+    let nowhere = launched(
+        &mut begin(&place, "run", &short),
+        0,
+        "no-such-host.invalid",
+        port,
+    );
+    end(nowhere).expect_error(2, &["no-such-host.invalid", "MASTER_ADDR"]);
+    assert!(!place.path("run").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_job_described_by_half_is_refused() {
+    let place = Place::with_config(200);
+    let done = Done::of(begin(&place, "run", &[]).env("RANK", "0").output().unwrap());
+    done.expect_error(2, &["RANK is set, WORLD_SIZE is not"]);
+    run(["worker"]).expect_error(2, &["no run started this one"]);
+}
+
+/// The program in a network of its own, where not even the loopback is up; `None` where only root may.
+fn without_network(place: &Place, dir: &str, more: &[&str]) -> Option<Done> {
+    let may = Command::new("unshare").args(["--net", "true"]).output();
+    if !may.is_ok_and(|done| done.status.success()) {
+        eprintln!("skipped: only root may make a network namespace");
+        return None;
+    }
+    let inner = begin(place, dir, more);
+    let mut command = Command::new("unshare");
+    command
+        .arg("--net")
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .env("NO_COLOR", "1");
+    Some(Done::of(command.output().unwrap()))
+}
+
+#[test]
+fn ranks_that_cannot_come_together_stop_the_run_before_it_begins() {
+    let place = Place::with_config(200);
+    let short = [
+        "--set",
+        "nproc_per_node=2",
+        "--set",
+        "distributed.timeout_seconds=3",
+    ];
+    let Some(done) = without_network(&place, "run", &short) else {
+        return;
+    };
+    done.expect_error(2, &["--allow-single-gpu-fallback"]);
+    assert!(!place.path("run").exists(), "nothing was begun");
+    let granted = [&short[..], &["--allow-single-gpu-fallback"]].concat();
+    without_network(&place, "granted", &granted)
+        .unwrap()
+        .expect(0);
+    let records = records(&place.path("granted"));
+    let grant = records.iter().find_map(|record| match &record.event {
+        Event::FallbackGranted(grant) => Some(grant.clone()),
+        _ => None,
+    });
+    let grant = grant.unwrap();
+    assert_eq!(
+        (
+            grant.ranks_wanted,
+            grant.ranks_available,
+            grant.accumulation_factor
+        ),
+        (2, 1, 2)
+    );
+    assert_eq!(grant.granted_by, "command line");
+}

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Runs tinygate's ranks under the torchrun of a pip-installed PyTorch, and compares with ranks that it starts itself.
+
+    torchrun.py --tinygate BINARY --config CONFIG --data FRAMES --into DIR
+
+Both must end with the same files in every checkpoint, to the byte. Prints a line per failure and `N passed, N failed`;
+exits 1 if anything failed or nothing was checked.
+"""
+
+import argparse
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+passed = 0
+failed = 0
+
+
+def check(name, found, expected):
+    global passed, failed
+    if found == expected:
+        passed += 1
+    else:
+        failed += 1
+        print(f"FAILED: {name}: found {str(found)[:300]}, expected {str(expected)[:300]}")
+
+
+def hashes(run):
+    files = sorted(run.glob("*/checkpoints/*_step_*/*.pt"))
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run(name, command):
+    # What the environment says of other jobs is not about this one.
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+    check(f"{name}: exit code", done.returncode, 0)
+    if done.returncode != 0:
+        print(done.stdout[-4000:], done.stderr[-4000:])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tinygate", required=True)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--into", required=True, type=pathlib.Path)
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.into, ignore_errors=True)
+    arguments.into.mkdir(parents=True)
+
+    def command(folder):
+        settings = [f"data.path={arguments.data}", "distributed.timeout_seconds=120"]
+        pairs = [word for setting in settings for word in ("--set", setting)]
+        return [arguments.tinygate, "run", arguments.config, "--dir", str(folder), "--quiet", *pairs]
+
+    own = arguments.into / "own" / "run"
+    run("ranks of our own", [*command(own), "--set", "nproc_per_node=2"])
+    launched = arguments.into / "torchrun" / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc_per_node=2"]
+    run("ranks of torchrun", [*torchrun, *command(launched)])
+    expected = hashes(own)
+    check("there are checkpoints", len(expected) > 0, True)
+    check("checkpoints", hashes(launched), expected)
+    run("replay", [arguments.tinygate, "replay", str(launched)])
+    # A job that torchrun starts again goes on: here it has finished already.
+    run("the same job again", [*torchrun, *command(launched), "--or-resume"])
+
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed or not passed else 0)
+
+
+main()
