@@ -554,6 +554,24 @@ fn a_launchers_job_is_resumed_by_all_its_ranks() {
 }
 
 #[test]
+fn a_launchers_ranks_are_let_go_when_there_is_nothing_to_train() {
+    let place = Place::with_config(200);
+    undisturbed(&place);
+    let dir = place.arg("whole/run");
+    let both = |args: &[&str]| {
+        let port = free_port();
+        [0, 1].map(|rank| launched(tinygate().args(args), rank, "127.0.0.1", port))
+    };
+    for rank in both(&["resume", &dir, "--quiet"]) {
+        end(rank).expect(0);
+    }
+    // Rank 0 finds what is wrong; the other has its own data.
+    let [zero, one] = both(&["run", &place.config(), "--dir", &dir]);
+    end(zero).expect_error(2, &["cannot start a run"]);
+    end(one).expect_error(2, &["rank 0 refuses this rank", "cannot start a run"]);
+}
+
+#[test]
 fn a_launchers_rank_that_is_lost_ends_the_job_resumable() {
     let place = Place::with_config(200);
     let whole = undisturbed(&place);

@@ -8,8 +8,9 @@ use tinygate::config::Config;
 use tinygate::data::Frames;
 use tinygate::events::FallbackGranted;
 use tinygate::train::actor;
-use tinygate::train::ranks::{Crew, Job, Plan, Ranks, Terms};
+use tinygate::train::ranks::{self, Crew, Job, Plan, Ranks, Terms};
 
+use crate::exit::Exit;
 use crate::output;
 
 /// The ranks of a run, ready to train, and what this process contributes.
@@ -34,6 +35,18 @@ pub fn grant(config: &Config, command_line: bool) -> Option<&'static str> {
 /// The job that a launcher put this process into.
 pub fn job() -> anyhow::Result<Option<Job>> {
     Ok(Job::of(|name| std::env::var(name).ok())?)
+}
+
+/// Before rank 0 of a launcher's job ends without having trained, it lets the others go.
+pub fn turn_away(job: &Job, outcome: &anyhow::Result<Exit>) {
+    let why = outcome.as_ref().err().map(|error| {
+        let text = error.to_string();
+        format!("it cannot begin: {}", first_line(&text))
+    });
+    if let Err(error) = ranks::turn_away(job, why) {
+        // They end by themselves when they have waited long enough.
+        tracing::debug!("the other ranks were not told: {error}");
+    }
 }
 
 /// How many ranks a new run has: a launcher's, else as many as the config says.

@@ -32,11 +32,28 @@ pub struct Continued {
     pub fell_back: bool,
 }
 
+#[cfg(feature = "train")]
 pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
-    #[cfg(feature = "train")]
-    if let Some(job) = super::ranks::job()?.filter(|job| 0 < job.rank) {
-        return super::worker::join(&job, None, args.quiet);
+    use super::{ranks, worker};
+    let job = ranks::job()?;
+    if let Some(job) = job.as_ref().filter(|job| 0 < job.rank) {
+        return worker::join(job, None, args.quiet);
     }
+    let mut begun = false;
+    let outcome = resume(args, &mut begun);
+    if let Some(job) = job.filter(|_| !begun) {
+        ranks::turn_away(&job, &outcome);
+    }
+    outcome
+}
+
+#[cfg(not(feature = "train"))]
+pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
+    resume(args, &mut false)
+}
+
+/// `begun` is set when the run's ranks are about to be brought together.
+fn resume(args: &ResumeArgs, begun: &mut bool) -> anyhow::Result<Exit> {
     let (store, repairs) = Store::open(&args.dir)?;
     if store.head() == Seq::FIRST {
         let place = args.dir.display().to_string();
@@ -55,6 +72,7 @@ pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let continued = prepare_resume(args, &created, state)?;
+    *begun = true;
     go_on(args, &args.dir, controller, &store, continued)
 }
 

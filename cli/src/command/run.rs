@@ -29,8 +29,20 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
             allow_single_gpu_fallback: args.allow_single_gpu_fallback,
         });
     }
-    let mut prepared = prepare::prepare(args)?;
-    let wanted = ranks::wanted(&prepared.config, job.as_ref())?;
+    let ready = prepare::prepare(args).and_then(|prepared| {
+        let wanted = ranks::wanted(&prepared.config, job.as_ref())?;
+        Ok((prepared, wanted))
+    });
+    let (mut prepared, wanted) = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            let outcome = Err(error);
+            if let Some(job) = &job {
+                ranks::turn_away(job, &outcome);
+            }
+            return outcome;
+        }
+    };
     let grant = ranks::grant(&prepared.config, args.allow_single_gpu_fallback);
     let gathered = ranks::gather(&prepared.config, &prepared.frames, wanted, job, grant)?;
     prepared.created.world_size = gathered.ranks.size();

@@ -51,7 +51,9 @@ fn follow(
     let timeout = own.map_or(JOINING, |config| {
         Duration::from_secs(config.rank_timeout_seconds.into())
     });
-    let joined = Joined::join(job, host_name(), own, timeout)?;
+    let Some(joined) = Joined::join(job, host_name(), own, timeout)? else {
+        return Ok(Exit::Done);
+    };
     let device = actor::device(joined.config.device, job.local_rank)?;
     let threads = threads(&joined.config, job.local_size);
     actor::worker::follow(joined, device, threads, stop)?;

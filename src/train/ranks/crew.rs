@@ -321,21 +321,41 @@ fn form(plan: &Plan, terms: &Terms) -> Result<Together, FormError> {
             meet(store, &job(0, &master), workers, terms)
         }
         Plan::Joined(job) => {
-            let store = match &job.master.served {
-                Some(prefix) => {
-                    let master = &job.master;
-                    Store::connect(&master.host, master.port, terms.timeout)
-                        .and_then(|store| store.prefixed(prefix))
-                        .map_err(at("the store of the launcher"))?
-                }
-                None => {
-                    let (listener, _) = listen(&job.master)?;
-                    Store::serve(listener, terms.timeout).map_err(at("the store of rank 0"))?
-                }
-            };
+            let store = joined_store(job, terms.timeout)?;
             meet(store, job, Vec::new(), terms)
         }
     }
+}
+
+/// The store of a launcher's job, which rank 0 serves unless the launcher does.
+fn joined_store(job: &Job, timeout: Duration) -> Result<Store, FormError> {
+    let master = &job.master;
+    match &master.served {
+        Some(prefix) => Store::connect(&master.host, master.port, timeout)
+            .and_then(|store| store.prefixed(prefix))
+            .map_err(at("the store of the launcher")),
+        None => {
+            let (listener, _) = listen(master)?;
+            Store::serve(listener, timeout).map_err(at("the store of rank 0"))
+        }
+    }
+}
+
+/// Lets the other ranks of a launcher's job go, which rank 0 does not need: it has nothing to train, or cannot (`why`).
+/// Without a word they would wait for it.
+pub fn turn_away(job: &Job, why: Option<String>) -> Result<(), FormError> {
+    let store = joined_store(job, PARTING)?;
+    let until = Instant::now() + PARTING;
+    let left = || until.saturating_duration_since(Instant::now());
+    for rank in 1..job.size {
+        store
+            .get(&hello_key(rank), left())
+            .map_err(at("the store"))?;
+    }
+    let word = why.map_or(Welcome::NothingToDo, Welcome::Refused);
+    write(&store, WELCOME_KEY, &word)?;
+    await_byes(&store, job.size, Instant::now() + PARTING);
+    Ok(())
 }
 
 /// Waits for every rank, checks that it may take part, and connects all.

@@ -71,7 +71,8 @@ pub struct Follower {
 }
 
 impl Joined {
-    /// Introduces this rank to rank 0. `own` is the config it was started with; without one it takes rank 0's.
+    /// Introduces this rank to rank 0. `own` is the config it was started with; without one it takes rank 0's. `None`: there is
+    /// nothing left to do.
     ///
     /// # Errors
     /// No rank 0, or one that refuses this one.
@@ -80,7 +81,7 @@ impl Joined {
         host: String,
         own: Option<&Config>,
         timeout: Duration,
-    ) -> Result<Joined, FollowError> {
+    ) -> Result<Option<Joined>, FollowError> {
         let master = &job.master;
         let store = Store::connect(&master.host, master.port, timeout)
             .and_then(|store| match &master.served {
@@ -116,7 +117,7 @@ impl Joined {
                 let config = Config::from_json(&config).map_err(|error| FollowError::Refused {
                     text: error.to_string(),
                 })?;
-                Ok(Joined {
+                Ok(Some(Joined {
                     store,
                     job: job.clone(),
                     config: match own {
@@ -124,7 +125,11 @@ impl Joined {
                         None => config,
                     },
                     dataset,
-                })
+                }))
+            }
+            Welcome::NothingToDo => {
+                say_bye(&store, job.rank);
+                Ok(None)
             }
         }
     }

@@ -27,6 +27,8 @@ pub enum Welcome {
         dataset: String,
     },
     Refused(String),
+    /// The run has ended already.
+    NothingToDo,
 }
 
 /// What a rank is to do next.

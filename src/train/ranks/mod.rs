@@ -20,7 +20,7 @@ use std::time::Duration;
 use tch::{Device, TchError};
 use tinygate_c10d::{Group, Listen, Store};
 
-pub use crew::{Crew, FormError, Terms};
+pub use crew::{Crew, FormError, Terms, turn_away};
 pub use exchange::Exchange;
 pub use follower::{FollowError, Follower, Joined, cause_of};
 pub use job::{Job, JobError, Master};
