@@ -219,15 +219,24 @@ tinygate_group* tinygate_group_nccl(
     const tinygate_store* store,
     int rank,
     int size,
+    bool loopback,
     int64_t timeout_ms,
     tinygate_failure* failure) {
   return guarded<tinygate_group*>(failure, nullptr, [&]() -> tinygate_group* {
 #ifdef TINYGATE_NCCL
+    // By default a rank that hangs makes c10d's watchdog end the process. Here waiting for a collective times out, as it
+    // does with Gloo, and the caller decides.
+    setenv("TORCH_NCCL_BLOCKING_WAIT", "1", 0);
+    setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", 0);
+    setenv("TORCH_NCCL_ENABLE_MONITORING", "0", 0);
+    if (loopback) {
+      setenv("NCCL_SOCKET_IFNAME", "lo", 0);
+    }
     auto options = c10d::ProcessGroupNCCL::Options::create();
     options->timeout = milliseconds(timeout_ms);
     return new tinygate_group{c10::make_intrusive<c10d::ProcessGroupNCCL>(store->inner, rank, size, options)};
 #else
-    (void)store, (void)rank, (void)size, (void)timeout_ms;
+    (void)store, (void)rank, (void)size, (void)loopback, (void)timeout_ms;
     TORCH_CHECK(false, "this build has no NCCL");
 #endif
   });

@@ -83,6 +83,7 @@ unsafe extern "C" {
         store: *const RawStore,
         rank: c_int,
         size: c_int,
+        loopback: bool,
         timeout_ms: i64,
         failure: *mut RawFailure,
     ) -> *mut RawGroup;

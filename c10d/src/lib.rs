@@ -235,11 +235,18 @@ impl Group {
         Ok(Group { raw })
     }
 
-    /// NCCL, for tensors on CUDA devices. Compiled, untested: no run on a GPU is on record.
+    /// NCCL, for tensors on CUDA devices. Untested: no run on a GPU is on record. Its ranks connect at the first
+    /// collective; `loopback` keeps them on this machine.
     ///
     /// # Errors
     /// A build without NCCL, and what NCCL says.
-    pub fn nccl(store: &Store, rank: u32, size: u32, timeout: Duration) -> Result<Group> {
+    pub fn nccl(
+        store: &Store,
+        rank: u32,
+        size: u32,
+        loopback: bool,
+        timeout: Duration,
+    ) -> Result<Group> {
         let (rank, size) = (count(rank)?, count(size)?);
         let raw = made(|failure| {
             // SAFETY: all pointers live until the call is over.
@@ -248,6 +255,7 @@ impl Group {
                     store.raw.as_ptr(),
                     rank,
                     size,
+                    loopback,
                     milliseconds(timeout),
                     failure,
                 )

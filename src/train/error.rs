@@ -84,7 +84,7 @@ fn first_line(text: &str) -> &str {
     text.trim_start().lines().next().unwrap_or("")
 }
 
-fn says_out_of_memory(message: &str) -> bool {
+pub(super) fn says_out_of_memory(message: &str) -> bool {
     const SIGNS: [&str; 8] = [
         "out of memory",
         "outofmemory",

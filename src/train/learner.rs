@@ -223,6 +223,10 @@ impl Learner {
         weights.chain(self.optimizer.flats_mut())
     }
 
+    pub(crate) fn weights_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.parameters.flats_mut().iter_mut()
+    }
+
     pub(crate) fn flats(&self) -> impl Iterator<Item = &Tensor> {
         self.parameters.flats().iter().chain(self.optimizer.flats())
     }

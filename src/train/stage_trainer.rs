@@ -178,7 +178,7 @@ impl StageTrainer {
             .flat_map(|frozen| [&mut frozen.tokenizer, &mut frozen.actions]);
         self.learner
             .flats_mut()
-            .chain(frozen.flat_map(Learner::flats_mut))
+            .chain(frozen.flat_map(Learner::weights_mut))
     }
 
     /// Names and shapes of all weights in one hash, in hex: ranks whose hashes differ have other models.

@@ -9,6 +9,7 @@ exits 1 if anything failed or nothing was checked.
 
 import argparse
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -33,11 +34,14 @@ def hashes(run):
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def run(name, command):
-    # What the environment says of other jobs is not about this one.
+def environment():
+    """What it says of other jobs is not about this one."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    environment = {key: value for key, value in os.environ.items() if key not in names}
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+    return {key: value for key, value in os.environ.items() if key not in names}
+
+
+def run(name, command):
+    done = subprocess.run(command, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
     check(f"{name}: exit code", done.returncode, 0)
     if done.returncode != 0:
         print(done.stdout[-4000:], done.stderr[-4000:])
@@ -69,6 +73,21 @@ def main():
     run("replay", [arguments.tinygate, "replay", str(launched)])
     # A job that torchrun starts again goes on: here it has finished already.
     run("the same job again", [*torchrun, *command(launched), "--or-resume"])
+
+    # Killed, it leaves nobody behind: its ranks stop with a checkpoint, and the run can go on.
+    killed = arguments.into / "killed" / "run"
+    long = ["--set", "video_tokenizer.n_updates=1000000", "--set", "video_tokenizer.chunk_size=10", "--json"]
+    agent = subprocess.Popen(
+        [*torchrun, *command(killed), *long], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )
+    check("the ranks of torchrun train", agent.stdout.readline().startswith("{"), True)
+    agent.kill()
+    agent.wait()
+    # The ranks hold the other end of this pipe until the last of them has ended.
+    agent.stdout.read()
+    status = subprocess.run([arguments.tinygate, "status", "--json", str(killed)], capture_output=True, text=True)
+    check("nobody has the run open", json.loads(status.stdout).get("process"), None)
 
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed or not passed else 0)

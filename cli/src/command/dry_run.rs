@@ -64,8 +64,13 @@ pub fn perform(
     output::data_line(&format!("time: {} if every gate passes", duration(seconds)))?;
     if let Some(most) = memory_bytes {
         let most = bytes(most);
+        let each = if 1 < prepared.created.world_size {
+            ", in each rank"
+        } else {
+            ""
+        };
         output::data_line(&format!(
-            "memory: {most} at most in these updates, data included"
+            "memory: {most} at most in these updates, data included{each}"
         ))?;
     }
     Ok(Exit::Done)

@@ -10,7 +10,6 @@ use tinygate::events::FallbackGranted;
 use tinygate::train::actor;
 use tinygate::train::ranks::{self, Crew, Job, Plan, Ranks, Terms};
 
-use crate::exit::Exit;
 use crate::output;
 
 /// The ranks of a run, ready to train, and what this process contributes.
@@ -23,26 +22,41 @@ pub struct Gathered {
     pub fallback: Option<FallbackGranted>,
 }
 
-/// Who allowed a run to go on with fewer devices than ranks.
-pub fn grant(config: &Config, command_line: bool) -> Option<&'static str> {
-    match (command_line, config.allow_single_gpu_fallback) {
-        (true, _) => Some("command line"),
-        (false, true) => Some("config"),
-        (false, false) => None,
+/// Whether a run may go on with fewer devices than ranks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    No,
+    /// By whom.
+    Yes(&'static str),
+    /// It does already, and can't do so twice.
+    OnRecord,
+}
+
+impl Grant {
+    pub fn of(config: &Config, command_line: bool) -> Grant {
+        match (command_line, config.allow_single_gpu_fallback) {
+            (true, _) => Grant::Yes("command line"),
+            (false, true) => Grant::Yes("config"),
+            (false, false) => Grant::No,
+        }
     }
 }
 
 /// The job that a launcher put this process into.
 pub fn job() -> anyhow::Result<Option<Job>> {
-    Ok(Job::of(|name| std::env::var(name).ok())?)
+    let job = Job::of(|name| std::env::var(name).ok())?;
+    #[cfg(target_os = "linux")]
+    if job.is_some() && std::env::var_os("TORCHELASTIC_RUN_ID").is_some() {
+        // `torchrun` ends its ranks when it ends, unless it is killed. Then they stop as at a signal, with a checkpoint.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+            .context("cannot bind this rank to its launcher")?;
+    }
+    Ok(job)
 }
 
 /// Before rank 0 of a launcher's job ends without having trained, it lets the others go.
-pub fn turn_away(job: &Job, outcome: &anyhow::Result<Exit>) {
-    let why = outcome.as_ref().err().map(|error| {
-        let text = error.to_string();
-        format!("it cannot begin: {}", first_line(&text))
-    });
+pub fn turn_away(job: &Job, why: Option<&anyhow::Error>) {
+    let why = why.map(|error| format!("it cannot begin: {}", first_line(&error.to_string())));
     if let Err(error) = ranks::turn_away(job, why) {
         // They end by themselves when they have waited long enough.
         tracing::debug!("the other ranks were not told: {error}");
@@ -70,16 +84,13 @@ pub fn gather(
     frames: &Frames,
     wanted: u32,
     job: Option<Job>,
-    grant: Option<&'static str>,
+    grant: Grant,
 ) -> anyhow::Result<Gathered> {
     if let Some(job) = &job
-        && job.size != wanted
+        && let Err(error) = fits(config, job, wanted)
     {
-        bail!(
-            "the run has {wanted} ranks, and the launcher started {} (WORLD_SIZE)\nhint: start as many ranks as the run has: \
-             with others it would see other windows",
-            job.size
-        );
+        turn_away(job, Some(&error));
+        return Err(error);
     }
     let (size, why) = match (&job, actor::devices(config.device)) {
         (None, Some(devices)) if devices < wanted => (
@@ -113,7 +124,7 @@ pub fn gather(
             fallback,
             ..gathered
         }),
-        Err(error) if size == 1 || joined || grant.is_none() => Err(error),
+        Err(error) if size == 1 || joined || !matches!(grant, Grant::Yes(_)) => Err(error),
         Err(error) => {
             let why = format!("{error:#}");
             let granted = fewer(wanted, 1, grant, &why)?;
@@ -130,9 +141,23 @@ pub fn gather(
     }
 }
 
+/// Whether this rank of a job can take part in a run of `wanted` ranks.
+fn fits(config: &Config, job: &Job, wanted: u32) -> anyhow::Result<()> {
+    if job.size != wanted {
+        bail!(
+            "the run has {wanted} ranks, and the launcher started {} (WORLD_SIZE)\n\
+             hint: start as many ranks as the run has: with others it would see other windows",
+            job.size
+        );
+    }
+    actor::device(config.device, job.local_rank)?;
+    Ok(())
+}
+
 fn together(config: &Config, frames: &Frames, plan: Plan) -> anyhow::Result<Gathered> {
     let device = actor::device(config.device, plan.local_rank())?;
     let local_size = plan.local_size();
+    let threads = threads(config, local_size);
     let ranks = match plan {
         Plan::Alone => Ranks::Alone,
         Plan::Local { .. } | Plan::Joined(_) => {
@@ -140,6 +165,7 @@ fn together(config: &Config, frames: &Frames, plan: Plan) -> anyhow::Result<Gath
                 config: config.clone(),
                 dataset: frames.hash().to_hex().to_string(),
                 device,
+                threads,
                 timeout: std::time::Duration::from_secs(config.rank_timeout_seconds.into()),
             };
             Ranks::Leader(Box::new(Crew::form(plan, terms)?))
@@ -148,14 +174,14 @@ fn together(config: &Config, frames: &Frames, plan: Plan) -> anyhow::Result<Gath
     Ok(Gathered {
         ranks,
         device,
-        threads: threads(config, local_size),
+        threads,
         local_size,
         fallback: None,
     })
 }
 
 /// As configured, or all cores shared out among the ranks of this machine.
-pub fn threads(config: &Config, local_size: u32) -> u16 {
+fn threads(config: &Config, local_size: u32) -> u16 {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let wanted = config.threads.map_or_else(
         || cores() / local_size.max(1) as usize,
@@ -164,18 +190,18 @@ pub fn threads(config: &Config, local_size: u32) -> u16 {
     u16::try_from(wanted.max(1)).unwrap_or(u16::MAX)
 }
 
-fn fewer(
-    wanted: u32,
-    size: u32,
-    grant: Option<&'static str>,
-    why: &str,
-) -> anyhow::Result<FallbackGranted> {
-    let Some(granted_by) = grant else {
-        bail!(
+fn fewer(wanted: u32, size: u32, grant: Grant, why: &str) -> anyhow::Result<FallbackGranted> {
+    let granted_by = match grant {
+        Grant::Yes(by) => by,
+        Grant::No => bail!(
             "the run wants DDP over {wanted} ranks, and {why}\n\
-             hint: set `allow_single_gpu_fallback = true` or give `--allow-single-gpu-fallback` to go on with {size} and \
-             more accumulation, or ask for fewer ranks with `nproc_per_node`"
-        );
+             hint: `allow_single_gpu_fallback = true` or `--allow-single-gpu-fallback` lets `run` and `resume` go on with {size} \
+             and more accumulation; a new run asks for fewer ranks with `nproc_per_node`"
+        ),
+        Grant::OnRecord => bail!(
+            "the run goes on with {wanted} ranks since its fallback was granted, and {why}\n\
+             hint: a run falls back once; bring {wanted} devices, or start a new run from its checkpoint with `--init-from`"
+        ),
     };
     Ok(FallbackGranted {
         ranks_wanted: wanted,

@@ -42,7 +42,7 @@ pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
     let mut begun = false;
     let outcome = resume(args, &mut begun);
     if let Some(job) = job.filter(|_| !begun) {
-        ranks::turn_away(&job, &outcome);
+        ranks::turn_away(&job, outcome.as_ref().err());
     }
     outcome
 }
@@ -85,13 +85,17 @@ fn go_on(
     continued: Continued,
 ) -> anyhow::Result<Exit> {
     use super::{drive, ranks};
-    let grant = ranks::grant(&continued.config, args.allow_single_gpu_fallback);
+    let grant = if continued.fell_back {
+        ranks::Grant::OnRecord
+    } else {
+        ranks::Grant::of(&continued.config, args.allow_single_gpu_fallback)
+    };
     let gathered = ranks::gather(
         &continued.config,
         &continued.frames,
         continued.ranks,
         ranks::job()?,
-        grant.filter(|_| !continued.fell_back),
+        grant,
     )?;
     drive::resume(
         dir, controller, store, continued, gathered, args.json, args.quiet,

@@ -4,6 +4,8 @@
 use crate::args::ResumeArgs;
 use crate::args::RunArgs;
 use crate::exit::Exit;
+#[cfg(feature = "train")]
+use crate::output;
 
 use super::prepare;
 
@@ -13,13 +15,17 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
     let job = ranks::job()?;
     if let Some(job) = job.as_ref().filter(|job| 0 < job.rank) {
         let (config, _) = prepare::config(args)?;
-        return worker::join(job, Some(&config), args.quiet);
+        // A run that goes on has the config of its log, which the one named here need not be.
+        return worker::join(job, Some((&config, !args.or_resume)), args.quiet);
     }
     if let Some(dir) = args
         .dir
         .as_ref()
         .filter(|dir| args.or_resume && prepare::has_log(dir))
     {
+        if !args.quiet {
+            output::say("the run in the directory goes on, by the config of its log");
+        }
         return super::resume::perform(&ResumeArgs {
             dir: dir.clone(),
             retries: None,
@@ -36,14 +42,13 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
     let (mut prepared, wanted) = match ready {
         Ok(ready) => ready,
         Err(error) => {
-            let outcome = Err(error);
             if let Some(job) = &job {
-                ranks::turn_away(job, &outcome);
+                ranks::turn_away(job, Some(&error));
             }
-            return outcome;
+            return Err(error);
         }
     };
-    let grant = ranks::grant(&prepared.config, args.allow_single_gpu_fallback);
+    let grant = ranks::Grant::of(&prepared.config, args.allow_single_gpu_fallback);
     let gathered = ranks::gather(&prepared.config, &prepared.frames, wanted, job, grant)?;
     prepared.created.world_size = gathered.ranks.size();
     match &args.dir {

@@ -3,16 +3,18 @@
 //! It prints nothing but errors. Invariant: it ends when rank 0 does.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
 use tinygate::config::Config;
+use tinygate::controller::StopRequest;
 use tinygate::store::host_name;
 use tinygate::train::actor;
 use tinygate::train::ranks::{Job, Joined, LEADER_VARIABLE};
 
-use super::ranks::{job, threads};
+use super::ranks::job;
 use super::signals;
 use crate::exit::Exit;
 
@@ -37,26 +39,20 @@ pub fn perform() -> anyhow::Result<Exit> {
     follow(&job, None, stop)
 }
 
-/// A rank of a launcher's job. `own`: the config of its command line, if that names one.
-pub fn join(job: &Job, own: Option<&Config>, quiet: bool) -> anyhow::Result<Exit> {
+/// A rank of a launcher's job. `own`: the config of its command line, if that names one, and whether it must be rank 0's.
+pub fn join(job: &Job, own: Option<(&Config, bool)>, quiet: bool) -> anyhow::Result<Exit> {
     let stop = signals::listen(quiet).context("cannot listen to signals")?;
     follow(job, own, stop)
 }
 
-fn follow(
-    job: &Job,
-    own: Option<&Config>,
-    stop: std::sync::Arc<tinygate::controller::StopRequest>,
-) -> anyhow::Result<Exit> {
+fn follow(job: &Job, own: Option<(&Config, bool)>, stop: Arc<StopRequest>) -> anyhow::Result<Exit> {
+    let (own, compared) = own.map_or((None, false), |(own, compared)| (Some(own), compared));
     let timeout = own.map_or(JOINING, |config| {
         Duration::from_secs(config.rank_timeout_seconds.into())
     });
-    let Some(joined) = Joined::join(job, host_name(), own, timeout)? else {
-        return Ok(Exit::Done);
-    };
-    let device = actor::device(joined.config.device, job.local_rank)?;
-    let threads = threads(&joined.config, job.local_size);
-    actor::worker::follow(joined, device, threads, stop)?;
+    if let Some(joined) = Joined::join(job, host_name(), own, compared, timeout)? {
+        actor::worker::follow(joined, job.local_rank, stop)?;
+    }
     Ok(Exit::Done)
 }
 

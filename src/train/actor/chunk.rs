@@ -50,6 +50,9 @@ impl Session {
                 self.ranks.agree(&trainer)?;
                 at = Some(progress.checkpoint(self, train, &task, &trainer, step, reports)?);
             }
+            if step == task.to || updated.stop.is_some() {
+                self.ranks.rest();
+            }
             if let Some(signal) = updated.stop {
                 return reports
                     .send(Report::Interrupted { signal })

@@ -223,6 +223,9 @@ pub(crate) enum Failure {
     Environment(String),
     #[error(transparent)]
     Ranks(#[from] RanksError),
+    /// The ranks parted because a signal asked them to stop.
+    #[error("stopped by {signal}")]
+    Interrupted { signal: String },
     /// Another rank went away, or did not answer.
     #[error("{}: {}", .0.status, .0.stderr)]
     RankLost(Lost),
@@ -286,6 +289,7 @@ impl Failure {
                     stderr: format!("{status}: {stderr}"),
                 },
             })],
+            Failure::Interrupted { signal } => vec![Report::Interrupted { signal }],
             Failure::Ranks(RanksError::Parted) => vec![Report::Environment { detail: text }],
             Failure::Write(error) if error.is_environment() => {
                 vec![Report::Environment { detail: text }]

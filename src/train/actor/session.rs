@@ -78,9 +78,11 @@ impl Session {
             Failure::Ranks(error) => Some(error),
             _ => None,
         };
-        match self.ranks.part(error) {
-            Some(lost) => Failure::RankLost(lost),
-            None => failure,
+        match (self.ranks.part(error), self.stop.requested()) {
+            // Whoever asked this rank to stop asked the others too, and they may have gone first.
+            (Some(_), Some(signal)) => Failure::Interrupted { signal },
+            (Some(lost), None) => Failure::RankLost(lost),
+            (None, _) => failure,
         }
     }
 

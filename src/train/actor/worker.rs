@@ -21,16 +21,18 @@ use crate::train::ranks::{
 ///
 /// # Errors
 /// Why this rank cannot take part, or not go on.
-pub fn follow(
-    joined: Joined,
-    device: tch::Device,
-    threads: u16,
-    stop: Arc<StopRequest>,
-) -> Result<(), FollowError> {
-    crate::train::use_threads(threads);
+pub fn follow(joined: Joined, local_rank: u32, stop: Arc<StopRequest>) -> Result<(), FollowError> {
     let config = joined.config.clone();
+    let threads = config.threads.map_or(joined.threads, |threads| {
+        u16::try_from(threads).unwrap_or(u16::MAX)
+    });
+    crate::train::use_threads(threads);
+    let place = super::device(config.device, local_rank).map_err(|error| error.to_string());
     let data = frames(&config, &joined.dataset);
-    let ready = data.as_ref().map(|_| ()).map_err(Clone::clone);
+    let ready = place
+        .clone()
+        .and(data.as_ref().map(|_| ()).map_err(Clone::clone));
+    let device = place.unwrap_or(tch::Device::Cpu);
     let (mut follower, exchange) = joined.ready(ready, device)?;
     let session = data.and_then(|frames| {
         Session::new(ActorSetup {
@@ -39,14 +41,14 @@ pub fn follow(
             frames,
             device,
             threads,
-            stop,
+            stop: Arc::clone(&stop),
             ranks: Ranks::Follower(exchange),
         })
         .map_err(|error| error.to_string())
     });
     let session = session.map_err(|text| FollowError::Data { text })?;
     loop {
-        match follower.next()? {
+        match follower.next(&stop)? {
             Instruction::End => return Ok(()),
             Instruction::Train(task) => {
                 if let Err(failure) = train(&session, &task) {

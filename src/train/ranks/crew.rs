@@ -31,6 +31,8 @@ use crate::train::StageTrainer;
 
 /// How long others may take to say why they gave up, and to end when they are told to.
 const PARTING: Duration = Duration::from_secs(5);
+/// How long rank 0 waits for others to come, only to let them go.
+const TURNING_AWAY: Duration = Duration::from_secs(60);
 /// How often rank 0 looks for workers that ended while it waits for them to come.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -41,6 +43,8 @@ pub struct Terms {
     /// BLAKE3 of the frames, in hex.
     pub dataset: String,
     pub device: Device,
+    /// CPU threads of each rank that has no setting of its own.
+    pub threads: u16,
     pub timeout: Duration,
 }
 
@@ -71,6 +75,11 @@ pub enum FormError {
         master: Master,
         seconds: u64,
     },
+    #[error(
+        "rank {} came, and did not get ready within {seconds} s\n\nhint: look at what it says; a large data set may take longer \
+         to load than `distributed.timeout_seconds`", list(.missing)
+    )]
+    NotReady { missing: Vec<u32>, seconds: u64 },
     #[error("{what}\n\nhint: {hint}")]
     Other { what: String, hint: &'static str },
     #[error("rank {rank} cannot take part: {text}\n\nhint: {ONE_RANK}")]
@@ -84,8 +93,8 @@ pub enum FormError {
     Message(#[from] serde_json::Error),
 }
 
-const ONE_RANK: &str = "`--set nproc_per_node=1` trains with one rank; `--allow-single-gpu-fallback` lets a run that asks for \
-                        more go on with one and more accumulation";
+const ONE_RANK: &str = "`--allow-single-gpu-fallback` lets `run` and `resume` go on with one rank and more accumulation; a new run \
+                        takes as many as `nproc_per_node` says";
 
 fn list(ranks: &[u32]) -> String {
     let names: Vec<String> = ranks.iter().map(u32::to_string).collect();
@@ -97,6 +106,8 @@ pub struct Crew {
     plan: Plan,
     terms: Terms,
     together: Option<Together>,
+    /// In the middle of a chunk, where the others wait for this rank.
+    busy: bool,
 }
 
 struct Together {
@@ -118,6 +129,7 @@ impl Crew {
             plan,
             terms,
             together: Some(together),
+            busy: false,
         })
     }
 
@@ -143,13 +155,26 @@ impl Crew {
             None => form(&self.plan, &self.terms)?,
         };
         let together = self.together.insert(together);
+        self.busy = true;
         together.tell(&Instruction::Train(Box::new(task.clone())))?;
         together.exchange.share(trainer)
     }
 
-    /// Ends the ranks that this process started. Says which rank `error` was due to, if it was due to one.
+    pub(super) fn rest(&mut self) {
+        self.busy = false;
+    }
+
+    /// Ends the ranks that this process started, if they are in the middle of a chunk. Says which rank `error` was due
+    /// to, if it was due to one.
     pub(super) fn part(&mut self, error: Option<&RanksError>) -> Option<Lost> {
+        if !std::mem::take(&mut self.busy) {
+            return None;
+        }
         let mut together = self.together.take()?;
+        if matches!(self.plan, Plan::Joined(_)) {
+            // Whoever waits for an instruction instead of a sum hears that there is none.
+            let _ = together.tell(&Instruction::End);
+        }
         let error = match error {
             Some(RanksError::Collective(error)) => error,
             Some(
@@ -161,19 +186,15 @@ impl Crew {
             )
             | None => return None,
         };
-        let timed_out = error.kind == ErrorKind::TimedOut;
-        let how = if timed_out {
-            LostHow::TimedOut {
+        let how = match error.kind {
+            ErrorKind::TimedOut => LostHow::TimedOut {
                 seconds: self.terms.timeout.as_secs(),
-            }
-        } else {
-            LostHow::Exited
+            },
+            ErrorKind::Network | ErrorKind::Store => LostHow::Exited,
+            // Nobody else's doing.
+            ErrorKind::Other => return None,
         };
-        Some(together.lost(how).unwrap_or_else(|| Lost {
-            how,
-            status: "a rank that did not say why".to_owned(),
-            stderr: error.text.clone(),
-        }))
+        Some(together.lost(how, error))
     }
 }
 
@@ -207,81 +228,81 @@ impl Together {
     }
 
     /// The rank to blame: one that says so itself, else one that was ended by something else, else one that says and
-    /// does nothing while all others gave up.
-    fn lost(&mut self, how: LostHow) -> Option<Lost> {
+    /// does nothing while all others gave up, else this one, which kept the others waiting.
+    fn lost(&mut self, how: LostHow, error: &tinygate_c10d::Error) -> Lost {
         let until = Instant::now() + PARTING;
-        let own = self.exchange.rank;
         loop {
-            let notes: Vec<(u32, GivenUp)> = (0..self.exchange.size)
-                .filter(|rank| *rank != own)
-                .filter_map(|rank| Some((rank, read(&self.store, &gave_up_key(rank)).ok()??)))
-                .collect();
-            let ended: Vec<(u32, Option<ExitStatus>)> = self
+            // In this order: a rank leaves word before it ends.
+            let ended: Vec<(u32, ExitStatus)> = self
                 .workers
                 .iter_mut()
-                .map(|worker| (worker.rank, worker.ended(Duration::ZERO)))
+                .filter_map(|worker| Some((worker.rank, worker.ended(Duration::ZERO)?)))
                 .collect();
-            let victim = |rank: u32| {
-                notes
-                    .iter()
-                    .any(|(noted, note)| *noted == rank && note.cause == Cause::OtherRank)
+            let notes: Vec<(u32, GivenUp)> = (1..self.exchange.size)
+                .filter_map(|rank| Some((rank, read(&self.store, &gave_up_key(rank)).ok()??)))
+                .collect();
+            let noted = |rank: u32| notes.iter().any(|(noted, _)| *noted == rank);
+            let own = |(_, note): &&(u32, GivenUp)| note.cause != Cause::OtherRank;
+            if let Some((rank, note)) = notes.iter().find(own) {
+                return self.to_blame(*rank, note_how(note), &note.text);
+            }
+            if let Some((rank, _)) = ended.iter().find(|(rank, _)| !noted(*rank)) {
+                return self.to_blame(*rank, LostHow::Exited, &error.text);
+            }
+            let silent: Vec<u32> = (1..self.exchange.size)
+                .filter(|rank| !noted(*rank))
+                .collect();
+            let Some(first) = silent.first() else {
+                let said = notes.first().map_or("", |(_, note)| note.text.as_str());
+                return Lost {
+                    how: LostHow::Exited,
+                    status: "rank 0 kept the others waiting".to_owned(),
+                    stderr: format!("{said}; `distributed.timeout_seconds` is how long they wait"),
+                };
             };
-            if let Some((rank, note)) = notes
-                .iter()
-                .find(|(_, note)| note.cause != Cause::OtherRank)
-            {
-                return Some(self.to_blame(
-                    *rank,
-                    ended_as(&ended, *rank),
-                    note_how(note),
-                    &note.text,
-                ));
-            }
-            if let Some((rank, status)) = ended
-                .iter()
-                .find(|(rank, status)| status.is_some() && !victim(*rank))
-            {
-                return Some(self.to_blame(*rank, *status, LostHow::Exited, ""));
-            }
-            let silent = ended
-                .iter()
-                .find(|(rank, status)| status.is_none() && !victim(*rank));
-            if let Some((rank, _)) = silent
-                && until <= Instant::now()
-            {
-                return Some(self.to_blame(*rank, None, how, "it said nothing"));
-            }
             if until <= Instant::now() {
-                return None;
+                return match silent.as_slice() {
+                    [one] => self.to_blame(*one, how, &error.text),
+                    _ => Lost {
+                        how,
+                        status: format!("one of the ranks {}", list(&silent)),
+                        stderr: error.text.clone(),
+                    },
+                };
             }
-            // Whoever ends next ends the wait; where a launcher has the ranks, their notes do.
-            match self.workers.iter_mut().find(|worker| !victim(worker.rank)) {
+            // Whoever ends next ends the wait; where a launcher has the ranks, their word does.
+            let first = *first;
+            match self.workers.iter_mut().find(|worker| worker.rank == first) {
                 Some(worker) => drop(worker.ended(LOOK)),
-                None => {
-                    let rank = (0..self.exchange.size).find(|rank| *rank != own && !victim(*rank));
-                    let _ = self.store.get(&gave_up_key(rank.unwrap_or(own)), LOOK);
-                }
+                None => drop(self.store.get(&gave_up_key(first), LOOK)),
             }
         }
     }
 
-    fn to_blame(&self, rank: u32, status: Option<ExitStatus>, how: LostHow, said: &str) -> Lost {
-        let worker = self.workers.iter().find(|worker| worker.rank == rank);
-        let name = worker.map_or_else(|| format!("rank {rank}"), Worker::name);
-        let stderr = worker.map(Worker::stderr).filter(|text| !text.is_empty());
+    /// `said`: what is known of it besides what it wrote to standard error.
+    fn to_blame(&mut self, rank: u32, how: LostHow, said: &str) -> Lost {
+        let place = self.workers.iter_mut().find(|worker| worker.rank == rank);
+        let Some(worker) = place else {
+            return Lost {
+                how,
+                status: format!("rank {rank}"),
+                stderr: said.to_owned(),
+            };
+        };
+        let hangs = matches!(how, LostHow::TimedOut { .. });
+        let status = worker.ended(if hangs { Duration::ZERO } else { PARTING });
+        let name = worker.name();
+        let stderr = worker.stderr();
         Lost {
             how,
             status: status.map_or_else(|| name.clone(), |status| format!("{status}, {name}")),
-            stderr: stderr.unwrap_or_else(|| said.to_owned()),
+            stderr: if stderr.contains(said) {
+                stderr
+            } else {
+                format!("{said}\n{stderr}").trim_end().to_owned()
+            },
         }
     }
-}
-
-fn ended_as(ended: &[(u32, Option<ExitStatus>)], rank: u32) -> Option<ExitStatus> {
-    ended
-        .iter()
-        .find(|(ended, _)| *ended == rank)
-        .and_then(|(_, status)| *status)
 }
 
 fn note_how(note: &GivenUp) -> LostHow {
@@ -336,6 +357,15 @@ fn joined_store(job: &Job, timeout: Duration) -> Result<Store, FormError> {
             .map_err(at("the store of the launcher")),
         None => {
             let (listener, _) = listen(master)?;
+            let address = listener.local_addr().map(|address| address.ip());
+            if address.is_ok_and(|address| address.is_loopback()) && job.local_size < job.size {
+                tracing::warn!(
+                    "{master} is this machine's loopback, and LOCAL_WORLD_SIZE is {} of {} ranks: ranks on other machines \
+                     cannot come",
+                    job.local_size,
+                    job.size
+                );
+            }
             Store::serve(listener, timeout).map_err(at("the store of rank 0"))
         }
     }
@@ -344,13 +374,14 @@ fn joined_store(job: &Job, timeout: Duration) -> Result<Store, FormError> {
 /// Lets the other ranks of a launcher's job go, which rank 0 does not need: it has nothing to train, or cannot (`why`).
 /// Without a word they would wait for it.
 pub fn turn_away(job: &Job, why: Option<String>) -> Result<(), FormError> {
-    let store = joined_store(job, PARTING)?;
-    let until = Instant::now() + PARTING;
-    let left = || until.saturating_duration_since(Instant::now());
+    let store = joined_store(job, TURNING_AWAY)?;
+    let until = Instant::now() + TURNING_AWAY;
     for rank in 1..job.size {
-        store
-            .get(&hello_key(rank), left())
-            .map_err(at("the store"))?;
+        let left = until.saturating_duration_since(Instant::now());
+        let came = store.get(&hello_key(rank), left).map_err(at("the store"))?;
+        if came.is_none() {
+            break;
+        }
     }
     let word = why.map_or(Welcome::NothingToDo, Welcome::Refused);
     write(&store, WELCOME_KEY, &word)?;
@@ -365,11 +396,17 @@ fn meet(
     mut workers: Vec<Worker>,
     terms: &Terms,
 ) -> Result<Together, FormError> {
-    let others = || (1..job.size);
+    let others = || 1..job.size;
     let entries = terms.config.entries();
-    let hellos: Vec<Hello> = others()
-        .map(|rank| wait(&store, hello_key, rank, job, &mut workers, terms.timeout))
-        .collect::<Result<_, _>>()?;
+    let seconds = terms.timeout.as_secs();
+    let until = Instant::now() + terms.timeout;
+    let hellos = wait(&store, hello_key, job, &mut workers, until)?;
+    let hellos: Vec<Hello> = hellos.map_err(|missing| FormError::Missing {
+        size: job.size,
+        missing,
+        master: job.master.clone(),
+        seconds,
+    })?;
     for (rank, hello) in others().zip(&hellos) {
         if let Err(text) = fits(hello, &entries) {
             write(&store, WELCOME_KEY, &Welcome::Refused(text.clone()))?;
@@ -383,15 +420,19 @@ fn meet(
     let welcome = Welcome::Config {
         config: terms.config.to_json(),
         dataset: terms.dataset.clone(),
+        threads: terms.threads,
     };
     write(&store, WELCOME_KEY, &welcome)?;
-    for rank in others() {
-        let ready: Result<(), String> =
-            wait(&store, ready_key, rank, job, &mut workers, terms.timeout)?;
+    let until = Instant::now() + terms.timeout;
+    let ready = wait(&store, ready_key, job, &mut workers, until)?;
+    let ready: Vec<Result<(), String>> =
+        ready.map_err(|missing| FormError::NotReady { missing, seconds })?;
+    for (rank, ready) in others().zip(ready) {
         ready.map_err(|text| FormError::Refused { rank, text })?;
     }
     let listen = listen_at(job)?;
-    let group = group(&store, 0, job.size, &listen, terms.device, terms.timeout)
+    let own = (0, job.size);
+    let (group, device) = group(&store, own, &listen, terms.device, terms.timeout)
         .map_err(at("the ranks could not connect to each other"))?;
     Ok(Together {
         store,
@@ -399,7 +440,7 @@ fn meet(
             group,
             rank: 0,
             size: job.size,
-            device: terms.device,
+            device,
         },
         workers,
         instructions: 0,
@@ -416,40 +457,39 @@ fn await_byes(store: &Store, size: u32, until: Instant) {
     }
 }
 
-/// What a rank says, unless it ends before it says it.
+/// What every other rank says at its key, unless one ends before it says it. Ranks that said nothing by `until` are
+/// missing.
 fn wait<T: DeserializeOwned>(
     store: &Store,
     key: fn(u32) -> String,
-    rank: u32,
     job: &Job,
     workers: &mut [Worker],
-    timeout: Duration,
-) -> Result<T, FormError> {
-    let until = Instant::now() + timeout;
-    loop {
-        let value = store.get(&key(rank), LOOK).map_err(at("the store"))?;
-        if let Some(value) = value {
-            return Ok(serde_json::from_slice(&value)?);
-        }
-        for worker in workers.iter_mut() {
-            if let Some(status) = worker.ended(Duration::ZERO) {
-                return Err(FormError::Ended {
-                    rank: worker.rank,
-                    status: status.to_string(),
-                    stderr: worker.stderr(),
-                });
+    until: Instant,
+) -> Result<Result<Vec<T>, Vec<u32>>, FormError> {
+    let mut said = Vec::new();
+    for rank in 1..job.size {
+        loop {
+            let value = store.get(&key(rank), LOOK).map_err(at("the store"))?;
+            if let Some(value) = value {
+                said.push(serde_json::from_slice(&value)?);
+                break;
+            }
+            for worker in workers.iter_mut() {
+                if let Some(status) = worker.ended(Duration::ZERO) {
+                    return Err(FormError::Ended {
+                        rank: worker.rank,
+                        status: status.to_string(),
+                        stderr: worker.stderr(),
+                    });
+                }
+            }
+            if until <= Instant::now() {
+                let missing = (1..job.size).filter(|rank| !store.has(&key(*rank)).unwrap_or(false));
+                return Ok(Err(missing.collect()));
             }
         }
-        if until <= Instant::now() {
-            let missing = (1..job.size).filter(|rank| !store.has(&key(*rank)).unwrap_or(false));
-            return Err(FormError::Missing {
-                size: job.size,
-                missing: missing.collect(),
-                master: job.master.clone(),
-                seconds: timeout.as_secs(),
-            });
-        }
     }
+    Ok(Ok(said))
 }
 
 /// Ranks of one run have one program and one config, but for what belongs to each process.
@@ -504,6 +544,10 @@ fn listen(master: &Master) -> Result<(TcpListener, Master), FormError> {
         .collect();
     let listener = match TcpListener::bind(addresses.as_slice()) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            tracing::warn!(
+                "{master} is no address of this machine: rank 0 listens at port {} of all of its addresses",
+                master.port
+            );
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, master.port))
         }
         other => other,

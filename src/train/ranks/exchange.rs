@@ -19,8 +19,8 @@ pub struct Exchange {
     pub(super) group: Group,
     pub rank: u32,
     pub size: u32,
-    /// Where the group's tensors live.
-    pub device: Device,
+    /// Where the group's tensors live: Gloo sums on the CPU alone.
+    pub(super) device: Device,
 }
 
 impl Exchange {
@@ -31,7 +31,11 @@ impl Exchange {
         self.group.broadcast(&mut steps, 0)?;
         trainer.set_updates_done(steps.f_int64_value(&[0])?.max(0) as u64);
         for flat in trainer.flats_mut() {
-            self.group.broadcast(flat, 0)?;
+            let mut here = flat.f_to_device(self.device)?;
+            self.group.broadcast(&mut here, 0)?;
+            if flat.device() != self.device {
+                flat.f_copy_(&here)?;
+            }
         }
         Ok(())
     }
@@ -44,9 +48,17 @@ impl Exchange {
         stop: Option<&str>,
     ) -> Result<Option<&'static str>, RanksError> {
         let share = 1.0 / f64::from(self.size);
-        let [decayed, plain] = accumulated.gradients_mut();
-        self.group.sum(&mut [decayed, plain])?;
-        for gradient in accumulated.gradients_mut() {
+        let gradients = accumulated.gradients_mut();
+        let [mut decayed, mut plain] = [
+            gradients[0].f_to_device(self.device)?,
+            gradients[1].f_to_device(self.device)?,
+        ];
+        self.group.sum(&mut [&mut decayed, &mut plain])?;
+        for (gradient, sum) in gradients.into_iter().zip([decayed, plain]) {
+            // On the group's own device the sum is the gradient itself.
+            if gradient.device() != self.device {
+                gradient.f_copy_(&sum)?;
+            }
             let _ = gradient.f_mul_scalar_(share)?;
         }
         let mut sums = vec![accumulated.loss()];

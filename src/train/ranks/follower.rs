@@ -14,9 +14,12 @@ use super::{
     versions,
 };
 use crate::config::Config;
+use crate::controller::StopRequest;
 
 /// How long one look at the store for an instruction takes; then it looks again.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(2);
+/// Looks after a signal in which rank 0, which should have had it too, has nothing to say.
+const LOOKS_AFTER_SIGNAL: u32 = 5;
 
 /// Why a rank does not go on. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +38,13 @@ pub enum FollowError {
     )]
     Silent { master: Master, seconds: u64 },
     #[error(
-        "rank 0 refuses this rank: {text}\n\nhint: start every rank with the same program and the same config"
+        "rank 0 refuses this rank: {text}\n\nhint: look at what rank 0 says; every rank needs the same program and the same config"
     )]
     Refused { text: String },
+    #[error(
+        "stopped by {signal} while rank 0 said nothing\n\nhint: the run goes on with `tinygate resume` on every rank"
+    )]
+    Stopped { signal: String },
     #[error(
         "{text}\n\nhint: every rank needs the run's own data where its config names it; `--set data.path=...` names another place"
     )]
@@ -61,6 +68,8 @@ pub struct Joined {
     pub config: Config,
     /// BLAKE3 of the frames that rank 0 has, in hex.
     pub dataset: String,
+    /// CPU threads of rank 0.
+    pub threads: u16,
 }
 
 /// A rank that trains with the others.
@@ -71,8 +80,9 @@ pub struct Follower {
 }
 
 impl Joined {
-    /// Introduces this rank to rank 0. `own` is the config it was started with; without one it takes rank 0's. `None`: there is
-    /// nothing left to do.
+    /// Introduces this rank to rank 0. `own` is the config it was started with, which must be rank 0's if they are
+    /// `compared`; this rank's device, threads and data are taken from it in any case. `None`: there is nothing left to
+    /// do.
     ///
     /// # Errors
     /// No rank 0, or one that refuses this one.
@@ -80,6 +90,7 @@ impl Joined {
         job: &Job,
         host: String,
         own: Option<&Config>,
+        compared: bool,
         timeout: Duration,
     ) -> Result<Option<Joined>, FollowError> {
         let master = &job.master;
@@ -96,7 +107,7 @@ impl Joined {
             versions: versions(),
             host,
             pid: std::process::id(),
-            config: own.map(Config::entries),
+            config: own.filter(|_| compared).map(Config::entries),
         };
         store
             .set(&hello_key(job.rank), &serde_json::to_vec(&hello)?)
@@ -113,7 +124,11 @@ impl Joined {
                 say_bye(&store, job.rank);
                 Err(FollowError::Refused { text })
             }
-            Welcome::Config { config, dataset } => {
+            Welcome::Config {
+                config,
+                dataset,
+                threads,
+            } => {
                 let config = Config::from_json(&config).map_err(|error| FollowError::Refused {
                     text: error.to_string(),
                 })?;
@@ -125,6 +140,7 @@ impl Joined {
                         None => config,
                     },
                     dataset,
+                    threads,
                 }))
             }
             Welcome::NothingToDo => {
@@ -151,12 +167,11 @@ impl Joined {
         }
         let timeout = Duration::from_secs(config.rank_timeout_seconds.into());
         let listen = listen_at(&job)?;
-        let group =
-            group(&store, job.rank, job.size, &listen, device, timeout).map_err(|source| {
-                FormError::Group {
-                    place: "the ranks could not connect to each other",
-                    source,
-                }
+        let own = (job.rank, job.size);
+        let (group, device) =
+            group(&store, own, &listen, device, timeout).map_err(|source| FormError::Group {
+                place: "the ranks could not connect to each other",
+                source,
             })?;
         let exchange = Exchange {
             group,
@@ -175,8 +190,9 @@ impl Joined {
 
 impl Follower {
     /// Waits for what to do next, however long rank 0 has nothing to do for this rank.
-    pub fn next(&mut self) -> Result<Instruction, FollowError> {
+    pub fn next(&mut self, stop: &StopRequest) -> Result<Instruction, FollowError> {
         let key = instruction_key(self.instructions);
+        let mut looks = 0;
         loop {
             if let Some(text) = self
                 .store
@@ -189,6 +205,12 @@ impl Follower {
                     say_bye(&self.store, self.rank);
                 }
                 return Ok(instruction);
+            }
+            if let Some(signal) = stop.requested() {
+                looks += 1;
+                if LOOKS_AFTER_SIGNAL <= looks {
+                    return Err(FollowError::Stopped { signal });
+                }
             }
         }
     }

@@ -42,10 +42,16 @@ impl Worker {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        let stderr = Arc::new(Mutex::new(Vec::new()));
         let (closing, ended) = bounded(0);
-        if let Some(mut pipe) = child.stderr.take() {
-            let kept = Arc::clone(&stderr);
+        let pipe = child.stderr.take();
+        let worker = Worker {
+            rank: job.rank,
+            child,
+            stderr: Arc::new(Mutex::new(Vec::new())),
+            ended,
+        };
+        if let Some(mut pipe) = pipe {
+            let kept = Arc::clone(&worker.stderr);
             std::thread::Builder::new()
                 .name(format!("tinygate-rank-{}", job.rank))
                 .spawn(move || {
@@ -53,12 +59,7 @@ impl Worker {
                     drop(closing);
                 })?;
         }
-        Ok(Worker {
-            rank: job.rank,
-            child,
-            stderr,
-            ended,
-        })
+        Ok(worker)
     }
 
     /// How it ended, if it does within `patience`.

@@ -25,6 +25,8 @@ pub enum Welcome {
         config: serde_json::Value,
         /// BLAKE3 of the frames, in hex.
         dataset: String,
+        /// Rank 0's: with other counts sums are taken in another order.
+        threads: u16,
     },
     Refused(String),
     /// The run has ended already.

@@ -27,6 +27,7 @@ pub use job::{Job, JobError, Master};
 pub use local::{LEADER_VARIABLE, WORKER_COMMAND};
 pub use message::{Cause, Instruction, Task};
 
+use super::error::says_out_of_memory;
 use super::{Accumulated, StageTrainer, TrainError};
 use crate::controller::StopRequest;
 
@@ -80,7 +81,7 @@ pub enum Ranks {
 pub enum RanksError {
     /// Another rank did not answer, or went away.
     #[error("{0}")]
-    Collective(#[from] tinygate_c10d::Error),
+    Collective(#[source] tinygate_c10d::Error),
     #[error(transparent)]
     Train(#[from] TrainError),
     #[error(transparent)]
@@ -93,6 +94,18 @@ pub enum RanksError {
     Parted,
     #[error("bug: {0}")]
     Bug(&'static str),
+}
+
+impl From<tinygate_c10d::Error> for RanksError {
+    /// A collective copies what it sums, so memory can run out in it as well.
+    fn from(error: tinygate_c10d::Error) -> Self {
+        if says_out_of_memory(&error.text) {
+            let message = error.text;
+            RanksError::Train(TrainError::OutOfMemory { message })
+        } else {
+            RanksError::Collective(error)
+        }
+    }
 }
 
 impl From<TchError> for RanksError {
@@ -173,6 +186,13 @@ impl Ranks {
         !matches!(self, Ranks::Alone)
     }
 
+    /// All ranks have come to the end of a chunk, and wait for the next.
+    pub fn rest(&mut self) {
+        if let Ranks::Leader(crew) = self {
+            crew.rest();
+        }
+    }
+
     /// Parts from all other ranks after `error`, and finds out which of them was to blame.
     pub fn part(&mut self, error: Option<&RanksError>) -> Option<Lost> {
         match self {
@@ -190,21 +210,25 @@ impl Ranks {
     }
 }
 
-/// The group of a rank's device; all ranks ask for theirs at once.
+/// The group of a rank's device, and where its tensors live; all ranks ask for theirs at once.
 fn group(
     store: &Store,
-    rank: u32,
-    size: u32,
+    (rank, size): (u32, u32),
     listen: &Listen,
     device: Device,
     timeout: Duration,
-) -> Result<Group, tinygate_c10d::Error> {
+) -> Result<(Group, Device), tinygate_c10d::Error> {
     let store = store.prefixed("group")?;
-    if matches!(device, Device::Cuda(_)) && tinygate_c10d::has_nccl() {
-        Group::nccl(&store, rank, size, timeout)
-    } else {
-        Group::gloo(&store, rank, size, listen, timeout)
+    if !matches!(device, Device::Cuda(_)) || !tinygate_c10d::has_nccl() {
+        let group = Group::gloo(&store, rank, size, listen, timeout)?;
+        return Ok((group, Device::Cpu));
     }
+    let loopback = matches!(listen, Listen::Address(address) if address == "127.0.0.1");
+    let group = Group::nccl(&store, rank, size, loopback, timeout)?;
+    // The first collective is what connects the ranks.
+    let mut one = tch::Tensor::ones([1], (tch::Kind::Float, device));
+    group.sum(&mut [&mut one])?;
+    Ok((group, device))
 }
 
 /// The versions that must be the same on all ranks.

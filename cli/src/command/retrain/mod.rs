@@ -15,6 +15,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use tinygate::config::Config;
 use tinygate::controller::{Report, StopRequest, Trainer};
+use tinygate::data::Frames;
 use tinygate::events::{Event, ProcessStarted, Record};
 use tinygate::machine::{Command, RunState, TrainChunk, apply};
 use tinygate::setup;
@@ -22,8 +23,8 @@ use tinygate::train::actor::{self, ActorSetup};
 
 use self::compare::{Comparison, machines};
 use self::recorded::{End, Found, Recorded, chunks};
-use super::ranks::gather;
-use super::{overrides, records, resume, signals};
+use super::ranks::{Grant, gather};
+use super::{overrides, records, signals};
 use crate::args::ReplayArgs;
 use crate::exit::{EmptyLog, Exit};
 use crate::output::{self, count};
@@ -68,11 +69,7 @@ pub fn perform(args: &ReplayArgs, dir: &Path) -> anyhow::Result<Exit> {
     let records: Vec<Record> = records(dir)?.collect::<Result<_, _>>()?;
     let (config, state) = config(args, dir, &records)?;
     let chunks = chosen(args, chunks(&records), &state)?;
-    let ranks = state
-        .created
-        .as_ref()
-        .map_or(1, |created| resume::ranks(created, &state));
-    let mut bench = Bench::start(dir, &config, ranks, args.json)?;
+    let mut bench = Bench::new(dir, &config, args.json)?;
     let mut answers = Vec::new();
     let mut totals = Totals::default();
     for chunk in &chunks {
@@ -170,43 +167,65 @@ fn chosen(
     Ok(chunks.into_iter().filter(is_wanted).collect())
 }
 
-/// A trainer at work in a scratch folder.
+/// Trainers at work in a scratch folder.
 struct Bench {
     run: PathBuf,
     scratch: tempfile::TempDir,
-    trainer: Trainer,
-    now: ProcessStarted,
+    config: Config,
+    frames: Arc<Frames>,
+    stop: Arc<StopRequest>,
+    team: Option<Team>,
     quiet: bool,
 }
 
+/// As many ranks as a chunk was trained by: with others, sums are taken in another order.
+struct Team {
+    ranks: u32,
+    trainer: Trainer,
+    now: ProcessStarted,
+}
+
 impl Bench {
-    fn start(dir: &Path, config: &Config, ranks: u32, quiet: bool) -> anyhow::Result<Bench> {
+    fn new(dir: &Path, config: &Config, quiet: bool) -> anyhow::Result<Bench> {
         let scratch = tempfile::Builder::new()
             .prefix("tinygate-retrain-")
             .tempdir()
             .context("cannot make a scratch folder")?;
-        let stop: Arc<StopRequest> = signals::listen(quiet).context("cannot listen to signals")?;
-        let frames = setup::frames(config)?;
-        // As many ranks as then: with others, sums are taken in another order.
-        let gathered = gather(config, &frames, ranks, None, None)?;
-        let now = gathered.process_started();
-        // The thread ends with the trainer's channels.
-        let (trainer, _) = actor::spawn(ActorSetup {
-            directory: scratch.path().to_owned(),
-            config: config.clone(),
-            frames,
-            device: gathered.device,
-            threads: gathered.threads,
-            stop,
-            ranks: gathered.ranks,
-        })?;
         Ok(Bench {
             run: std::path::absolute(dir)?,
             scratch,
-            trainer,
-            now,
+            config: config.clone(),
+            frames: setup::frames(config)?,
+            stop: signals::listen(quiet).context("cannot listen to signals")?,
+            team: None,
             quiet,
         })
+    }
+
+    fn team(&mut self, ranks: u32) -> anyhow::Result<&Team> {
+        let team = match self.team.take() {
+            Some(team) if team.ranks == ranks => team,
+            Some(_) | None => {
+                let gathered = gather(&self.config, &self.frames, ranks, None, Grant::No)?;
+                let now = gathered.process_started();
+                // The thread ends with the trainer's channels.
+                let (trainer, _) = actor::spawn(ActorSetup {
+                    directory: self.scratch.path().to_owned(),
+                    config: self.config.clone(),
+                    frames: Arc::clone(&self.frames),
+                    device: gathered.device,
+                    threads: gathered.threads,
+                    stop: Arc::clone(&self.stop),
+                    ranks: gathered.ranks,
+                })?;
+                Team {
+                    ranks,
+                    trainer,
+                    now,
+                }
+            }
+        };
+        Ok(self.team.insert(team))
     }
 
     /// `None`: a signal came.
@@ -223,12 +242,13 @@ impl Bench {
         if !self.quiet {
             output::say(&format!("training {} again", chunk.name()));
         }
-        self.trainer
+        let team = self.team(chunk.ranks())?;
+        team.trainer
             .commands
             .send(Command::TrainChunk(Box::new(command)))?;
         let mut found = Found::default();
         loop {
-            match self
+            match team
                 .trainer
                 .reports
                 .recv()
@@ -297,10 +317,11 @@ impl Bench {
         };
         let differs = matches!(&answer, Answer::Retrained(comparison) if !comparison.is_equal());
         let then = chunk.process.as_ref().filter(|_| differs);
+        let both = then.zip(self.team.as_ref());
         ChunkJson {
             chunk: chunk.name(),
             answer,
-            machines: then.map_or_else(Vec::new, |then| machines(then, &self.now)),
+            machines: both.map_or_else(Vec::new, |(then, team)| machines(then, &team.now)),
         }
     }
 }

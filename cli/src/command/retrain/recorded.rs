@@ -85,6 +85,17 @@ impl Found {
     }
 }
 
+impl Recorded {
+    /// Ranks that trained it: each has a device on record.
+    pub fn ranks(&self) -> u32 {
+        let devices = self
+            .process
+            .as_ref()
+            .map_or(1, |process| process.devices.len());
+        u32::try_from(devices.max(1)).unwrap_or(u32::MAX)
+    }
+}
+
 /// Every chunk of a log that was started, in order.
 pub fn chunks<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Recorded> {
     let mut state = RunState::empty();
