@@ -177,11 +177,10 @@ fn a_build_without_rules_2_says_that_it_does_not_know_them() {
 
 #[test]
 fn a_run_goes_on_by_the_rules_it_began_with() {
-    let whole = run(1).records;
-    let before_gate = |record: &Record| matches!(record.event, Event::GateDecided(_));
-    let cut = whole.iter().position(before_gate).unwrap();
-    let begun_without = lived(&beginning(1), vec![], script()).unwrap().records;
-    let resumed = lived_by(REHEARSED, &begun_without[..cut], vec![], script()).unwrap();
+    let whole = lived(&beginning(1), vec![], script()).unwrap().records;
+    let is_gate = |record: &Record| matches!(record.event, Event::GateDecided(_));
+    let cut = whole.iter().position(is_gate).unwrap();
+    let resumed = lived_by(REHEARSED, &whole[..cut], vec![], script()).unwrap();
     assert_eq!(gates(&resumed.records), gates(&whole));
     assert_eq!(resumed.state.created.unwrap().rules, 1);
 }
