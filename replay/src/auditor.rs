@@ -9,7 +9,8 @@ use std::path::Path;
 
 use serde_json::Value;
 use tinygate::events::{Event, Record, Seq, Source};
-use tinygate::machine::{self, Decision, Idle, RULES, RunState};
+use tinygate::machine::rules::KNOWN;
+use tinygate::machine::{self, Decision, Idle, Known, RunState};
 use tinygate::store::{LogFile, ReadError};
 
 use crate::audit::{
@@ -59,9 +60,7 @@ pub fn audit(records: impl IntoIterator<Item = Result<Record, ReadError>>) -> Au
 /// Audits the journal of a run directory, or an exported file.
 pub fn audit_file(path: &Path) -> Audit {
     let mut auditor = Auditor::new();
-    if let Err(error) = auditor.read(path) {
-        auditor.fail(&error);
-    }
+    auditor.see_file(path);
     auditor.finish()
 }
 
@@ -73,8 +72,13 @@ impl Default for Auditor {
 
 impl Auditor {
     pub fn new() -> Auditor {
+        Auditor::knowing(KNOWN)
+    }
+
+    /// Audits by other rules than this build's.
+    pub fn knowing(known: Known) -> Auditor {
         Auditor {
-            state: RunState::empty(),
+            state: RunState::knowing(known),
             other: None,
             last: None,
             next: Seq::FIRST,
@@ -118,6 +122,13 @@ impl Auditor {
             self.last = Some(record.event.clone());
         } else {
             self.see_fact(record.seq, &record.event);
+        }
+    }
+
+    /// Takes the events of the journal of a run directory, or of an exported file.
+    pub fn see_file(&mut self, path: &Path) {
+        if let Err(error) = self.read(path) {
+            self.fail(&error);
         }
     }
 
@@ -174,11 +185,7 @@ impl Auditor {
     }
 
     fn outcome(&self) -> Outcome {
-        let unknown_rules = self
-            .state
-            .created
-            .as_ref()
-            .is_some_and(|created| created.rules != RULES);
+        let unknown_rules = self.unknown_rules().is_some();
         let checked = if self.checked.recomputed == 0 {
             Outcome::NothingChecked
         } else {
@@ -196,6 +203,12 @@ impl Auditor {
             .into_iter()
             .flatten(),
         )
+    }
+
+    /// The log's rules, if they are none of those that are known.
+    fn unknown_rules(&self) -> Option<u32> {
+        let rules = self.state.created.as_ref()?.rules;
+        self.state.known.find(rules).is_none().then_some(rules)
     }
 
     fn note_the_end(&mut self) {
@@ -244,17 +257,9 @@ impl Auditor {
     }
 
     fn see_decision(&mut self, seq: Seq, event: &Event) {
-        if let Some(created) = &self.state.created
-            && created.rules != RULES
-        {
-            let rules = created.rules;
-            self.skip(
-                seq,
-                SkipReason::UnknownRules {
-                    rules,
-                    known: RULES,
-                },
-            );
+        if let Some(rules) = self.unknown_rules() {
+            let known = self.state.known.newest.number;
+            self.skip(seq, SkipReason::UnknownRules { rules, known });
             return self.fold(event);
         }
         if is_due(&self.state, event) {

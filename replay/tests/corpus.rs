@@ -4,9 +4,19 @@
 //! rendering for people and the audit that is expected of it. The logs stay as
 //! they were written: a build that reads or decides otherwise fails here.
 //!
+//! `logs/HASHES` holds each log to the bytes it had when it was recorded, and says
+//! how one is recorded again on purpose.
+//!
 //! `UPDATE_CORPUS=1 cargo test -p tinygate-replay --test corpus` makes logs that
-//! are not there yet and writes the expectations anew. It never touches a log
-//! that is there; delete one to have it made again.
+//! are not there yet, writes the expectations anew, and the hashes of logs that have
+//! none. It never touches a log that is there. `trained-*` are exported logs of real
+//! training on the shipped frames, which nothing makes again:
+//!
+//! * `trained-entropy-collapse`: `run examples/pong-collapse.toml --stage latent_actions`
+//! * `trained-restarts-until-stop`: `run examples/pong-demo.toml` with a quarter of the video
+//!   tokenizer's updates; latent actions are rescued by a retune, dynamics are not
+//! * `trained-killed-and-extended`: `run examples/pong-demo.toml --stage latent_actions`, `kill -9`
+//!   in the second chunk, then `resume` with another target and rate, and a rescue by a retune
 
 #![allow(
     clippy::unwrap_used,
@@ -15,11 +25,11 @@
     reason = "helpers of tests fail as tests do"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use tinygate::events::{
     Action, Event, InterruptReason, ModelKind, Policy, Record, RunInterrupted, Seq, SettingChanged,
@@ -27,7 +37,7 @@ use tinygate::events::{
 };
 use tinygate::machine::{RunState, apply};
 use tinygate::store::disk::RealDisk;
-use tinygate::store::{Durability, EventLog, LogFile, Store, export};
+use tinygate::store::{Durability, EventLog, FILE_HEADER, LogFile, Store, export};
 use tinygate_replay::{Outcome, audit_file, describe, explain};
 use tinygate_testing::{
     ChunkPlan, Curve, Disturbance, Failure, Script, ScriptedTrainer, Ticks, Trouble, first, live,
@@ -35,17 +45,17 @@ use tinygate_testing::{
 };
 
 const FORMAT: &str = "v1";
+const HASHES: &str = "HASHES";
+/// A journal of the first stored format, below the workspace; it is read by the store's own tests.
+const GOLDEN: &str = "tests/golden/journal.v1.tgj";
 const VIDEO: &str = "video_tokenizer";
 const LATENT: &str = "latent_actions";
 const DYNAMICS: &str = "dynamics";
 
 #[test]
 fn every_recorded_log_is_audited_as_expected() {
-    let update = std::env::var_os("UPDATE_CORPUS").is_some();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("logs");
-    if update {
-        make_missing(&folder);
-    }
+    let update = update();
+    let folder = folder();
     let logs = logs(&folder);
     assert!(!logs.is_empty(), "`{}` holds no log", folder.display());
 
@@ -81,13 +91,92 @@ fn every_recorded_log_is_audited_as_expected() {
 
 #[test]
 fn every_file_of_the_corpus_belongs_to_a_log() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("logs");
+    update();
+    let folder = folder();
     let strays: Vec<PathBuf> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| !path.with_extension("tgj").is_file())
+        .filter(|path| !path.with_extension("tgj").is_file() && !path.ends_with(HASHES))
         .collect();
     assert_eq!(strays, Vec::<PathBuf>::new());
+}
+
+#[test]
+fn no_recorded_log_is_recorded_again() {
+    update();
+    let list = folder().join(HASHES);
+    let listed = hashes(&fs::read_to_string(&list).unwrap());
+    let found = found_hashes();
+    let names: BTreeSet<&String> = listed.keys().chain(found.keys()).collect();
+    let differing: Vec<String> = names
+        .into_iter()
+        .filter(|name| listed.get(*name) != found.get(*name))
+        .map(|name| {
+            let shown = |hash: Option<&String>| hash.map_or("none".to_owned(), String::clone);
+            format!(
+                "{name}\n  listed: {}\n  found:  {}",
+                shown(listed.get(name)),
+                shown(found.get(name))
+            )
+        })
+        .collect();
+    assert!(
+        differing.is_empty(),
+        "{}\n`{}` says how a log is recorded again on purpose",
+        differing.join("\n"),
+        list.display()
+    );
+}
+
+/// Whether the corpus is to be brought up to date; done once, whichever test is first.
+fn update() -> bool {
+    static UPDATE: Once = Once::new();
+    let update = std::env::var_os("UPDATE_CORPUS").is_some();
+    if update {
+        UPDATE.call_once(|| {
+            make_missing(&folder());
+            list_missing_hashes();
+        });
+    }
+    update
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("logs")
+}
+
+fn list_missing_hashes() {
+    let list = folder().join(HASHES);
+    let mut text = fs::read_to_string(&list).unwrap();
+    let listed = hashes(&text);
+    for (name, hash) in found_hashes() {
+        if !listed.contains_key(&name) {
+            writeln!(text, "{hash}  {name}").unwrap();
+        }
+    }
+    fs::write(&list, text).unwrap();
+}
+
+/// By their paths in the repository.
+fn found_hashes() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let files = logs(&folder()).into_iter().chain([root.join(GOLDEN)]);
+    let pair = |path: PathBuf| {
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+        let hash = blake3::hash(&fs::read(&path).unwrap());
+        (name.to_owned(), hash.to_hex().to_string())
+    };
+    files.map(pair).collect()
+}
+
+/// Lines of a hash and a name; others begin with `#`.
+fn hashes(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let pair = |line: &str| {
+        let (hash, name) = line.split_once("  ").unwrap();
+        (name.to_owned(), hash.to_owned())
+    };
+    lines.map(pair).collect()
 }
 
 fn logs(folder: &Path) -> Vec<PathBuf> {
@@ -216,6 +305,8 @@ fn recipes() -> Vec<Recipe> {
         agreed("worker-exits-until-stop", run(worker)),
         agreed("killed-and-resumed", killed_and_resumed()),
         agreed("signal-and-resume", signalled_and_resumed()),
+        agreed("extended-run", extended()),
+        agreed("changed-settings", changed_settings()),
         agreed("ends-before-a-decision", before_the_second_gate(&clean)),
         Recipe {
             damage: |bytes| bytes.truncate(bytes.len() - 100),
@@ -260,6 +351,11 @@ fn recipes() -> Vec<Recipe> {
         Recipe {
             outcome: Outcome::NewerVersion,
             ..agreed("newer-rules", newer_rules(&clean))
+        },
+        Recipe {
+            damage: |bytes| newer_format(bytes),
+            outcome: Outcome::NewerVersion,
+            ..agreed("newer-format", clean.clone())
         },
         Recipe {
             outcome: Outcome::NothingChecked,
@@ -335,6 +431,53 @@ fn killed_and_resumed() -> Vec<Record> {
 }
 
 fn signalled_and_resumed() -> Vec<Record> {
+    let records = signalled(DYNAMICS, 40);
+    lived(&records, vec![], Script::new(10)).unwrap().records
+}
+
+/// A person raises the target of the stage under way.
+fn extended() -> Vec<Record> {
+    let longer = [(SettingKey::NUpdates, count(60), count(90))];
+    changed(signalled(DYNAMICS, 40), DYNAMICS, longer)
+}
+
+/// A person changes how the stage under way is trained.
+fn changed_settings() -> Vec<Record> {
+    let rate = |value: f64| SettingValue::Real(value.into());
+    let changes = [
+        (SettingKey::LearningRate, rate(1e-3), rate(2.5e-4)),
+        (SettingKey::GradientAccumulationSteps, count(1), count(2)),
+        (SettingKey::ChunkSize, count(20), count(10)),
+    ];
+    changed(signalled(VIDEO, 15), VIDEO, changes)
+}
+
+fn count(value: u64) -> SettingValue {
+    SettingValue::Count(value)
+}
+
+fn changed<const N: usize>(
+    before: Vec<Record>,
+    stage: &str,
+    changes: [(SettingKey, SettingValue, SettingValue); N],
+) -> Vec<Record> {
+    let changes = changes.map(|(key, from, to)| {
+        Event::SettingChanged(SettingChanged {
+            stage: Some(StageName::new(stage)),
+            key,
+            from,
+            to,
+            who: "a person".to_owned(),
+            why: "command line".to_owned(),
+        })
+    });
+    lived(&before, changes.into(), Script::new(10))
+        .unwrap()
+        .records
+}
+
+/// Ends by a signal after so many updates of a stage.
+fn signalled(stage: &str, after: u64) -> Vec<Record> {
     let log = tinygate::store::MemoryLog::with(
         first(short_policy())
             .into_iter()
@@ -343,7 +486,7 @@ fn signalled_and_resumed() -> Vec<Record> {
     let directory = tempfile::tempdir().unwrap();
     let signal = Trouble::Signal("SIGTERM".to_owned());
     let trainer =
-        ScriptedTrainer::new(Script::new(10)).disturbed(Disturbance::new(DYNAMICS, 40, signal));
+        ScriptedTrainer::new(Script::new(10)).disturbed(Disturbance::new(stage, after, signal));
     live(
         &log,
         directory.path(),
@@ -360,7 +503,7 @@ fn signalled_and_resumed() -> Vec<Record> {
             reason: InterruptReason::Signal { .. }
         })
     ));
-    lived(&records, vec![], Script::new(10)).unwrap().records
+    records
 }
 
 fn before_the_second_gate(records: &[Record]) -> Vec<Record> {
@@ -417,6 +560,14 @@ fn newer_rules(records: &[Record]) -> Vec<Record> {
         created.rules += 1;
     }
     records
+}
+
+/// The next number of the file's format, and the header's hash made right.
+fn newer_format(bytes: &mut [u8]) {
+    let (header, _) = bytes.split_at_mut(FILE_HEADER);
+    header[8] += 1;
+    let (said, hash) = header.split_at_mut(FILE_HEADER - 32);
+    hash.copy_from_slice(blake3::hash(said).as_bytes());
 }
 
 /// The exported journal of a store that was given `records`, an append up to

@@ -20,7 +20,8 @@ use crate::events::{
     Event, InterruptReason, Policy, ProcessStarted, Record, RunInterrupted, Seq, SettingChanged,
     StageName, Step, StoreRepaired,
 };
-use crate::machine::{self, Command, Decision, Idle, RunState};
+use crate::machine::rules::KNOWN;
+use crate::machine::{self, Command, Decision, Idle, Known, RunState};
 use crate::store::{AppendError, Durability, EventLog, ReadError};
 
 /// Decisions that may follow one another without a command. A run of a thousand
@@ -175,7 +176,20 @@ impl<'a> Controller<'a> {
         directory: &Path,
         clock: impl Fn() -> u64 + 'a,
     ) -> Result<Controller<'a>, ControlError> {
-        let mut state = RunState::empty();
+        Controller::open_knowing(KNOWN, log, directory, clock)
+    }
+
+    /// [`Controller::open`], to go on by other rules than this build's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_knowing(
+        known: Known,
+        log: &'a dyn EventLog,
+        directory: &Path,
+        clock: impl Fn() -> u64 + 'a,
+    ) -> Result<Controller<'a>, ControlError> {
+        let mut state = RunState::knowing(known);
         let mut next = Seq::FIRST;
         for record in log.read(Seq::FIRST)? {
             let record = record?;
@@ -189,7 +203,7 @@ impl<'a> Controller<'a> {
         if let Decision::Idle(Idle::UnknownRules { rules }) = machine::decide(&state) {
             return Err(ControlError::UnknownRules {
                 found: rules,
-                known: machine::RULES,
+                known: state.known.newest.number,
             });
         }
         Ok(Controller {
@@ -279,7 +293,7 @@ impl<'a> Controller<'a> {
             Next::Rest(Idle::NoRun) => Err(ControlError::NoRun),
             Next::Rest(Idle::UnknownRules { rules }) => Err(ControlError::UnknownRules {
                 found: rules,
-                known: machine::RULES,
+                known: self.state.known.newest.number,
             }),
         }
     }

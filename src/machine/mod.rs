@@ -7,7 +7,8 @@
 //! and comparisons.
 //!
 //! Invariant: for given rules, the same events in the same order give the same
-//! decisions, byte for byte, on every machine.
+//! decisions, byte for byte, on every machine. [`rules`] holds the versions of the
+//! rules, and folds and decides a log by its own.
 //!
 //! The transition tables stand at the top of [`run`] and [`stage`].
 
@@ -18,6 +19,7 @@ mod command;
 pub mod gate;
 pub mod ladder;
 pub mod presets;
+pub mod rules;
 pub mod run;
 pub mod stage;
 pub mod statistics;
@@ -28,11 +30,6 @@ pub use chunk::{ChunkState, Previous};
 pub use command::{
     Command, Decision, Idle, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
 };
-pub use run::{ProcessState, RunPhase, RunState, apply, decide, evolve};
+pub use rules::{Known, RULES, Rules, apply, decide, evolve};
+pub use run::{ProcessState, RunPhase, RunState};
 pub use stage::{Checkpoint, Judgement, Phase, StageState};
-
-/// Version of the decision rules new runs are decided by. A change of [`decide`] or
-/// [`evolve`] that alters any decision gets the next number, and the old rules stay
-/// behind theirs: a decision is a function of the folded state. Rules 1 freeze with
-/// the first release.
-pub const RULES: u32 = 1;

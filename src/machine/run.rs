@@ -16,11 +16,12 @@
 //! ```
 //!
 //! Every other event leaves the phase as it is. [`TRANSITIONS`] is the same table
-//! as data; a test holds [`evolve`] to it.
+//! as data; a test holds [`rules::evolve`] to it.
 
 use super::command::{Decision, Idle, UpstreamModel};
+use super::rules::{KNOWN, Known};
 use super::stage::{self, Phase, RunPolicy, StageState};
-use super::{Command, RULES};
+use super::{Command, rules};
 use crate::events::{
     CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom, InterruptReason, Policy,
     RunCreated, RunFinished, RunStopped, SettingChanged, SettingKey, SettingValue, StageName,
@@ -30,6 +31,8 @@ use crate::events::{
 /// Everything known of a run: the fold of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunState {
+    /// The rules it may be decided by; its log's number says by which of them.
+    pub known: Known,
     pub phase: RunPhase,
     pub created: Option<Box<RunCreated>>,
     pub stages: Vec<StageState>,
@@ -101,7 +104,13 @@ pub struct ProcessState {
 impl RunState {
     /// The state before the first event.
     pub const fn empty() -> RunState {
+        RunState::knowing(KNOWN)
+    }
+
+    /// [`RunState::empty`], to be decided by other rules than this build's.
+    pub const fn knowing(known: Known) -> RunState {
         RunState {
+            known,
             phase: RunPhase::Empty,
             created: None,
             stages: Vec::new(),
@@ -149,15 +158,8 @@ impl RunState {
     }
 }
 
-/// Folds an event into the state. Total: whatever arrives, it answers a state.
-#[must_use]
-pub fn evolve(mut state: RunState, event: &Event) -> RunState {
-    apply(&mut state, event);
-    state
-}
-
-/// [`evolve`] in place, for folding long logs.
-pub fn apply(state: &mut RunState, event: &Event) {
+/// The fold of rules 1.
+pub(super) fn apply(state: &mut RunState, event: &Event) {
     match event {
         Event::RunCreated(created) => on_run_created(state, created),
         Event::ProcessStarted(_) => {
@@ -231,16 +233,11 @@ pub fn apply(state: &mut RunState, event: &Event) {
     }
 }
 
-/// Says what comes next. Pure; the rules are those of the log.
-pub fn decide(state: &RunState) -> Decision {
+/// What comes next by rules 1.
+pub(super) fn decide(state: &RunState) -> Decision {
     let Some(created) = &state.created else {
         return Decision::Idle(Idle::NoRun);
     };
-    if created.rules != RULES {
-        return Decision::Idle(Idle::UnknownRules {
-            rules: created.rules,
-        });
-    }
     match state.phase {
         RunPhase::Empty => Decision::Idle(Idle::NoRun),
         RunPhase::Finished => Decision::Idle(Idle::Finished),
@@ -307,7 +304,7 @@ fn with_files(state: &RunState, created: &RunCreated, decision: Decision) -> Dec
 
 /// The command that waits for facts, if one is due.
 pub fn due_command(state: &RunState) -> Option<Command> {
-    match decide(state) {
+    match rules::decide(state) {
         Decision::Act(command) => Some(command),
         Decision::Record(_) | Decision::Idle(_) => None,
     }

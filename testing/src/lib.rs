@@ -14,13 +14,14 @@ mod curve;
 pub mod disk;
 pub mod fuzz;
 mod life;
+pub mod rehearsal;
 mod rng;
 mod run;
 mod script;
 mod trainer;
 
 pub use curve::Curve;
-pub use life::{Life, Lived, Quiet, Ticks, live, lived};
+pub use life::{Life, Lived, Quiet, Ticks, live, lived, lived_by};
 pub use rng::Rng;
 pub use run::{created, first, process, short_policy};
 pub use script::{ChunkPlan, Disturbance, Failure, Files, HeldOut, Picture, Script, Trouble};

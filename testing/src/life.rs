@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress, Trainer};
 use tinygate::events::{Event, Record, Seq};
-use tinygate::machine::RunState;
+use tinygate::machine::rules::KNOWN;
+use tinygate::machine::{Known, RunState};
 use tinygate::store::{AppendError, EventLog, MemoryLog};
 
 use crate::run::process;
@@ -45,7 +46,16 @@ pub fn live(
     trainer: ScriptedTrainer,
     observer: &mut dyn Observer,
 ) -> Result<Life, ControlError> {
-    let mut controller = Controller::open(log, directory, || clock.read())?;
+    let controller = Controller::open(log, directory, || clock.read())?;
+    live_on(controller, facts, trainer, observer)
+}
+
+fn live_on(
+    mut controller: Controller<'_>,
+    facts: Vec<Event>,
+    trainer: ScriptedTrainer,
+    observer: &mut dyn Observer,
+) -> Result<Life, ControlError> {
     for fact in facts {
         if let Event::SettingChanged(change) = fact {
             controller.record_changes([change])?;
@@ -73,6 +83,19 @@ pub fn live(
 /// # Errors
 /// What [`live`] and the run say.
 pub fn lived(before: &[Record], facts: Vec<Event>, script: Script) -> Result<Lived, ControlError> {
+    lived_by(KNOWN, before, facts, script)
+}
+
+/// [`lived`], where other rules are known than this build's.
+///
+/// # Errors
+/// As there.
+pub fn lived_by(
+    known: Known,
+    before: &[Record],
+    facts: Vec<Event>,
+    script: Script,
+) -> Result<Lived, ControlError> {
     let events = before
         .iter()
         .map(|record| (record.time_ms, record.event.clone()));
@@ -81,14 +104,8 @@ pub fn lived(before: &[Record], facts: Vec<Event>, script: Script) -> Result<Liv
     let clock = Ticks::from(last.saturating_add(1000));
     // Nothing is kept in it but the links to passed stages' checkpoints.
     let directory = tempfile::tempdir().map_err(no_directory)?;
-    let life = live(
-        &log,
-        directory.path(),
-        &clock,
-        facts,
-        ScriptedTrainer::new(script),
-        &mut Quiet,
-    )?;
+    let controller = Controller::open_knowing(known, &log, directory.path(), || clock.read())?;
+    let life = live_on(controller, facts, ScriptedTrainer::new(script), &mut Quiet)?;
     Ok(Lived {
         ending: life.ending?,
         state: life.state,

@@ -1,0 +1,186 @@
+//! A change of the rules, rehearsed: a build that knows rules 2 as well folds and decides
+//! each log by its own, and old logs agree as they did.
+//!
+//! The rules 2 of `tinygate_testing::rehearsal` are those of no build.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests fail as tests do"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tinygate::controller::{ControlError, Controller};
+use tinygate::events::{Action, Event, ModelKind, Record};
+use tinygate::machine::Known;
+use tinygate::machine::rules::{KNOWN, ONE};
+use tinygate::store::MemoryLog;
+use tinygate_replay::{Audit, Auditor, DivergenceKind, Outcome, SkipReason, audit_file};
+use tinygate_testing::rehearsal::{REHEARSED, TWO};
+use tinygate_testing::{ChunkPlan, Curve, Lived, Script, first, lived, lived_by, short_policy};
+
+const VIDEO: &str = "video_tokenizer";
+
+/// Four video chunks: the first ends with a spike, the second does not learn.
+fn script() -> Script {
+    let video = || ChunkPlan::good(ModelKind::VideoTokenizer);
+    let spike = Curve::flat(0.008).but(20, 0.5);
+    Script::new(20).chunk(VIDEO, 1, video().loss(spike)).chunk(
+        VIDEO,
+        2,
+        video().loss(Curve::flat(0.5)),
+    )
+}
+
+/// The run's first event, which says by which rules.
+fn beginning(rules: u32) -> Vec<Record> {
+    let mut policy = short_policy();
+    let video = &mut policy.stages[0].settings;
+    video.n_updates = 4 * video.chunk_size;
+    video.schedule_updates = video.n_updates;
+    claim(first(policy), rules)
+}
+
+/// The same events, said to be by other rules.
+fn claim(mut records: Vec<Record>, rules: u32) -> Vec<Record> {
+    let Event::RunCreated(created) = &mut records[0].event else {
+        panic!("a log begins with its run");
+    };
+    created.rules = rules;
+    records
+}
+
+fn run(rules: u32) -> Lived {
+    lived_by(REHEARSED, &beginning(rules), vec![], script()).unwrap()
+}
+
+fn audited(known: Known, records: &[Record]) -> Audit {
+    let mut auditor = Auditor::knowing(known);
+    for record in records {
+        auditor.see(record);
+    }
+    auditor.finish()
+}
+
+/// Decision and failures of each gate of the video stage.
+fn gates(records: &[Record]) -> Vec<(Action, u32)> {
+    let gates = records.iter().filter_map(|record| match &record.event {
+        Event::GateDecided(gate) if gate.stage.as_str() == VIDEO => {
+            Some((gate.decision, gate.failures))
+        }
+        _ => None,
+    });
+    gates.collect()
+}
+
+#[test]
+fn no_build_knows_the_rehearsed_rules() {
+    assert!(KNOWN.find(ONE.number).is_some());
+    assert!(KNOWN.find(TWO.number).is_none());
+}
+
+#[test]
+fn each_log_is_decided_by_its_own_rules() {
+    use Action::{Continue, Retune};
+    assert_eq!(
+        gates(&run(1).records),
+        [(Retune, 1), (Retune, 2), (Continue, 2), (Continue, 2)]
+    );
+    // The spike is not taken for the latest loss, and what passed has no failures.
+    assert_eq!(
+        gates(&run(2).records),
+        [(Continue, 0), (Retune, 1), (Continue, 1), (Continue, 0)]
+    );
+}
+
+#[test]
+fn old_logs_agree_as_before_where_rules_2_are_known() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("logs");
+    let logs = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let is_log = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "tgj");
+    let mut recomputed = 0;
+    for log in logs.filter(is_log) {
+        let before = audit_file(&log);
+        let mut auditor = Auditor::knowing(REHEARSED);
+        auditor.see_file(&log);
+        let now = auditor.finish();
+        if before.rules == Some(TWO.number) {
+            assert_eq!(before.checked.recomputed, 0, "{}", log.display());
+            assert_eq!(now.checked.recomputed, now.checked.decisions, "{now}");
+        } else {
+            assert_eq!(now, before, "{}", log.display());
+            recomputed += now.checked.recomputed;
+        }
+    }
+    assert!(300 < recomputed, "only {recomputed} decisions were checked");
+}
+
+#[test]
+fn a_log_of_rules_2_replays_by_rules_2_and_says_so() {
+    let audit = audited(REHEARSED, &run(2).records);
+    assert_eq!(audit.outcome, Outcome::Agreed, "{audit}");
+    assert_eq!(audit.rules, Some(2));
+    assert_eq!(audit.checked.agreed, audit.checked.decisions);
+    assert!(
+        audit.summary().ends_with("by rules 2: 0 divergences"),
+        "{audit}"
+    );
+    let audit = audited(REHEARSED, &run(1).records);
+    assert_eq!(audit.outcome, Outcome::Agreed, "{audit}");
+    assert!(
+        audit.summary().ends_with("by rules 1: 0 divergences"),
+        "{audit}"
+    );
+}
+
+#[test]
+fn the_same_events_said_to_be_of_other_rules_diverge() {
+    for (made_by, claimed) in [(2, 1), (1, 2)] {
+        let audit = audited(REHEARSED, &claim(run(made_by).records, claimed));
+        assert_eq!(audit.outcome, Outcome::Diverged, "{audit}");
+        assert_eq!(audit.rules, Some(claimed));
+        let first = &audit.divergences[0];
+        assert_eq!(first.decision, "gate_decided", "{audit}");
+        assert_eq!(first.divergence, DivergenceKind::Differs);
+        assert_eq!(first.gate.unwrap().step.get(), 20);
+    }
+}
+
+#[test]
+fn a_build_without_rules_2_says_that_it_does_not_know_them() {
+    let records = run(2).records;
+    let audit = audited(KNOWN, &records);
+    assert_eq!(audit.outcome, Outcome::NewerVersion, "{audit}");
+    assert_eq!(audit.outcome.exit_code(), 4);
+    assert_eq!(audit.checked.recomputed, 0);
+    assert_eq!(audit.skipped[0].decisions, audit.checked.decisions);
+    assert_eq!(
+        audit.skipped[0].why,
+        SkipReason::UnknownRules { rules: 2, known: 1 }
+    );
+    let log = MemoryLog::with(
+        records
+            .into_iter()
+            .map(|record| (record.time_ms, record.event)),
+    );
+    let refused = Controller::open(&log, Path::new(""), || 0).err().unwrap();
+    let ControlError::UnknownRules { found, known } = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!((found, known), (2, 1));
+}
+
+#[test]
+fn a_run_goes_on_by_the_rules_it_began_with() {
+    let whole = lived(&beginning(1), vec![], script()).unwrap().records;
+    let is_gate = |record: &Record| matches!(record.event, Event::GateDecided(_));
+    let cut = whole.iter().position(is_gate).unwrap();
+    let resumed = lived_by(REHEARSED, &whole[..cut], vec![], script()).unwrap();
+    assert_eq!(gates(&resumed.records), gates(&whole));
+    assert_eq!(resumed.state.created.unwrap().rules, 1);
+}
