@@ -8,7 +8,7 @@
 mod ffi;
 
 use std::ffi::{CStr, CString, c_int, c_void};
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
@@ -57,10 +57,10 @@ impl Store {
             text: error.to_string(),
         })?;
         // A socket that listens everywhere is reached over the loopback as well.
-        let host = match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
-            IpAddr::V6(ip) if ip.is_unspecified() => "::1".to_owned(),
-            ip => ip.to_string(),
+        let host = match (address.is_ipv4(), address.ip().is_unspecified()) {
+            (true, true) => "127.0.0.1".to_owned(),
+            (false, true) => "::1".to_owned(),
+            (_, false) => address.ip().to_string(),
         };
         let host = text(&host)?;
         let listener = listener.into_raw_fd();

@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::wildcard_enum_match_arm,
     reason = "a test stops at what it did not expect"
 )]
 #![cfg(all(feature = "train", target_os = "linux"))]

@@ -154,12 +154,15 @@ impl Gathered {
     /// This process and its ranks, as the log knows them.
     pub fn process_started(&self) -> ProcessStarted {
         // Ranks on other machines are of the same kind: they compute the same bits, which is checked.
-        let devices = (0..self.ranks.size()).map(|rank| match self.device {
-            tch::Device::Cuda(_) => {
-                device_name(tch::Device::Cuda((rank % self.local_size.max(1)) as usize))
+        let device = |rank: u32| {
+            let place = (rank % self.local_size.max(1)) as usize;
+            if self.device.is_cuda() && 1 < self.ranks.size() {
+                tch::Device::Cuda(place)
+            } else {
+                self.device
             }
-            other => device_name(other),
-        });
+        };
+        let devices = (0..self.ranks.size()).map(|rank| device_name(device(rank)));
         ProcessStarted {
             host: host_name(),
             pid: std::process::id(),

@@ -74,9 +74,10 @@ impl Session {
     /// this rank found to be wrong may be another's doing; then that is the failure.
     pub fn give_up(&mut self, failure: Failure) -> Failure {
         self.loaded = None;
-        let error = match &failure {
-            Failure::Ranks(error) => Some(error),
-            _ => None,
+        let error = if let Failure::Ranks(error) = &failure {
+            Some(error)
+        } else {
+            None
         };
         match (self.ranks.part(error), self.stop.requested()) {
             // Whoever asked this rank to stop asked the others too, and they may have gone first.

@@ -94,12 +94,16 @@ fn train(session: &Session, task: &Task) -> Result<(), Failure> {
 }
 
 fn cause(failure: &Failure) -> Cause {
-    match failure {
-        Failure::Train(TrainError::OutOfMemory { .. })
-        | Failure::Ranks(RanksError::Train(TrainError::OutOfMemory { .. })) => Cause::OutOfMemory,
-        Failure::Ranks(RanksError::Collective(error)) => cause_of(error.kind),
+    if let Failure::Train(TrainError::OutOfMemory { .. })
+    | Failure::Ranks(RanksError::Train(TrainError::OutOfMemory { .. })) = failure
+    {
+        Cause::OutOfMemory
+    } else if let Failure::Ranks(RanksError::Collective(error)) = failure {
+        cause_of(error.kind)
+    } else if let Failure::Ranks(RanksError::Differ { .. }) = failure {
         // Every rank says it of the same ranks.
-        Failure::Ranks(RanksError::Differ { .. }) => Cause::OtherRank,
-        _ => Cause::Own,
+        Cause::OtherRank
+    } else {
+        Cause::Own
     }
 }

@@ -244,10 +244,10 @@ impl Together {
             let noted = |rank: u32| notes.iter().any(|(noted, _)| *noted == rank);
             let own = |(_, note): &&(u32, GivenUp)| note.cause != Cause::OtherRank;
             if let Some((rank, note)) = notes.iter().find(own) {
-                return self.to_blame(*rank, note_how(note), &note.text);
+                return self.blame(*rank, note_how(note), &note.text);
             }
             if let Some((rank, _)) = ended.iter().find(|(rank, _)| !noted(*rank)) {
-                return self.to_blame(*rank, LostHow::Exited, &error.text);
+                return self.blame(*rank, LostHow::Exited, &error.text);
             }
             let silent: Vec<u32> = (1..self.exchange.size)
                 .filter(|rank| !noted(*rank))
@@ -262,7 +262,7 @@ impl Together {
             };
             if until <= Instant::now() {
                 return match silent.as_slice() {
-                    [one] => self.to_blame(*one, how, &error.text),
+                    [one] => self.blame(*one, how, &error.text),
                     _ => Lost {
                         how,
                         status: format!("one of the ranks {}", list(&silent)),
@@ -280,7 +280,7 @@ impl Together {
     }
 
     /// `said`: what is known of it besides what it wrote to standard error.
-    fn to_blame(&mut self, rank: u32, how: LostHow, said: &str) -> Lost {
+    fn blame(&mut self, rank: u32, how: LostHow, said: &str) -> Lost {
         let place = self.workers.iter_mut().find(|worker| worker.rank == rank);
         let Some(worker) = place else {
             return Lost {
