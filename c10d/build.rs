@@ -53,6 +53,17 @@ fn main() {
     build.compile("tinygate_c10d");
 }
 
+/// Headers that c10d's own NCCL header asks for, directly or not.
+const HEADERS: [&str; 7] = [
+    "nccl.h",
+    "cuda_runtime_api.h",
+    "crt/host_config.h",
+    "nv/target",
+    "cublas_v2.h",
+    "cusolverDn.h",
+    "cusparse.h",
+];
+
 /// Folders with the headers of NCCL and CUDA, for a libtorch that has CUDA.
 fn nccl(libraries: &Path) -> Option<Vec<PathBuf>> {
     if !libraries.join("libtorch_cuda.so").exists() {
@@ -64,15 +75,23 @@ fn nccl(libraries: &Path) -> Option<Vec<PathBuf>> {
     places.extend(std::env::var_os("NCCL_INCLUDE_DIR").map(PathBuf::from));
     let toolkit = std::env::var_os("CUDA_HOME")
         .map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
-    places.extend([toolkit.join("include"), PathBuf::from("/usr/include")]);
-    let with = |header: &str| places.iter().find(|place| place.join(header).exists());
-    let found = [with("nccl.h"), with("cuda_runtime_api.h")];
-    if let [Some(nccl), Some(cuda)] = found {
-        return Some(vec![nccl.clone(), cuda.clone()]);
+    places.extend([
+        toolkit.join("include"),
+        toolkit.join("include/cccl"),
+        PathBuf::from("/usr/include"),
+    ]);
+    let mut found: Vec<PathBuf> = Vec::new();
+    for header in HEADERS {
+        let Some(place) = places.iter().find(|place| place.join(header).exists()) else {
+            println!(
+                "cargo:warning=libtorch has CUDA, but `{header}` is not found: ranks on GPUs go through Gloo and the CPU; \
+                 set NCCL_INCLUDE_DIR and CUDA_HOME, or install the wheels nvidia-nccl-cu13, nvidia-cuda-crt and nvidia-cuda-cccl"
+            );
+            return None;
+        };
+        if !found.contains(place) {
+            found.push(place.clone());
+        }
     }
-    println!(
-        "cargo:warning=libtorch has CUDA, but nccl.h or cuda_runtime_api.h is not found: ranks on GPUs will go through Gloo; \
-         set NCCL_INCLUDE_DIR and CUDA_HOME"
-    );
-    None
+    Some(found)
 }
