@@ -98,7 +98,7 @@ class Tests:
         if key not in self.patience:
             log = self.work / "unmutated.log"
             cargo = ["cargo", "test", *extra(), *tests]
-            for command in ([*cargo, "--no-run"], cargo):
+            for command in (["cargo", "test", "--no-run", *cargo[2:]], cargo):
                 begun = time.monotonic()
                 if run(command, self.tree, log) != 0:
                     print(log.read_text(errors="replace")[-4000:])
@@ -106,10 +106,12 @@ class Tests:
             self.patience[key] = max(PATIENCE_MIN, PATIENCE * (time.monotonic() - begun))
         return self.patience[key]
 
-    def outcome(self, tests, log, patience):
+    def outcome(self, tests, patience):
         """What the tests say of the tree as it is now."""
+        log = self.work / "mutant.log"
+        log.unlink(missing_ok=True)
         cargo = ["cargo", "test", *extra(), *tests]
-        if run([*cargo, "--no-run"], self.tree, log) != 0:
+        if run(["cargo", "test", "--no-run", *cargo[2:]], self.tree, log) != 0:
             return "unviable"
         code = run(cargo, self.tree, log, patience)
         return "timeout" if code is None else "SURVIVED" if code == 0 else "killed"
@@ -130,17 +132,24 @@ def near(name):
 
 
 def listed(tree):
-    """Every mutant that cargo-mutants can make, in the order of the source."""
-    command = ["cargo-mutants", "mutants", "--list", "--no-config", "--package", "tinygate", "--no-default-features"]
-    command += ["--file", "src/store/**", "--file", "src/machine/**"]
+    """Every mutant that cargo-mutants can make, in the order of the source: what it changes, by name.
+
+    Our own runner applies them: 27.1.0 cannot run some alone, since it never leaves out those that delete a field.
+    """
+    command = ["cargo-mutants", "mutants", "--list", "--json", "--diff", "--no-config", "--package", "tinygate"]
+    command += ["--no-default-features", "--file", "src/store/**", "--file", "src/machine/**"]
     done = subprocess.run(command, cwd=tree, check=True, stdout=subprocess.PIPE)
-    return done.stdout.decode().splitlines()
+    found = {}
+    for mutant in json.loads(done.stdout):
+        _, _, change = mutant["diff"].split("\n", 2)
+        found[mutant["name"]] = f"--- a/{mutant['file']}\n+++ b/{mutant['file']}\n{change}"
+    return found
 
 
 def chosen(names, count, seed, start):
     """`count` of the mutants, shuffled; the parts take turns as long as each has some."""
     if count == "all":
-        return names
+        return list(names)
     parts = {}
     for name in names:
         parts.setdefault(part(name), []).append(name)
@@ -184,65 +193,33 @@ def explained():
     return reasons
 
 
-def cargo_mutants(tests, of, names, work):
-    """Lets cargo-mutants make the mutants `names` and run `of`. Returns what came of each."""
-    if not names:
-        return {}
-    patience = tests.prepare(of)
-    pattern = "|".join(re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", name) for name in names)
-    command = ["cargo-mutants", "mutants", "--no-config", "--no-shuffle", "--in-place", "--baseline=skip", "--jobs=1"]
-    command += ["--package=tinygate", f"--timeout={patience:.0f}", "--build-timeout=1800", f"--output={work}"]
-    command += ["--file=src/store/**", "--file=src/machine/**", f"--re=^(?:{pattern})$", "--colors=never"]
-    cargo, _, harness = " ".join(of).partition(" -- ")
-    cargo = cargo.split()
-    packages = [after for before, after in zip(cargo, cargo[1:]) if before == "--package"]
-    command += [f"--test-package={','.join(packages)}", "--no-default-features"]
-    command += [f"--cargo-arg={arg}" for arg in [*extra(), *cargo] if arg.startswith("--test=") or arg in ("--lib", *extra())]
-    command += ["--", "--", *harness.split()]
-    # says itself whether any survived
-    if run(command, tests.tree, work / "cargo-mutants.log") not in (0, 2, 3):
-        print((work / "cargo-mutants.log").read_text(errors="replace")[-4000:])
-        fail("cargo-mutants did not end as it should", "see above")
-    words = {"CaughtMutant": "killed", "MissedMutant": "SURVIVED", "Timeout": "timeout", "Unviable": "unviable"}
-    found = {}
-    for outcome in json.loads((work / "mutants.out/outcomes.json").read_text())["outcomes"]:
-        found[outcome["scenario"]["Mutant"]["name"]] = words[outcome["summary"]]
-    if set(found) != set(names):
-        fail(f"cargo-mutants ran {len(found)} mutants of {len(names)}", "see " + str(work / "mutants.out"))
-    return found
-
-
-def hand_made(tests, work, patch):
-    """What comes of a patch of ours."""
-    changed = re.findall(r"^\+\+\+ b/(\S+)$", patch.read_text(), re.M)
+def outcome(tests, name, change):
+    """What comes of a change, which is a patch."""
+    changed = re.findall(r"^\+\+\+ b/(\S+)$", change, re.M)
     if not changed:
-        fail(f"{patch} changes no file", "make it with git diff")
+        fail(f"the mutant {name} changes no file", "make it with git diff")
     # outside of a repository, whichever one the cache lies in
     env = dict(os.environ, GIT_CEILING_DIRECTORIES=str(tests.tree.parent))
 
     def apply(*options):
-        command = ["git", "apply", *options, str(patch)]
-        applied = subprocess.run(command, cwd=tests.tree, env=env, stderr=subprocess.PIPE, universal_newlines=True)
+        command = ["git", "apply", *options, "-"]
+        applied = subprocess.run(command, cwd=tests.tree, env=env, input=change.encode(), stderr=subprocess.PIPE)
         if applied.returncode != 0:
             fail(
-                f"tests/mutants/{patch.name} does not apply any more: {applied.stderr.strip()}",
+                f"the mutant {name} does not apply any more: {applied.stderr.decode().strip()}",
                 "make it anew for the present source",
             )
 
-    log = work / f"{patch.stem}.log"
     for wanted in (near(changed[0]), WIDE):
         patience = tests.prepare(wanted)
         apply()
         try:
-            outcome = tests.outcome(wanted, log, patience)
+            found = tests.outcome(wanted, patience)
         finally:
             apply("--reverse")
-        if outcome == "unviable":
-            # these are written by hand: one that does not compile tests nothing
-            fail(f"tests/mutants/{patch.name} does not compile", f"see {log}")
-        if outcome != "SURVIVED":
+        if found != "SURVIVED":
             break
-    return outcome
+    return found
 
 
 def main(work):
@@ -280,17 +257,14 @@ def main(work):
     if hand != "all":
         patches = [patches[(start + place) % len(patches)] for place in range(min(int(hand), len(patches)))]
     for patch in patches:
-        note(patch.stem, hand_made(tests, work, patch))
-    names = chosen(everything, count, seed, start)
-    for beside in NEAR.values():
-        mine = [name for name in names if near(name) == beside]
-        # in small shares, so that something is seen of a long run
-        for at in range(0, len(mine), 20):
-            found = cargo_mutants(tests, beside, mine[at : at + 20], work)
-            left = [name for name, outcome in found.items() if outcome == "SURVIVED" and short[name] not in reasons]
-            found.update(cargo_mutants(tests, WIDE, left, work))
-            for name, outcome in found.items():
-                note(short[name], outcome)
+        found = outcome(tests, patch.stem, patch.read_text())
+        if found == "unviable":
+            # these are written by hand: one that does not compile tests nothing
+            fail(f"tests/mutants/{patch.name} does not compile", f"see {work / 'mutant.log'}")
+        note(patch.stem, found)
+    # by tests, so that less is built
+    for name in sorted(chosen(everything, count, seed, start), key=lambda name: list(NEAR.values()).index(near(name))):
+        note(short[name], outcome(tests, name, everything[name]))
 
     print(f"\n{len(table)} mutants")
     for word in WORDS:
