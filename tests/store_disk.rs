@@ -723,6 +723,30 @@ fn a_damaged_sled_folder_is_made_again() {
     check_damaged_sled("written many times", 60, 4);
 }
 
+#[test]
+fn a_log_of_many_reads_is_imported_whole() {
+    let events = mixture(11, 4000);
+    let run = run();
+    let store = Store::create(&run.path, "one").unwrap();
+    for chunk in events.chunks(500) {
+        store
+            .append(store.head(), chunk, Durability::Durable)
+            .unwrap();
+    }
+    store.close().unwrap();
+    let file = run.path.with_extension("tgj");
+    export(&run.path, &file).unwrap();
+    assert!(
+        std::fs::metadata(&file).unwrap().len() > 256 << 10,
+        "larger than what is read at once"
+    );
+    let other = run.path.with_file_name("two");
+    assert_eq!(import(&file, &other).unwrap(), 4000);
+    let (store, repairs) = Store::open(&other).unwrap();
+    assert_eq!(repairs, []);
+    assert_eq!(read_all(&store), records(&events));
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_sync_of_the_journal_asks_the_kernel() {

@@ -242,10 +242,11 @@ fn a_torn_tail_is_cut_off_and_kept() {
             assert_eq!(repairs, 1, "{name}");
             assert_eq!(disk.journal(), before, "{name}");
             assert_eq!(
-                disk.file("quarantine/1-journal").unwrap(),
+                disk.pristine("quarantine/1-journal").unwrap(),
                 torn[before.len()..],
-                "{name}"
+                "{name}: kept durably, before it is cut off"
             );
+            assert_eq!(disk.pristine(JOURNAL).unwrap(), before, "{name}: durably");
         }
     }
 }
@@ -276,7 +277,14 @@ fn an_append_over_several_blocks_is_whole_or_gone() {
             mirror.retain(|key, _| !matches!(key, MirrorKey::Block(at) if *at >= in_sled as u64));
             mirror.remove(&MirrorKey::Head);
             drop(state);
-            let (all, _) = reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let (all, repairs) =
+                reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let cut = blocks_before < number && number + 1 < starts.len();
+            assert_eq!(
+                repairs,
+                usize::from(cut),
+                "{name}: of the journal, for sled is not damaged by an unfinished append"
+            );
             if number + 1 == starts.len() {
                 assert_eq!(all.len(), events.len() + 3, "{name}");
             } else {
@@ -285,6 +293,27 @@ fn an_append_over_several_blocks_is_whole_or_gone() {
             }
         }
     }
+}
+
+/// The journal is cut off before a block that sled has lost too; only sled's later
+/// blocks show that it was stored.
+#[test]
+fn a_block_in_neither_copy_is_a_loss_where_sled_has_later_ones() {
+    let (disk, _) = small_log();
+    let journal = disk.journal();
+    let starts = block_starts(&journal);
+    disk.set_journal(&journal[..starts[3]]);
+    disk.lose_mirror(Some(MirrorKey::Head));
+    disk.lose_mirror(Some(MirrorKey::Block(3)));
+    let Err(OpenError::Damaged { sound, what }) = reopen("refused", &disk) else {
+        panic!("a loss is not noticed");
+    };
+    assert_eq!(sound, Seq::new(read_sim(&disk).0.len() as u64));
+    assert!(what.contains("a later block in sled"), "{what}");
+    assert!(
+        disk.journal() == journal[..starts[3]],
+        "nothing was changed"
+    );
 }
 
 #[test]
@@ -764,6 +793,10 @@ fn a_store_in_steps_does_what_its_clock_makes_due() {
     };
     let on_disk = || read_sim(&disk).0.len();
     let in_sled = || disk.state().mirror.as_ref().map_or(0, |map| map.len() - 2);
+    let is_synced = || {
+        let state = disk.state();
+        state.mirror == state.mirror_synced
+    };
 
     append(fact("lazy"), Durability::Lazy);
     milliseconds.store(999, Ordering::Relaxed);
@@ -775,14 +808,17 @@ fn a_store_in_steps_does_what_its_clock_makes_due() {
     milliseconds.store(2000, Ordering::Relaxed);
     store.step();
     assert_eq!(in_sled(), 1);
+    assert!(is_synced(), "durably");
     append(fact("lazy"), Durability::Lazy);
     append(fact("durable"), Durability::Durable);
     assert_eq!((on_disk(), in_sled()), (3, 1), "with what came before it");
     append(decision(1), Durability::Durable);
     assert_eq!((on_disk(), in_sled()), (4, 3), "sled follows a decision");
+    assert!(is_synced(), "durably");
     append(fact("lazy"), Durability::Lazy);
     store.close().unwrap();
     assert_eq!((on_disk(), in_sled()), (5, 4));
+    assert!(is_synced(), "durably");
     assert_eq!(reopen("after", &disk).unwrap().1, 0);
 }
 
