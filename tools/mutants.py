@@ -38,7 +38,8 @@ FILES = re.compile(r"src/store/(disk|lock|scratch|sled_mirror|transfer|verify)\.
 WIDE = [
     *CORE,
     *("--package", "tinygate-replay", "--package", "tinygate-sim"),
-    *("scripted_crashes", "scripted_order", "scripted_runs", "store_disk", "store_faults", "store_forms", "store_repair"),
+    *("scripted_crashes", "scripted_order", "scripted_runs"),
+    *("store_disk", "store_faults", "store_forms", "store_repair"),
     *("config_errors", "config_examples", "config_values", "damage", "audit", "corpus", "canaries", "seeds"),
 ]
 WIDE = [arg if arg.startswith("-") or arg.startswith("tinygate") else f"--test={arg}" for arg in WIDE]
@@ -152,9 +153,10 @@ class Mutant:
         self.path, self.first, self.last = path, *function
         self.longer = len(changed) - len(text)
         self.lines = changed[self.first - 1 : self.last + self.longer]
-        # nothing else may differ
         self.alone = changed
-        self.local = text[: self.first - 1] == changed[: self.first - 1] and text[self.last :] == changed[self.last + self.longer :]
+        # nothing else differs, so it can be built beside others
+        before = text[: self.first - 1] == changed[: self.first - 1]
+        self.local = before and text[self.last :] == changed[self.last + self.longer :]
 
 
 def cargo_mutants(tree, *folders):
@@ -207,7 +209,8 @@ def hand_made(tree, patches):
         # the smallest function that all of the change is in
         spans = sorted(functions.get(paths[0], ()), key=lambda span: span[1] - span[0])
         around = (Mutant(paths[0], span, text, changed) for span in spans)
-        found[patch.stem] = next((mutant for mutant in around if mutant.local), None) or Mutant(paths[0], (1, 1), text, changed)
+        whole = Mutant(paths[0], (1, 1), text, changed)
+        found[patch.stem] = next((mutant for mutant in around if mutant.local), whole)
     return found
 
 
@@ -270,8 +273,9 @@ def side_by_side(tests, mutants):
             message = json.loads(line).get("message", {}) if line.startswith("{") else {}
             if message.get("level") == "error":
                 spans = [span for span in message["spans"] if span["is_primary"]]
-                at = [(span["file_name"], line) for span in spans for line in range(span["line_start"], span["line_end"] + 1)]
-                bad = bad.union(*(places.get(place, set()) for place in at))
+                for span in spans:
+                    lines = range(span["line_start"], span["line_end"] + 1)
+                    bad = bad.union(*(places.get((span["file_name"], line), set()) for line in lines))
         if not bad:
             print((tests.work / "cargo.log").read_text(errors="replace")[-4000:])
             fail("the mutants cannot be built side by side", "see above")
@@ -294,7 +298,7 @@ def chosen(names, count, seed, start):
 
 
 def plain(names):
-    """Names that a change elsewhere in the file leaves alone: no line, but the place among equal names, if it has any."""
+    """Names that a change elsewhere in the file leaves alone: no line, but the place among equal names."""
     bare = {name: re.sub(r"^([^:]+):\d+:\d+:", r"\1:", name) for name in names}
     known = list(bare.values())
     seen, result = {}, {}
@@ -343,7 +347,7 @@ def outcome_alone(tests, mutant):
 
 
 def main(work):
-    # the tests that run are ended, and a patch is taken back
+    # the tests that run are ended too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     count, seed = os.environ.get("MUTANTS") or "60", int(os.environ.get("SEED") or 0)
     start, hand = int(os.environ.get("FROM") or 0), os.environ.get("HAND") or "all"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Breaks the store and the machine in small ways and wants the tests to notice: tools/mutants.sh. Called by `make mutants`.
+# Breaks the store and the machine in small ways and wants the tests to notice. Called by `make mutants`.
 #   MUTANTS=60    how many of cargo-mutants' mutants, or `all`
 #   SEED=0        the order they are taken in; store and machine take turns
 #   FROM=0        how many of that order are left out
@@ -18,7 +18,8 @@ unset LIBTORCH_USE_PYTORCH LIBTORCH_LIB LIBTORCH_INCLUDE
 
 if ! found=$("$tools/bin/cargo-mutants" mutants --version 2>/dev/null) || [ "$found" != "cargo-mutants $version" ]; then
     echo "mutants: cargo-mutants $version is built into $tools"
-    CARGO_TARGET_DIR=$CARGO_TARGET_DIR/tool cargo install --root "$tools" --locked --force --version "$version" cargo-mutants
+    CARGO_TARGET_DIR=$CARGO_TARGET_DIR/tool \
+        cargo install --root "$tools" --locked --force --version "$version" cargo-mutants
 fi
 export PATH="$tools/bin:$PATH"
 # What is built is thrown away after one run of the tests.

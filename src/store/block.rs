@@ -606,6 +606,24 @@ mod tests {
     }
 
     #[test]
+    fn a_head_marker_is_read_as_it_was_written_or_is_none() {
+        let key = FileHeader::new("r", [1; 16]).key();
+        let marker = HeadMarker {
+            blocks: 3,
+            seq: Seq::new(9),
+        };
+        let bytes = marker.to_bytes(&key);
+        assert_eq!(HeadMarker::read(&bytes, &key), Some(marker));
+        let other = FileHeader::new("r", [2; 16]).key();
+        assert_eq!(HeadMarker::read(&bytes, &other), None);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(HeadMarker::read(&damaged, &key), None, "bit {bit}");
+        }
+    }
+
+    #[test]
     fn a_block_of_another_log_is_no_block_of_this_one() {
         let ours = FileHeader::new("r", [1; 16]).key();
         let other = FileHeader::new("r", [2; 16]).key();
