@@ -74,6 +74,10 @@ powercut: ## Cut the power under a log RUNS times (default 100; needs root)
 damage: ## Damage a small log in every way and say what came of it (minutes)
 	TINYGATE_DAMAGE=full tools/damage.sh
 
+.PHONY: mutants
+mutants: ## Break store and machine in MUTANTS ways (default 60, or all; SEED, FROM) and by tests/mutants, and want tests to fail
+	MUTANTS=$(MUTANTS) SEED=$(SEED) FROM=$(FROM) HAND=$(HAND) tools/mutants.sh
+
 .PHONY: fuzz
 fuzz: ## Fuzz each reader for SECONDS (default 20)
 	tools/fuzz.sh $(or $(SECONDS),20)

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 use store_support::{decision, fact, mixture, read_all, read_file, records};
 use tinygate::events::{Event, Record, Seq};
-use tinygate::store::disk::JOURNAL;
+use tinygate::store::disk::{Disk, JOURNAL, MirrorError, MirrorKey, RealDisk, SLED};
 use tinygate::store::{
     AppendError, CopyState, Durability, EventLog, FILE_HEADER, LogCopy, LogFile, MemoryLog,
     OpenError, ReadErrorKind, Store, TransferError, export, import, verify,
@@ -721,4 +721,53 @@ fn check_damaged_sled(name: &str, appends: usize, repairs: usize) {
 fn a_damaged_sled_folder_is_made_again() {
     check_damaged_sled("written once", 1, 4);
     check_damaged_sled("written many times", 60, 4);
+}
+
+#[test]
+fn a_log_of_many_reads_is_imported_whole() {
+    let events = mixture(11, 4000);
+    let run = run();
+    let store = Store::create(&run.path, "one").unwrap();
+    for chunk in events.chunks(500) {
+        store
+            .append(store.head(), chunk, Durability::Durable)
+            .unwrap();
+    }
+    store.close().unwrap();
+    let file = run.path.with_extension("tgj");
+    export(&run.path, &file).unwrap();
+    assert!(
+        std::fs::metadata(&file).unwrap().len() > 256 << 10,
+        "larger than what is read at once"
+    );
+    let other = run.path.with_file_name("two");
+    assert_eq!(import(&file, &other).unwrap(), 4000);
+    let (store, repairs) = Store::open(&other).unwrap();
+    assert_eq!(repairs, []);
+    assert_eq!(read_all(&store), records(&events));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sync_of_the_journal_asks_the_kernel() {
+    // which cannot sync that, and says so
+    let disk = RealDisk::new("/dev");
+    let mut file = disk.open("null").unwrap().unwrap();
+    let refused = file.sync().unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sync_of_sled_asks_the_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::new(folder.path());
+    let mut mirror = disk.mirror(true).unwrap().unwrap();
+    let block = (MirrorKey::Block(0), Some(vec![1]));
+    mirror.put(vec![block]).unwrap();
+    assert_eq!(mirror.sync(), Ok(()));
+    let db = folder.path().join(SLED).join("db");
+    std::fs::remove_file(&db).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &db).unwrap();
+    assert!(matches!(mirror.sync(), Err(MirrorError::Failed(_))));
 }

@@ -242,10 +242,11 @@ fn a_torn_tail_is_cut_off_and_kept() {
             assert_eq!(repairs, 1, "{name}");
             assert_eq!(disk.journal(), before, "{name}");
             assert_eq!(
-                disk.file("quarantine/1-journal").unwrap(),
+                disk.pristine("quarantine/1-journal").unwrap(),
                 torn[before.len()..],
-                "{name}"
+                "{name}: kept durably, before it is cut off"
             );
+            assert_eq!(disk.pristine(JOURNAL).unwrap(), before, "{name}: durably");
         }
     }
 }
@@ -276,7 +277,14 @@ fn an_append_over_several_blocks_is_whole_or_gone() {
             mirror.retain(|key, _| !matches!(key, MirrorKey::Block(at) if *at >= in_sled as u64));
             mirror.remove(&MirrorKey::Head);
             drop(state);
-            let (all, _) = reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let (all, repairs) =
+                reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let cut = blocks_before < number && number + 1 < starts.len();
+            assert_eq!(
+                repairs,
+                usize::from(cut),
+                "{name}: of the journal, for sled is not damaged by an unfinished append"
+            );
             if number + 1 == starts.len() {
                 assert_eq!(all.len(), events.len() + 3, "{name}");
             } else {
@@ -285,6 +293,27 @@ fn an_append_over_several_blocks_is_whole_or_gone() {
             }
         }
     }
+}
+
+/// The journal is cut off before a block that sled has lost too; only sled's later
+/// blocks show that it was stored.
+#[test]
+fn a_block_in_neither_copy_is_a_loss_where_sled_has_later_ones() {
+    let (disk, _) = small_log();
+    let journal = disk.journal();
+    let starts = block_starts(&journal);
+    disk.set_journal(&journal[..starts[3]]);
+    disk.lose_mirror(Some(MirrorKey::Head));
+    disk.lose_mirror(Some(MirrorKey::Block(3)));
+    let Err(OpenError::Damaged { sound, what }) = reopen("refused", &disk) else {
+        panic!("a loss is not noticed");
+    };
+    assert_eq!(sound, Seq::new(read_sim(&disk).0.len() as u64));
+    assert!(what.contains("a later block in sled"), "{what}");
+    assert!(
+        disk.journal() == journal[..starts[3]],
+        "nothing was changed"
+    );
 }
 
 #[test]
@@ -630,6 +659,34 @@ fn a_sync_tells_of_a_lazy_append_that_was_lost_before_it() {
     assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
 }
 
+/// What comes together while the writer is busy is written a group of a megabyte at a
+/// time: one that finds the disk full takes none before it along.
+#[test]
+fn a_full_disk_takes_only_the_group_that_finds_it() {
+    let (disk, events) = small_log();
+    let (store, _) = Store::open_on(disk.arc()).unwrap();
+    let head = store.head().get();
+    let room = disk.journal().len() + (5 << 19);
+    // the writer waits for the disk as long as this is held
+    let mut busy = disk.state();
+    busy.faults.capacity = Some(room);
+    for at in 0..3 {
+        let large = [(1, fact(&"x".repeat(1 << 20)))];
+        let at = Seq::new(head + at);
+        store.append(at, &large, Durability::Lazy).unwrap();
+    }
+    drop(busy);
+    let answer = store.sync();
+    assert!(
+        matches!(answer, Err(AppendError::DiskFull { head: at }) if at.get() == head + 2),
+        "{answer:?}"
+    );
+    drop(store);
+    disk.state().faults.capacity = None;
+    let read = reopen("after", &disk).unwrap().0;
+    assert_eq!(read.len(), events.len() + 2);
+}
+
 #[test]
 fn closing_tells_of_a_lazy_append_that_was_lost() {
     let (disk, events) = small_log();
@@ -764,6 +821,10 @@ fn a_store_in_steps_does_what_its_clock_makes_due() {
     };
     let on_disk = || read_sim(&disk).0.len();
     let in_sled = || disk.state().mirror.as_ref().map_or(0, |map| map.len() - 2);
+    let is_synced = || {
+        let state = disk.state();
+        state.mirror == state.mirror_synced
+    };
 
     append(fact("lazy"), Durability::Lazy);
     milliseconds.store(999, Ordering::Relaxed);
@@ -775,14 +836,17 @@ fn a_store_in_steps_does_what_its_clock_makes_due() {
     milliseconds.store(2000, Ordering::Relaxed);
     store.step();
     assert_eq!(in_sled(), 1);
+    assert!(is_synced(), "durably");
     append(fact("lazy"), Durability::Lazy);
     append(fact("durable"), Durability::Durable);
     assert_eq!((on_disk(), in_sled()), (3, 1), "with what came before it");
     append(decision(1), Durability::Durable);
     assert_eq!((on_disk(), in_sled()), (4, 3), "sled follows a decision");
+    assert!(is_synced(), "durably");
     append(fact("lazy"), Durability::Lazy);
     store.close().unwrap();
     assert_eq!((on_disk(), in_sled()), (5, 4));
+    assert!(is_synced(), "durably");
     assert_eq!(reopen("after", &disk).unwrap().1, 0);
 }
 
@@ -860,6 +924,89 @@ fn many_appends_share_a_block_and_one_that_does_not_fit_begins_another() {
     }
     assert!(events.len() / (starts.len() - 1) > 5, "blocks are filled");
     assert_eq!(reopen("many", &disk).unwrap().0, records(&events));
+}
+
+/// Cut off at any block, the log ends with an append and nothing is over.
+#[test]
+fn an_append_that_fits_into_a_block_is_in_one() {
+    let disk = SimDisk::default();
+    let mut log = Direct::create(&disk.arc());
+    for size in (100..3000).step_by(61) {
+        let append = [(1, fact(&"x".repeat(size))), (1, fact("second"))];
+        let unit = Unit::encode(log.writer.next(), &append).unwrap();
+        log.writer.add(&unit);
+    }
+    log.writer.commit().unwrap();
+    let journal = disk.journal();
+    for start in block_starts(&journal) {
+        disk.set_journal(&journal[..start]);
+        let file = disk.arc().open(JOURNAL).unwrap().unwrap();
+        let mut records = LogFile::new(file).unwrap().records();
+        let read = records.by_ref().filter(|record| record.is_ok()).count();
+        assert_eq!(records.tail().unwrap(), None, "after {read} events");
+    }
+}
+
+/// A block is full when not a byte is free, and not before.
+#[test]
+fn an_append_that_just_fits_shares_the_block() {
+    const BLOCK_HEADER: usize = 104;
+    let room = MAX_BLOCK - BLOCK_HEADER;
+    for before in 0..16 {
+        let disk = SimDisk::default();
+        let mut log = Direct::create(&disk.arc());
+        let first = [(1, fact(&"x".repeat(before)))];
+        log.writer
+            .add(&Unit::encode(log.writer.next(), &first).unwrap());
+        let left = room - log.writer.waiting();
+        let fitting = (0..left).find_map(|size| {
+            let append = [(1, fact(&"y".repeat(size)))];
+            let unit = Unit::encode(log.writer.next(), &append).unwrap();
+            (unit.size() == left).then_some(unit)
+        });
+        let Some(unit) = fitting else { continue };
+        log.writer.add(&unit);
+        log.writer.commit().unwrap();
+        let journal = disk.journal();
+        assert_eq!(journal.len(), FILE_HEADER + MAX_BLOCK);
+        assert_eq!(block_starts(&journal).len() - 1, 1);
+        return;
+    }
+    panic!("no append fits");
+}
+
+#[test]
+fn a_reader_goes_no_further_than_it_must() {
+    let disk = SimDisk::default();
+    let mut log = Direct::create(&disk.arc());
+    for _ in 0..3 {
+        log.append(&[(1, fact("one")), (1, fact("two"))]).unwrap();
+    }
+    let file = disk.arc().open(JOURNAL).unwrap().unwrap();
+    let mut records = LogFile::new(file).unwrap().records();
+    for read in 0..6 {
+        assert_eq!(records.next().unwrap().unwrap().seq.get(), read);
+        let append_ends = read / 2 * 2 + 2;
+        assert_eq!(records.next_seq().get(), append_ends);
+    }
+}
+
+#[test]
+fn what_is_gone_from_sled_is_said() {
+    let (whole, events) = small_log();
+    for (gone, words) in [
+        (MirrorKey::FileHeader, "its content is gone"),
+        (MirrorKey::Block(2), "block 2 is missing"),
+    ] {
+        let disk = whole.copy();
+        disk.lose_mirror(Some(gone));
+        let (log, repairs) = Direct::open(&disk.arc()).unwrap();
+        drop(log);
+        assert_eq!(repairs.len(), 1, "{repairs:?}");
+        assert_eq!(repairs[0].copy, LogCopy::Sled);
+        assert!(repairs[0].detail.contains(words), "{repairs:?}");
+        assert_eq!(reopen(words, &disk).unwrap(), (records(&events), 0));
+    }
 }
 
 /// Whatever stands in the file: an answer, no panic, no event that was not appended.

@@ -152,6 +152,23 @@ fn nothing_is_gone(name: &str, before: &SimDisk, after: &SimDisk) {
     }
 }
 
+#[test]
+fn the_copy_that_is_made_anew_says_how_many_events_it_got() {
+    for copy in [LogCopy::Journal, LogCopy::Sled] {
+        let (disk, ours, theirs) = forked();
+        let kept = if copy == LogCopy::Journal {
+            ours
+        } else {
+            theirs
+        };
+        let repairs = repair(&disk, keep(copy)).unwrap();
+        assert_eq!(repairs.len(), 1, "{repairs:?}");
+        assert_ne!(repairs[0].copy, copy);
+        assert_eq!(repairs[0].restored, kept.len() as u64);
+        assert_eq!(read(&disk), records(&kept));
+    }
+}
+
 struct Case {
     name: &'static str,
     disk: SimDisk,

@@ -14,6 +14,6 @@ if ! grep -qs 'made by tinygate' "$cache/CACHEDIR.TAG"; then
     exit 2
 fi
 rm -rf "$cache"/libtorch-* "$cache"/wheels "$cache"/pip "$cache"/interop-venv "$cache"/interop-tmp "$cache"/target \
-    "$cache"/libtorch.lock "$cache"/interop.lock "$cache"/CACHEDIR.TAG
+    "$cache"/mutants "$cache"/mutants-tools "$cache"/libtorch.lock "$cache"/interop.lock "$cache"/CACHEDIR.TAG
 rmdir "$cache" 2>/dev/null || true
 echo "removed what tinygate kept in $cache"

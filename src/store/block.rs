@@ -553,6 +553,48 @@ mod tests {
     }
 
     #[test]
+    fn a_block_follows_only_the_one_before_it() {
+        let key = FileHeader::new("r", [1; 16]).key();
+        let (_, link) = one_block(&Link::start(&key), &key, false);
+        let (bytes, _) = one_block(&link, &key, false);
+        let block = Block::read(&bytes, &key).unwrap();
+        assert_eq!(block.follows(&link), Ok(()));
+        let mut other = link;
+        other.hash[0] ^= 1;
+        assert_eq!(block.follows(&other), Err(BlockError::Chain { number: 1 }));
+        for (seq, number) in [(0, 1), (2, 1), (1, 0), (1, 2)] {
+            let other = Link {
+                number,
+                seq,
+                ..link
+            };
+            let error = if number == 1 {
+                BlockError::First {
+                    number: 1,
+                    expected: seq,
+                    found: 1,
+                }
+            } else {
+                BlockError::Number {
+                    expected: number,
+                    found: 1,
+                }
+            };
+            assert_eq!(block.follows(&other), Err(error));
+        }
+    }
+
+    /// Else a whole log whose last block has a longer length would seem to end in a
+    /// write that was not finished, and lose that block without a word.
+    #[test]
+    fn a_damaged_length_is_no_unfinished_write() {
+        let key = FileHeader::new("r", [1; 16]).key();
+        let (mut bytes, _) = one_block(&Link::start(&key), &key, false);
+        bytes[37] ^= 0x10;
+        assert_eq!(Block::read(&bytes, &key), Err(BlockError::Header));
+    }
+
+    #[test]
     fn every_flipped_bit_of_a_block_is_noticed() {
         let key = FileHeader::new("r", [1; 16]).key();
         let (bytes, _) = one_block(&Link::start(&key), &key, false);
@@ -560,6 +602,24 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Block::read(&damaged, &key).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_head_marker_is_read_as_it_was_written_or_is_none() {
+        let key = FileHeader::new("r", [1; 16]).key();
+        let marker = HeadMarker {
+            blocks: 3,
+            seq: Seq::new(9),
+        };
+        let bytes = marker.to_bytes(&key);
+        assert_eq!(HeadMarker::read(&bytes, &key), Some(marker));
+        let other = FileHeader::new("r", [2; 16]).key();
+        assert_eq!(HeadMarker::read(&bytes, &other), None);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(HeadMarker::read(&damaged, &key), None, "bit {bit}");
         }
     }
 

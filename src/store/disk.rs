@@ -268,3 +268,15 @@ pub(super) fn write_full(file: &mut dyn DiskFile, bytes: &[u8], offset: u64) -> 
     }
     Ok(())
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_made_durable_by_the_kernel() {
+        // a folder that the kernel cannot sync, and says so
+        let refused = sync_parent(Path::new("/proc/self/stat")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
+}

@@ -256,3 +256,36 @@ fn quiet_panics() {
         }));
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the process that lets sled panic.
+    const FOLDER: &str = "TINYGATE_TEST_SLED_FOLDER";
+
+    #[test]
+    fn a_panic_of_sled_is_an_error_and_is_not_shown() {
+        if let Some(folder) = std::env::var_os(FOLDER) {
+            let mut mirror = SledMirror::open(folder.as_ref(), Duration::from_secs(60)).unwrap();
+            let answer = mirror.call(|_| -> Result<(), MirrorError> { panic!("as sled does") });
+            let told = MirrorError::Failed("sled panicked: as sled does".to_owned());
+            assert_eq!(answer, Err(told));
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let name = "store::sled_mirror::tests::a_panic_of_sled_is_an_error_and_is_not_shown";
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(FOLDER, folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}\n{said}");
+        assert!(text.contains("1 passed"), "{text}");
+        assert!(!said.contains("panicked at"), "{said}");
+    }
+}

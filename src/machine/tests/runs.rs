@@ -277,8 +277,10 @@ fn half_way() -> Run {
 
 #[test]
 fn stray_facts_change_nothing() {
-    let run = half_way();
+    let mut run = half_way();
+    run.fail(0, exited());
     let train = run.training();
+    assert_eq!((train.chunk.get(), train.attempt.get()), (2, 2));
     let with = |change: &dyn Fn(&mut TrainChunk)| {
         let mut other = train.clone();
         change(&mut other);
@@ -290,8 +292,12 @@ fn stray_facts_change_nothing() {
             with(&|train| train.chunk = ChunkNumber::FIRST),
         ),
         (
-            "another attempt's",
-            with(&|train| train.attempt = Attempt::new(2)),
+            "an earlier attempt's",
+            with(&|train| train.attempt = Attempt::FIRST),
+        ),
+        (
+            "a later attempt's",
+            with(&|train| train.attempt = Attempt::new(3)),
         ),
         (
             "another stage's",
