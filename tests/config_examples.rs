@@ -57,5 +57,9 @@ fn paths_of_an_example_are_taken_from_its_folder() {
         config.data.path,
         [examples().join("../data/pong_frames.h5")]
     );
-    assert!(config.allow_single_gpu_fallback);
+    assert_eq!(config.nproc_per_node, 2, "the demo trains with two ranks");
+    assert!(
+        !config.allow_single_gpu_fallback,
+        "and goes on with no fewer"
+    );
 }
