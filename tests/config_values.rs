@@ -318,6 +318,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("num_bins", "3"),
     ("n_actions", "8"),
     ("distributed.use_ddp", "false"),
+    ("distributed.timeout_seconds", "60"),
     ("data.path", "/elsewhere.h5"),
     ("data.frame_stride", "2"),
     ("policy.max_retries", "6"),
