@@ -60,8 +60,8 @@ fn sum_of(numbers: i64) -> f64 {
 fn update() -> (f64, i64) {
     use_threads(1);
     let config = ModelConfig {
-        frame_size: 128,
-        patch_size: 8,
+        frame_size: 64,
+        patch_size: 4,
         context_length: 4,
         embed_dim: 32,
         num_heads: 8,
@@ -69,7 +69,7 @@ fn update() -> (f64, i64) {
         num_blocks: 4,
         latent_dim: 5,
         num_bins: 4,
-        n_actions: 8,
+        n_actions: 4,
     };
     let key = InitKey {
         run_seed: 1,
@@ -78,7 +78,7 @@ fn update() -> (f64, i64) {
     };
     let mut trainer = StageTrainer::new(StageKind::VideoTokenizer, &config, &key, Device::Cpu)
         .expect("the default model");
-    let frames = Tensor::randint(256, [8, 4, 128, 128, 3], (Kind::Uint8, Device::Cpu));
+    let frames = Tensor::randint(256, [8, 4, 64, 64, 3], (Kind::Uint8, Device::Cpu));
     let batch = [MicroBatch { frames, mask: None }];
     let round = |_| {
         let from = Instant::now();

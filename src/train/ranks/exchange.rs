@@ -15,6 +15,9 @@ use crate::train::{Accumulated, StageTrainer};
 /// Signals that ask for a stop, in the order in which they are counted.
 const SIGNALS: [&str; 2] = ["SIGINT", "SIGTERM"];
 
+/// An f64 in as many f32: each takes 24 of its 53 bits.
+const PARTS: usize = 3;
+
 pub struct Exchange {
     pub(super) group: Group,
     pub rank: u32,
@@ -40,42 +43,46 @@ impl Exchange {
         Ok(())
     }
 
-    /// The mean over all ranks, and the signal that asked one of them to stop after this update. Losses and counts are
-    /// summed in f64.
+    /// The mean over all ranks, and the signal that asked one of them to stop after this update.
+    ///
+    /// Everything goes in one sum of f32, since waiting for another rank costs more than what is sent. Losses are added
+    /// in f64 and in the order of the ranks: each is sent in parts that f32 holds exactly, at a place of its rank's own.
     pub fn mean(
         &self,
         accumulated: &mut Accumulated,
         stop: Option<&str>,
     ) -> Result<Option<&'static str>, RanksError> {
-        let share = 1.0 / f64::from(self.size);
-        let gradients = accumulated.gradients_mut();
-        let [mut decayed, mut plain] = [
-            gradients[0].f_to_device(self.device)?,
-            gradients[1].f_to_device(self.device)?,
-        ];
-        self.group.sum(&mut [&mut decayed, &mut plain])?;
-        for (gradient, sum) in gradients.into_iter().zip([decayed, plain]) {
-            // On the group's own device the sum is the gradient itself.
-            if gradient.device() != self.device {
-                gradient.f_copy_(&sum)?;
-            }
-            let _ = gradient.f_mul_scalar_(share)?;
+        let own = self.rank as usize;
+        let mut losses = vec![[0.0_f32; PARTS]; self.size as usize];
+        if let Some(place) = losses.get_mut(own) {
+            *place = parts(accumulated.loss());
         }
-        let mut sums = vec![accumulated.loss()];
-        sums.extend(SIGNALS.map(|signal| f64::from(u8::from(stop == Some(signal)))));
+        let mut sent = losses.concat();
+        let flag = |yes: bool| f32::from(u8::from(yes));
+        sent.extend(SIGNALS.map(|signal| flag(stop == Some(signal))));
         let counted = accumulated.observed_mut();
+        // Windows of an update stay far below 2^24, up to which f32 counts exactly.
         if let Some(actions) = &counted.action_counts {
-            sums.extend(actions.iter().map(|count| *count as f64));
+            sent.extend(actions.iter().map(|count| *count as f32));
         }
         if let Some(codes) = &counted.codes {
-            sums.extend(
-                (0..codes.codebook_size)
-                    .map(|code| f64::from(u8::from(codes.seen.contains(&code)))),
-            );
+            sent.extend((0..codes.codebook_size).map(|code| flag(codes.seen.contains(&code))));
         }
-        let sums = self.sum(&sums)?;
-        let (counts, rest) = sums.split_at(1 + SIGNALS.len());
-        let mut rest = rest.iter();
+        let sums = self.sum_with_gradients(accumulated, &sent)?;
+
+        let (losses, rest) = sums.as_chunks::<PARTS>().0.split_at(self.size as usize);
+        let mut rest = rest
+            .as_flattened()
+            .iter()
+            .chain(sums.as_chunks::<PARTS>().1);
+        let loss: f64 = losses.iter().map(whole).sum();
+        let mut asked = None;
+        for (signal, count) in SIGNALS.into_iter().zip(&mut rest) {
+            if 0.0 < *count {
+                asked = asked.or(Some(signal));
+            }
+        }
+        let counted = accumulated.observed_mut();
         if let Some(actions) = &mut counted.action_counts {
             for (count, sum) in actions.iter_mut().zip(&mut rest) {
                 *count = *sum as u64;
@@ -86,21 +93,37 @@ impl Exchange {
             codebook_size,
         }) = &mut counted.codes
         {
-            *seen = (0..*codebook_size)
-                .zip(&mut rest)
+            let found = (0..*codebook_size).zip(&mut rest);
+            *seen = found
                 .filter(|(_, sum)| 0.0 < **sum)
                 .map(|(code, _)| code)
                 .collect();
         }
-        let [loss, signals @ ..] = counts else {
-            return Err(RanksError::Bug("sums without a loss"));
-        };
-        accumulated.set_loss(loss * share);
-        let asked = SIGNALS
-            .into_iter()
-            .zip(signals)
-            .find(|(_, count)| 0.0 < **count);
-        Ok(asked.map(|(signal, _)| signal))
+        accumulated.set_loss(loss / f64::from(self.size));
+        Ok(asked)
+    }
+
+    /// Replaces the gradients by their mean, and gives the sums of `sent`.
+    fn sum_with_gradients(
+        &self,
+        accumulated: &mut Accumulated,
+        sent: &[f32],
+    ) -> Result<Vec<f32>, RanksError> {
+        let gradients = accumulated.gradients_mut();
+        let [mut decayed, mut plain] = [
+            gradients[0].f_to_device(self.device)?,
+            gradients[1].f_to_device(self.device)?,
+        ];
+        let mut sums = Tensor::from_slice(sent).f_to_device(self.device)?;
+        self.group.sum(&mut [&mut decayed, &mut plain, &mut sums])?;
+        for (gradient, sum) in gradients.into_iter().zip([decayed, plain]) {
+            // On the group's own device the sum is the gradient itself.
+            if gradient.device() != self.device {
+                gradient.f_copy_(&sum)?;
+            }
+            let _ = gradient.f_mul_scalar_(1.0 / f64::from(self.size))?;
+        }
+        Ok(Vec::<f32>::try_from(sums.f_to_device(Device::Cpu)?)?)
     }
 
     /// Compares the weights and moments of all ranks by their hash.
@@ -135,5 +158,43 @@ impl Exchange {
         let mut sums = Tensor::from_slice(values).f_to_device(self.device)?;
         self.group.sum(&mut [&mut sums])?;
         Ok(Vec::<f64>::try_from(sums.f_to_device(Device::Cpu)?)?)
+    }
+}
+
+/// Numbers whose sum is exactly `value`, for every value that f32 can hold nearly.
+fn parts(value: f64) -> [f32; PARTS] {
+    let first = value as f32;
+    if !first.is_finite() {
+        return [first, 0.0, 0.0];
+    }
+    let left = value - f64::from(first);
+    let second = left as f32;
+    [first, second, (left - f64::from(second)) as f32]
+}
+
+fn whole(parts: &[f32; PARTS]) -> f64 {
+    parts.iter().copied().map(f64::from).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_arrives_with_all_of_its_bits() {
+        for value in [
+            0.0,
+            1.0,
+            0.1,
+            -2.0 / 3.0,
+            std::f64::consts::PI * 1e-3,
+            0.1_f64 + 0.2,
+            1e30 / 3.0,
+            f64::from(f32::MIN_POSITIVE) * 5.0,
+        ] {
+            assert_eq!(whole(&parts(value)).to_bits(), value.to_bits(), "{value}");
+        }
+        assert!(whole(&parts(f64::NAN)).is_nan());
+        assert_eq!(whole(&parts(f64::NEG_INFINITY)), f64::NEG_INFINITY);
     }
 }
