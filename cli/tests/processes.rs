@@ -18,7 +18,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use support::{Done, Place, checkpoints, created_run, decisions, folded, records, run, tinygate};
+use support::{Done, Place, assert_same, created_run, records, run, tinygate};
 use tinygate::config::Config;
 use tinygate::store::{Durability, EventLog};
 
@@ -28,15 +28,6 @@ fn undisturbed(place: &Place) -> PathBuf {
     let dir = place.arg("whole/run");
     run(["run", &place.config(), "--dir", &dir, "--quiet"]).expect(0);
     place.path("whole/run")
-}
-
-/// The same weights, decisions and state.
-#[track_caller]
-fn assert_same(one: &Path, other: &Path) {
-    let (one, other) = (records(one), records(other));
-    assert_eq!(checkpoints(&one), checkpoints(&other), "other weights");
-    assert_eq!(decisions(&one), decisions(&other), "other decisions");
-    assert_eq!(folded(&one), folded(&other), "another state");
 }
 
 fn spawn(command: &mut Command) -> Child {

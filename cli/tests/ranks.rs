@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use support::{Done, Place, checkpoints, decisions, folded, npy, records, run, tinygate};
+use support::{Done, Place, assert_same, checkpoints, decisions, npy, records, run, tinygate};
 use tinygate::events::{ChunkFailure, Event, FileRecord, metric};
 
 /// Two ranks that wait for each other no longer than this.
@@ -154,14 +154,6 @@ fn failures(run: &Path) -> Vec<ChunkFailure> {
         _ => None,
     });
     failures.collect()
-}
-
-#[track_caller]
-fn assert_same(one: &Path, other: &Path) {
-    let (one, other) = (records(one), records(other));
-    assert_eq!(checkpoints(&one), checkpoints(&other), "other weights");
-    assert_eq!(decisions(&one), decisions(&other), "other decisions");
-    assert_eq!(folded(&one), folded(&other), "another state");
 }
 
 /// As a launcher describes a job.

@@ -13,28 +13,24 @@ use crate::output;
 
 /// Listens from here on, on a thread of its own.
 pub fn listen(quiet: bool) -> io::Result<Arc<StopRequest>> {
-    let stop = Arc::new(StopRequest::default());
-    let asked = Arc::clone(&stop);
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    std::thread::Builder::new()
-        .name("tinygate-signals".to_owned())
-        .spawn(move || {
-            for signal in signals.forever() {
-                if asked.requested().is_some() {
-                    // What was acknowledged is durable, and the next process cleans up.
-                    low_level::exit(i32::from(Exit::Interrupted.code()));
-                }
-                asked.request(name(signal));
-                if !quiet {
-                    output::say("stopping at the next update; once more stops at once");
-                }
-            }
-        })?;
-    Ok(stop)
+    on_each(move |stop, signal| {
+        if stop.requested().is_some() {
+            // What was acknowledged is durable, and the next process cleans up.
+            low_level::exit(i32::from(Exit::Interrupted.code()));
+        }
+        stop.request(signal);
+        if !quiet {
+            output::say("stopping at the next update; once more stops at once");
+        }
+    })
 }
 
 /// Notes signals and goes on, however many come: for a rank that rank 0 ends.
 pub fn note() -> io::Result<Arc<StopRequest>> {
+    on_each(StopRequest::request)
+}
+
+fn on_each(react: impl Fn(&StopRequest, &str) + Send + 'static) -> io::Result<Arc<StopRequest>> {
     let stop = Arc::new(StopRequest::default());
     let asked = Arc::clone(&stop);
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
@@ -42,7 +38,7 @@ pub fn note() -> io::Result<Arc<StopRequest>> {
         .name("tinygate-signals".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
-                asked.request(name(signal));
+                react(&asked, name(signal));
             }
         })?;
     Ok(stop)

@@ -21,6 +21,8 @@ pub fn tinygate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tinygate"));
     command
         .env_remove("RUST_LOG")
+        .env_remove("RANK")
+        .env_remove("WORLD_SIZE")
         .env("NO_COLOR", "1")
         .env("USER", "somebody");
     command
@@ -61,6 +63,15 @@ pub fn checkpoints(records: &[Record]) -> Vec<(String, Vec<FileRecord>)> {
         }
     }
     known
+}
+
+/// The same weights, decisions and state.
+#[track_caller]
+pub fn assert_same(one: &Path, other: &Path) {
+    let (one, other) = (records(one), records(other));
+    assert_eq!(checkpoints(&one), checkpoints(&other), "other weights");
+    assert_eq!(decisions(&one), decisions(&other), "other decisions");
+    assert_eq!(folded(&one), folded(&other), "another state");
 }
 
 /// What a process came to.
