@@ -84,6 +84,8 @@ fn a_wrong_config() {
         .expect_error(2, &["no.toml", "config init"]);
 }
 
+// Ranks are brought together where something trains.
+#[cfg(feature = "train")]
 #[test]
 fn ddp_without_a_grant_names_the_way_out() {
     let place = Place::with_config(200);
