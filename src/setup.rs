@@ -70,6 +70,8 @@ pub fn dataset(config: &Config, windows: &Windows) -> Dataset {
         width: frames.width() as u32,
         training_windows: windows.train_len() as u64,
         held_out_windows: windows.held_out_len() as u64,
+        recordings: Vec::new(),
+        passed_over: Vec::new(),
     }
 }
 

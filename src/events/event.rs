@@ -193,8 +193,29 @@ pub struct RunCreated {
     pub parent: Option<Parent>,
     /// Checkpoints given by the user; each counts as accepted at its step.
     pub init_from: Vec<InitFrom>,
+    /// How the held-out windows are cut into batches, at every gate of this run.
+    #[serde(default, skip_serializing_if = "HeldOutBatches::is_largest")]
+    pub held_out_batches: HeldOutBatches,
 }
 
+/// How many windows a held-out batch has, and a batch of those that trivial predictors are measured on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldOutBatches {
+    /// The largest micro-batch of any stage: runs begun by builds before 25 November 2026.
+    #[default]
+    Largest,
+    /// The stage's own micro-batch, as configured when the run was created.
+    Stage,
+}
+
+impl HeldOutBatches {
+    fn is_largest(&self) -> bool {
+        *self == HeldOutBatches::Largest
+    }
+}
+
+/// What the run trains on. The lists are empty in logs of older builds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dataset {
     pub files: Vec<String>,
@@ -205,6 +226,45 @@ pub struct Dataset {
     pub width: u32,
     pub training_windows: u64,
     pub held_out_windows: u64,
+    /// What was read, in the order of the frames.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recordings: Vec<Recording>,
+    /// What stands beside it and was not read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// Frames that follow each other in time; no window crosses from one recording to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recording {
+    pub path: String,
+    pub frames: u64,
+    /// Pixels, as in the file.
+    pub height: u32,
+    pub width: u32,
+    /// Names of the first and the last image, where the frames are files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// Numbers missing between the names of the first and the last image.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missing: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Files that were not read, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// The folder or file they are in.
+    pub path: String,
+    pub why: String,
+    pub count: u64,
+    /// The name of one of them.
+    pub example: String,
 }
 
 /// The run this one was made from.
@@ -221,6 +281,9 @@ pub struct InitFrom {
     pub stage: StageName,
     pub checkpoint: CheckpointRef,
     pub files: Vec<FileRecord>,
+    /// The weights are taken without the optimizer's moments, which start at zero.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh_optimizer: bool,
 }
 
 /// A named number. `None`: not applicable (a denominator near 0, say).
@@ -246,6 +309,9 @@ pub struct ProcessStarted {
     pub devices: Vec<String>,
     /// Threads libtorch computes with.
     pub threads: u32,
+    /// The hardware behind each device, empty where it has no name. No entries in logs of older builds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cards: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -417,7 +483,11 @@ pub struct PictureScored {
     pub step: Step,
     /// Relative to the run directory.
     pub path: String,
+    /// BLAKE3 of the file's bytes, which depend on the compressor that wrote it.
     pub blake3: String,
+    /// BLAKE3 of the decoded picture; `None` in logs of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixels: Option<String>,
     /// Over all held-out frames together.
     pub pooled: StructureScores,
     pub frames: Vec<StructureScores>,

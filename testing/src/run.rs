@@ -1,7 +1,8 @@
 //! A run small enough for tests: the seed's gates over chunks of ten to thirty updates.
 
 use tinygate::events::{
-    Dataset, Event, Policy, ProcessStarted, Record, RunCreated, Seq, Settings, StagePolicy,
+    Dataset, Event, HeldOutBatches, Policy, ProcessStarted, Record, RunCreated, Seq, Settings,
+    StagePolicy,
 };
 use tinygate::machine::RULES;
 use tinygate::machine::presets::{self, Preset};
@@ -47,10 +48,13 @@ pub fn created(policy: Policy, seed: u64) -> Event {
             width: 64,
             training_windows: 5868,
             held_out_windows: 120,
+            recordings: Vec::new(),
+            passed_over: Vec::new(),
         },
         trivial_predictors: Vec::new(),
         parent: None,
         init_from: Vec::new(),
+        held_out_batches: HeldOutBatches::Stage,
     }))
 }
 
@@ -72,5 +76,6 @@ pub fn process(pid: u32) -> ProcessStarted {
         libtorch_version: "none".to_owned(),
         devices: vec!["scripted".to_owned()],
         threads: 1,
+        cards: Vec::new(),
     }
 }

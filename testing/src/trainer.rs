@@ -407,6 +407,7 @@ impl<'a> Session<'a> {
                 step,
                 path: format!("{}/pictures/{}_step_{step}.png", train.stage, train.stage),
                 blake3,
+                pixels: None,
                 pooled: lost_of(picture.frames / 2),
                 frames: (0..picture.frames).map(lost_of).collect(),
             }));

@@ -207,12 +207,14 @@ macro_rules! enums {
 }
 
 structs! {
-    RunCreated { run, tinygate_version, libtorch_version, rules, seed, world_size, config, policy, dataset, trivial_predictors, parent, init_from }
-    Dataset { files, blake3, frames, height, width, training_windows, held_out_windows }
+    RunCreated { run, tinygate_version, libtorch_version, rules, seed, world_size, config, policy, dataset, trivial_predictors, parent, init_from, held_out_batches }
+    Dataset { files, blake3, frames, height, width, training_windows, held_out_windows, recordings, passed_over }
+    Recording { path, frames, height, width, first, last, missing }
+    PassedOver { path, why, count, example }
     Parent { run, path, patches }
-    InitFrom { stage, checkpoint, files }
+    InitFrom { stage, checkpoint, files, fresh_optimizer }
     Metric { name, value }
-    ProcessStarted { host, pid, tinygate_version, libtorch_version, devices, threads }
+    ProcessStarted { host, pid, tinygate_version, libtorch_version, devices, threads, cards }
     RunInterrupted { reason }
     SettingChanged { stage, key, from, to, who, why }
     FallbackGranted { ranks_wanted, ranks_available, accumulation_factor, granted_by }
@@ -225,7 +227,7 @@ structs! {
     CheckpointJudged { stage, checkpoint, rejected }
     Rejection { code, text }
     HeldOutScored { stage, chunk, attempt, step, values }
-    PictureScored { stage, chunk, attempt, step, path, blake3, pooled, frames }
+    PictureScored { stage, chunk, attempt, step, path, blake3, pixels, pooled, frames }
     StructureScores { flatness, stripes, blockiness, ssim, mse_ratio }
     ChunkFinished { stage, chunk, attempt, step, samples_seen, seconds }
     ChunkFailed { stage, chunk, attempt, step, failure }
@@ -266,6 +268,7 @@ enums! {
         StageReopened(e), CheckpointDeleted(e), StagePassed(e), StageStopped(e), RunFinished(e), RunStopped(e),
     }
     InterruptReason { Signal { name }, Environment { detail } }
+    HeldOutBatches { Largest, Stage }
     Steps { Stride { first, stride }, List(steps) }
     ChunkFailure { OutOfMemory { detail }, WorkerExited { status, stderr }, WorkerTimedOut { seconds, stderr }, CheckpointUnloadable { path, detail } }
     Action { Continue, Retune, RestartStage, Stop }

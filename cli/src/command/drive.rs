@@ -170,6 +170,7 @@ impl Gathered {
             libtorch_version: LIBTORCH_VERSION.to_owned(),
             devices: devices.collect(),
             threads: u32::from(self.threads),
+            cards: Vec::new(),
         }
     }
 }

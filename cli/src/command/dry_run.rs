@@ -299,6 +299,7 @@ fn started(threads: u16) -> ProcessStarted {
         libtorch_version: LIBTORCH_VERSION.to_owned(),
         devices: Vec::new(),
         threads: u32::from(threads),
+        cards: Vec::new(),
     }
 }
 

@@ -15,8 +15,8 @@ use tinygate::checkpoint::{self, Acceptance};
 use tinygate::config::{Config, Override};
 use tinygate::data::Frames;
 use tinygate::events::{
-    CheckpointRef, Event, InitFrom, ModelKind, Parent, RunCreated, SettingPatch, StageName,
-    StagePolicy, Step,
+    CheckpointRef, Event, HeldOutBatches, InitFrom, ModelKind, Parent, RunCreated, SettingPatch,
+    StageName, StagePolicy, Step,
 };
 use tinygate::machine::RULES;
 use tinygate::setup;
@@ -80,6 +80,7 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
         trivial_predictors: setup::trivial_predictors(&windows)?,
         parent,
         init_from,
+        held_out_batches: HeldOutBatches::Largest,
     };
     Ok(Prepared {
         config,
@@ -254,6 +255,7 @@ fn one_init(config: &Config, text: &str) -> anyhow::Result<InitFrom> {
             step: Step::new(step),
         },
         files: accepted.files.into_iter().map(Into::into).collect(),
+        fresh_optimizer: false,
     })
 }
 

@@ -212,4 +212,14 @@ macro_rules! frozen {
     )+};
 }
 
-pub(super) use {frozen, numbers};
+/// Structs of older versions: they are read, and become the newest by a `From`.
+macro_rules! replaced {
+    ($($frozen:ident { $($field:ident: $stored:ty),* $(,)? })+) => {$(
+        #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+        pub struct $frozen {
+            $(pub $field: $stored,)*
+        }
+    )+};
+}
+
+pub(super) use {frozen, numbers, replaced};

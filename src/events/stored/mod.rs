@@ -1,6 +1,6 @@
 //! What stands on the disk: one frozen struct per kind and version of event.
 //!
-//! A body is rkyv bytes of a struct in [`v1`]. Which struct, its frame header
+//! A body is rkyv bytes of a struct in [`v1`] or a later module. Which struct, its frame header
 //! says ([`frame`]), read by hand. rkyv has no schema evolution: a struct here
 //! never changes once a log was written with it. A kind that needs another
 //! field gets the next version, a struct of its own, and the old struct a
@@ -13,9 +13,12 @@
 pub mod frame;
 mod freeze;
 pub mod v1;
+pub mod v2;
 
 use super::event::Event;
 use freeze::Freeze;
+use v1::*;
+use v2::*;
 
 /// Largest body of an event, and of everything appended together: 64 MiB.
 pub const MAX_BODY: usize = 64 << 20;
@@ -80,7 +83,7 @@ macro_rules! kinds {
             let form = match event {
                 $(Event::$live(live) => {
                     let form = Form { kind: $number, version: $newest };
-                    let frozen: v1::$newest_form = Freeze::freeze(live).map_err(|what| {
+                    let frozen: $newest_form = Freeze::freeze(live).map_err(|what| {
                         StoredError::Malformed { kind: $name, version: $newest, what: what.to_string() }
                     })?;
                     let written = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&frozen, std::mem::take(out));
@@ -107,15 +110,15 @@ macro_rules! kinds {
             match (form.kind, form.version) {
                 $(
                     ($number, $newest) => {
-                        let frozen = rkyv::from_bytes::<v1::$newest_form, rkyv::rancor::Error>(body)
+                        let frozen = rkyv::from_bytes::<$newest_form, rkyv::rancor::Error>(body)
                             .map_err(|error| malformed($name, $newest, &error))?;
                         Ok(Event::$live(Freeze::thaw(frozen).map_err(|why| why.of($name, $newest))?))
                     }
                     $(
                         ($number, $old) => {
-                            let frozen = rkyv::from_bytes::<v1::$old_form, rkyv::rancor::Error>(body)
+                            let frozen = rkyv::from_bytes::<$old_form, rkyv::rancor::Error>(body)
                                 .map_err(|error| malformed($name, $old, &error))?;
-                            let frozen = v1::$newest_form::from(frozen);
+                            let frozen = $newest_form::from(frozen);
                             Ok(Event::$live(Freeze::thaw(frozen).map_err(|why| why.of($name, $old))?))
                         }
                     )*
@@ -132,8 +135,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    1 "run_created" RunCreated: 1 => RunCreatedV1;
-    2 "process_started" ProcessStarted: 1 => ProcessStartedV1;
+    1 "run_created" RunCreated: 2 => RunCreatedV2, 1 => RunCreatedV1;
+    2 "process_started" ProcessStarted: 2 => ProcessStartedV2, 1 => ProcessStartedV1;
     3 "run_interrupted" RunInterrupted: 1 => RunInterruptedV1;
     4 "setting_changed" SettingChanged: 1 => SettingChangedV1;
     5 "fallback_granted" FallbackGranted: 1 => FallbackGrantedV1;
@@ -142,7 +145,7 @@ kinds! {
     8 "checkpoint_written" CheckpointWritten: 1 => CheckpointWrittenV1;
     9 "checkpoint_judged" CheckpointJudged: 1 => CheckpointJudgedV1;
     10 "held_out_scored" HeldOutScored: 1 => HeldOutScoredV1;
-    11 "picture_scored" PictureScored: 1 => PictureScoredV1;
+    11 "picture_scored" PictureScored: 2 => PictureScoredV2, 1 => PictureScoredV1;
     12 "chunk_finished" ChunkFinished: 1 => ChunkFinishedV1;
     13 "chunk_failed" ChunkFailed: 1 => ChunkFailedV1;
     14 "store_repaired" StoreRepaired: 1 => StoreRepairedV1;

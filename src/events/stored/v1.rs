@@ -3,11 +3,12 @@
 //! Floats are raw bits, enums without fields are numbers, enums with fields
 //! are [`TaggedV1`]. Config and policy are JSON text.
 
-use super::freeze::{Freeze, Unfit, frozen, numbers};
+use super::freeze::{Freeze, Unfit, frozen, numbers, replaced};
 use crate::events::*;
 
-frozen! {
-    RunCreatedV1 of RunCreated {
+replaced! {
+    // by version 2
+    RunCreatedV1 {
         run: String,
         tinygate_version: String,
         libtorch_version: String,
@@ -21,7 +22,7 @@ frozen! {
         parent: Option<ParentV1>,
         init_from: Vec<InitFromV1>,
     }
-    DatasetV1 of Dataset {
+    DatasetV1 {
         files: Vec<String>,
         blake3: String,
         frames: u64,
@@ -30,27 +31,40 @@ frozen! {
         training_windows: u64,
         held_out_windows: u64,
     }
-    ParentV1 of Parent {
-        run: String,
-        path: String,
-        patches: Vec<SettingPatchV1>,
-    }
-    InitFromV1 of InitFrom {
+    InitFromV1 {
         stage: String,
         checkpoint: CheckpointRefV1,
         files: Vec<FileRecordV1>,
     }
-    MetricV1 of Metric {
-        name: String,
-        value: Option<u64>,
-    }
-    ProcessStartedV1 of ProcessStarted {
+    ProcessStartedV1 {
         host: String,
         pid: u32,
         tinygate_version: String,
         libtorch_version: String,
         devices: Vec<String>,
         threads: u32,
+    }
+    PictureScoredV1 {
+        stage: String,
+        chunk: u32,
+        attempt: u32,
+        step: u64,
+        path: String,
+        blake3: String,
+        pooled: StructureScoresV1,
+        frames: Vec<StructureScoresV1>,
+    }
+}
+
+frozen! {
+    ParentV1 of Parent {
+        run: String,
+        path: String,
+        patches: Vec<SettingPatchV1>,
+    }
+    MetricV1 of Metric {
+        name: String,
+        value: Option<u64>,
     }
     RunInterruptedV1 of RunInterrupted {
         reason: TaggedV1,
@@ -117,16 +131,6 @@ frozen! {
         attempt: u32,
         step: u64,
         values: Vec<MetricV1>,
-    }
-    PictureScoredV1 of PictureScored {
-        stage: String,
-        chunk: u32,
-        attempt: u32,
-        step: u64,
-        path: String,
-        blake3: String,
-        pooled: StructureScoresV1,
-        frames: Vec<StructureScoresV1>,
     }
     StructureScoresV1 of StructureScores {
         flatness: Option<u64>,

@@ -98,10 +98,13 @@ pub fn created(policy: Policy) -> RunCreated {
             width: 0,
             training_windows: 0,
             held_out_windows: 0,
+            recordings: Vec::new(),
+            passed_over: Vec::new(),
         },
         trivial_predictors: Vec::new(),
         parent: None,
         init_from: Vec::new(),
+        held_out_batches: HeldOutBatches::Stage,
     }
 }
 
@@ -113,6 +116,7 @@ pub fn process() -> Event {
         libtorch_version: "0".to_owned(),
         devices: Vec::new(),
         threads: 1,
+        cards: Vec::new(),
     })
 }
 
@@ -384,6 +388,7 @@ pub fn gate_facts(train: &TrainChunk, outcome: &Outcome) -> Vec<Event> {
             step: train.to,
             path: "picture.png".to_owned(),
             blake3: "00".to_owned(),
+            pixels: None,
             pooled: frame,
             frames: vec![frame; 4],
         }),

@@ -100,6 +100,7 @@ impl Bench {
             step: Step::new(step),
             path: String::new(),
             blake3: String::new(),
+            pixels: None,
             pooled: sound_frame(),
             frames: frames.to_vec(),
         });

@@ -358,6 +358,7 @@ fn a_given_checkpoint_that_is_lost_is_not_silently_left_out() {
         stage: StageName::new("video_tokenizer"),
         checkpoint: checkpoint("given", 40),
         files: Vec::new(),
+        fresh_optimizer: false,
     }];
     let mut run = Run::create(created);
     assert_eq!(run.training().from.get(), 40);

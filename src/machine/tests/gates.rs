@@ -792,6 +792,7 @@ fn ranges(
             stage,
             checkpoint: checkpoint("given", step),
             files: Vec::new(),
+            fresh_optimizer: false,
         })
         .into_iter()
         .collect();

@@ -91,6 +91,7 @@ fn given(stage: &str, step: u64) -> InitFrom {
             step: Step::new(step),
         },
         files: files_of(stage),
+        fresh_optimizer: false,
     }
 }
 

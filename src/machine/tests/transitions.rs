@@ -109,6 +109,7 @@ fn counters() -> Vec<Event> {
         stage: StageName::new("video_tokenizer"),
         checkpoint: checkpoint("given", u64::MAX),
         files: Vec::new(),
+        fresh_optimizer: false,
     }];
     Run::create(created).log
 }

@@ -79,6 +79,7 @@ pub(super) fn picture(
         step: train.to,
         path,
         blake3: hash.to_hex().to_string(),
+        pixels: None,
         pooled: scores.pooled,
         frames: scores.frames,
     })

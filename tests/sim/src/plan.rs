@@ -153,6 +153,7 @@ impl Plan {
                 step: Step::new(step),
             },
             files: Vec::new(),
+            fresh_optimizer: false,
         }];
     }
 
