@@ -1,7 +1,7 @@
 //! The stored forms of events and their JSON form: round trips and golden bytes.
 //!
-//! `TINYGATE_WRITE_GOLDEN=1` writes `tests/golden/events` anew. A log written
-//! with the old bytes is then no longer read: only for forms that no release had.
+//! `TINYGATE_WRITE_GOLDEN=1` adds the samples that `tests/golden/events` does not have yet. Those
+//! that are there stay: a log written with them must be read for ever.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,8 +20,10 @@ use store_support::any_event::{Gen, Variants, of_kind};
 use tinygate::events::stored::{self, Form, KINDS, StoredError};
 use tinygate::events::{Event, Record, Seq};
 
-/// Covers the enum with the most variants.
-const SAMPLES: u64 = 12;
+/// Covers the enum with the most variants. Golden bytes that were written when there were fewer
+/// have at least [`SAMPLES_MIN`].
+const SAMPLES: u64 = 14;
+const SAMPLES_MIN: usize = 12;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -52,10 +54,11 @@ fn encoded(event: &Event) -> (Form, Vec<u8>) {
     (form, body)
 }
 
-/// Two lines a sample: the event as JSON, its stored body in hexadecimal.
+/// Two lines a sample: the event as JSON, its stored body in hexadecimal. Samples that are there stay.
 fn write_golden(kind: usize, name: &str) {
-    let mut text = String::new();
-    for at in 0..SAMPLES {
+    let mut text = std::fs::read_to_string(golden(name)).unwrap_or_default();
+    let there = text.lines().count() as u64 / 2;
+    for at in there..SAMPLES {
         let event = sample(kind, at);
         let json = serde_json::to_string(&event).unwrap();
         let _ = writeln!(text, "{json}\n{}", hex(&encoded(&event).1));
@@ -102,7 +105,7 @@ fn golden_bytes_of_every_kind_and_version() {
 #[track_caller]
 fn check_golden(name: &str, form: Form, newest: bool, text: &str) {
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len() as u64, 2 * SAMPLES, "{name}");
+    assert!(2 * SAMPLES_MIN <= lines.len(), "{name}");
     for (at, pair) in lines.chunks(2).enumerate() {
         let [json, body] = pair else {
             panic!("{name}: a line has no pair")

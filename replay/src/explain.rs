@@ -98,6 +98,15 @@ pub fn describe(event: &Event) -> String {
             plural(e.restored, "event", "events"),
             e.detail
         ),
+        Event::CheckpointGivenUp(e) => format!(
+            "{}: checkpoint `{}` given up by {}: {}",
+            e.stage, e.checkpoint.path, e.who, e.why
+        ),
+        Event::PruneRequested(e) => format!(
+            "{} asked for disk space: the newest {} stay, besides best, passed and resume points",
+            e.who,
+            plural(u64::from(e.keep_last), "checkpoint", "checkpoints")
+        ),
         Event::StageStarted(e) => format!("{} started, from {}", e.stage, start(&e.resume_from)),
         Event::ChunkStarted(e) => chunk_started(e),
         Event::SamplesSuperseded(e) => format!(
@@ -162,6 +171,8 @@ pub fn explain(event: &Event, policy: Option<&Policy>) -> String {
         | Event::ChunkFinished(_)
         | Event::ChunkFailed(_)
         | Event::StoreRepaired(_)
+        | Event::CheckpointGivenUp(_)
+        | Event::PruneRequested(_)
         | Event::StageStarted(_)
         | Event::ChunkStarted(_)
         | Event::SamplesSuperseded(_)
@@ -383,6 +394,9 @@ pub fn reason(reason: &CriterionReason, test: Option<&CriterionTest>) -> String 
             }
             Some(_) | None => "the trivial predictor leaves nothing to be better at".to_owned(),
         },
+        CriterionReason::NoStructureToMeasure => {
+            "every held-out frame is the mean image, so there is no structure to keep".to_owned()
+        }
         CriterionReason::NoCheckpoint => "there is no checkpoint at the gate".to_owned(),
         CriterionReason::NotJudged => "the checkpoint was not judged".to_owned(),
         CriterionReason::Rejected { code, text } => {
@@ -413,6 +427,16 @@ fn finding(finding: &Finding) -> String {
         } => format!(
             "the gate passes without skill: {metric} is {}, so it is no better than {}",
             short(skill.get()),
+            self::predictor(predictor)
+        ),
+        Finding::NothingToMeasure { metric, predictor } if metric == metric::SKILL_MOVING => {
+            format!(
+                "no pixel of the held-out frames moves, so {metric} says nothing and {} cannot be beaten",
+                self::predictor(predictor)
+            )
+        }
+        Finding::NothingToMeasure { metric, predictor } => format!(
+            "{} has a held-out loss of 0, so {metric} cannot be measured and the gate says nothing of what was learnt",
             self::predictor(predictor)
         ),
         Finding::DecidedByNoise {

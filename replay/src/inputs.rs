@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tinygate::events::{Scalar, metric};
+use tinygate::machine::rules::Edition;
 use tinygate::machine::stage::{CheckpointGate, PhaseKind};
 use tinygate::machine::{
     Checkpoint, ChunkState, Judgement, Phase, Previous, RunState, StageState, gate,
@@ -34,9 +35,11 @@ pub fn inputs(state: &RunState) -> Value {
     if let (Some(chunk), Some(fields)) = (&stage.chunk, inputs.as_object_mut()) {
         fields.insert("chunk".to_owned(), of_chunk(chunk));
         if matches!(stage.phase, Phase::Gating | Phase::Reopening { .. })
-            && let Some(policy) = state.policy()
+            && let Some(created) = &state.created
         {
-            let evaluation = gate::evaluate(stage, chunk, policy.latest_window);
+            let edition = Edition::of(created.rules);
+            let window = created.policy.latest_window;
+            let evaluation = gate::evaluate(stage, chunk, window, edition);
             fields.insert("criteria".to_owned(), json!(evaluation.criteria));
         }
     }

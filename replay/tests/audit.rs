@@ -12,6 +12,7 @@ use tinygate::controller::Ending;
 use tinygate::events::{
     Event, ModelKind, Record, Seq, SettingChanged, SettingKey, SettingValue, StageName, metric,
 };
+use tinygate::machine::RULES;
 use tinygate_replay::{Audit, DivergenceKind, Note, Outcome, SkipReason, audit, audit_file};
 use tinygate_testing::{ChunkPlan, Curve, Failure, Script, first, lived, short_policy};
 
@@ -342,7 +343,7 @@ fn a_gap_is_damage_and_what_was_before_it_still_counts() {
 fn decisions_by_unknown_rules_are_skipped_and_said() {
     let mut records = eventful_log();
     if let Event::RunCreated(created) = &mut records[0].event {
-        created.rules = 2;
+        created.rules = 1000;
     }
     let audit = audit_of(&records);
     assert_eq!(audit.outcome, Outcome::NewerVersion);
@@ -351,7 +352,10 @@ fn decisions_by_unknown_rules_are_skipped_and_said() {
     assert_eq!(audit.skipped[0].decisions, audit.checked.decisions);
     assert_eq!(
         audit.skipped[0].why,
-        SkipReason::UnknownRules { rules: 2, known: 1 }
+        SkipReason::UnknownRules {
+            rules: 1000,
+            known: RULES
+        }
     );
 }
 

@@ -32,8 +32,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use tinygate::events::{
-    Action, Event, InterruptReason, ModelKind, Policy, Record, RunInterrupted, Seq, SettingChanged,
-    SettingKey, SettingValue, StageName,
+    Action, CheckpointGivenUp, CheckpointRef, Event, InitFrom, InterruptReason, ModelKind, Policy,
+    PruneRequested, Record, RunInterrupted, Seq, SettingChanged, SettingKey, SettingValue,
+    StageName, Step,
 };
 use tinygate::machine::{RunState, apply};
 use tinygate::store::disk::RealDisk;
@@ -307,6 +308,8 @@ fn recipes() -> Vec<Recipe> {
         agreed("signal-and-resume", signalled_and_resumed()),
         agreed("extended-run", extended()),
         agreed("changed-settings", changed_settings()),
+        agreed("back-to-the-given-checkpoint", given_after_nan()),
+        agreed("given-up-and-pruned", given_up_and_pruned()),
         agreed("ends-before-a-decision", before_the_second_gate(&clean)),
         Recipe {
             damage: |bytes| bytes.truncate(bytes.len() - 100),
@@ -506,6 +509,49 @@ fn signalled(stage: &str, after: u64) -> Vec<Record> {
     records
 }
 
+/// By rules 2 a stage that began from a given checkpoint and diverges goes back to it.
+fn given_after_nan() -> Vec<Record> {
+    let mut records = first(short_policy());
+    let Event::RunCreated(created) = &mut records[0].event else {
+        panic!("a log begins with its run");
+    };
+    created.init_from = vec![InitFrom {
+        stage: StageName::new(VIDEO),
+        checkpoint: CheckpointRef {
+            path: "/given/video_tokenizer_step_5".to_owned(),
+            step: Step::new(5),
+        },
+        files: Vec::new(),
+        fresh_optimizer: false,
+    }];
+    let broken =
+        ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::decay(0.1, 2.0).but(7, f64::NAN));
+    let script = Script::new(11).chunk(VIDEO, 1, broken);
+    lived(&records, vec![], script).unwrap().records
+}
+
+/// A person gives up the newest checkpoint, and asks for disk space.
+fn given_up_and_pruned() -> Vec<Record> {
+    let before = signalled(VIDEO, 33);
+    let written = before.iter().rev().find_map(|record| match &record.event {
+        Event::CheckpointWritten(written) => Some(written.checkpoint.clone()),
+        _ => None,
+    });
+    let facts = vec![
+        Event::CheckpointGivenUp(CheckpointGivenUp {
+            stage: StageName::new(VIDEO),
+            checkpoint: written.unwrap(),
+            who: "a person".to_owned(),
+            why: "its files are gone".to_owned(),
+        }),
+        Event::PruneRequested(PruneRequested {
+            keep_last: 0,
+            who: "a person".to_owned(),
+        }),
+    ];
+    lived(&before, facts, Script::new(10)).unwrap().records
+}
+
 fn before_the_second_gate(records: &[Record]) -> Vec<Record> {
     let gates = records
         .iter()
@@ -557,7 +603,8 @@ fn missing_decision(records: &[Record]) -> Vec<Record> {
 fn newer_rules(records: &[Record]) -> Vec<Record> {
     let mut records = records.to_vec();
     if let Event::RunCreated(created) = &mut records[0].event {
-        created.rules += 1;
+        // Far ahead, so that the log stays one of newer rules.
+        created.rules = 1000;
     }
     records
 }

@@ -17,8 +17,8 @@ use std::sync::OnceLock;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::events::{
-    Event, InterruptReason, Policy, ProcessStarted, Record, RunInterrupted, Seq, SettingChanged,
-    StageName, Step, StoreRepaired,
+    Event, InterruptReason, Policy, ProcessStarted, PruneRequested, Record, RunInterrupted, Seq,
+    SettingChanged, StageName, Step, StoreRepaired,
 };
 use crate::machine::rules::KNOWN;
 use crate::machine::{self, Command, Decision, Idle, Known, RunState};
@@ -400,6 +400,22 @@ impl<'a> Controller<'a> {
             }
         }
         Err(self.never_at_rest())
+    }
+
+    /// Records a person's request for disk space and the deletions that follow from it, then
+    /// deletes. The deletions that were undecided before are recorded first.
+    pub fn prune(
+        &mut self,
+        asked: PruneRequested,
+        observer: &mut dyn Observer,
+    ) -> Result<(), ControlError> {
+        self.record_undecided()?;
+        self.append(Event::PruneRequested(asked), Durability::Durable)?;
+        self.record_undecided()?;
+        self.tell(observer)?;
+        // A process that was killed between a deletion's event and the deletion left files.
+        files::sweep(&self.directory, &self.state);
+        Ok(())
     }
 
     /// Records what a person changed while resuming.

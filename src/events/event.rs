@@ -42,6 +42,8 @@ pub enum Event {
     ChunkFinished(ChunkFinished),
     ChunkFailed(ChunkFailed),
     StoreRepaired(StoreRepaired),
+    CheckpointGivenUp(CheckpointGivenUp),
+    PruneRequested(PruneRequested),
     // decisions
     StageStarted(StageStarted),
     ChunkStarted(ChunkStarted),
@@ -60,7 +62,7 @@ pub enum Event {
 
 impl Event {
     /// Names of all kinds, as in the JSON form.
-    pub const KINDS: [&str; 27] = [
+    pub const KINDS: [&str; 29] = [
         "run_created",
         "process_started",
         "run_interrupted",
@@ -75,6 +77,8 @@ impl Event {
         "chunk_finished",
         "chunk_failed",
         "store_repaired",
+        "checkpoint_given_up",
+        "prune_requested",
         "stage_started",
         "chunk_started",
         "samples_superseded",
@@ -107,6 +111,8 @@ impl Event {
             Event::ChunkFinished(_) => "chunk_finished",
             Event::ChunkFailed(_) => "chunk_failed",
             Event::StoreRepaired(_) => "store_repaired",
+            Event::CheckpointGivenUp(_) => "checkpoint_given_up",
+            Event::PruneRequested(_) => "prune_requested",
             Event::StageStarted(_) => "stage_started",
             Event::ChunkStarted(_) => "chunk_started",
             Event::SamplesSuperseded(_) => "samples_superseded",
@@ -136,7 +142,9 @@ impl Event {
             | Event::RunInterrupted(_)
             | Event::SettingChanged(_)
             | Event::FallbackGranted(_)
-            | Event::StoreRepaired(_) => Source::Process,
+            | Event::StoreRepaired(_)
+            | Event::CheckpointGivenUp(_)
+            | Event::PruneRequested(_) => Source::Process,
             Event::StageMeasured(_)
             | Event::MetricsLogged(_)
             | Event::CheckpointWritten(_)
@@ -547,6 +555,23 @@ pub struct StoreRepaired {
     pub restored: u64,
 }
 
+/// A person gives up an accepted checkpoint whose files are gone; an older one takes its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointGivenUp {
+    pub stage: StageName,
+    pub checkpoint: CheckpointRef,
+    pub who: String,
+    pub why: String,
+}
+
+/// A person asks for disk space: retention deletes all that it may, once, with this `keep_last`.
+/// Holds until the next process starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneRequested {
+    pub keep_last: u32,
+    pub who: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageStarted {
     pub stage: StageName,
@@ -696,6 +721,8 @@ pub enum CriterionReason {
     NoPicture,
     /// The trivial loss is below 1e-9.
     NoSkillToMeasure,
+    /// Every held-out frame is the mean image. Rules 1 say `NoSkillToMeasure` instead.
+    NoStructureToMeasure,
     NoCheckpoint,
     NotJudged,
     Rejected {
@@ -721,6 +748,9 @@ pub enum Finding {
         skill: Scalar,
         predictor: String,
     },
+    /// A passing gate says nothing of skill: the predictor's loss is below 1e-9, or no pixel moves.
+    /// Since rules 2.
+    NothingToMeasure { metric: String, predictor: String },
     /// Late samples lie on both sides of the limit.
     DecidedByNoise {
         criterion: String,

@@ -5,6 +5,7 @@
 //! non-finite value never passes. Findings are said and decide nothing.
 
 use super::chunk::{ChunkState, Previous};
+use super::rules::Edition;
 use super::stage::{Judgement, StageState};
 use super::statistics::{self, windows};
 use crate::events::{
@@ -60,8 +61,13 @@ pub fn updates_min(criteria: &[Criterion]) -> u64 {
 }
 
 /// Evaluates every criterion of the stage's policy over its chunk.
-pub fn evaluate(stage: &StageState, chunk: &ChunkState, latest_window: u32) -> Evaluation {
-    let inputs = Inputs::new(stage, chunk, latest_window);
+pub fn evaluate(
+    stage: &StageState,
+    chunk: &ChunkState,
+    latest_window: u32,
+    edition: Edition,
+) -> Evaluation {
+    let inputs = Inputs::new(stage, chunk, latest_window, edition);
     let mut criteria: Vec<CriterionResult> = stage
         .policy
         .criteria
@@ -100,6 +106,7 @@ struct Inputs<'a> {
     skill: Skill,
     skill_moving: Skill,
     at_target: bool,
+    edition: Edition,
 }
 
 #[derive(Clone, Copy)]
@@ -112,7 +119,12 @@ enum Skill {
 }
 
 impl<'a> Inputs<'a> {
-    fn new(stage: &'a StageState, chunk: &'a ChunkState, latest_window: u32) -> Inputs<'a> {
+    fn new(
+        stage: &'a StageState,
+        chunk: &'a ChunkState,
+        latest_window: u32,
+        edition: Edition,
+    ) -> Inputs<'a> {
         let losses = chunk.losses();
         let window = (latest_window.max(1) as usize).min(losses.len());
         Inputs {
@@ -130,6 +142,7 @@ impl<'a> Inputs<'a> {
             // The target in force, which a person may have moved since the chunk began.
             at_target: stage.settings.n_updates <= chunk.to.get(),
             losses,
+            edition,
         }
     }
 
@@ -452,9 +465,11 @@ fn visual_structure(inputs: &Inputs<'_>, limits: &StructureLimits, share: f64) -
     };
     match lost_share(&picture.frames, limits) {
         Some(lost_share) => Outcome::compared(lost_share, share, lost_share < share),
-        // Every held-out frame equals the mean image: there is nothing to keep. The
-        // stored reason is that of skill, and is told apart by the criterion's kind.
-        None => Outcome::not_applicable(CriterionReason::NoSkillToMeasure),
+        // Every held-out frame equals the mean image: there is nothing to keep.
+        None => Outcome::not_applicable(match inputs.edition {
+            Edition::One => CriterionReason::NoSkillToMeasure,
+            Edition::Two => CriterionReason::NoStructureToMeasure,
+        }),
     }
 }
 
@@ -679,6 +694,9 @@ fn findings(inputs: &Inputs<'_>, criteria: &[CriterionResult], passed: bool) -> 
     if passed {
         findings.extend(no_skill(inputs, metric::SKILL));
         findings.extend(no_skill(inputs, metric::SKILL_MOVING));
+        if Edition::Two <= inputs.edition {
+            findings.extend(nothing_to_measure(inputs));
+        }
     } else if inputs.stage.policy.model == ModelKind::Dynamics {
         findings.push(cause(inputs));
     }
@@ -755,6 +773,18 @@ fn no_skill(inputs: &Inputs<'_>, name: &str) -> Option<Finding> {
         }),
         Skill::Measured(_) | Skill::NothingToMeasure | Skill::Missing | Skill::NotFinite => None,
     }
+}
+
+/// Without a loss to be better than, a passing gate says nothing of what was learnt. Pixels that
+/// move are named only where the whole frame can be measured.
+fn nothing_to_measure(inputs: &Inputs<'_>) -> Option<Finding> {
+    let name = [metric::SKILL, metric::SKILL_MOVING]
+        .into_iter()
+        .find(|name| matches!(inputs.skill(name), Skill::NothingToMeasure))?;
+    Some(Finding::NothingToMeasure {
+        metric: name.to_owned(),
+        predictor: inputs.stage.predictor.clone(),
+    })
 }
 
 /// Whether a failed dynamics gate is the actions' fault or its own.

@@ -20,17 +20,43 @@ pub struct Rules {
     pub decide: fn(&RunState) -> Decision,
 }
 
+/// Which version of the rules a function of the machine works by, where versions differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Edition {
+    One,
+    /// A restart goes back to the checkpoint that the stage was given, where no checkpoint of its
+    /// own has passed a gate. Missing structure has a reason of its own, and a gate where no skill
+    /// can be measured says so.
+    Two,
+}
+
+impl Edition {
+    /// The edition of rules with this number; of later rules, the newest.
+    pub const fn of(number: u32) -> Edition {
+        match number {
+            0 | 1 => Edition::One,
+            _ => Edition::Two,
+        }
+    }
+}
+
 /// Rules 1 freeze with the first release.
 pub const ONE: Rules = Rules {
     number: 1,
     apply: run::apply,
-    decide: run::decide,
+    decide: |state| run::decide(state, Edition::One),
+};
+
+pub const TWO: Rules = Rules {
+    number: 2,
+    apply: run::apply,
+    decide: |state| run::decide(state, Edition::Two),
 };
 
 /// The rules that this build knows.
 pub const KNOWN: Known = Known {
-    older: &[],
-    newest: ONE,
+    older: &[ONE],
+    newest: TWO,
 };
 
 /// Version of the rules that new runs are decided by.

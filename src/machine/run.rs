@@ -19,13 +19,13 @@
 //! as data; a test holds [`rules::evolve`] to it.
 
 use super::command::{Decision, Idle, UpstreamModel};
-use super::rules::{KNOWN, Known};
+use super::rules::{Edition, KNOWN, Known};
 use super::stage::{self, Phase, RunPolicy, StageState};
 use super::{Command, rules};
 use crate::events::{
-    CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom, InterruptReason, Policy,
-    RunCreated, RunFinished, RunStopped, SettingChanged, SettingKey, SettingValue, StageName,
-    StageStarted, Upstream,
+    CheckpointDeleted, CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom,
+    InterruptReason, Policy, RunCreated, RunFinished, RunStopped, SettingChanged, SettingKey,
+    SettingValue, StageName, StageStarted, Upstream,
 };
 
 /// Everything known of a run: the fold of its log.
@@ -37,6 +37,8 @@ pub struct RunState {
     pub created: Option<Box<RunCreated>>,
     pub stages: Vec<StageState>,
     pub fallback: Option<FallbackGranted>,
+    /// A person asked for disk space: `keep_last` until the next process starts.
+    pub prune: Option<u32>,
     pub process: ProcessState,
 }
 
@@ -115,6 +117,7 @@ impl RunState {
             created: None,
             stages: Vec::new(),
             fallback: None,
+            prune: None,
             process: ProcessState {
                 starts: 0,
                 interruptions: 0,
@@ -158,12 +161,13 @@ impl RunState {
     }
 }
 
-/// The fold of rules 1.
+/// The fold, the same by every version of the rules.
 pub(super) fn apply(state: &mut RunState, event: &Event) {
     match event {
         Event::RunCreated(created) => on_run_created(state, created),
         Event::ProcessStarted(_) => {
             on_process_started(state);
+            state.prune = None;
             to_current_stage(state, event);
         }
         Event::RunInterrupted(interrupted) => {
@@ -229,15 +233,24 @@ pub(super) fn apply(state: &mut RunState, event: &Event) {
         Event::FailureDecided(e) => to_stage(state, &e.stage, event),
         Event::StageReopened(e) => to_stage(state, &e.stage, event),
         Event::CheckpointDeleted(e) => to_stage(state, &e.stage, event),
+        Event::CheckpointGivenUp(e) => to_stage(state, &e.stage, event),
+        Event::PruneRequested(asked) => {
+            if state.created.is_some() {
+                state.prune = Some(asked.keep_last);
+            }
+        }
         Event::StoreRepaired(_) => {}
     }
 }
 
-/// What comes next by rules 1.
-pub(super) fn decide(state: &RunState) -> Decision {
+/// What comes next.
+pub(super) fn decide(state: &RunState, edition: Edition) -> Decision {
     let Some(created) = &state.created else {
         return Decision::Idle(Idle::NoRun);
     };
+    if let Some(deleted) = pruned(state) {
+        return record(deleted);
+    }
     match state.phase {
         RunPhase::Empty => Decision::Idle(Idle::NoRun),
         RunPhase::Finished => Decision::Idle(Idle::Finished),
@@ -255,7 +268,7 @@ pub(super) fn decide(state: &RunState) -> Decision {
             Some(stage) if stage.phase == Phase::Pending => {
                 record(start_stage(state, created, stage))
             }
-            Some(stage) => stage::decide(run_policy(created, state.process, &state.stages), stage)
+            Some(stage) => stage::decide(run_policy(created, state, edition), stage)
                 .map_or(Decision::Idle(Idle::Stopped), |decision| {
                     with_files(state, created, decision)
                 }),
@@ -314,16 +327,25 @@ fn record(event: Event) -> Decision {
     Decision::Record(Box::new(event))
 }
 
-fn run_policy<'a>(
-    created: &'a RunCreated,
-    process: ProcessState,
-    stages: &[StageState],
-) -> RunPolicy<'a> {
+fn run_policy<'a>(created: &'a RunCreated, state: &RunState, edition: Edition) -> RunPolicy<'a> {
     RunPolicy {
         policy: &created.policy,
-        interruptions: process.interruptions,
-        deferred: stages.iter().any(|stage| stage.deferred.is_some()),
+        interruptions: state.process.interruptions,
+        deferred: state.stages.iter().any(|stage| stage.deferred.is_some()),
+        pruning: state.prune.is_some(),
+        edition,
     }
+}
+
+/// The next checkpoint that goes because a person asked for disk space.
+fn pruned(state: &RunState) -> Option<Event> {
+    let keep_last = state.prune?;
+    state.stages.iter().find_map(|stage| {
+        Some(Event::CheckpointDeleted(CheckpointDeleted {
+            stage: stage.name().clone(),
+            checkpoint: stage::prunable(keep_last, stage)?.reference.clone(),
+        }))
+    })
 }
 
 fn start_stage(state: &RunState, created: &RunCreated, stage: &StageState) -> Event {
@@ -440,7 +462,8 @@ fn to_stage(state: &mut RunState, name: &StageName, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = run_policy(created, state.process, &state.stages);
+    // Folding is the same by every version.
+    let run = run_policy(created, state, Edition::One);
     if let Some(stage) = state.stages.iter_mut().find(|stage| stage.name() == name) {
         stage::evolve(run, stage, event);
     }
@@ -453,7 +476,8 @@ fn to_current_stage(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = run_policy(created, state.process, &state.stages);
+    // Folding is the same by every version.
+    let run = run_policy(created, state, Edition::One);
     if let Some(stage) = state.stages.get_mut(place) {
         stage::evolve(run, stage, event);
     }
@@ -463,7 +487,8 @@ fn to_unfinished_stages(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = run_policy(created, state.process, &state.stages);
+    // Folding is the same by every version.
+    let run = run_policy(created, state, Edition::One);
     for stage in state
         .stages
         .iter_mut()

@@ -31,6 +31,8 @@
 //! passed      nothing
 //! ```
 //!
+//! recording   sees    checkpoint_given_up              recording, from an older one
+//!
 //! Every other event leaves the phase as it is: a fact of another chunk or
 //! attempt is late, doubled or void, and changes nothing. [`TRANSITIONS`] is the
 //! same table as data; a test holds [`evolve`] to it.
@@ -41,15 +43,16 @@ use super::command::{
 };
 use super::gate::{self, Evaluation};
 use super::ladder::{self, Climb, Situation};
+use super::rules::Edition;
 use crate::events::{
-    Action, Attempt, Blocking, CheckpointDeleted, CheckpointJudged, CheckpointRef,
-    CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished, ChunkNumber, ChunkStarted,
-    CriterionResult, CriterionTest, EffectiveBatch, Event, FailureAnswer, FailureCause,
-    FailureDecided, FileRecord, GateDecided, Metric, MetricsLogged, ModelKind, PatchApplied,
-    PatchDeferred, PatchReason, Policy, Rejection, Restart, RestartCause, RestartReason, RetryFrom,
-    SamplesSuperseded, Scalar, SettingKey, SettingPatch, SettingValue, Settings, StageMeasured,
-    StageName, StagePassed, StagePolicy, StageReopened, StageStarted, StageStopped, Step,
-    StopReason, Upstream, Verdict, metric,
+    Action, Attempt, Blocking, CheckpointDeleted, CheckpointGivenUp, CheckpointJudged,
+    CheckpointRef, CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished, ChunkNumber,
+    ChunkStarted, CriterionResult, CriterionTest, EffectiveBatch, Event, FailureAnswer,
+    FailureCause, FailureDecided, FileRecord, GateDecided, Metric, MetricsLogged, ModelKind,
+    PatchApplied, PatchDeferred, PatchReason, Policy, Rejection, Restart, RestartCause,
+    RestartReason, RetryFrom, SamplesSuperseded, Scalar, SettingKey, SettingPatch, SettingValue,
+    Settings, StageMeasured, StageName, StagePassed, StagePolicy, StageReopened, StageStarted,
+    StageStopped, Step, StopReason, Upstream, Verdict, metric,
 };
 
 /// Everything known of a stage.
@@ -189,6 +192,9 @@ pub struct RunPolicy<'a> {
     pub interruptions: u32,
     /// A stage of the run has deferred fewer actions.
     pub deferred: bool,
+    /// Retention deletes on a person's request.
+    pub pruning: bool,
+    pub edition: Edition,
 }
 
 impl StageState {
@@ -382,6 +388,7 @@ pub const TRANSITIONS: &[(PhaseKind, &str, &[PhaseKind])] = {
         (Recording, "patch_applied", &[Recording]),
         (Recording, "patch_deferred", &[Recording]),
         (Recording, "checkpoint_deleted", &[Recording]),
+        (Recording, "checkpoint_given_up", &[Recording]),
         (Recording, "chunk_started", &[Training]),
         (Recording, "gate_decided", &[Recording, Stopping]),
         (Recording, "stage_passed", &[Passed]),
@@ -579,7 +586,7 @@ fn next_record(
     {
         return Event::GateDecided(Box::new(restart_without_gate(run, stage, chunk, gate_step)));
     }
-    if let Some(checkpoint) = expendable(run.policy, stage, next) {
+    if let Some(checkpoint) = expendable(run.policy.keep_last, stage, Some(next)) {
         return Event::CheckpointDeleted(CheckpointDeleted {
             stage: name,
             checkpoint: checkpoint.reference.clone(),
@@ -597,14 +604,18 @@ fn next_record(
 
 /// The next checkpoint that retention lets go, besides those that are never deleted:
 /// one that was not accepted, then the oldest but the newest `keep_last`.
-fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option<&'a Checkpoint> {
+fn expendable<'a>(
+    keep_last: u32,
+    stage: &'a StageState,
+    next: Option<&Next>,
+) -> Option<&'a Checkpoint> {
     let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
     let needed = match next {
-        Next::StartChunk { resume_from } => resume_from.as_ref(),
-        Next::RunAgain => stage
+        Some(Next::StartChunk { resume_from }) => resume_from.as_ref(),
+        Some(Next::RunAgain) | None => stage
             .newest_accepted()
             .map(|checkpoint| &checkpoint.reference),
-        Next::HandOn { checkpoint } => Some(checkpoint),
+        Some(Next::HandOn { checkpoint }) => Some(checkpoint),
     };
     let unprotected: Vec<&Checkpoint> = stage
         .checkpoints
@@ -620,9 +631,30 @@ fn expendable<'a>(policy: &Policy, stage: &'a StageState, next: &Next) -> Option
     let (accepted, others): (Vec<&Checkpoint>, Vec<&Checkpoint>) = unprotected
         .into_iter()
         .partition(|checkpoint| checkpoint.judgement == Judgement::Accepted);
-    let surplus = accepted.len().saturating_sub(policy.keep_last as usize);
+    let surplus = accepted.len().saturating_sub(keep_last as usize);
     let old = accepted.into_iter().take(surplus);
     others.into_iter().chain(old).next()
+}
+
+/// The next checkpoint that may go when a person asks for disk space, whatever the phase.
+/// One that waits for its verdict stays.
+pub(super) fn prunable(keep_last: u32, stage: &StageState) -> Option<&Checkpoint> {
+    let next = match &stage.phase {
+        Phase::Recording { next, .. } => Some(next),
+        Phase::Pending
+        | Phase::Measuring
+        | Phase::Training
+        | Phase::Rewinding
+        | Phase::Gating
+        | Phase::Failed { .. }
+        | Phase::Ending { .. }
+        | Phase::Stopping { .. }
+        | Phase::Stopped { .. }
+        | Phase::Reopening { .. }
+        | Phase::Passed { .. } => None,
+    };
+    expendable(keep_last, stage, next)
+        .filter(|checkpoint| checkpoint.judgement != Judgement::Pending)
 }
 
 fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event {
@@ -720,7 +752,7 @@ fn samples_seen(stage: &StageState, resume_from: Option<&CheckpointRef>) -> u64 
 
 /// Evaluates the gate and decides; precedence: stop, restart, rung.
 fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> GateDecided {
-    let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window);
+    let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window, run.edition);
     if evaluation.passed() {
         let failures = if run.policy.reset_on_pass {
             0
@@ -732,7 +764,7 @@ fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Ga
         return decided;
     }
     let streak = visual_streak(stage, &evaluation.criteria);
-    let start = start_after(run.policy, stage, chunk, &evaluation, streak);
+    let start = start_after(run, stage, chunk, &evaluation, streak);
     let climb = climb(stage, situation(run, stage, chunk, &evaluation));
     let decided = undecided(stage, chunk, evaluation);
     fail_gate(stage, chunk, decided, start, climb)
@@ -935,7 +967,7 @@ fn retry(
 
 /// `streak` counts the gates in a row, with this one, at which the structure was lost.
 fn start_after<'a>(
-    policy: &Policy,
+    run: RunPolicy<'_>,
     stage: &'a StageState,
     chunk: &ChunkState,
     evaluation: &Evaluation,
@@ -951,9 +983,12 @@ fn start_after<'a>(
         None
     };
     let resume_from = match cause {
-        None => retry_point(policy.retry_from, stage, chunk, evaluation.gate_loss),
+        None => retry_point(run.policy.retry_from, stage, chunk, evaluation.gate_loss),
         Some(RestartCause::NoAcceptedCheckpoint) => None,
-        Some(RestartCause::NonFiniteLoss | RestartCause::StructureLost) => best_passed(stage),
+        Some(RestartCause::NonFiniteLoss | RestartCause::StructureLost) => match run.edition {
+            Edition::One => best_passed(stage),
+            Edition::Two => best_passed(stage).or_else(|| given(stage)),
+        },
     };
     Start { cause, resume_from }
 }
@@ -1025,6 +1060,14 @@ fn best_passed(stage: &StageState) -> Option<&Checkpoint> {
         Some((checkpoint, gate))
     });
     best(passed, stage.policy.model)
+}
+
+/// The checkpoint that the user gave the stage to begin from, while it can be used.
+fn given(stage: &StageState) -> Option<&Checkpoint> {
+    stage
+        .checkpoints
+        .iter()
+        .find(|checkpoint| checkpoint.chunk.is_none() && checkpoint.is_usable())
 }
 
 /// Chunks of the lineage that do not lead to `resume_from`.
@@ -1255,8 +1298,8 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
         reopened.config_patch_applied = halved.map(|(patches, _)| patches).unwrap_or_default();
         return reopened;
     }
-    let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window);
-    let start = start_after(run.policy, stage, chunk, &evaluation, stage.visual_streak);
+    let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window, run.edition);
+    let start = start_after(run, stage, chunk, &evaluation, stage.visual_streak);
     reopened.resume_from = start
         .resume_from
         .map(|checkpoint| checkpoint.reference.clone());
@@ -1341,7 +1384,8 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
         Event::PatchDeferred(event) => on_patch_deferred(stage, &event.patch),
         Event::FailureDecided(event) => on_failure_decided(run.policy, stage, event),
         Event::StageReopened(event) => on_stage_reopened(stage, event),
-        Event::CheckpointDeleted(event) => on_checkpoint_deleted(stage, event),
+        Event::CheckpointDeleted(event) => on_checkpoint_deleted(run, stage, event),
+        Event::CheckpointGivenUp(event) => on_checkpoint_given_up(stage, event),
         Event::StagePassed(event) => on_stage_passed(stage, event),
         Event::StageStopped(event) => on_stage_stopped(stage, event),
         Event::SettingChanged(event) => on_setting_changed(stage, event.key, event.to),
@@ -1358,6 +1402,7 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
         Event::RunCreated(_)
         | Event::RunInterrupted(_)
         | Event::StoreRepaired(_)
+        | Event::PruneRequested(_)
         | Event::RunFinished(_)
         | Event::RunStopped(_) => {}
     }
@@ -1417,8 +1462,8 @@ fn on_metrics_logged(stage: &mut StageState, event: &MetricsLogged) {
     }
 }
 
-fn on_checkpoint_deleted(stage: &mut StageState, event: &CheckpointDeleted) {
-    if matches!(stage.phase, Phase::Recording { .. }) {
+fn on_checkpoint_deleted(run: RunPolicy<'_>, stage: &mut StageState, event: &CheckpointDeleted) {
+    if run.pruning || matches!(stage.phase, Phase::Recording { .. }) {
         for checkpoint in &mut stage.checkpoints {
             checkpoint.deleted |= checkpoint.reference == event.checkpoint;
         }
@@ -1573,6 +1618,39 @@ fn on_checkpoint_judged(stage: &mut StageState, event: &CheckpointJudged) {
             checkpoint.judgement = Judgement::Rejected(rejection.clone());
         }
         (Judgement::Accepted, None) | (Judgement::Rejected(_), _) => {}
+    }
+}
+
+/// Rejects the checkpoint. What was about to start from it, or to hand it on, starts from the
+/// newest that is left instead; a chunk in training is rewound by the next process.
+fn on_checkpoint_given_up(stage: &mut StageState, event: &CheckpointGivenUp) {
+    let given_up = stage
+        .checkpoints
+        .iter_mut()
+        .rfind(|checkpoint| checkpoint.reference == event.checkpoint);
+    let Some(checkpoint) = given_up else {
+        return;
+    };
+    if checkpoint.judgement == Judgement::Accepted {
+        checkpoint.judgement = Judgement::Rejected(Rejection {
+            code: "given_up".to_owned(),
+            text: format!("given up by {}: {}", event.who, event.why),
+        });
+    }
+    let newest = stage
+        .newest_accepted()
+        .map(|checkpoint| checkpoint.reference.clone());
+    if let Phase::Recording { next, .. } = &mut stage.phase {
+        let lost = match next {
+            Next::StartChunk { resume_from } => resume_from.as_ref() == Some(&event.checkpoint),
+            Next::HandOn { checkpoint } => *checkpoint == event.checkpoint,
+            Next::RunAgain => false,
+        };
+        if lost {
+            *next = Next::StartChunk {
+                resume_from: newest,
+            };
+        }
     }
 }
 

@@ -232,6 +232,8 @@ structs! {
     ChunkFinished { stage, chunk, attempt, step, samples_seen, seconds }
     ChunkFailed { stage, chunk, attempt, step, failure }
     StoreRepaired { copy, detail, quarantine, restored }
+    CheckpointGivenUp { stage, checkpoint, who, why }
+    PruneRequested { keep_last, who }
     StageStarted { stage, settings, upstream, resume_from }
     Upstream { stage, checkpoint }
     ChunkStarted { stage, chunk, attempt, restart, from, to, samples_seen, resume_from, settings }
@@ -263,7 +265,7 @@ structs! {
 enums! {
     Event {
         RunCreated(e), ProcessStarted(e), RunInterrupted(e), SettingChanged(e), FallbackGranted(e), StageMeasured(e), MetricsLogged(e),
-        CheckpointWritten(e), CheckpointJudged(e), HeldOutScored(e), PictureScored(e), ChunkFinished(e), ChunkFailed(e), StoreRepaired(e),
+        CheckpointWritten(e), CheckpointJudged(e), HeldOutScored(e), PictureScored(e), ChunkFinished(e), ChunkFailed(e), StoreRepaired(e), CheckpointGivenUp(e), PruneRequested(e),
         StageStarted(e), ChunkStarted(e), SamplesSuperseded(e), GateDecided(e), PatchApplied(e), PatchDeferred(e), FailureDecided(e),
         StageReopened(e), CheckpointDeleted(e), StagePassed(e), StageStopped(e), RunFinished(e), RunStopped(e),
     }
@@ -276,11 +278,12 @@ enums! {
     Verdict { Pass, Fail, NotApplicable }
     CriterionReason {
         OnlyAtTarget, FreshStart, PreviousNotFinite, NotFinite, TooFewSamples { found, needed }, Missing { metric },
-        Stale { metric, last, needed_after }, NoPicture, NoSkillToMeasure, NoCheckpoint, NotJudged, Rejected { code, text },
+        Stale { metric, last, needed_after }, NoPicture, NoSkillToMeasure, NoCheckpoint, NotJudged, Rejected { code, text }, NoStructureToMeasure,
     }
     Finding {
         VacuousLimit { criterion, limit, predictor, trivial_loss, factor }, NoSkill { metric, skill, predictor },
         DecidedByNoise { criterion, limit, within, beyond },
+        NothingToMeasure { metric, predictor },
         Cause { cause, single_action_share, median_entropy, rising, r2_learning_rate, r2_entropy },
     }
     Cause { Upstream, Dynamics, Mixed, Undetermined }

@@ -133,7 +133,9 @@ impl Console {
             Event::ChunkFailed(_)
             | Event::SettingChanged(_)
             | Event::FallbackGranted(_)
-            | Event::StoreRepaired(_) => self.say(&describe(event)),
+            | Event::StoreRepaired(_)
+            | Event::CheckpointGivenUp(_)
+            | Event::PruneRequested(_) => self.say(&describe(event)),
             Event::RunCreated(_)
             | Event::ProcessStarted(_)
             | Event::MetricsLogged(_)

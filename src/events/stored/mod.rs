@@ -149,6 +149,8 @@ kinds! {
     12 "chunk_finished" ChunkFinished: 1 => ChunkFinishedV1;
     13 "chunk_failed" ChunkFailed: 1 => ChunkFailedV1;
     14 "store_repaired" StoreRepaired: 1 => StoreRepairedV1;
+    15 "checkpoint_given_up" CheckpointGivenUp: 1 => CheckpointGivenUpV1;
+    16 "prune_requested" PruneRequested: 1 => PruneRequestedV1;
     101 "stage_started" StageStarted: 1 => StageStartedV1;
     102 "chunk_started" ChunkStarted: 1 => ChunkStartedV1;
     103 "samples_superseded" SamplesSuperseded: 1 => SamplesSupersededV1;

@@ -160,6 +160,16 @@ frozen! {
         quarantine: Option<String>,
         restored: u64,
     }
+    CheckpointGivenUpV1 of CheckpointGivenUp {
+        stage: String,
+        checkpoint: CheckpointRefV1,
+        who: String,
+        why: String,
+    }
+    PruneRequestedV1 of PruneRequested {
+        keep_last: u32,
+        who: String,
+    }
     StageStartedV1 of StageStarted {
         stage: String,
         settings: SettingsV1,
@@ -631,11 +641,12 @@ impl Freeze<CriterionReason> for TaggedV1 {
             CriterionReason::NoCheckpoint => TaggedV1::new(10),
             CriterionReason::NotJudged => TaggedV1::new(11),
             CriterionReason::Rejected { code, text } => TaggedV1::new(12).text(code).text(text),
+            CriterionReason::NoStructureToMeasure => TaggedV1::new(13),
         })
     }
 
     fn thaw(self) -> Result<CriterionReason, Unfit> {
-        let mut fields = self.fields("CriterionReason", 12);
+        let mut fields = self.fields("CriterionReason", 13);
         let live = match fields.number {
             1 => CriterionReason::OnlyAtTarget,
             2 => CriterionReason::FreshStart,
@@ -661,6 +672,7 @@ impl Freeze<CriterionReason> for TaggedV1 {
                 code: fields.text()?,
                 text: fields.text()?,
             },
+            13 => CriterionReason::NoStructureToMeasure,
             _ => return Err(fields.unknown()),
         };
         fields.end(live)
@@ -687,6 +699,9 @@ impl Freeze<Finding> for TaggedV1 {
                 skill,
                 predictor,
             } => TaggedV1::new(2).text(metric).real(*skill).text(predictor),
+            Finding::NothingToMeasure { metric, predictor } => {
+                TaggedV1::new(5).text(metric).text(predictor)
+            }
             Finding::DecidedByNoise {
                 criterion,
                 limit,
@@ -715,7 +730,7 @@ impl Freeze<Finding> for TaggedV1 {
     }
 
     fn thaw(self) -> Result<Finding, Unfit> {
-        let mut fields = self.fields("Finding", 4);
+        let mut fields = self.fields("Finding", 5);
         let live = match fields.number {
             1 => Finding::VacuousLimit {
                 criterion: fields.text()?,
@@ -742,6 +757,10 @@ impl Freeze<Finding> for TaggedV1 {
                 rising: fields.flag()?,
                 r2_learning_rate: fields.optional()?,
                 r2_entropy: fields.optional()?,
+            },
+            5 => Finding::NothingToMeasure {
+                metric: fields.text()?,
+                predictor: fields.text()?,
             },
             _ => return Err(fields.unknown()),
         };

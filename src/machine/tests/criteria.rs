@@ -5,6 +5,7 @@ use crate::events::CriterionReason::*;
 use crate::events::*;
 use crate::machine::chunk::{ChunkState, Previous};
 use crate::machine::gate;
+use crate::machine::rules::Edition;
 use crate::machine::{Checkpoint, Judgement, StageState};
 
 /// One criterion over the chunk (100, 200] of a stage with the target 300, whose
@@ -13,6 +14,7 @@ struct Bench {
     stage: StageState,
     chunk: ChunkState,
     latest_window: u32,
+    edition: Edition,
 }
 
 fn bench(test: CriterionTest) -> Bench {
@@ -45,6 +47,7 @@ fn bench(test: CriterionTest) -> Bench {
         chunk: ChunkState::begin(&started, Previous::None, Vec::new(), None),
         stage,
         latest_window: 1,
+        edition: Edition::Two,
     }
 }
 
@@ -138,7 +141,8 @@ impl Bench {
     }
 
     fn result(&self) -> CriterionResult {
-        gate::evaluate(&self.stage, &self.chunk, self.latest_window).criteria[0].clone()
+        gate::evaluate(&self.stage, &self.chunk, self.latest_window, self.edition).criteria[0]
+            .clone()
     }
 }
 
@@ -221,7 +225,7 @@ fn checkpoint_valid() {
 
 #[test]
 fn a_gate_needs_an_accepted_checkpoint_even_if_the_policy_does_not_ask() {
-    let evaluate = |bench: Bench| gate::evaluate(&bench.stage, &bench.chunk, 1);
+    let evaluate = |bench: Bench| gate::evaluate(&bench.stage, &bench.chunk, 1, Edition::Two);
     let silent = || bench(CriterionTest::LossFinite).losses(&[1.0]);
     assert!(evaluate(silent()).passed(), "accepted: nothing to add");
     assert_eq!(evaluate(silent()).criteria.len(), 1);
@@ -620,7 +624,18 @@ fn visual_structure() {
         drawn(&[lost, sound, blank]),
         Err(None),
     );
-    check_not_applicable("no frame to score", drawn(&[blank; 2]), NoSkillToMeasure);
+    check_not_applicable(
+        "no frame to score",
+        drawn(&[blank; 2]),
+        NoStructureToMeasure,
+    );
+    let mut by_rules_1 = drawn(&[blank; 2]);
+    by_rules_1.edition = Edition::One;
+    check_not_applicable(
+        "by rules 1 it has the reason of skill",
+        by_rules_1,
+        NoSkillToMeasure,
+    );
     check("no picture fails", visual(), Err(Some(NoPicture)));
     check(
         "a picture of nothing fails",

@@ -2,7 +2,7 @@
 
 use super::build::*;
 use crate::events::*;
-use crate::machine::Command;
+use crate::machine::{Checkpoint, Command, Judgement, RunPhase, RunState, apply};
 
 fn run_of(model: ModelKind, change: impl Fn(&mut Policy)) -> Run {
     let mut policy = policy_of(model);
@@ -532,4 +532,208 @@ fn interruptions_at_a_gate_count_for_no_chunk() {
     kill(&mut run, 0);
     kill(&mut run, 0);
     assert_eq!(failures(&run), []);
+}
+
+/// A stage that begins from a checkpoint of the user's, by these rules.
+fn begun_from_given(rules: u32) -> Run {
+    let mut created = created(policy_of(ModelKind::VideoTokenizer));
+    created.rules = rules;
+    created.init_from = vec![InitFrom {
+        stage: StageName::new("video_tokenizer"),
+        checkpoint: checkpoint("given", 40),
+        files: Vec::new(),
+        fresh_optimizer: false,
+    }];
+    Run::create(created)
+}
+
+#[test]
+fn a_restart_goes_back_to_the_given_checkpoint() {
+    let nan = Outcome {
+        last: Some(f64::NAN),
+        ..good()
+    };
+    let start = |rules| {
+        let mut run = begun_from_given(rules);
+        let gate = run.gate(&nan);
+        assert_eq!(gate.decision, Action::RestartStage);
+        let from = gate.resume_from.map(|checkpoint| checkpoint.step.get());
+        let train = run.training();
+        let train = (train.from.get(), train.restart.get());
+        (from, train, gate.restart.map(|restart| restart.cause))
+    };
+    let cause = Some(RestartCause::NonFiniteLoss);
+    assert_eq!(start(1), (None, (0, 1), cause), "rules 1 begin anew");
+    assert_eq!(start(2), (Some(40), (40, 1), cause));
+}
+
+#[test]
+fn a_restart_prefers_a_checkpoint_whose_gate_passed_to_the_given_one() {
+    let nan = Outcome {
+        last: Some(f64::NAN),
+        ..good()
+    };
+    let mut run = begun_from_given(2);
+    let passed = run.gate(&high(0.008)).gate_step;
+    let from = run.gate(&nan).resume_from.map(|checkpoint| checkpoint.step);
+    assert_eq!(from, Some(passed));
+}
+
+#[test]
+fn a_restart_without_the_given_checkpoint_begins_anew() {
+    let nan = Outcome {
+        last: Some(f64::NAN),
+        ..good()
+    };
+    let mut run = begun_from_given(2);
+    let given = run.training().resume.unwrap().checkpoint;
+    run.append(judged(&StageName::new("video_tokenizer"), &given, false));
+    assert_eq!(run.gate(&nan).resume_from, None);
+}
+
+fn give_up(run: &mut Run, checkpoint: &CheckpointRef) {
+    run.append(Event::CheckpointGivenUp(CheckpointGivenUp {
+        stage: StageName::new("video_tokenizer"),
+        checkpoint: checkpoint.clone(),
+        who: "somebody".to_owned(),
+        why: "its files are gone".to_owned(),
+    }));
+}
+
+/// The newest accepted checkpoint of the stage under way.
+fn newest(run: &Run) -> CheckpointRef {
+    run.stage().newest_accepted().unwrap().reference.clone()
+}
+
+#[test]
+fn a_checkpoint_that_a_person_gives_up_is_replaced_by_an_older_one() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    run.gate(&high(0.008));
+    let gone = run.training().resume.unwrap().checkpoint;
+    // The process found it gone, said so and ended; the next one starts.
+    give_up(&mut run, &gone);
+    let older = newest(&run);
+    assert!(older.step < gone.step, "an older one is left");
+    run.tell(process());
+    let train = run.training();
+    assert_eq!(train.from, older.step);
+    assert_eq!(train.resume.unwrap().checkpoint, older);
+    assert_eq!(train.restart, Restart::FIRST, "no restart");
+    let judgement = &run.stage().checkpoint(&gone).unwrap().judgement;
+    let Judgement::Rejected(rejection) = judgement else {
+        panic!("{judgement:?}");
+    };
+    assert_eq!(rejection.code, "given_up");
+    assert!(rejection.text.contains("somebody"), "{}", rejection.text);
+    run.finish(|train| high(0.7 / train.to.get() as f64));
+    assert_eq!(run.state.phase, RunPhase::Finished);
+}
+
+#[test]
+fn a_checkpoint_given_up_before_its_chunk_starts_is_replaced_too() {
+    let cut = |target: u64| {
+        let mut run = run_of(ModelKind::VideoTokenizer, |policy| {
+            policy.stages[0].settings.n_updates = target;
+        });
+        run.gate(&high(0.008));
+        // As a process that ended behind the gate leaves it.
+        let end = run
+            .log
+            .iter()
+            .position(|event| matches!(event, Event::GateDecided(_)))
+            .unwrap();
+        let mut state = RunState::empty();
+        let log: Vec<Event> = run.log.drain(..=end).collect();
+        for event in &log {
+            apply(&mut state, event);
+        }
+        Run { state, log }
+    };
+    for (name, target) in [("before a chunk", 300), ("before handing on", 100)] {
+        let mut run = cut(target);
+        let gone = newest(&run);
+        give_up(&mut run, &gone);
+        run.tell(process());
+        let train = run.training();
+        let resumed = train.resume.unwrap().checkpoint;
+        assert!(resumed.step < gone.step, "{name}");
+        assert_eq!(train.from, resumed.step, "{name}");
+        run.finish(|train| high(0.7 / train.to.get() as f64));
+        assert_eq!(run.state.phase, RunPhase::Finished, "{name}");
+    }
+}
+
+#[test]
+fn giving_up_what_is_not_there_changes_nothing() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    run.gate(&high(0.008));
+    let before = run.state.clone();
+    give_up(&mut run, &checkpoint("elsewhere", 7));
+    assert!(run.state == before);
+}
+
+fn prune(run: &mut Run, keep_last: u32) -> Vec<String> {
+    let before = run.log.len();
+    run.tell(Event::PruneRequested(PruneRequested {
+        keep_last,
+        who: "somebody".to_owned(),
+    }));
+    let deleted = run.log[before..].iter().filter_map(|event| match event {
+        Event::CheckpointDeleted(deleted) => Some(deleted.checkpoint.path.clone()),
+        _ => None,
+    });
+    deleted.collect()
+}
+
+/// Three gates passed, each with a checkpoint before it.
+fn with_many_checkpoints() -> Run {
+    let mut run = run_of(ModelKind::VideoTokenizer, |policy| {
+        policy.keep_last = 5;
+        policy.stages[0].settings.n_updates = 500;
+    });
+    for loss in [0.009, 0.008, 0.007] {
+        run.gate(&high(loss));
+    }
+    run
+}
+
+#[test]
+fn pruning_deletes_what_retention_may_delete_and_no_more() {
+    let mut run = with_many_checkpoints();
+    let stage = run.stage();
+    let kept = |checkpoint: &&Checkpoint| {
+        checkpoint.resumed || checkpoint.gate.is_some_and(|gate| gate.passed)
+    };
+    let written = stage.checkpoints.len();
+    let protected = stage.checkpoints.iter().filter(kept).count();
+    assert!(protected + 1 < written, "there is something to delete");
+    let surplus = written - protected;
+    assert_eq!(prune(&mut run, 100), Vec::<String>::new(), "few enough");
+    assert_eq!(prune(&mut run, 1).len(), surplus - 1, "the newest stays");
+    assert_eq!(prune(&mut run, 0).len(), 1);
+    let left = run.stage().checkpoints.iter().filter(|one| !one.deleted);
+    assert_eq!(left.count(), protected);
+    run.tell(process());
+    run.finish(|train| high(0.7 / train.to.get() as f64));
+    assert_eq!(
+        run.state.phase,
+        RunPhase::Finished,
+        "the run is none the worse"
+    );
+    let handed_on = run.state.stages[0].passed().unwrap().clone();
+    prune(&mut run, 0);
+    let stage = &run.state.stages[0];
+    assert!(!stage.checkpoint(&handed_on).unwrap().deleted);
+    assert!(!stage.best_known().unwrap().deleted);
+}
+
+#[test]
+fn pruning_ends_with_the_next_process() {
+    let mut run = with_many_checkpoints();
+    prune(&mut run, 0);
+    run.tell(process());
+    let before = run.log.len();
+    run.gate(&high(0.006));
+    let deleted = pick!(run.log[before..], CheckpointDeleted).count();
+    assert_eq!(deleted, 0, "`keep_last` is 5 again");
 }

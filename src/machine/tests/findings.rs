@@ -15,6 +15,7 @@ fn names(model: ModelKind, outcome: &Outcome) -> Vec<&'static str> {
     let name = |finding: &Finding| match finding {
         Finding::VacuousLimit { .. } => "vacuous_limit",
         Finding::NoSkill { .. } => "no_skill",
+        Finding::NothingToMeasure { .. } => "nothing_to_measure",
         Finding::DecidedByNoise { .. } => "decided_by_noise",
         Finding::Cause { .. } => "cause",
     };
@@ -46,6 +47,49 @@ fn skill_of_a_passing_gate() {
         ..held_out(0.02)
     };
     check("a failing gate says enough", failing, &[]);
+}
+
+/// A trivial loss of 0 is the one case in which a passing gate would say nothing of its worth.
+#[test]
+fn a_passing_gate_whose_skill_cannot_be_measured_says_so() {
+    let found = |rules: u32, trivial: f64, moving: Option<f64>, outcome: &Outcome| {
+        let mut created = created(policy_of(ModelKind::VideoTokenizer));
+        created.rules = rules;
+        let mut run = Run::create(created);
+        run.state.stages[0].trivial = vec![
+            metric_of(metric::TRIVIAL_LOSS, trivial),
+            Metric {
+                name: metric::TRIVIAL_LOSS_MOVING.to_owned(),
+                value: moving.map(scalar),
+            },
+        ];
+        run.gate(outcome).findings
+    };
+    let nothing = |name: &str| Finding::NothingToMeasure {
+        metric: name.to_owned(),
+        predictor: "mean_image".to_owned(),
+    };
+    let scored = Outcome {
+        held_out_loss: 0.005,
+        ..good()
+    };
+    assert_eq!(found(2, 0.01, Some(0.02), &scored), []);
+    assert_eq!(found(2, 0.0, Some(0.0), &scored), [nothing("skill")]);
+    assert_eq!(
+        found(2, 0.01, None, &scored),
+        [nothing("skill_moving")],
+        "no pixel moves"
+    );
+    assert_eq!(found(1, 0.0, None, &scored), [], "rules 1 say nothing");
+    let failing = Outcome {
+        loss: 0.5,
+        ..scored
+    };
+    assert_eq!(
+        found(2, 0.0, None, &failing),
+        [],
+        "a failing gate says enough"
+    );
 }
 
 #[test]

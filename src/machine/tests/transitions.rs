@@ -79,6 +79,7 @@ fn logs() -> Vec<Vec<Event>> {
     });
     failing.allow(1);
     vec![
+        given_up(policy.clone()),
         passing.log,
         stopping.log,
         failing.log,
@@ -99,6 +100,26 @@ fn lost_start(policy: Policy) -> Vec<Event> {
         run.append(process());
     }
     run.settle();
+    run.log
+}
+
+/// A person gives up the checkpoint that a chunk began from, and asks for disk space.
+fn given_up(policy: Policy) -> Vec<Event> {
+    let mut run = Run::start(policy);
+    run.gate(&high(0.5));
+    let train = run.training();
+    run.append(Event::CheckpointGivenUp(CheckpointGivenUp {
+        stage: train.stage.clone(),
+        checkpoint: train.resume.unwrap().checkpoint,
+        who: "somebody".to_owned(),
+        why: "its files are gone".to_owned(),
+    }));
+    run.tell(Event::PruneRequested(PruneRequested {
+        keep_last: 0,
+        who: "somebody".to_owned(),
+    }));
+    run.tell(process());
+    run.finish(|_| high(0.5));
     run.log
 }
 

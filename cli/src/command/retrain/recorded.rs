@@ -178,6 +178,8 @@ fn of_chunk(event: &Event) -> Option<(&StageName, ChunkNumber, Attempt)> {
         | Event::SettingChanged(_)
         | Event::FallbackGranted(_)
         | Event::StoreRepaired(_)
+        | Event::CheckpointGivenUp(_)
+        | Event::PruneRequested(_)
         | Event::StageMeasured(_)
         | Event::CheckpointJudged(_)
         | Event::StageStarted(_)
