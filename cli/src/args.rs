@@ -39,6 +39,8 @@ pub enum Command {
     Import(ImportArgs),
     /// Put both copies of a run's log right
     Repair(RepairArgs),
+    /// List the checkpoints that retention may delete, or delete them
+    Prune(PruneArgs),
     /// Judge checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -61,8 +63,9 @@ pub struct RunArgs {
     /// Directory of the run; made if missing, refused if it has a log
     #[arg(long, required_unless_present = "dry_run")]
     pub dir: Option<PathBuf>,
-    /// Go on with the run in the directory if there is one, as a job that is queued again wants it
-    #[arg(long, conflicts_with_all = ["dry_run", "next_cycle_of", "init_from", "stage"])]
+    /// Resume the run in the directory if there is one, as a requeued job needs it; then the config,
+    /// --stage, --init-from and --next-cycle-of are not used
+    #[arg(long, conflicts_with = "dry_run")]
     pub or_resume: bool,
     /// Override a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -100,6 +103,9 @@ pub struct ResumeArgs {
     /// Change a setting; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Give up checkpoints whose files are missing, on record, and resume from the newest that is left
+    #[arg(long)]
+    pub give_up: bool,
     /// Print one JSON object per gate on stdout
     #[arg(long)]
     pub json: bool,
@@ -109,6 +115,25 @@ pub struct ResumeArgs {
     /// Go on with fewer devices than ranks, with more accumulation
     #[arg(long)]
     pub allow_single_gpu_fallback: bool,
+    /// The command that began the run, given again: what it set then is no change now
+    #[arg(skip)]
+    pub requeued: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Directory of the run
+    pub dir: PathBuf,
+    /// Keep this many of each stage's newest accepted checkpoints besides best, passed and resume
+    /// points
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub keep: u32,
+    /// Delete them; without this they are only listed
+    #[arg(long)]
+    pub delete: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

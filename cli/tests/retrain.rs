@@ -141,3 +141,43 @@ fn what_cannot_be_trained_again_says_so() {
     run(["export", &place.arg("run"), &exported]).expect(0);
     run(["replay", "--retrain", &exported]).expect(2);
 }
+
+/// A setting that a person changed inside a chunk is followed: the part before it and the part
+/// after it are trained again each with its own.
+#[test]
+fn a_change_inside_a_chunk_is_followed() {
+    let place = Place::with_config(200);
+    let dir = place.arg("run");
+    let long = [
+        "--stage",
+        "video_tokenizer",
+        "--set",
+        "video_tokenizer.n_updates=1000",
+        "--set",
+        "video_tokenizer.chunk_size=1000",
+        "--set",
+        "video_tokenizer.checkpoint_interval=20",
+    ];
+    let mut child = support::tinygate()
+        .args(["run", &place.config(), "--dir", &dir, "--quiet"])
+        .args(long)
+        .spawn()
+        .unwrap();
+    support::wait_for(&dir, |event| event["kind"] == "checkpoint_judged");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let set = "video_tokenizer.learning_rate=5e-4";
+    run(["resume", &dir, "--quiet", "--set", set]).expect(0);
+    let parts: Vec<Event> = records(&place.path("run"))
+        .into_iter()
+        .map(|record| record.event)
+        .filter(|event| matches!(event, Event::ChunkStarted(_) | Event::SamplesSuperseded(_)))
+        .collect();
+    assert_eq!(parts.len(), 2, "one chunk, resumed inside");
+    let done = retrain(&place, &[]).expect(0);
+    assert!(
+        done.stdout.contains("2 chunks trained again, 0 skipped"),
+        "{}",
+        done.stdout
+    );
+}

@@ -507,10 +507,8 @@ fn checkpoints_that_are_away_are_nobodys_failure() {
         let (here, away) = (place.path("run").join(stage), place.path("away"));
         fs::rename(&here, &away).unwrap();
         for _ in 0..4 {
-            run(["resume", &place.arg("run"), "--quiet"]).expect_error(
-                2,
-                &["is not there", stage, "`model_state_dict.pt` is missing"],
-            );
+            run(["resume", &place.arg("run"), "--quiet"])
+                .expect_error(2, &["is missing", stage, "bring"]);
         }
         // What the attempts made in its place.
         let _ = fs::remove_dir_all(&here);

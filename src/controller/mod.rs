@@ -378,13 +378,12 @@ impl<'a> Controller<'a> {
     /// Records the decisions the last process did not get to, up to the start of a
     /// chunk, which is the next process's. What a person changes comes after them: a
     /// stage must have stopped before more retries can open it, and a rung that is
-    /// due must not undo the change. Where the run ends with them, no other process
-    /// says them or does what they ask of the files.
+    /// due must not undo the change. They are told at once: this process may end before it trains,
+    /// and the next one does not tell what it finds recorded.
     pub fn catch_up(&mut self, observer: &mut dyn Observer) -> Result<(), ControlError> {
         let before = self.next;
         self.record_undecided()?;
-        let ended = matches!(machine::decide(&self.state), Decision::Idle(_));
-        if before < self.next && ended {
+        if before < self.next {
             self.tell(observer)?;
         }
         Ok(())
@@ -403,15 +402,18 @@ impl<'a> Controller<'a> {
     }
 
     /// Records a person's request for disk space and the deletions that follow from it, then
-    /// deletes. The deletions that were undecided before are recorded first.
+    /// deletes. Other decisions that are due wait for the process that trains.
     pub fn prune(
         &mut self,
         asked: PruneRequested,
         observer: &mut dyn Observer,
     ) -> Result<(), ControlError> {
-        self.record_undecided()?;
         self.append(Event::PruneRequested(asked), Durability::Durable)?;
-        self.record_undecided()?;
+        while let Decision::Record(event) = machine::decide(&self.state)
+            && matches!(*event, Event::CheckpointDeleted(_))
+        {
+            self.append(*event, Durability::Lazy)?;
+        }
         self.tell(observer)?;
         // A process that was killed between a deletion's event and the deletion left files.
         files::sweep(&self.directory, &self.state);

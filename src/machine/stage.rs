@@ -1631,11 +1631,14 @@ fn on_checkpoint_given_up(stage: &mut StageState, event: &CheckpointGivenUp) {
     let Some(checkpoint) = given_up else {
         return;
     };
-    if checkpoint.judgement == Judgement::Accepted {
-        checkpoint.judgement = Judgement::Rejected(Rejection {
-            code: "given_up".to_owned(),
-            text: format!("given up by {}: {}", event.who, event.why),
-        });
+    match checkpoint.judgement {
+        Judgement::Pending | Judgement::Accepted => {
+            checkpoint.judgement = Judgement::Rejected(Rejection {
+                code: "given_up".to_owned(),
+                text: format!("given up by {}: {}", event.who, event.why),
+            });
+        }
+        Judgement::Rejected(_) => {}
     }
     let newest = stage
         .newest_accepted()

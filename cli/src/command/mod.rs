@@ -9,7 +9,9 @@ mod drive;
 mod dry_run;
 mod explain;
 mod log;
+mod lost;
 mod prepare;
+mod prune;
 #[cfg(feature = "train")]
 mod ranks;
 mod repair;
@@ -49,6 +51,7 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
         Command::Export(args) => transfer::export(&args),
         Command::Import(args) => transfer::import(&args),
         Command::Repair(args) => repair::perform(&args),
+        Command::Prune(args) => prune::perform(&args),
         Command::Checkpoint(CheckpointCommand::Verify(args)) => checkpoint::verify(&args),
         Command::Config(ConfigCommand::Init(args)) => config::init(&args),
         Command::Config(ConfigCommand::Check(args)) => config::check(&args),

@@ -163,6 +163,52 @@ fn say_differences(first: &Config, given: &Config, changes: &[Override]) {
     }
 }
 
+/// Names each key in which the config given differs from the one that a run to be resumed was
+/// created with. Overrides are applied or refused by the resume itself. That the config cannot be
+/// read any more stops nothing, since the log has its own.
+pub fn say_differences_to_log(args: &RunArgs, dir: &Path) {
+    let Some(path) = &args.config else {
+        return;
+    };
+    let given = match Config::load(path, &[]) {
+        Ok(loaded) => loaded.config,
+        Err(error) => {
+            let first = error.to_string();
+            let first = first.lines().next().unwrap_or_default();
+            output::say(&format!(
+                "warning: the config is not used, and cannot be read: {first}"
+            ));
+            return;
+        }
+    };
+    let created = records(dir).ok().and_then(|mut all| all.next()?.ok());
+    // A log that cannot be read is an error of the resume.
+    let Some(Event::RunCreated(created)) = created.map(|record| record.event) else {
+        return;
+    };
+    let Ok(recorded) = Config::from_json(&created.config) else {
+        return;
+    };
+    let overridden = overrides(&args.set).unwrap_or_default();
+    let overridden: BTreeSet<&str> = overridden.iter().map(Override::key).collect();
+    let (given, recorded) = (given.entries(), recorded.entries());
+    let value = |all: &[(String, String)], key: &str| {
+        let found = all.iter().find(|(known, _)| known == key);
+        found.map_or_else(|| "nothing".to_owned(), |(_, value)| value.clone())
+    };
+    let keys: BTreeSet<&String> = given.iter().chain(&recorded).map(|(key, _)| key).collect();
+    for key in keys {
+        let (asked, used) = (value(&given, key), value(&recorded, key));
+        if asked != used && !overridden.contains(key.as_str()) {
+            output::say(&format!(
+                "warning: `{key}` is {asked} in the config given; the run was created with {used}, which counts \
+                 (`tinygate resume {} --set` changes what may change)",
+                dir.display()
+            ));
+        }
+    }
+}
+
 /// Whether there is a run in a directory.
 pub fn has_log(dir: &Path) -> bool {
     dir.join(JOURNAL).exists() || dir.join(SLED).exists()

@@ -3,9 +3,13 @@
 use std::path::Path;
 
 use tinygate::events::{Event, Seq};
+use tinygate::machine::{RunState, apply};
 use tinygate::store::{Durability, EventLog, LogCopy, Repair, Store, Wishes, rehearse};
+use tinygate_replay::describe;
 
+use super::lost::Lost;
 use super::now_ms;
+use super::resume::user_name;
 use crate::args::{CopyName, RepairArgs};
 use crate::exit::{EmptyLog, Exit};
 use crate::output::{count, say};
@@ -58,8 +62,38 @@ fn repair(dir: &Path, wishes: Wishes) -> anyhow::Result<u64> {
             .collect();
         store.append(events, &facts, Durability::Durable)?;
     }
+    if wishes.accept_loss {
+        give_up_lost(dir, &store)?;
+    }
     store.close()?;
     Ok(events.get())
+}
+
+/// Checkpoints that the lost events let go are given up too: who accepts the loss of the one accepts
+/// that of the other.
+fn give_up_lost(dir: &Path, store: &Store) -> anyhow::Result<()> {
+    let mut state = RunState::empty();
+    for record in store.read(Seq::FIRST)? {
+        apply(&mut state, &record?.event);
+    }
+    let Some(lost) = Lost::of(dir, &state) else {
+        return Ok(());
+    };
+    let events = match lost.give_up(&user_name(), "its files went with the events that are lost") {
+        Ok(events) => events,
+        // A repaired log is worth more than none; `resume` refuses with the way out.
+        Err(none_left) => {
+            say(&format!("warning: {none_left}"));
+            return Ok(());
+        }
+    };
+    let now = now_ms();
+    for event in events {
+        let event = Event::CheckpointGivenUp(event);
+        say(&describe(&event));
+        store.append(store.head(), &[(now, event)], Durability::Durable)?;
+    }
+    Ok(())
 }
 
 fn say_all(dir: &Path, repairs: &[Repair]) {

@@ -7,14 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::bail;
-use tinygate::config::{Config, Resumed};
+use tinygate::config::{Config, Resumed, SettingChange};
 use tinygate::controller::Controller;
 use tinygate::data::{DataError, Frames};
-use tinygate::events::{RunCreated, Seq, SettingChanged, SettingKey, SettingValue};
+use tinygate::events::{
+    Event, RunCreated, Seq, SettingChanged, SettingKey, SettingValue, StageName,
+};
 use tinygate::machine::{RunPhase, RunState, StageState};
 use tinygate::setup::{self, SetupError};
 use tinygate::store::{EventLog, Store};
 
+use super::lost::{self, Lost};
 use super::{fold, now_ms, overrides, way_on};
 use crate::args::ResumeArgs;
 use crate::exit::{EmptyLog, Exit, StoppedRun};
@@ -68,10 +71,12 @@ fn resume(args: &ResumeArgs, begun: &mut bool) -> anyhow::Result<Exit> {
         return Err(EmptyLog { place }.into());
     };
     if state.phase == RunPhase::Finished {
+        refuse_changes_of_a_finished_run(args, &created, state)?;
         say_finished(args, &store)?;
         return Ok(Exit::Done);
     }
-    let continued = prepare_resume(args, &created, state)?;
+    give_up_lost_checkpoints(args, &mut controller)?;
+    let continued = prepare_resume(args, &created, controller.state(), &store)?;
     *begun = true;
     go_on(args, &args.dir, controller, &store, continued)
 }
@@ -124,17 +129,149 @@ fn say_finished(args: &ResumeArgs, store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn prepare_resume(
+/// What a person asks of a finished run is refused: nothing would come of it.
+fn refuse_changes_of_a_finished_run(
     args: &ResumeArgs,
     created: &RunCreated,
     state: &RunState,
-) -> anyhow::Result<Continued> {
+) -> anyhow::Result<()> {
+    if args.retries.is_some() {
+        bail!(
+            "`--retries` allows a stopped stage more failures, and this run has finished\n\
+             hint: leave it out"
+        );
+    }
     let original = Config::from_json(&created.config)?;
+    let resumed = resumed(&original, args, created, state)?;
+    if args.requeued {
+        return Ok(());
+    }
+    refuse_changes_of_passed_stages(args, &resumed, state)?;
+    if let Some(change) = resumed.settings.first() {
+        bail!(
+            "the run has finished, so `{}` cannot change any more\n\
+             hint: start another run with it: `tinygate run CONFIG --dir DIR --set {}={}`",
+            name_of(change),
+            name_of(change),
+            output::setting(change.to)
+        );
+    }
+    Ok(())
+}
+
+/// A stage that has passed trains no more, so a change of its settings would do nothing.
+fn refuse_changes_of_passed_stages(
+    args: &ResumeArgs,
+    resumed: &Resumed,
+    state: &RunState,
+) -> anyhow::Result<()> {
+    let passed = |change: &&SettingChange| {
+        let stage = change
+            .stage
+            .as_ref()
+            .and_then(|name| state.stage_named(name));
+        stage.is_some_and(|stage| stage.passed().is_some())
+    };
+    let Some(change) = resumed.settings.iter().find(passed) else {
+        return Ok(());
+    };
+    let stage = change.stage.as_ref().map_or("", StageName::as_str);
+    bail!(
+        "`{stage}` has passed its last gate, so `{}` cannot change from {} to {}\n\
+         hint: train it further in a run of its own: `tinygate run CONFIG --stage {stage} --init-from \
+         {stage}={}/{stage}/best --dir DIR --set {}={}`",
+        name_of(change),
+        output::setting(change.from),
+        output::setting(change.to),
+        args.dir.display(),
+        name_of(change),
+        output::setting(change.to)
+    )
+}
+
+/// The key of a change as a config has it.
+fn name_of(change: &SettingChange) -> String {
+    let stage = change.stage.as_ref().map(|stage| format!("{stage}."));
+    format!("{}{}", stage.unwrap_or_default(), change.key.as_str())
+}
+
+/// Where checkpoints are missing, an older one takes their place only if the person says so.
+fn give_up_lost_checkpoints(
+    args: &ResumeArgs,
+    controller: &mut Controller<'_>,
+) -> anyhow::Result<()> {
+    let lost = Lost::of(&args.dir, controller.state());
+    let Some(lost) = lost else {
+        if args.give_up && !args.quiet {
+            output::say("no checkpoint is missing, so none is given up");
+        }
+        return lost::refuse_missing_upstream(&args.dir, controller.state());
+    };
+    if !args.give_up {
+        lost.refuse(&args.dir)?;
+        return lost::refuse_missing_upstream(&args.dir, controller.state());
+    }
+    lost::refuse_missing_upstream(&args.dir, controller.state())?;
+    for event in lost.give_up(&user_name(), "its files are missing")? {
+        controller.record_fact(Event::CheckpointGivenUp(event))?;
+    }
+    Ok(())
+}
+
+/// The run's config with what the command line changes.
+fn resumed(
+    original: &Config,
+    args: &ResumeArgs,
+    created: &RunCreated,
+    state: &RunState,
+) -> anyhow::Result<Resumed> {
     let in_force = state
         .stages
         .iter()
         .map(|stage| (stage.name(), &stage.settings));
-    let resumed = original.resume(in_force, created.policy.max_retries, &overrides(&args.set)?)?;
+    let max_retries = created.policy.max_retries;
+    Ok(original.resume(in_force, max_retries, &overrides(&args.set)?)?)
+}
+
+/// Leaves out what the command that began the run set then, or a person has set since: given again
+/// by a requeued job it is no change, whatever the ladder made of the value in between.
+fn leave_out_repeated(
+    resumed: &mut Resumed,
+    original: &Config,
+    store: &Store,
+) -> anyhow::Result<()> {
+    let mut before: Vec<SettingChanged> = Vec::new();
+    for record in store.read(Seq::FIRST)? {
+        if let Event::SettingChanged(changed) = record?.event {
+            before.push(changed);
+        }
+    }
+    let created: Vec<(String, String)> = original.entries();
+    resumed.settings.retain(|change| {
+        let last = before
+            .iter()
+            .rfind(|old| old.stage == change.stage && old.key == change.key);
+        let first = created
+            .iter()
+            .find(|(key, _)| *key == name_of(change))
+            .is_some_and(|(_, value)| *value == output::setting(change.to));
+        !first && last.is_none_or(|old| old.to != change.to)
+    });
+    Ok(())
+}
+
+fn prepare_resume(
+    args: &ResumeArgs,
+    created: &RunCreated,
+    state: &RunState,
+    store: &Store,
+) -> anyhow::Result<Continued> {
+    let original = Config::from_json(&created.config)?;
+    let mut resumed = resumed(&original, args, created, state)?;
+    if args.requeued {
+        leave_out_repeated(&mut resumed, &original, store)?;
+    }
+    refuse_changes_of_passed_stages(args, &resumed, state)?;
     let changes = changes(args, state, &resumed)?;
     // Which windows are held out follows from the config the run was created with.
     let config = Config {
@@ -183,7 +320,7 @@ fn changes(
     resumed: &Resumed,
 ) -> anyhow::Result<Vec<SettingChanged>> {
     let who = user_name();
-    let changed = |change: &tinygate::config::SettingChange| SettingChanged {
+    let changed = |change: &SettingChange| SettingChanged {
         stage: change.stage.clone(),
         key: change.key,
         from: change.from,
@@ -245,7 +382,7 @@ fn stopped_run(args: &ResumeArgs, stage: &StageState) -> StoppedRun {
 }
 
 /// Whoever changes a setting is named in the log.
-fn user_name() -> String {
+pub fn user_name() -> String {
     let name = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
     name("USER")
         .or_else(|| name("LOGNAME"))

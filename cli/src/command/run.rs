@@ -24,15 +24,18 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
         .filter(|dir| args.or_resume && prepare::has_log(dir))
     {
         if !args.quiet {
-            output::say("the run in the directory goes on, by the config of its log");
+            output::say("resuming the run in the directory, by the config of its log");
+            prepare::say_differences_to_log(args, dir);
         }
         return super::resume::perform(&ResumeArgs {
             dir: dir.clone(),
             retries: None,
             set: args.set.clone(),
+            give_up: false,
             json: args.json,
             quiet: args.quiet,
             allow_single_gpu_fallback: args.allow_single_gpu_fallback,
+            requeued: true,
         });
     }
     let ready = prepare::prepare(args).and_then(|prepared| {

@@ -287,6 +287,32 @@ pub fn created_run(place: &Place, dir: &str, policy: Policy) -> (Store, Event) {
     (store, Event::RunCreated(Box::new(created)))
 }
 
+/// Waits until the log of a run that is about to start, or under way, says so.
+pub fn wait_for(dir: &str, wanted: impl Fn(&serde_json::Value) -> bool) {
+    loop {
+        let mut follower = tinygate()
+            .args(["log", dir, "--json", "--follow"])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines =
+            std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().unwrap()));
+        let seen = lines
+            .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+            .any(|event| wanted(&event));
+        if seen {
+            follower.kill().unwrap();
+        }
+        follower.wait().unwrap();
+        if seen {
+            return;
+        }
+        // There is no log yet.
+        std::thread::yield_now();
+    }
+}
+
 pub fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }

@@ -664,6 +664,21 @@ fn a_checkpoint_given_up_before_its_chunk_starts_is_replaced_too() {
 }
 
 #[test]
+fn a_checkpoint_that_waits_for_its_verdict_can_be_given_up() {
+    let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
+    run.gate(&high(0.008));
+    let train = run.training();
+    let start = newest(&run);
+    let unjudged = checkpoint(train.stage.as_str(), train.from.get() + 50);
+    run.append(written(&train, &unjudged, true));
+    run.tell(process());
+    assert!(matches!(run.command(), Some(Command::JudgeCheckpoint(_))));
+    give_up(&mut run, &unjudged);
+    run.settle();
+    assert_eq!(run.training().resume.unwrap().checkpoint, start);
+}
+
+#[test]
 fn giving_up_what_is_not_there_changes_nothing() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     run.gate(&high(0.008));

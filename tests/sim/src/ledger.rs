@@ -255,7 +255,9 @@ fn is_needed(stage: &StageState, reference: &CheckpointRef) -> bool {
                 .newest_accepted()
                 .map(|checkpoint| &checkpoint.reference),
         },
-        _ => None,
+        _ => stage
+            .newest_accepted()
+            .map(|checkpoint| &checkpoint.reference),
     };
     Some(reference) == best || Some(reference) == next
 }

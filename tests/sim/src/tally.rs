@@ -49,6 +49,8 @@ pub const FAULTS: &[&str] = &[
     "full disk of the trainer",
     "more retries allowed",
     "setting changed",
+    "checkpoint given up",
+    "checkpoints pruned",
     // the trainer
     "loss falls",
     "loss plateaus",

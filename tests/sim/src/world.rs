@@ -8,9 +8,10 @@ use std::sync::atomic::AtomicU64;
 
 use tinygate::controller::{ControlError, Controller, Ending, Link, Report};
 use tinygate::events::{
-    Event, FallbackGranted, Record, Scalar, Seq, SettingChanged, SettingKey, SettingValue,
+    CheckpointGivenUp, Event, FallbackGranted, PruneRequested, Record, Scalar, Seq, SettingChanged,
+    SettingKey, SettingValue,
 };
-use tinygate::machine::{self, Command, RunPhase, RunState};
+use tinygate::machine::{self, Command, Phase, RunPhase, RunState};
 use tinygate::store::disk::{JOURNAL, MirrorKey};
 use tinygate::store::{EventLog, FILE_HEADER, MemoryLog, OpenError, Store};
 use tinygate_testing::disk::{Moment, Operation, SimDisk, Trouble};
@@ -503,11 +504,25 @@ impl World {
             }
             controller.record_fact(fact)?;
         }
+        let give_up = !self.plan.exact
+            && (is_between_chunks(controller.state()) || (wild && number % 3 == 0));
+        if give_up && let Some(given_up) = newest_given_up(controller.state()) {
+            self.tally("checkpoint given up");
+            controller.record_fact(given_up)?;
+        }
         let pid = 1000 + controller.state().process.starts;
         let mut listener = Listener {
             process,
             shelf: &self.shelf,
         };
+        if wild && number % 2 == 0 {
+            self.tally("checkpoints pruned");
+            let asked = PruneRequested {
+                keep_last: (number % 3) as u32,
+                who: "somebody".to_owned(),
+            };
+            controller.prune(asked, &mut listener)?;
+        }
         controller.run(tinygate_testing::process(pid), desk, &mut listener)
     }
 
@@ -653,6 +668,29 @@ fn reopenings(events: &[Event]) -> u64 {
             if change.key == SettingKey::MaxRetries && change.stage.is_some())
     };
     events.iter().filter(allowed).count() as u64
+}
+
+/// Where few processes begin.
+fn is_between_chunks(state: &RunState) -> bool {
+    let stage = state.stage();
+    stage.is_some_and(|stage| matches!(stage.phase, Phase::Recording { .. }))
+}
+
+/// The newest accepted checkpoint is given up, where an older one is left.
+fn newest_given_up(state: &RunState) -> Option<Event> {
+    let stage = state.stage()?;
+    let mut usable = stage
+        .lineage_checkpoints()
+        .rev()
+        .filter(|one| one.is_usable());
+    let newest = usable.next()?;
+    usable.next()?;
+    Some(Event::CheckpointGivenUp(CheckpointGivenUp {
+        stage: stage.name().clone(),
+        checkpoint: newest.reference.clone(),
+        who: "somebody".to_owned(),
+        why: "its files are gone".to_owned(),
+    }))
 }
 
 /// What is recorded before a run goes on.

@@ -233,7 +233,13 @@ impl Bench {
         match &chunk.end {
             End::Open => return Ok(Some(Err("it was not finished".to_owned()))),
             End::Failed(how) => return Ok(Some(Err(format!("it failed: {how}")))),
-            End::Finished => {}
+            End::Resumed { after } if *after <= chunk.command.start() => {
+                return Ok(Some(Err(
+                    "nothing of it counts: it was resumed where it began, with other settings"
+                        .to_owned(),
+                )));
+            }
+            End::Resumed { .. } | End::Finished => {}
         }
         let command = match self.command(&chunk.command) {
             Ok(command) => command,
@@ -265,6 +271,9 @@ impl Bench {
                 }
                 Report::Fact(event) => found.add(&event),
             }
+        }
+        if let End::Resumed { after } = chunk.end {
+            found.supersede(after);
         }
         self.tidy(&chunk.command);
         Ok(Some(Ok(found)))

@@ -10,10 +10,11 @@ use tinygate::events::{
 use tinygate::machine::{Command, Decision, RunState, TrainChunk, apply, decide};
 use tinygate_replay::describe;
 
-/// A chunk as the log has it.
+/// A chunk as the log has it, or the part of one that was trained with the same settings: a person
+/// who resumes inside a chunk may change some, and the rest is another part.
 #[derive(Debug)]
 pub struct Recorded {
-    /// As the machine gave it when the chunk was started.
+    /// As the machine gave it when the chunk was started, or resumed with other settings.
     pub command: TrainChunk,
     /// The process that started it.
     pub process: Option<ProcessStarted>,
@@ -25,6 +26,10 @@ pub struct Recorded {
 pub enum End {
     Open,
     Finished,
+    /// Resumed after this update with other settings; what was trained after it does not count.
+    Resumed {
+        after: Step,
+    },
     /// In words.
     Failed(String),
 }
@@ -79,7 +84,7 @@ impl Found {
     }
 
     /// Forgets what was measured after `step`: the chunk went on from there.
-    fn supersede(&mut self, step: Step) {
+    pub fn supersede(&mut self, step: Step) {
         self.samples.retain(|(at, _), _| *at <= step);
         self.files.retain(|(at, _), _| *at <= step);
     }
@@ -115,6 +120,25 @@ pub fn chunks<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Recorded
                 found: Found::default(),
                 end: End::Open,
             });
+        }
+        if let Event::SamplesSuperseded(superseded) = event
+            && let Decision::Act(Command::TrainChunk(command)) = decide(&state)
+            && let Some(before) = chunks
+                .iter_mut()
+                .rfind(|chunk| chunk.is_attempt_of(&command))
+            && before.command.settings != command.settings
+        {
+            before.take(event);
+            before.end = End::Resumed {
+                after: superseded.after,
+            };
+            chunks.push(Recorded {
+                command: *command,
+                process: process.clone(),
+                found: Found::default(),
+                end: End::Open,
+            });
+            continue;
         }
         if let Some(of) = of_chunk(event) {
             let of_this = |chunk: &&mut Recorded| {
@@ -154,11 +178,30 @@ impl Recorded {
             stage,
             chunk,
             attempt,
-            from,
             to,
             ..
         } = &self.command;
+        let from = self.from();
+        let to = match self.end {
+            End::Resumed { after } => after,
+            End::Open | End::Finished | End::Failed(_) => *to,
+        };
         format!("{stage} chunk {chunk} attempt {attempt}, {from} to {to}")
+    }
+
+    /// The update after which this part begins.
+    fn from(&self) -> Step {
+        self.command.from.max(self.command.start())
+    }
+
+    fn is_attempt_of(&self, command: &TrainChunk) -> bool {
+        let TrainChunk {
+            stage,
+            chunk,
+            attempt,
+            ..
+        } = &self.command;
+        (stage, chunk, attempt) == (&command.stage, &command.chunk, &command.attempt)
     }
 }
 

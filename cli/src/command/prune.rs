@@ -1,0 +1,172 @@
+//! `prune`: delete the checkpoints that retention may delete, on record.
+//!
+//! What goes is the machine's decision: the request is an event, and each deletion follows from it.
+//! Without `--delete` nothing is written, and the same decisions are only shown.
+
+use std::path::Path;
+
+use serde::Serialize;
+use tinygate::controller::{Controller, Observer, Progress};
+use tinygate::events::{Event, PruneRequested, Record};
+use tinygate::machine::{Decision, RunState, apply, decide};
+use tinygate::store::Store;
+
+use super::resume::user_name;
+use super::{now_ms, records};
+use crate::args::PruneArgs;
+use crate::exit::{EmptyLog, Exit};
+use crate::output::{self, bytes, count};
+
+pub fn perform(args: &PruneArgs) -> anyhow::Result<Exit> {
+    let pruned = if args.delete {
+        delete(args)?
+    } else {
+        preview(args)?
+    };
+    if args.json {
+        output::data_line(&serde_json::to_string(&pruned)?)?;
+    } else {
+        pruned.print(&args.dir)?;
+    }
+    Ok(Exit::Done)
+}
+
+#[derive(Debug, Serialize)]
+struct Pruned {
+    deleted: bool,
+    checkpoints: Vec<Entry>,
+    /// All of them.
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    /// Relative to the run directory.
+    path: String,
+    bytes: u64,
+}
+
+impl Pruned {
+    fn of(dir: &Path, paths: Vec<String>, deleted: bool) -> Pruned {
+        let checkpoints: Vec<Entry> = paths
+            .into_iter()
+            .map(|path| Entry {
+                bytes: size(&dir.join(&path)),
+                path,
+            })
+            .collect();
+        Pruned {
+            deleted,
+            bytes: checkpoints.iter().map(|entry| entry.bytes).sum(),
+            checkpoints,
+        }
+    }
+
+    fn print(&self, dir: &Path) -> anyhow::Result<()> {
+        let verb = if self.deleted {
+            "deleted"
+        } else {
+            "would delete"
+        };
+        for entry in &self.checkpoints {
+            output::data_line(&format!("{verb} `{}`, {}", entry.path, bytes(entry.bytes)))?;
+        }
+        let number = self.checkpoints.len() as u64;
+        let noun = if number == 1 {
+            "checkpoint"
+        } else {
+            "checkpoints"
+        };
+        let total = format!("{} {noun}, {}", count(number), bytes(self.bytes));
+        if self.checkpoints.is_empty() {
+            output::data_line("nothing to delete: best, passed and resume points stay")?;
+        } else if self.deleted {
+            output::data_line(&format!("{total} deleted"))?;
+        } else {
+            output::data_line(&format!("{total}; nothing was deleted"))?;
+            output::say(&format!(
+                "hint: `tinygate prune {} --delete` deletes them",
+                dir.display()
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn request(args: &PruneArgs) -> PruneRequested {
+    PruneRequested {
+        keep_last: args.keep,
+        who: user_name(),
+    }
+}
+
+/// What would be deleted, from a log that is only read.
+fn preview(args: &PruneArgs) -> anyhow::Result<Pruned> {
+    let mut state = RunState::empty();
+    for record in records(&args.dir)? {
+        apply(&mut state, &record?.event);
+    }
+    if state.created.is_none() {
+        let place = args.dir.display().to_string();
+        return Err(EmptyLog { place }.into());
+    }
+    apply(&mut state, &Event::PruneRequested(request(args)));
+    let mut paths = Vec::new();
+    while let Decision::Record(event) = decide(&state)
+        && let Event::CheckpointDeleted(deleted) = &*event
+    {
+        paths.push(deleted.checkpoint.path.clone());
+        apply(&mut state, &event);
+    }
+    Ok(Pruned::of(&args.dir, paths, false))
+}
+
+fn delete(args: &PruneArgs) -> anyhow::Result<Pruned> {
+    let before = preview(args)?;
+    let (store, repairs) = Store::open(&args.dir)?;
+    let mut controller = Controller::open(&store, &args.dir, now_ms)?;
+    controller.record_repairs(repairs.into_iter().map(Into::into))?;
+    let mut seen = Deleted::default();
+    if !before.checkpoints.is_empty() {
+        controller.prune(request(args), &mut seen)?;
+    }
+    drop(controller);
+    store.close()?;
+    let entry = |path: String| {
+        let known = before.checkpoints.iter().find(|entry| entry.path == path);
+        Entry {
+            bytes: known.map_or(0, |entry| entry.bytes),
+            path,
+        }
+    };
+    let checkpoints: Vec<Entry> = seen.0.into_iter().map(entry).collect();
+    Ok(Pruned {
+        deleted: true,
+        bytes: checkpoints.iter().map(|entry| entry.bytes).sum(),
+        checkpoints,
+    })
+}
+
+/// Paths of the checkpoints whose deletion was recorded.
+#[derive(Default)]
+struct Deleted(Vec<String>);
+
+impl Observer for Deleted {
+    fn recorded(&mut self, record: &Record, _: &RunState) {
+        if let Event::CheckpointDeleted(deleted) = &record.event {
+            self.0.push(deleted.checkpoint.path.clone());
+        }
+    }
+
+    fn progressed(&mut self, _: &Progress) {}
+}
+
+/// Bytes of the files in a folder; what cannot be read counts for nothing.
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(std::fs::Metadata::is_file)
+        .map(|file| file.len())
+        .sum()
+}
