@@ -23,7 +23,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ),
     (
         "resume",
-        "--allow-single-gpu-fallback --help --json --quiet --retries --set <DIR>",
+        "--allow-single-gpu-fallback --give-up --help --json --quiet --retries --set <DIR>",
     ),
     (
         "replay",
@@ -33,6 +33,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("log", "--follow --from --help --json --to <DIR>"),
     ("explain", "--help <DIR> [SEQ]"),
     ("repair", "--accept-loss --dry-run --help --keep <DIR>"),
+    ("prune", "--delete --help --json --keep <DIR>"),
     ("export", "--help <DIR> <FILE>"),
     ("import", "--help <DIR> <FILE>"),
     ("checkpoint verify", "--help <DIR>"),
