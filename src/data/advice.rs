@@ -57,6 +57,18 @@ impl Range {
         self.whole &= value.fract() == 0.0;
     }
 
+    /// Adds numbers of `size` bytes each; `None` if they are no numbers of that kind. Their bytes are put in order.
+    pub fn add_all(&mut self, kind: &Kind, size: usize, big: bool, bytes: &mut [u8]) -> Option<()> {
+        let decode = decoder(kind, size)?;
+        for value in bytes.chunks_exact_mut(size) {
+            if big {
+                value.reverse();
+            }
+            self.add(decode(value));
+        }
+        Some(())
+    }
+
     fn is_empty(&self) -> bool {
         self.high < self.low
     }
@@ -84,6 +96,41 @@ impl fmt::Display for Range {
         }
         Ok(())
     }
+}
+
+/// Makes a number of little-endian bytes.
+fn decoder(kind: &Kind, size: usize) -> Option<fn(&[u8]) -> f64> {
+    fn wide<const N: usize>(bytes: &[u8]) -> [u8; N] {
+        let mut wide = [0; N];
+        let end = N.min(bytes.len());
+        wide[..end].copy_from_slice(&bytes[..end]);
+        wide
+    }
+    Some(match (kind, size) {
+        (Kind::Integer { signed: false, .. }, 1..=8) => {
+            |bytes| u64::from_le_bytes(wide(bytes)) as f64
+        }
+        (Kind::Integer { signed: true, .. }, 1..=8) => |bytes| {
+            let unused = 64 - 8 * bytes.len().min(8) as u32;
+            (i64::from_le_bytes(wide(bytes)) << unused >> unused) as f64
+        },
+        (Kind::Float, 2) => |bytes| half(u16::from_le_bytes(wide(bytes))),
+        (Kind::Float, 4) => |bytes| f64::from(f32::from_le_bytes(wide(bytes))),
+        (Kind::Float, 8) => |bytes| f64::from_le_bytes(wide(bytes)),
+        _ => return None,
+    })
+}
+
+/// IEEE 754 half precision: 1 sign bit, 5 bits of exponent, 10 of fraction.
+fn half(bits: u16) -> f64 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+    let size = match exponent {
+        0 => fraction * 2_f64.powi(-24),
+        31 if fraction == 0.0 => f64::INFINITY,
+        31 => f64::NAN,
+        _ => (1024.0 + fraction) * 2_f64.powi(exponent - 25),
+    };
+    if bits >> 15 == 1 { -size } else { size }
 }
 
 /// Whether the shape is `[frames, height, width, 3]` with nothing empty.

@@ -12,7 +12,9 @@ use super::advice::{Kind, Range};
 use super::error::DataError;
 use super::frames::{Loading, PassedOver, Recording, Source};
 use super::names;
-use hdf5_pure::{DType, Dataset, Error, File, FormatError, Group};
+use hdf5_pure::{
+    ChunkIndex, DType, Dataset, Datatype, DatatypeByteOrder, Error, File, FormatError, Group,
+};
 use std::collections::BTreeSet;
 
 const NAME: &str = "frames";
@@ -129,11 +131,15 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
             if member.address.is_none_or(|address| seen.insert(address)) {
                 found.push(member.path);
             }
-        } else if file.dataset(&member.path).is_ok() {
-            others.push(member.path.trim_start_matches('/').to_owned());
+        } else if let Ok(array) = file.dataset(&member.path) {
+            let sides = array.shape().map_or(0, |shape| shape.len());
+            others.push((sides, member.path.trim_start_matches('/').to_owned()));
         }
     }
     if found.is_empty() {
+        // What may be frames comes first.
+        others.sort_by_key(|(sides, _)| std::cmp::Reverse(*sides));
+        let others: Vec<String> = others.into_iter().map(|(_, path)| path).collect();
         let hint = match others.first() {
             Some(other) => format!(
                 "rename the array of frames to `frames`, in Python with h5py opened as \"r+\": \
@@ -262,7 +268,16 @@ fn read_array(
     if kind != Kind::Uint8 {
         check_chunks(source, &dataset, file_bytes)?;
         let range = range(source, &dataset, &kind, &shape, most);
-        return Err(source.wrong_type(&found.to_string(), &kind, &shape, range));
+        return Err(source.wrong_type(&name(&found), &kind, &shape, range));
+    }
+    if let Ok(Some(ChunkIndex::BTreeV2)) = dataset.chunk_index() {
+        return Err(DataError::Elsewhere {
+            path: source.path.to_owned(),
+            found: format!(
+                "`{path}` can grow along several axes (version 2 B-tree), which is not read here"
+            ),
+            array: path.trim_start_matches('/').to_owned(),
+        });
     }
     let count = source.admit(&shape, file_bytes, most, &mut into.bytes)?;
     check_chunks(source, &dataset, file_bytes)?;
@@ -340,14 +355,24 @@ fn kind(found: &DType) -> Kind {
             Kind::Record(fields.iter().map(|(name, _)| name.clone()).collect())
         }
         DType::Other(datatype) => match **datatype {
-            hdf5_pure::Datatype::FloatingPoint { .. } => Kind::Float,
-            hdf5_pure::Datatype::FixedPoint { size, .. } => integer(u64::from(size) * 8, true),
-            hdf5_pure::Datatype::VariableLength { .. } => Kind::Lists,
-            hdf5_pure::Datatype::Opaque { .. } => Kind::Text,
+            Datatype::FloatingPoint { .. } => Kind::Float,
+            Datatype::FixedPoint { size, .. } => integer(u64::from(size) * 8, true),
+            Datatype::VariableLength { .. } => Kind::Lists,
+            Datatype::Opaque { .. } => Kind::Text,
             _ => Kind::Other,
         },
         DType::Enum(_) | DType::Array(..) | DType::ObjectReference | _ => Kind::Other,
     }
+}
+
+/// A type's name as people write it.
+fn name(found: &DType) -> String {
+    if let DType::Other(datatype) = found
+        && let Datatype::FloatingPoint { size, .. } = **datatype
+    {
+        return format!("f{}", u64::from(size) * 8);
+    }
+    found.to_string()
 }
 
 /// Where the values lie, as far as they can be read.
@@ -363,16 +388,21 @@ fn range(
     }
     let (&count, row) = shape.split_first()?;
     let element = dataset.element_size().ok()?;
-    let row_values = row
+    let row_bytes = row
         .iter()
-        .try_fold(1_u64, |product, &side| product.checked_mul(side))?;
-    let row_bytes = row_values.checked_mul(element)?;
+        .try_fold(element, |product, &side| product.checked_mul(side))?;
     let claimed = u128::from(row_bytes) * u128::from(count);
     if row_bytes == 0 || most < claimed || PIECE_BYTES * 4 < row_bytes {
         return None;
     }
-    // Numbers of 8 bytes are made of them.
-    let rows = rows_at_once(source, dataset, row_values.checked_mul(8)?, element, most).ok()?;
+    let rows = rows_at_once(source, dataset, row_bytes, element, most).ok()?;
+    let order = match dataset.datatype().ok()? {
+        Datatype::FixedPoint { byte_order, .. } | Datatype::FloatingPoint { byte_order, .. } => {
+            byte_order
+        }
+        _ => return None,
+    };
+    let big = order == DatatypeByteOrder::BigEndian;
     let mut range = Range::NONE;
     let mut row = 0;
     while row < count {
@@ -381,9 +411,8 @@ fn range(
             break;
         }
         let wanted = rows.min(count - row);
-        for value in dataset.read_f64_rows(row, wanted).ok()? {
-            range.add(value);
-        }
+        let mut piece = dataset.read_raw_rows(row, wanted).ok()?;
+        range.add_all(kind, usize::try_from(element).ok()?, big, &mut piece)?;
         row += wanted;
     }
     Some(range)

@@ -368,8 +368,9 @@ fn missing(keys: &[&Key]) -> u64 {
     }
     let missing: i128 = differences
         .iter()
-        .filter(|&&found| 0 < usual && usual < found)
-        .map(|&found| (found / usual - 1).max(1))
+        .filter(|_| 0 < usual)
+        .map(|&found| found.saturating_add(usual / 2) / usual - 1)
+        .filter(|&missing| 0 < missing)
         .fold(0, i128::saturating_add);
     u64::try_from(missing).unwrap_or(u64::MAX)
 }
@@ -552,6 +553,11 @@ mod tests {
             "decimals",
             &["0.25.png", "0.5.png", "0.75.png", "1.25.png", "1.5.png"],
             1,
+        );
+        check_missing(
+            "the last digit of a sum",
+            &["0.1.png", "0.2.png", "0.30000000000000004.png", "0.4.png"],
+            0,
         );
         check_missing("signed", &["-2.png", "-1.png", "1.png", "2.png"], 1);
         check_missing(

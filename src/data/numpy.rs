@@ -15,8 +15,8 @@ const NAME: &str = "frames";
 /// A header of a plain array takes some hundred bytes; NumPy itself refuses above 10,000.
 const HEADER_BYTES_MAX: usize = 10_000;
 
-/// A plain array's header nests two deep; the parser recurses, so a deeper one is refused before it.
-const HEADER_DEPTH_MAX: usize = 4;
+/// A plain array's header opens two brackets, a record's one more per field; the parser recurses, so it gets no more.
+const HEADER_BRACKETS_MAX: usize = 64;
 
 /// Deflate makes at most 1032 bytes out of one.
 const MOST_COMPRESSION: u128 = 1100;
@@ -209,7 +209,6 @@ fn kind(found: &DType) -> Kind {
 /// Where the values lie; `None` for types that are no numbers of at most 8 bytes, and for damaged files.
 fn range(found: &TypeStr, shape: &[u64], from: &mut impl Read) -> Option<Range> {
     let size = usize::try_from(found.size_field()).ok()?;
-    let decode = decoder(found)?;
     let big = found.endianness() == Endianness::Big;
     let wanted = shape
         .iter()
@@ -218,6 +217,7 @@ fn range(found: &TypeStr, shape: &[u64], from: &mut impl Read) -> Option<Range> 
     range.partial = RANGE_BYTES_MAX < wanted;
     let mut from = from.take(wanted.min(RANGE_BYTES_MAX));
     let mut piece = vec![0; 1 << 20];
+    let kind = kind(&DType::Plain(found.clone()));
     let mut kept = 0;
     loop {
         let read = from.read(piece.get_mut(kept..)?).ok()?;
@@ -225,49 +225,11 @@ fn range(found: &TypeStr, shape: &[u64], from: &mut impl Read) -> Option<Range> 
             return Some(range);
         }
         let filled = kept + read;
-        let whole = filled - filled % size;
-        for value in piece.get_mut(..whole)?.chunks_exact_mut(size) {
-            if big {
-                value.reverse();
-            }
-            range.add(decode(value));
-        }
+        let whole = filled.checked_sub(filled.checked_rem(size)?)?;
+        range.add_all(&kind, size, big, piece.get_mut(..whole)?)?;
         piece.copy_within(whole..filled, 0);
         kept = filled - whole;
     }
-}
-
-/// Makes a number of little-endian bytes.
-fn decoder(found: &TypeStr) -> Option<fn(&[u8]) -> f64> {
-    fn wide<const N: usize>(bytes: &[u8]) -> [u8; N] {
-        let mut wide = [0; N];
-        let end = N.min(bytes.len());
-        wide[..end].copy_from_slice(&bytes[..end]);
-        wide
-    }
-    Some(match (found.type_char(), found.size_field()) {
-        (TypeChar::Uint, 1..=8) => |bytes| u64::from_le_bytes(wide(bytes)) as f64,
-        (TypeChar::Int, 1..=8) => |bytes| {
-            let unused = 64 - 8 * bytes.len().min(8) as u32;
-            (i64::from_le_bytes(wide(bytes)) << unused >> unused) as f64
-        },
-        (TypeChar::Float, 2) => |bytes| half(u16::from_le_bytes(wide(bytes))),
-        (TypeChar::Float, 4) => |bytes| f64::from(f32::from_le_bytes(wide(bytes))),
-        (TypeChar::Float, 8) => |bytes| f64::from_le_bytes(wide(bytes)),
-        _ => return None,
-    })
-}
-
-/// IEEE 754 half precision: 1 sign bit, 5 bits of exponent, 10 of fraction.
-fn half(bits: u16) -> f64 {
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
-    let size = match exponent {
-        0 => fraction * 2_f64.powi(-24),
-        31 if fraction == 0.0 => f64::INFINITY,
-        31 => f64::NAN,
-        _ => (1024.0 + fraction) * 2_f64.powi(exponent - 25),
-    };
-    if bits >> 15 == 1 { -size } else { size }
 }
 
 /// Magic `\x93NUMPY`, version, length of the text, text: read here as bytes and bounded, parsed by `npyz`.
@@ -299,10 +261,22 @@ fn read_header(source: &Source<'_>, from: &mut impl Read) -> Result<NpyHeader, D
         .iter()
         .filter(|byte| b"([{".contains(byte))
         .count();
-    if opening > HEADER_DEPTH_MAX {
+    if opening > HEADER_BRACKETS_MAX {
         return Err(source.damaged("its header is not that of one plain array"));
     }
+    blank_long_suffixes(&mut header[text_start..]);
     source.guarded(|| {
         NpyHeader::from_reader(header.as_slice()).map_err(|error| source.damaged(error))
     })
+}
+
+/// NumPy on Python 2 wrote lengths as `24L`; NumPy reads them too.
+fn blank_long_suffixes(text: &mut [u8]) {
+    for place in 1..text.len().saturating_sub(1) {
+        if let [digit, b'L', b',' | b')' | b' '] = text[place - 1..=place + 1]
+            && digit.is_ascii_digit()
+        {
+            text[place] = b' ';
+        }
+    }
 }
