@@ -624,6 +624,7 @@ fn a_wrong_shape_gets_a_hint_that_can_be_followed() {
 
 #[test]
 fn an_archive_is_read_to_its_end_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
     let array = npy("|u1", false, &[5, 4, 4, 3], &expected());
     for method in [
         zip::CompressionMethod::Stored,
@@ -635,7 +636,6 @@ fn an_archive_is_read_to_its_end_and_checked() {
         for place in start..whole.len() {
             let mut damaged = whole.clone();
             damaged[place] ^= 1;
-            let folder = tempfile::tempdir().unwrap();
             match load_damaged(folder.path(), "a.npz", &damaged) {
                 Ok(frames) => assert_eq!(frames.bytes(), expected(), "{method:?}, byte {place}"),
                 Err(_) => noticed += 1,
