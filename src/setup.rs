@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::data::still::{self, Needs, StillError};
 use crate::data::trivial::{self, MeanImage};
 use crate::data::{DataError, Frames, WindowError, WindowShape, Windows};
-use crate::events::{Dataset, Metric, Scalar};
+use crate::events::{Dataset, Metric, ModelKind, PassedOver, Recording, Scalar, StagePolicy};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -17,6 +18,8 @@ pub enum SetupError {
     Data(#[from] DataError),
     #[error(transparent)]
     Windows(#[from] WindowError),
+    #[error(transparent)]
+    Still(#[from] StillError),
 }
 
 /// The frames of a run, as its config names them.
@@ -70,9 +73,52 @@ pub fn dataset(config: &Config, windows: &Windows) -> Dataset {
         width: frames.width() as u32,
         training_windows: windows.train_len() as u64,
         held_out_windows: windows.held_out_len() as u64,
-        recordings: Vec::new(),
-        passed_over: Vec::new(),
+        recordings: recordings(frames),
+        passed_over: passed_over(frames),
     }
+}
+
+fn recordings(frames: &Frames) -> Vec<Recording> {
+    let recording = |found: &crate::data::Recording| Recording {
+        path: found.path.clone(),
+        frames: found.frames as u64,
+        height: frames.height() as u32,
+        width: frames.width() as u32,
+        first: found.first.clone(),
+        last: found.last.clone(),
+        missing: found.missing,
+    };
+    frames.recordings().iter().map(recording).collect()
+}
+
+fn passed_over(frames: &Frames) -> Vec<PassedOver> {
+    let passed_over = |found: &crate::data::PassedOver| PassedOver {
+        path: found.path.clone(),
+        why: found.why.clone(),
+        count: found.count,
+        example: found.example.clone(),
+    };
+    frames.passed_over().iter().map(passed_over).collect()
+}
+
+/// Refuses data from which the stages could learn nothing, before a run is created. A run that exists is not asked.
+///
+/// `trivial` is what [`trivial_predictors`] measured.
+///
+/// # Errors
+/// Frames that never change.
+pub fn check_change(
+    stages: &[StagePolicy],
+    windows: &Windows,
+    trivial: &[Metric],
+) -> Result<(), StillError> {
+    let needs = Needs {
+        change: stages
+            .iter()
+            .any(|stage| stage.model != ModelKind::VideoTokenizer),
+    };
+    let loss = |name: &str| Metric::find(trivial, name).map(Scalar::get);
+    still::check(windows, needs, loss("mean_image"), loss("previous_frame"))
 }
 
 /// Held-out losses of the mean image and of the previous frame.

@@ -47,6 +47,7 @@ fn every_way_to_store_frames_gives_the_same_bytes() {
     check_loads("HDF5 in chunks along all axes, lzf, growable", "lzf.h5");
     check_loads("HDF5 in the file format of 1.10", "new_format.h5");
     check_loads("npy", "plain.npy");
+    check_loads("npy in Fortran order", "fortran.npy");
     check_loads("npz with `frames` beside another array", "named.npz");
     check_loads("npz, deflated", "deflated.npz");
     check_loads("npz whose only array has another name", "only.npz");
@@ -169,12 +170,6 @@ fn what_does_not_fit_is_named_with_what_was_found_expected_and_to_do() {
         "channels_first.h5",
         4,
         &["shape [5, 3, 4, 4], expected", "hint: RGB comes last"],
-    );
-    check_refused(
-        "Fortran order",
-        "fortran.npy",
-        4,
-        &["in C order", "transposed"],
     );
     check_refused(
         "no frames",
@@ -473,5 +468,490 @@ fn pictures_that_do_not_fit_are_named() {
             ),
             "cut to {end}: {cut:?}"
         );
+    }
+}
+
+// NumPy files made here, so that a test needs nothing else.
+
+/// An npy file of version 1 with this header.
+fn npy(descr: &str, fortran: bool, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
+    let order = if fortran { "True" } else { "False" };
+    let mut header =
+        format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({sides}), }}");
+    while (11 + header.len()) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let length = (header.len() as u16).to_le_bytes();
+    [
+        b"\x93NUMPY\x01\x00".as_slice(),
+        &length,
+        header.as_bytes(),
+        data,
+    ]
+    .concat()
+}
+
+fn npz(entries: &[(&str, &[u8])], method: zip::CompressionMethod) -> Vec<u8> {
+    let options = zip::write::SimpleFileOptions::default().compression_method(method);
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in entries {
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        std::io::Write::write_all(&mut archive, bytes).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
+}
+
+#[track_caller]
+fn check_bytes_refused(name: &str, file: &str, bytes: &[u8], wants: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let error = load_damaged(folder.path(), file, bytes).expect_err(name);
+    let found = message(&error);
+    for want in wants {
+        assert!(found.contains(want), "{name}: `{want}` is not in\n{found}");
+    }
+}
+
+fn floats(values: impl Iterator<Item = f32>) -> Vec<u8> {
+    values.flat_map(f32::to_le_bytes).collect()
+}
+
+#[test]
+fn a_wrong_type_gets_a_hint_that_fits_the_values() {
+    const SHAPE: [usize; 4] = [5, 4, 4, 3];
+    let scaled = |scale: f32, offset: f32| {
+        floats(
+            expected()
+                .iter()
+                .map(move |&byte| f32::from(byte) * scale + offset),
+        )
+    };
+    let check = |name: &str, descr: &str, data: &[u8], want: &str| {
+        let bytes = npy(descr, false, &SHAPE, data);
+        check_bytes_refused(name, "a.npy", &bytes, &["expected uint8 (0 to 255)", want]);
+        let packed = npz(&[("frames", &bytes)], zip::CompressionMethod::Deflated);
+        check_bytes_refused(name, "a.npz", &packed, &["expected uint8 (0 to 255)", want]);
+    };
+    check(
+        "0 to 1",
+        "<f4",
+        &scaled(1.0 / 255.0, 0.0),
+        "`(frames * 255).round().astype(\"uint8\")`",
+    );
+    check(
+        "-1 to 1",
+        "<f4",
+        &scaled(1.0 / 127.5, -1.0),
+        "`((frames + 1) * 127.5).round().astype(\"uint8\")`",
+    );
+    check(
+        "0 to 255",
+        "<f4",
+        &scaled(1.0, 0.0),
+        "`frames.astype(\"uint8\")`",
+    );
+    let bits: Vec<u8> = expected().iter().map(|byte| byte & 1).collect();
+    check("bool", "|b1", &bits, "`frames.astype(\"uint8\") * 255`");
+    let wide: Vec<u8> = expected()
+        .iter()
+        .flat_map(|&byte| u16::from(byte).to_be_bytes())
+        .collect();
+    check(
+        "bytes in u16, big-endian",
+        ">u2",
+        &wide,
+        "`frames.astype(\"uint8\")`",
+    );
+    let full: Vec<u8> = expected()
+        .iter()
+        .flat_map(|&byte| (u16::from(byte) * 257).to_le_bytes())
+        .collect();
+    check("16 bits", "<u2", &full, "`(frames >> 8).astype(\"uint8\")`");
+    let half: Vec<u8> = expected().iter().flat_map(|_| [0x00, 0x38]).collect();
+    check("one value", "<f2", &half, "every value 0.5");
+    let mut nan = scaled(1.0 / 255.0, 0.0);
+    nan[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    check("NaN", "<f4", &nan, "values from 0.00392");
+    check("NaN", "<f4", &nan, "1 that are NaN or infinite");
+    check(
+        "objects",
+        "|O",
+        b"\x80\x04]",
+        "`np.stack(list(frames)).astype(\"uint8\")`",
+    );
+    check("text", "<U3", b"", "decode each");
+
+    let first = npy("<f4", false, &[5, 3, 4, 4], &scaled(1.0 / 255.0, 0.0));
+    check_bytes_refused(
+        "floats with channels first",
+        "a.npy",
+        &first,
+        &[
+            "shape [5, 3, 4, 4], expected [frames, height, width, 3]",
+            "`(frames.transpose(0, 2, 3, 1) * 255).round().astype(\"uint8\")`",
+        ],
+    );
+    check_refused("floats in HDF5", "float.h5", 4, &["found ", "hint: "]);
+}
+
+#[test]
+fn a_wrong_shape_gets_a_hint_that_can_be_followed() {
+    let check = |name: &str, shape: &[usize], want: &str| {
+        let bytes = npy("|u1", false, shape, &vec![7; shape.iter().product()]);
+        check_bytes_refused(name, "a.npy", &bytes, &[want]);
+    };
+    check(
+        "gray",
+        &[5, 4, 4],
+        "`np.repeat(frames[..., None], 3, axis=-1)`",
+    );
+    check("RGBA", &[5, 4, 4, 4], "`frames[..., :3]`");
+    check(
+        "channels first",
+        &[5, 3, 4, 4],
+        "`frames.transpose(0, 2, 3, 1)`",
+    );
+    check("clips", &[2, 5, 4, 4, 3], "several clips");
+    check("no frames", &[0, 4, 4, 3], "the array is empty");
+    check("not square", &[5, 4, 6, 3], "they must be square");
+    check(
+        "square, of another size",
+        &[5, 8, 8, 3],
+        "set `frame_size = 8`",
+    );
+}
+
+#[test]
+fn an_archive_is_read_to_its_end_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let array = npy("|u1", false, &[5, 4, 4, 3], &expected());
+    for method in [
+        zip::CompressionMethod::Stored,
+        zip::CompressionMethod::Deflated,
+    ] {
+        let whole = npz(&[("frames", &array)], method);
+        let start = 30 + "frames.npy".len();
+        let mut noticed = 0;
+        for place in start..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 1;
+            match load_damaged(folder.path(), "a.npz", &damaged) {
+                Ok(frames) => assert_eq!(frames.bytes(), expected(), "{method:?}, byte {place}"),
+                Err(_) => noticed += 1,
+            }
+        }
+        assert!(0 < noticed, "{method:?}");
+    }
+}
+
+#[test]
+fn bytes_behind_the_array_are_refused() {
+    let array = npy("|u1", false, &[5, 4, 4, 3], &expected());
+    let one_more = [array.as_slice(), &[0]].concat();
+    let twice = [array.as_slice(), &array].concat();
+    check_bytes_refused(
+        "one byte",
+        "a.npy",
+        &one_more,
+        &["1 bytes behind the array", "hint: "],
+    );
+    check_bytes_refused("two arrays", "a.npy", &twice, &["another array"]);
+    for method in [
+        zip::CompressionMethod::Stored,
+        zip::CompressionMethod::Deflated,
+    ] {
+        let packed = npz(&[("frames", &one_more)], method);
+        check_bytes_refused(
+            "one byte in an archive",
+            "a.npz",
+            &packed,
+            &["1 bytes behind the array"],
+        );
+    }
+}
+
+#[test]
+fn fortran_order_gives_the_same_frames() {
+    let (frames, side) = (70, 4);
+    let pixels: Vec<u8> = (0..frames * side * side * 3)
+        .map(|place| (place * 11 % 251) as u8)
+        .collect();
+    let mut columns = Vec::new();
+    for (channel, column, row) in (0..3).flat_map(|channel| {
+        (0..side).flat_map(move |column| (0..side).map(move |row| (channel, column, row)))
+    }) {
+        columns
+            .extend((0..frames).map(|n| pixels[((n * side + row) * side + column) * 3 + channel]));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = npy("|u1", true, &[frames, side, side, 3], &columns);
+    assert_eq!(
+        load_damaged(folder.path(), "a.npy", &bytes)
+            .unwrap()
+            .bytes(),
+        pixels
+    );
+    let packed = npz(&[("frames", &bytes)], zip::CompressionMethod::Deflated);
+    assert_eq!(
+        load_damaged(folder.path(), "a.npz", &packed)
+            .unwrap()
+            .bytes(),
+        pixels
+    );
+    let cut = load_damaged(folder.path(), "a.npy", &bytes[..bytes.len() - 1]);
+    assert!(matches!(cut, Err(DataError::Damaged { .. })), "{cut:?}");
+}
+
+#[test]
+fn a_file_of_another_kind_is_named() {
+    let array = npy("|u1", false, &[5, 4, 4, 3], &expected());
+    let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    check_bytes_refused(
+        "npy as h5",
+        "a.h5",
+        &array,
+        &["no HDF5 file", "an npy file", "rename it to `.npy`"],
+    );
+    check_bytes_refused("npy as npz", "a.npz", &array, &["an npy file"]);
+    check_bytes_refused(
+        "an LFS pointer",
+        "a.h5",
+        lfs,
+        &["Git LFS pointer", "`git lfs pull`"],
+    );
+    check_bytes_refused("a page", "a.npz", b"<!DOCTYPE html><html>", &["a web page"]);
+    check_bytes_refused(
+        "a pickle",
+        "a.npy",
+        b"\x80\x04\x95",
+        &["pickle, which is never loaded"],
+    );
+    check_bytes_refused("empty", "a.npy", b"", &["it is empty"]);
+    check_bytes_refused("zeros", "a.h5", &[0; 4096], &["begins with zeros"]);
+    check_bytes_refused("a video", "a.mp4", b"", &["ends in `mp4`", "ffmpeg"]);
+    check_bytes_refused(
+        "one picture",
+        "a.png",
+        b"",
+        &["name the folder that holds it"],
+    );
+}
+
+// HDF5 files made by the writer of the same library that reads them; h5py's own are in tests/interop/data_files.py.
+
+fn hdf5(build: impl FnOnce(&mut hdf5_pure::FileBuilder)) -> Vec<u8> {
+    let mut builder = hdf5_pure::FileBuilder::new();
+    build(&mut builder);
+    builder.finish().unwrap()
+}
+
+#[test]
+fn arrays_in_groups_are_recordings_in_the_order_of_their_names() {
+    let bytes = hdf5(|file| {
+        for number in [10, 9] {
+            let mut group = file.create_group(&format!("clip{number}"));
+            let pixels: Vec<u8> = expected().iter().map(|byte| byte ^ number).collect();
+            group
+                .create_dataset("frames")
+                .with_u8_data(&pixels)
+                .with_shape(&[5, 4, 4, 3]);
+            file.add_group(group.finish());
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let frames = load_damaged(folder.path(), "a.h5", &bytes).unwrap();
+    assert_eq!(frames.segments(), [0..5, 5..10]);
+    assert_eq!(frames.frame(0).unwrap()[0], 9, "clip9 comes before clip10");
+    let paths: Vec<&str> = frames
+        .recordings()
+        .iter()
+        .map(|found| found.path.as_str())
+        .collect();
+    assert!(paths[0].ends_with("a.h5:/clip9/frames"), "{paths:?}");
+}
+
+// Folders of pictures.
+
+fn write_gray(path: &Path, gray: u8) {
+    let mut encoder = png::Encoder::new(std::fs::File::create(path).unwrap(), 4, 4);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder
+        .write_header()
+        .unwrap()
+        .write_image_data(&[gray; 16])
+        .unwrap();
+}
+
+/// A folder of gray pictures, named by their values.
+fn pictures(names: &[(&str, u8)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, gray) in names {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write_gray(&path, *gray);
+    }
+    folder
+}
+
+fn grays(frames: &Frames) -> Vec<u8> {
+    (0..frames.count())
+        .map(|number| frames.frame(number).unwrap()[0])
+        .collect()
+}
+
+#[test]
+fn hidden_files_are_no_frames() {
+    let folder = pictures(&[
+        ("f0.png", 0),
+        ("f1.png", 1),
+        (".thumb.png", 9),
+        (".cache/f0.png", 9),
+    ]);
+    std::fs::write(folder.path().join("._f0.png"), "Mac OS X").unwrap();
+    std::fs::write(folder.path().join("Thumbs.db"), "").unwrap();
+    std::fs::create_dir(folder.path().join("@eaDir")).unwrap();
+    write_gray(&folder.path().join("@eaDir/f0.png"), 9);
+    let frames = Frames::load(&[folder.path()], 4).unwrap();
+    assert_eq!(grays(&frames), [0, 1]);
+    let [found] = frames.passed_over() else {
+        panic!("{:?}", frames.passed_over());
+    };
+    assert_eq!((found.count, found.example.as_str()), (5, "._f0.png"));
+}
+
+#[test]
+fn what_is_not_read_is_counted() {
+    let folder = pictures(&[
+        ("f0.png", 0),
+        ("f1.png", 1),
+        ("f2.png", 2),
+        ("f5.png", 5),
+        ("f6.png", 6),
+    ]);
+    for name in ["f3.jpg", "f4.JPG", "f7.webp", "notes.txt"] {
+        std::fs::write(folder.path().join(name), "").unwrap();
+    }
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    let frames = Frames::load(&[folder.path()], 4).unwrap();
+    let [recording] = frames.recordings() else {
+        panic!("{:?}", frames.recordings());
+    };
+    assert_eq!(recording.first.as_deref(), Some("f0.png"));
+    assert_eq!(recording.last.as_deref(), Some("f6.png"));
+    assert_eq!((recording.frames, recording.missing), (5, 2));
+    let found: Vec<(&str, u64, &str)> = frames
+        .passed_over()
+        .iter()
+        .map(|found| (found.why.as_str(), found.count, found.example.as_str()))
+        .collect();
+    let want = [
+        ("folder without a PNG", 1, "empty"),
+        ("no picture", 1, "notes.txt"),
+        ("picture, but no PNG (.jpg)", 2, "f3.jpg"),
+        ("picture, but no PNG (.webp)", 1, "f7.webp"),
+    ];
+    assert_eq!(found, want);
+}
+
+#[test]
+fn subfolders_are_recordings_of_their_own() {
+    let folder = pictures(&[
+        ("top.png", 1),
+        ("ep10/0.png", 100),
+        ("ep9/1.png", 91),
+        ("ep9/0.png", 90),
+        ("deep/er/0.png", 50),
+    ]);
+    let frames = Frames::load(&[folder.path()], 4).unwrap();
+    assert_eq!(grays(&frames), [1, 50, 90, 91, 100]);
+    assert_eq!(frames.segments(), [0..1, 1..2, 2..4, 4..5]);
+    let ends: Vec<bool> = ["", "deep/er", "ep9", "ep10"]
+        .iter()
+        .zip(frames.recordings())
+        .map(|(end, recording)| recording.path.ends_with(end))
+        .collect();
+    assert_eq!(ends, [true; 4]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_links_to_itself_is_read_once() {
+    let folder = pictures(&[("0.png", 1), ("more/0.png", 2)]);
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("more/again")).unwrap();
+    assert_eq!(grays(&Frames::load(&[folder.path()], 4).unwrap()), [1, 2]);
+}
+
+#[test]
+fn a_folder_without_pngs_says_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |wants: &[&str]| {
+        let found = message(&Frames::load(&[folder.path()], 4).unwrap_err());
+        for want in wants {
+            assert!(found.contains(want), "`{want}` is not in\n{found}");
+        }
+    };
+    check(&["it is empty"]);
+    std::fs::write(folder.path().join("ep0.npz"), "").unwrap();
+    check(&["1 x no picture, `ep0.npz`", "name the files themselves"]);
+    std::fs::write(folder.path().join("0.jpg"), "").unwrap();
+    check(&["1 x picture, but no PNG (.jpg), `0.jpg`", "mogrify"]);
+}
+
+#[test]
+fn times_are_frames_in_the_order_of_time() {
+    let folder = pictures(&[
+        ("0.25.png", 1),
+        ("0.5.png", 2),
+        ("-1.png", 0),
+        ("10.0.png", 4),
+        ("1.75.png", 3),
+    ]);
+    assert_eq!(
+        grays(&Frames::load(&[folder.path()], 4).unwrap()),
+        [0, 1, 2, 3, 4]
+    );
+}
+
+#[test]
+fn an_animated_picture_is_no_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.png");
+    let mut encoder = png::Encoder::new(std::fs::File::create(&path).unwrap(), 4, 4);
+    encoder.set_animated(3, 0).unwrap();
+    let mut writer = encoder.write_header().unwrap();
+    for gray in 0..3 {
+        writer.write_image_data(&[gray; 16]).unwrap();
+    }
+    writer.finish().unwrap();
+    let error = Frames::load(&[folder.path()], 4).unwrap_err();
+    assert!(
+        message(&error).contains("animated PNG of 3 frames"),
+        "{error}"
+    );
+    std::fs::write(&path, b"\xff\xd8\xff\xe0\x00\x10JFIF").unwrap();
+    let error = Frames::load(&[folder.path()], 4).unwrap_err();
+    assert!(message(&error).contains("looks like a JPEG"), "{error}");
+}
+
+#[test]
+fn a_picture_is_read_to_its_end() {
+    let folder = pictures(&[("0.png", 1)]);
+    let path = folder.path().join("0.png");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 12]).unwrap();
+    let cut = Frames::load(&[folder.path()], 4);
+    assert!(
+        matches!(cut, Err(DataError::Damaged { .. })),
+        "no end: {cut:?}"
+    );
+    // From the header's chunk on, each bit is under a checksum.
+    for place in 16..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 4;
+        std::fs::write(&path, &damaged).unwrap();
+        if let Ok(frames) = Frames::load(&[folder.path()], 4) {
+            assert_eq!(grays(&frames), [1], "byte {place}");
+        }
     }
 }

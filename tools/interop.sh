@@ -7,9 +7,11 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 interop_python=$("$python" tools/interop_env.py)
-run_cargo build --package tinygate --example torch_file
+run_cargo build --package tinygate --example torch_file --example frames
 run_cargo build --package tinygate-cli
 export PYTHONDONTWRITEBYTECODE=1
+
+"$interop_python" tests/interop/data_files.py --reader "$CARGO_TARGET_DIR/debug/examples/frames"
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

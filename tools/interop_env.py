@@ -69,7 +69,7 @@ def damage(venv: Path) -> Optional[str]:
             return "other requirements or another Python than it was made for"
     except OSError:
         return "its set-up was interrupted"
-    code = "import h5py, numpy, torch; print(torch.__version__.split('+')[0])"
+    code = "import h5py, hdf5plugin, numpy, PIL, torch; print(torch.__version__.split('+')[0])"
     try:
         answer = subprocess.run([str(venv / "bin/python"), "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     except OSError as error:

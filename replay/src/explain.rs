@@ -5,25 +5,53 @@
 
 use tinygate::events::{
     Action, Cause, CheckpointJudged, CheckpointRef, ChunkFailure, ChunkStarted, CriterionReason,
-    CriterionResult, CriterionTest, Event, FailureAnswer, FailureCause, FailureDecided, Finding,
-    GateDecided, InterruptReason, Metric, MetricsLogged, PatchReason, Policy, RestartCause,
-    RestartReason, RungSkipped, SettingPatch, SkipReason, StageMeasured, StageName, StageReopened,
-    StageStopped, StopReason, Verdict, metric,
+    CriterionResult, CriterionTest, Dataset, Event, FailureAnswer, FailureCause, FailureDecided,
+    Finding, GateDecided, InterruptReason, Metric, MetricsLogged, PatchReason, Policy,
+    RestartCause, RestartReason, RungSkipped, SettingPatch, SkipReason, StageMeasured, StageName,
+    StageReopened, StageStopped, StopReason, Verdict, metric,
 };
 use tinygate::machine::gate::vacuous_limits;
 
 use crate::numbers::{of, plural, setting, short, times};
 
+/// What was read of the data; nothing for logs that do not say it.
+fn data_read(dataset: &Dataset) -> String {
+    if dataset.recordings.is_empty() {
+        return String::new();
+    }
+    let missing = dataset.recordings.iter().fold(0_u64, |sum, recording| {
+        sum.saturating_add(recording.missing)
+    });
+    let mut said = format!(
+        ", {} in {}",
+        plural(dataset.frames, "frame", "frames"),
+        plural(dataset.recordings.len() as u64, "recording", "recordings")
+    );
+    if 0 < missing {
+        said += &format!(", {missing} missing by their numbers");
+    }
+    let not_read = dataset.passed_over.iter().map(|found| found.count);
+    if let Some(first) = dataset.passed_over.first() {
+        let not_read = not_read.fold(0, u64::saturating_add);
+        said += &format!(
+            ", {not_read} beside them not read ({}: `{}`)",
+            first.why, first.example
+        );
+    }
+    said
+}
+
 /// What happened, in one line.
 pub fn describe(event: &Event) -> String {
     match event {
         Event::RunCreated(e) => format!(
-            "run `{}` created: preset {}, rules {}, seed {}, {}",
+            "run `{}` created: preset {}, rules {}, seed {}, {}{}",
             e.run,
             e.policy.preset,
             e.rules,
             e.seed,
-            plural(e.policy.stages.len() as u64, "stage", "stages")
+            plural(e.policy.stages.len() as u64, "stage", "stages"),
+            data_read(&e.dataset)
         ),
         Event::ProcessStarted(e) => format!(
             "process {} started on {} with {} ({})",

@@ -23,6 +23,18 @@ impl fmt::Display for Format {
     }
 }
 
+impl Format {
+    /// Whether a file that looks like this is one of this format, only a damaged one.
+    pub(super) fn is_named(self, looks: &str) -> bool {
+        match self {
+            Self::Hdf5 => looks == "an HDF5 file",
+            Self::Npz => looks == "a zip archive",
+            Self::Npy => looks == "an npy file",
+            Self::Png => looks == "a PNG",
+        }
+    }
+}
+
 /// Why frames could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -38,11 +50,17 @@ pub enum DataError {
         source: std::io::Error,
     },
     #[error(
-        "`{}` is not a dataset: its name ends in `{found}`, expected .h5, .hdf5, .npz, .npy or a folder of PNGs\n\
-         hint: convert the file, or rename it if it has the wrong ending",
-        path.display()
+        "`{}` is not a dataset: its name ends in `{found}`, expected .h5, .hdf5, .npz, .npy or a folder of PNGs\nhint: {}",
+        path.display(), of_ending(found)
     )]
     UnknownFormat { path: PathBuf, found: String },
+    #[error("`{}` is no {format} file, it looks like {looks}\nhint: {hint}", path.display())]
+    OtherFormat {
+        path: PathBuf,
+        format: Format,
+        looks: &'static str,
+        hint: &'static str,
+    },
     #[error(
         "`{}` cannot be read as {format}: {found}\n\
          hint: copy or make it again if it is truncated or damaged; if it is sound, save it anew with the library's defaults",
@@ -54,25 +72,80 @@ pub enum DataError {
         found: String,
     },
     #[error(
-        "`{}` has no array `frames`; it has {}\nhint: rename the array of frames to `frames`",
-        path.display(), list(.found)
+        "`{}` has no array `frames`; it has {}\nhint: {hint}",
+        path.display(), list(found)
     )]
-    NoFrames { path: PathBuf, found: Vec<String> },
+    NoFrames {
+        path: PathBuf,
+        found: Vec<String>,
+        hint: String,
+    },
     #[error(
-        "`{}`: the frames have type {found}, expected uint8 (0 to 255)\nhint: save them with `.astype(\"uint8\")`",
+        "`{}`: the frames have type {found}, expected uint8 (0 to 255){more}\nhint: {hint}",
         path.display()
     )]
-    WrongType { path: PathBuf, found: String },
+    WrongType {
+        path: PathBuf,
+        found: String,
+        /// Where the values lie, and the shape where it is wrong too.
+        more: String,
+        hint: String,
+    },
     #[error(
-        "`{}`: the frames have shape {found:?}, expected [frames, height, width, 3] with no 0 in it{}\n\
-         hint: RGB comes last; save the array transposed if it comes elsewhere",
-        path.display(), if *.fortran { " in C order" } else { "" }
+        "`{}`: the frames have shape {found:?}, expected [frames, height, width, 3] with no 0 in it\nhint: {hint}",
+        path.display()
     )]
     WrongShape {
         path: PathBuf,
         found: Vec<u64>,
-        fortran: bool,
+        hint: String,
     },
+    #[error(
+        "`{}` holds {found} bytes behind the array of frames{}\nhint: save one array in a file of its own, \
+         with `np.save` or `np.savez`",
+        path.display(), if *another { ", another array" } else { "" }
+    )]
+    BytesBehind {
+        path: PathBuf,
+        found: u64,
+        /// They begin as a NumPy array does.
+        another: bool,
+    },
+    #[error(
+        "`{}` is marked as open for writing: a program still writes it, or crashed while it did\n\
+         hint: close that program; if there is none, run `h5clear -s {}`, which comes with HDF5, and check the frames",
+        path.display(), path.display()
+    )]
+    InUse { path: PathBuf },
+    #[error(
+        "`{}`: the frames are compressed with the HDF5 filter {filter}, which is not read here\n\
+         hint: write them anew with gzip, lzf or no compression, in Python with h5py{}: \
+         `g.create_dataset(\"frames\", data=f[\"frames\"][:], compression=\"gzip\")`",
+        path.display(), if *plugin { " and `import hdf5plugin`" } else { "" }
+    )]
+    Filter {
+        path: PathBuf,
+        filter: String,
+        /// It is none of HDF5's own.
+        plugin: bool,
+    },
+    #[error(
+        "`{}`: {found}\nhint: copy the frames into a file of their own, in Python with h5py: \
+         `g.create_dataset(\"frames\", data=f[\"{array}\"][:])`",
+        path.display()
+    )]
+    Elsewhere {
+        path: PathBuf,
+        /// Where the frames are instead.
+        found: String,
+        array: String,
+    },
+    #[error(
+        "`{}` is written in a format of HDF5 2 that is not read here (data layout version: {version})\n\
+         hint: save it anew with the library's defaults, without `libver=\"latest\"`",
+        path.display()
+    )]
+    NewerHdf5 { path: PathBuf, version: u8 },
     #[error(
         "`{}` claims {claimed} bytes of frames, more than a {format} file of {file_bytes} bytes can hold\n\
          hint: the file is truncated or damaged; copy or make it again",
@@ -88,18 +161,29 @@ pub enum DataError {
     NoMemory { path: PathBuf, bytes: u64 },
     #[error(
         "`{}`: the frames are {}x{} (height x width), expected {expected}x{expected} by `frame_size`\n\
-         hint: frames are never resized here; resize them when the dataset is made, or set `frame_size`",
-        path.display(), found.0, found.1
+         hint: frames are never resized here; {}",
+        path.display(), found.0, found.1, of_size(*found, *expected)
     )]
     FrameSize {
         path: PathBuf,
         found: (u64, u64),
         expected: usize,
     },
-    #[error("`{}` has {found} pixels, expected 8-bit RGB, RGBA or gray\nhint: save the picture with 8 bits a channel", path.display())]
+    #[error("`{}` has {found} pixels, expected 8-bit RGB, RGBA or gray\nhint: save the picture with 8 bits a channel, \
+        with ImageMagick: `mogrify -depth 8 *.png`", path.display())]
     PixelType { path: PathBuf, found: String },
-    #[error("the folder `{}` has no .png file\nhint: a folder is a sequence of PNGs; name other files themselves", path.display())]
-    EmptyFolder { path: PathBuf },
+    #[error(
+        "`{}` is an animated PNG of {frames} frames, expected one picture a file\n\
+         hint: save each of its frames as a PNG, with ffmpeg: `ffmpeg -i {} frame_%06d.png`",
+        path.display(), path.display()
+    )]
+    Animated { path: PathBuf, frames: u32 },
+    #[error("the folder `{}` has no .png file; {found}\nhint: {hint}", path.display())]
+    EmptyFolder {
+        path: PathBuf,
+        found: String,
+        hint: String,
+    },
 }
 
 /// Why frames could not be cut into windows.
@@ -133,11 +217,43 @@ pub enum WindowError {
     NoSuchWindow { found: usize, count: usize },
 }
 
+/// What to do about a file by the ending of its name.
+fn of_ending(ending: &str) -> &'static str {
+    match ending {
+        "png" => "name the folder that holds it, which is read as a sequence of PNGs",
+        "jpg" | "jpeg" | "bmp" | "webp" | "tif" | "tiff" => {
+            "convert all frames to PNG and name their folder, with ImageMagick: `mogrify -format png *.jpg`"
+        }
+        "mp4" | "avi" | "mov" | "mkv" | "webm" | "gif" | "m4v" => {
+            "save its frames as PNGs and name their folder, with ffmpeg: `ffmpeg -i VIDEO FOLDER/%06d.png`"
+        }
+        "zip" | "tar" | "gz" | "tgz" | "bz2" | "xz" | "zst" | "7z" => {
+            "unpack it and name what is in it"
+        }
+        "pt" | "pth" | "pkl" | "pickle" => {
+            "a pickle is never loaded; load it in Python and save the array with `np.save`"
+        }
+        _ => "convert the file, or rename it if it has the wrong ending",
+    }
+}
+
+fn of_size((height, width): (u64, u64), expected: usize) -> String {
+    if height == width {
+        format!(
+            "resize them when the dataset is made, or set `frame_size = {height}` (a multiple of `patch_size`)"
+        )
+    } else {
+        format!(
+            "they must be square: crop or pad them, and resize them to {expected}x{expected}, when the dataset is made"
+        )
+    }
+}
+
 /// At most ten names of at most sixty characters, so that a message stays readable whatever a file holds.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 10;
     if names.is_empty() {
-        return "no arrays at its top level".to_owned();
+        return "no arrays".to_owned();
     }
     let shown: Vec<String> = names
         .iter()

@@ -1,14 +1,15 @@
 //! All frames of a dataset in memory, one byte a channel, as the files hold them.
 //!
-//! A path is an HDF5 file, an `.npz` or `.npy` file, or a folder of PNGs; each becomes one segment, because two files
-//! are two recordings and no window may run from one into the other.
+//! A path is an HDF5 file, an `.npz` or `.npy` file, or a folder of PNGs. Each is one recording, or several: a folder's
+//! subfolders, an HDF5 file's groups. A recording becomes one segment, and no window runs from one into the next.
 //!
 //! A file's header is believed only as far as its length allows: what it claims is checked before memory is asked for.
 //!
 //! Invariant: the segments follow each other without gaps and cover all frames, and every frame has the same size.
 
+use super::advice::{self, Kind};
 use super::error::{DataError, Format, shorten};
-use super::{hdf5, image, numpy};
+use super::{hdf5, image, numpy, sniff};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,40 @@ pub struct Frames {
     width: usize,
     bytes: Vec<u8>,
     segments: Vec<Range<usize>>,
+    recordings: Vec<Recording>,
+    passed_over: Vec<PassedOver>,
+}
+
+/// Frames that follow each other in time, and where they came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recording {
+    /// The file or folder; for one of several arrays in a file, `file:/group/frames`.
+    pub path: String,
+    pub frames: usize,
+    /// Names of the first and the last image of a folder.
+    pub first: Option<String>,
+    pub last: Option<String>,
+    /// Numbers missing between their names.
+    pub missing: u64,
+}
+
+/// What lies beside the frames and was not read, or was never written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The folder or file it is in.
+    pub path: String,
+    pub why: String,
+    pub count: u64,
+    /// The name of one of them.
+    pub example: String,
+}
+
+/// What has been read so far.
+#[derive(Debug, Default)]
+pub(super) struct Loading {
+    pub bytes: Vec<u8>,
+    pub recordings: Vec<Recording>,
+    pub passed_over: Vec<PassedOver>,
 }
 
 impl Frames {
@@ -35,19 +70,23 @@ impl Frames {
         if paths.is_empty() {
             return Err(DataError::NothingNamed);
         }
-        let mut frames = Self {
+        let mut loading = Loading::default();
+        for path in paths {
+            read_path(path.as_ref(), frame_size, &mut loading)?;
+        }
+        let mut first = 0;
+        let segments = loading.recordings.iter().map(|recording| {
+            first += recording.frames;
+            first - recording.frames..first
+        });
+        Ok(Self {
             height: frame_size,
             width: frame_size,
-            bytes: Vec::new(),
-            segments: Vec::new(),
-        };
-        for path in paths {
-            let path = path.as_ref();
-            let first = frames.count();
-            read_path(path, frame_size, &mut frames.bytes)?;
-            frames.segments.push(first..frames.count());
-        }
-        Ok(frames)
+            segments: segments.collect(),
+            bytes: loading.bytes,
+            recordings: loading.recordings,
+            passed_over: loading.passed_over,
+        })
     }
 
     /// Frames from memory, one segment; `None` unless `bytes` is a whole number of frames and at least one.
@@ -62,6 +101,8 @@ impl Frames {
             width,
             bytes,
             segments: std::iter::once(0..count).collect(),
+            recordings: Vec::new(),
+            passed_over: Vec::new(),
         })
     }
 
@@ -100,9 +141,19 @@ impl Frames {
             .nth(index)
     }
 
-    /// Which frames came from each file, in the order the files were named.
+    /// Which frames belong to each recording, in the order the files were named.
     pub fn segments(&self) -> &[Range<usize>] {
         &self.segments
+    }
+
+    /// Where the frames came from, one entry a segment; empty for frames from memory.
+    pub fn recordings(&self) -> &[Recording] {
+        &self.recordings
+    }
+
+    /// What was not read.
+    pub fn passed_over(&self) -> &[PassedOver] {
+        &self.passed_over
     }
 
     /// BLAKE3 of height, width, the number of segments and their lengths (each u64, little-endian) and all bytes. It
@@ -238,7 +289,48 @@ impl Source<'_> {
         DataError::WrongShape {
             path: self.path.to_owned(),
             found: found.iter().copied().take(8).collect(),
-            fortran: false,
+            hint: advice::for_shape(found, self.frame_size),
+        }
+    }
+
+    /// `found` is the type in the file's own words.
+    pub fn wrong_type(
+        &self,
+        found: &str,
+        kind: &Kind,
+        shape: &[u64],
+        range: Option<advice::Range>,
+    ) -> DataError {
+        let mut more = range.map_or_else(String::new, |range| format!("; found {range}"));
+        if !advice::shape_fits(shape) {
+            let shown: Vec<u64> = shape.iter().copied().take(8).collect();
+            more += &format!("; they have shape {shown:?}, expected [frames, height, width, 3]");
+        }
+        DataError::WrongType {
+            path: self.path.to_owned(),
+            found: shorten(found, 60),
+            more,
+            hint: advice::for_type(kind, shape, range.as_ref(), self.frame_size),
+        }
+    }
+
+    /// Runs a reader; if it fails on a file that is plainly of another kind, the error says so.
+    pub fn known(&self, read: impl FnOnce() -> Result<(), DataError>) -> Result<(), DataError> {
+        let error = match read() {
+            Err(error @ DataError::Damaged { .. }) => error,
+            other => return other,
+        };
+        if let Some(found) = sniff::emptiness(self.path) {
+            return Err(self.damaged(found));
+        }
+        match sniff::look(self.path) {
+            Some((looks, hint)) if !self.format.is_named(looks) => Err(DataError::OtherFormat {
+                path: self.path.to_owned(),
+                format: self.format,
+                looks,
+                hint,
+            }),
+            Some(_) | None => Err(error),
         }
     }
 
@@ -250,7 +342,7 @@ impl Source<'_> {
     }
 }
 
-fn read_path(path: &Path, frame_size: usize, into: &mut Vec<u8>) -> Result<(), DataError> {
+fn read_path(path: &Path, frame_size: usize, into: &mut Loading) -> Result<(), DataError> {
     let found = match std::fs::metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -277,15 +369,22 @@ fn read_path(path: &Path, frame_size: usize, into: &mut Vec<u8>) -> Result<(), D
         format,
         frame_size,
     };
-    match ending.as_str() {
-        "h5" | "hdf5" => hdf5::read(&source(Format::Hdf5), found.len(), into),
-        "npz" => numpy::read_npz(&source(Format::Npz), found.len(), into),
-        "npy" => numpy::read_npy(&source(Format::Npy), found.len(), into),
-        _ => Err(DataError::UnknownFormat {
-            path: PathBuf::from(path),
-            found: ending,
-        }),
-    }
+    let before = into.bytes.len();
+    let (format, read): (_, fn(&Source<'_>, u64, &mut Loading) -> _) = match ending.as_str() {
+        "h5" | "hdf5" => (Format::Hdf5, hdf5::read),
+        "npz" => (Format::Npz, numpy::read_npz),
+        "npy" => (Format::Npy, numpy::read_npy),
+        _ => {
+            return Err(DataError::UnknownFormat {
+                path: PathBuf::from(path),
+                found: ending,
+            });
+        }
+    };
+    let source = source(format);
+    source.known(|| source.guarded(|| read(&source, found.len(), into)))?;
+    debug_assert!(before < into.bytes.len());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,11 +1,21 @@
 //! Frames from an HDF5 file: the dataset `frames`, uint8 `[frames, height, width, 3]`, however chunked or compressed.
+//! Without one at the top, each dataset `frames` in a group is a recording of its own. Links within the file are
+//! followed ([`links`]).
 //!
 //! The file is foreign input. Its claims are checked against its length before anything is allocated, rows are read a
 //! bounded piece at a time, and a panic in the parser is an error of the file.
 
-use super::error::{DataError, shorten};
-use super::frames::Source;
-use hdf5_pure::{DType, Dataset, File};
+mod links;
+
+use self::links::{Found, Member, Target};
+use super::advice::{Kind, Range};
+use super::error::DataError;
+use super::frames::{Loading, PassedOver, Recording, Source};
+use super::names;
+use hdf5_pure::{
+    ChunkIndex, DType, Dataset, Datatype, DatatypeByteOrder, Error, File, FormatError, Group,
+};
+use std::collections::BTreeSet;
 
 const NAME: &str = "frames";
 
@@ -18,56 +28,265 @@ const CHUNK_BYTES_MAX: u64 = 1 << 30;
 /// How much is decoded at once.
 const PIECE_BYTES: u64 = 64 << 20;
 
+/// How much of an array of another type is looked at for the range of its values.
+const RANGE_BYTES_MAX: u64 = 1 << 30;
+
+/// How many arrays are looked at for one that is called `frames`.
+const MEMBERS_MAX: usize = 10_000;
+
+/// HDF5's own filters, and the registered ones that data is found to be compressed with.
+const FILTERS: [(u16, &str); 31] = [
+    (4, "szip"),
+    (5, "nbit"),
+    (305, "lzo"),
+    (307, "bzip2"),
+    (32001, "blosc"),
+    (32002, "mafisc"),
+    (32003, "snappy"),
+    (32004, "lz4"),
+    (32006, "cbf"),
+    (32007, "jpeg-xr"),
+    (32008, "bitshuffle"),
+    (32009, "spdp"),
+    (32010, "lpc-rice"),
+    (32011, "ccsds-123"),
+    (32012, "jpeg-ls"),
+    (32013, "zfp"),
+    (32014, "fpzip"),
+    (32015, "zstd"),
+    (32016, "b3d"),
+    (32017, "sz"),
+    (32018, "fcidecomp"),
+    (32019, "jpeg"),
+    (32020, "vbz"),
+    (32021, "fapec"),
+    (32022, "bitgroom"),
+    (32023, "granular bitround"),
+    (32024, "sz3"),
+    (32025, "delta-rice"),
+    (32026, "blosc2"),
+    (32028, "sperr"),
+    (32030, "ffmpeg"),
+];
+
 pub(super) fn read(
     source: &Source<'_>,
     file_bytes: u64,
-    into: &mut Vec<u8>,
+    into: &mut Loading,
 ) -> Result<(), DataError> {
-    let before = into.len();
-    let read = source.guarded(|| read_rows(source, file_bytes, into));
-    if read.is_err() {
-        into.truncate(before);
+    let file =
+        File::open_streaming(source.path).map_err(|error| of_parser(source, None, &error))?;
+    let place = source.path.display();
+    match arrays(source, &file)? {
+        Arrays::Top(array) => {
+            read_array(source, &file, &array, &place.to_string(), file_bytes, into)
+        }
+        Arrays::InGroups(arrays) => arrays.iter().try_for_each(|array| {
+            let shown = format!("{place}:{array}");
+            read_array(source, &file, array, &shown, file_bytes, into)
+        }),
     }
-    read
 }
 
-fn read_rows(source: &Source<'_>, file_bytes: u64, into: &mut Vec<u8>) -> Result<(), DataError> {
-    let file = match File::open_streaming(source.path) {
-        Ok(file) => file,
-        Err(hdf5_pure::Error::Io(error)) => return Err(source.io(error)),
-        Err(error) => return Err(source.damaged(error)),
+/// Paths of the arrays to read.
+enum Arrays {
+    Top(String),
+    InGroups(Vec<String>),
+}
+
+fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
+    let superblock = file.superblock();
+    let mut links =
+        links::Links::open(source.path, superblock).map_err(|error| source.io(error))?;
+    // What this reader of links does not know, the parser of the whole may.
+    let at_top = match links.find(NAME) {
+        Ok(Some(Found::Hard(path))) => Some(path),
+        Ok(Some(Found::Elsewhere(target))) => return Err(elsewhere(source, target)),
+        Ok(None) | Err(_) => None,
     };
-    let names = file
-        .root()
-        .datasets()
-        .map_err(|error| source.damaged(error))?;
-    if !names.iter().any(|name| name == NAME) {
+    let is_array = |path: &str| match file.dataset(path) {
+        Ok(_) => Ok(true),
+        Err(Error::NotADataset(_) | Error::NotAGroup(_)) => Ok(false),
+        Err(Error::Format(FormatError::PathNotFound(_))) => Ok(false),
+        Err(error) => Err(of_parser(source, Some(path), &error)),
+    };
+    let top = at_top.unwrap_or_else(|| NAME.to_owned());
+    if is_array(&top)? {
+        return Ok(Arrays::Top(top));
+    }
+    let members = match links.walk() {
+        Ok(members) => members,
+        Err(_) => {
+            let mut members = Vec::new();
+            walk(source, &file.root(), "", 0, &mut members)?;
+            members
+        }
+    };
+    let mut found = Vec::new();
+    let mut others = Vec::new();
+    let mut seen = BTreeSet::new();
+    for member in members {
+        let named = member.named.rsplit('/').next() == Some(NAME);
+        if named && is_array(&member.path)? {
+            if member.address.is_none_or(|address| seen.insert(address)) {
+                found.push(member.path);
+            }
+        } else if let Ok(array) = file.dataset(&member.path) {
+            let sides = array.shape().map_or(0, |shape| shape.len());
+            others.push((sides, member.path.trim_start_matches('/').to_owned()));
+        }
+    }
+    if found.is_empty() {
+        // What may be frames comes first.
+        others.sort_by_key(|(sides, _)| std::cmp::Reverse(*sides));
+        let others: Vec<String> = others.into_iter().map(|(_, path)| path).collect();
+        let hint = match others.first() {
+            Some(other) => format!(
+                "rename the array of frames to `frames`, in Python with h5py opened as \"r+\": \
+                 `f[\"frames\"] = f[\"{other}\"]`"
+            ),
+            None => "save the frames as an array `frames`".to_owned(),
+        };
         return Err(DataError::NoFrames {
             path: source.path.to_owned(),
-            found: names,
+            found: others,
+            hint,
         });
     }
-    let dataset = file.dataset(NAME).map_err(|error| source.damaged(error))?;
-    let shape = dataset.shape().map_err(|error| source.damaged(error))?;
-    let found = dataset.dtype().map_err(|error| source.damaged(error))?;
-    if !matches!(found, DType::U8) {
-        let found = shorten(&found.to_string(), 60);
-        return Err(DataError::WrongType {
-            path: source.path.to_owned(),
-            found,
+    names::sort_paths(&mut found);
+    Ok(Arrays::InGroups(found))
+}
+
+/// The same walk by the parser of arrays, which knows hard links alone, but all of them.
+fn walk(
+    source: &Source<'_>,
+    group: &Group,
+    path: &str,
+    depth: usize,
+    found: &mut Vec<Member>,
+) -> Result<(), DataError> {
+    let broken = |error: Error| of_parser(source, None, &error);
+    for name in group.datasets().map_err(broken)? {
+        let path = format!("{path}/{name}");
+        found.push(Member {
+            named: path.clone(),
+            path,
+            address: None,
         });
+    }
+    if depth == links::DEPTH_MAX || MEMBERS_MAX < found.len() {
+        return Ok(());
+    }
+    for name in group.groups().map_err(broken)? {
+        let inner = group.group(&name).map_err(broken)?;
+        walk(source, &inner, &format!("{path}/{name}"), depth + 1, found)?;
+    }
+    Ok(())
+}
+
+fn elsewhere(source: &Source<'_>, target: Target) -> DataError {
+    match target {
+        Target::External { file, object } => DataError::Elsewhere {
+            path: source.path.to_owned(),
+            found: format!(
+                "`{NAME}` is an external link to `{object}` in `{file}`, which is not followed"
+            ),
+            array: NAME.to_owned(),
+        },
+        Target::Soft(path) => DataError::NoFrames {
+            path: source.path.to_owned(),
+            found: vec![format!("{NAME} -> {path}")],
+            hint: "the link leads nowhere; link the array of frames, or rename it to `frames`"
+                .to_owned(),
+        },
+    }
+}
+
+/// A parser's error in words that say what to do.
+fn of_parser(source: &Source<'_>, array: Option<&str>, error: &Error) -> DataError {
+    let path = source.path.to_owned();
+    let array = array.unwrap_or(NAME);
+    let away = |found: &str| DataError::Elsewhere {
+        path: path.clone(),
+        found: found.to_owned(),
+        array: array.to_owned(),
+    };
+    match error {
+        Error::Io(error) => {
+            // The error has no copy.
+            let error = error
+                .raw_os_error()
+                .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error);
+            source.io(error)
+        }
+        Error::FileMarkedInUse(_) => DataError::InUse { path },
+        Error::Format(FormatError::UnsupportedFilter(id)) => {
+            let name = FILTERS.iter().find(|(known, _)| known == id);
+            DataError::Filter {
+                path,
+                filter: name.map_or_else(|| format!("{id}"), |(id, name)| format!("{name} ({id})")),
+                plugin: 255 < *id,
+            }
+        }
+        Error::Format(FormatError::InvalidLayoutVersion(version)) if 4 < *version => {
+            DataError::NewerHdf5 {
+                path,
+                version: *version,
+            }
+        }
+        Error::Format(FormatError::UnsupportedVirtualLayout) => away(&format!(
+            "`{array}` is a virtual dataset, whose frames lie in other files and are not looked for"
+        )),
+        Error::Format(FormatError::UnsupportedExternalStorage) => away(&format!(
+            "`{array}` has its frames in external files, which are not followed"
+        )),
+        error => source.damaged(error),
+    }
+}
+
+fn read_array(
+    source: &Source<'_>,
+    file: &File,
+    path: &str,
+    shown: &str,
+    file_bytes: u64,
+    into: &mut Loading,
+) -> Result<(), DataError> {
+    let broken = |error: Error| of_parser(source, Some(path), &error);
+    let dataset = file.dataset(path).map_err(broken)?;
+    let mut shape = dataset.shape().map_err(broken)?;
+    let found = dataset.dtype().map_err(broken)?;
+    let mut kind = kind(&found);
+    if let DType::Array(element, sides) = &found
+        && **element == DType::U8
+    {
+        // An array of arrays, which h5py shows as one.
+        shape.extend(sides.iter().map(|&side| u64::from(side)));
+        kind = Kind::Uint8;
     }
     let most = u128::from(file_bytes) * MOST_COMPRESSION;
-    let count = source.admit(&shape, file_bytes, most, into)?;
+    if kind != Kind::Uint8 {
+        check_chunks(source, &dataset, file_bytes)?;
+        let range = range(source, &dataset, &kind, &shape, most);
+        return Err(source.wrong_type(&name(&found), &kind, &shape, range));
+    }
+    if let Ok(Some(ChunkIndex::BTreeV2)) = dataset.chunk_index() {
+        return Err(DataError::Elsewhere {
+            path: source.path.to_owned(),
+            found: format!(
+                "`{path}` can grow along several axes (version 2 B-tree), which is not read here"
+            ),
+            array: path.trim_start_matches('/').to_owned(),
+        });
+    }
+    let count = source.admit(&shape, file_bytes, most, &mut into.bytes)?;
     check_chunks(source, &dataset, file_bytes)?;
-    let rows = rows_at_once(source, &dataset, most)?;
     let row_bytes = source.frame_bytes();
+    let rows = rows_at_once(source, &dataset, row_bytes, 1, most)?;
     let mut row = 0;
     while row < count {
         let wanted = rows.min(count - row);
-        let piece = dataset
-            .read_raw_rows(row, wanted)
-            .map_err(|error| source.damaged(error))?;
+        let piece = dataset.read_raw_rows(row, wanted).map_err(broken)?;
         if piece.len() as u64 != wanted * row_bytes {
             return Err(source.damaged(format!(
                 "frames {row} and on are {} bytes, expected {}",
@@ -75,10 +294,128 @@ fn read_rows(source: &Source<'_>, file_bytes: u64, into: &mut Vec<u8>) -> Result
                 wanted * row_bytes
             )));
         }
-        into.extend_from_slice(&piece);
+        into.bytes.extend_from_slice(&piece);
         row += wanted;
     }
+    into.passed_over
+        .extend(never_written(&dataset, &shape, shown));
+    into.recordings.push(Recording {
+        path: shown.to_owned(),
+        frames: count as usize,
+        first: None,
+        last: None,
+        missing: 0,
+    });
     Ok(())
+}
+
+/// Chunks that were never written, which read as the fill value; where the index can be listed.
+fn never_written(dataset: &Dataset, shape: &[u64], shown: &str) -> Option<PassedOver> {
+    let sides = dataset.chunk_shape().ok()??;
+    let stored = dataset.chunks().ok()?;
+    let wanted = shape
+        .iter()
+        .zip(&sides)
+        .try_fold(1_u64, |product, (&side, &chunk)| {
+            product.checked_mul(side.div_ceil(chunk.max(1)))
+        })?;
+    let missing = wanted.checked_sub(stored.len() as u64)?;
+    if missing == 0 {
+        return None;
+    }
+    let rows = sides.first().copied()?.max(1);
+    let first = (0..shape.first()?.div_ceil(rows))
+        .map(|chunk| chunk * rows)
+        .find(|row| !stored.iter().any(|chunk| chunk.offset.first() == Some(row)));
+    Some(PassedOver {
+        path: shown.to_owned(),
+        why: "chunk never written, reads as the fill value".to_owned(),
+        count: missing,
+        example: first.map_or_else(|| NAME.to_owned(), |row| format!("from frame {row} on")),
+    })
+}
+
+fn kind(found: &DType) -> Kind {
+    let integer = |bits, signed| Kind::Integer { bits, signed };
+    match found {
+        DType::U8 => Kind::Uint8,
+        DType::U16 => integer(16, false),
+        DType::U32 => integer(32, false),
+        DType::U64 => integer(64, false),
+        DType::I8 => integer(8, true),
+        DType::I16 => integer(16, true),
+        DType::I32 => integer(32, true),
+        DType::I64 => integer(64, true),
+        DType::F32 | DType::F64 => Kind::Float,
+        DType::Enum(names) if names.len() == 2 && names.iter().any(|name| name == "TRUE") => {
+            Kind::Bool
+        }
+        DType::String | DType::VariableLengthString => Kind::Text,
+        DType::Compound(fields) => {
+            Kind::Record(fields.iter().map(|(name, _)| name.clone()).collect())
+        }
+        DType::Other(datatype) => match **datatype {
+            Datatype::FloatingPoint { .. } => Kind::Float,
+            Datatype::FixedPoint { size, .. } => integer(u64::from(size) * 8, true),
+            Datatype::VariableLength { .. } => Kind::Lists,
+            Datatype::Opaque { .. } => Kind::Text,
+            _ => Kind::Other,
+        },
+        DType::Enum(_) | DType::Array(..) | DType::ObjectReference | _ => Kind::Other,
+    }
+}
+
+/// A type's name as people write it.
+fn name(found: &DType) -> String {
+    if let DType::Other(datatype) = found
+        && let Datatype::FloatingPoint { size, .. } = **datatype
+    {
+        return format!("f{}", u64::from(size) * 8);
+    }
+    found.to_string()
+}
+
+/// Where the values lie, as far as they can be read.
+fn range(
+    source: &Source<'_>,
+    dataset: &Dataset,
+    kind: &Kind,
+    shape: &[u64],
+    most: u128,
+) -> Option<Range> {
+    if !matches!(kind, Kind::Float | Kind::Integer { .. }) {
+        return None;
+    }
+    let (&count, row) = shape.split_first()?;
+    let element = dataset.element_size().ok()?;
+    let row_bytes = row
+        .iter()
+        .try_fold(element, |product, &side| product.checked_mul(side))?;
+    let claimed = u128::from(row_bytes) * u128::from(count);
+    if row_bytes == 0 || most < claimed || PIECE_BYTES * 4 < row_bytes {
+        return None;
+    }
+    let rows = rows_at_once(source, dataset, row_bytes, element, most).ok()?;
+    let order = match dataset.datatype().ok()? {
+        Datatype::FixedPoint { byte_order, .. } | Datatype::FloatingPoint { byte_order, .. } => {
+            byte_order
+        }
+        _ => return None,
+    };
+    let big = order == DatatypeByteOrder::BigEndian;
+    let mut range = Range::NONE;
+    let mut row = 0;
+    while row < count {
+        if RANGE_BYTES_MAX / row_bytes <= row {
+            range.partial = true;
+            break;
+        }
+        let wanted = rows.min(count - row);
+        let mut piece = dataset.read_raw_rows(row, wanted).ok()?;
+        range.add_all(kind, usize::try_from(element).ok()?, big, &mut piece)?;
+        row += wanted;
+    }
+    Some(range)
 }
 
 /// Every stored chunk lies within the file: the parser asks for the memory before it
@@ -97,18 +434,21 @@ fn check_chunks(source: &Source<'_>, dataset: &Dataset, file_bytes: u64) -> Resu
 }
 
 /// A piece is a whole number of chunks along the first dimension where it can be, so that none is decoded twice.
-fn rows_at_once(source: &Source<'_>, dataset: &Dataset, most: u128) -> Result<u64, DataError> {
-    let row_bytes = source.frame_bytes();
-    let rows = (PIECE_BYTES / row_bytes).max(1);
-    let Some(chunk) = dataset
-        .chunk_shape()
-        .map_err(|error| source.damaged(error))?
-    else {
+fn rows_at_once(
+    source: &Source<'_>,
+    dataset: &Dataset,
+    row_bytes: u64,
+    element_bytes: u64,
+    most: u128,
+) -> Result<u64, DataError> {
+    let rows = (PIECE_BYTES / row_bytes.max(1)).max(1);
+    let shape = dataset.chunk_shape();
+    let Some(chunk) = shape.map_err(|error| of_parser(source, None, &error))? else {
         return Ok(rows);
     };
     let chunk_bytes = chunk
         .iter()
-        .try_fold(1_u64, |product, &side| product.checked_mul(side));
+        .try_fold(element_bytes, |product, &side| product.checked_mul(side));
     let limit = most.min(u128::from(CHUNK_BYTES_MAX));
     if chunk_bytes.is_none_or(|bytes| bytes == 0 || limit < u128::from(bytes)) {
         return Err(source.damaged(format!(

@@ -1,65 +1,222 @@
-//! Frames from a folder of PNGs, in the order of their names; one folder is one recording.
+//! Frames from a folder of PNGs. The pictures of one folder are one recording, in the order of their names
+//! ([`names`]); each subfolder with pictures is a recording of its own, behind those of the folder above it.
 //!
-//! Names are compared as people number them: `frame_9` comes before `frame_10`. Gray becomes RGB by repeating it, an
-//! alpha channel is dropped, a palette is looked up. Other files in the folder are passed over.
+//! Gray becomes RGB by repeating it, an alpha channel is dropped, a palette is looked up. Hidden files and what an
+//! operating system leaves in a folder are no data. Whatever else lies there is passed over and counted.
 
-use super::error::{DataError, Format};
-use super::frames::Source;
+use super::error::{DataError, Format, shorten};
+use super::frames::{Loading, PassedOver, Recording, Source};
+use super::names;
 use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
-use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What decoding one picture may allocate besides its pixels, whose number is checked first.
 const DECODER_BYTES_MAX: usize = 64 << 20;
 
+/// How deep subfolders may lie: links can make a folder its own subfolder.
+const DEPTH_MAX: usize = 16;
+
+/// Pictures of other kinds, by their endings: in a folder of PNGs each was probably meant as a frame.
+const OTHER_PICTURES: [&str; 16] = [
+    "jpg", "jpeg", "jpe", "jfif", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pnm", "tga",
+    "avif", "heic", "exr",
+];
+
+/// Folders and files that systems and synchronizers add by themselves.
+const SYSTEM_FILES: [&str; 7] = [
+    "Thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "__MACOSX",
+    "@eaDir",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+];
+
 pub(super) fn read_folder(
     folder: &Path,
     frame_size: usize,
-    into: &mut Vec<u8>,
+    into: &mut Loading,
 ) -> Result<(), DataError> {
+    let mut found = Found::default();
+    look_into(folder, 0, &mut found)?;
+    if found.recordings.is_empty() {
+        return Err(empty(folder, &found));
+    }
+    for (folder, pictures, missing) in &found.recordings {
+        read_recording(folder, pictures, *missing, frame_size, into)?;
+    }
+    into.passed_over.extend(found.passed_over());
+    Ok(())
+}
+
+/// What lies in a folder and its subfolders.
+#[derive(Default)]
+struct Found {
+    /// Folders with their pictures in order, and how many numbers are missing between them.
+    recordings: Vec<(PathBuf, Vec<PathBuf>, u64)>,
+    /// By folder and reason: how many, and an example.
+    others: BTreeMap<(PathBuf, String), (u64, String)>,
+    /// Folders looked into, as the system knows them.
+    seen: BTreeSet<PathBuf>,
+}
+
+impl Found {
+    fn pass_over(&mut self, folder: &Path, why: String, path: &Path) {
+        let (count, example) = self
+            .others
+            .entry((folder.to_owned(), why))
+            .or_insert_with(|| (0, name(path)));
+        *count += 1;
+        if name(path) < *example {
+            *example = name(path);
+        }
+    }
+
+    fn passed_over(self) -> impl Iterator<Item = PassedOver> {
+        self.others
+            .into_iter()
+            .map(|((path, why), (count, example))| PassedOver {
+                path: path.display().to_string(),
+                why,
+                count,
+                example,
+            })
+    }
+}
+
+fn look_into(folder: &Path, depth: usize, found: &mut Found) -> Result<(), DataError> {
     let io = |source| DataError::Io {
         path: folder.to_owned(),
         source,
     };
-    let mut paths = Vec::new();
+    let known = std::fs::canonicalize(folder).map_err(io)?;
+    if depth > DEPTH_MAX || !found.seen.insert(known) {
+        return Ok(());
+    }
+    let (mut pictures, mut subfolders) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        if path
-            .extension()
-            .is_some_and(|ending| ending.eq_ignore_ascii_case("png"))
-        {
-            paths.push(path);
+        if is_hidden(&path) {
+            found.pass_over(folder, "hidden or made by the system".to_owned(), &path);
+        } else if path.is_dir() {
+            subfolders.push(path);
+        } else {
+            let ending = ending(&path);
+            if ending == "png" {
+                pictures.push(path);
+            } else {
+                let why = if OTHER_PICTURES.contains(&ending.as_str()) {
+                    format!("picture, but no PNG (.{ending})")
+                } else {
+                    "no picture".to_owned()
+                };
+                found.pass_over(folder, why, &path);
+            }
         }
     }
-    if paths.is_empty() {
-        return Err(DataError::EmptyFolder {
-            path: folder.to_owned(),
-        });
+    if !pictures.is_empty() {
+        let missing = names::sort(&mut pictures);
+        found
+            .recordings
+            .push((folder.to_owned(), pictures, missing));
     }
-    paths.sort_by(|a, b| by_name(&name(a), &name(b)));
-    let before = into.len();
+    names::sort(&mut subfolders);
+    for subfolder in subfolders {
+        let before = found.recordings.len();
+        look_into(&subfolder, depth + 1, found)?;
+        if found.recordings.len() == before {
+            found.pass_over(folder, "folder without a PNG".to_owned(), &subfolder);
+        }
+    }
+    Ok(())
+}
+
+fn is_hidden(path: &Path) -> bool {
+    let name = name(path);
+    name.starts_with('.')
+        || SYSTEM_FILES
+            .iter()
+            .any(|system| system.eq_ignore_ascii_case(&name))
+}
+
+fn ending(path: &Path) -> String {
+    path.extension()
+        .map(|ending| ending.to_string_lossy().to_lowercase())
+        .unwrap_or_default()
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| shorten(&name.to_string_lossy(), 200))
+        .unwrap_or_default()
+}
+
+fn empty(folder: &Path, found: &Found) -> DataError {
+    let mut by_why: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+    for ((_, why), (count, example)) in &found.others {
+        by_why.entry(why).or_insert((0, example)).0 += count;
+    }
+    let listed: Vec<String> = by_why
+        .iter()
+        .map(|(why, (count, example))| format!("{count} x {why}, `{example}`"))
+        .collect();
+    let has = |wanted: &[&str]| {
+        by_why
+            .values()
+            .any(|(_, example)| wanted.contains(&ending(Path::new(example)).as_str()))
+    };
+    let hint = if by_why.keys().any(|why| why.starts_with("picture")) {
+        "convert the pictures to PNG, with ImageMagick: `mogrify -format png *.jpg`"
+    } else if has(&["h5", "hdf5", "npz", "npy"]) {
+        "name the files themselves in `data.path`, as a list"
+    } else {
+        "a folder is a sequence of PNGs; name other files themselves"
+    };
+    DataError::EmptyFolder {
+        path: folder.to_owned(),
+        found: if listed.is_empty() {
+            "it is empty".to_owned()
+        } else {
+            format!("it has {}", listed.join("; "))
+        },
+        hint: hint.to_owned(),
+    }
+}
+
+fn read_recording(
+    folder: &Path,
+    pictures: &[PathBuf],
+    missing: u64,
+    frame_size: usize,
+    into: &mut Loading,
+) -> Result<(), DataError> {
     // Once for all: one reservation a picture would copy everything at each.
     let all = Source {
         path: folder,
         format: Format::Png,
         frame_size,
     };
-    let bytes = all.frame_bytes().saturating_mul(paths.len() as u64);
-    all.reserve(bytes, into)?;
-    for path in paths {
+    let bytes = all.frame_bytes().saturating_mul(pictures.len() as u64);
+    all.reserve(bytes, &mut into.bytes)?;
+    for path in pictures {
         let source = Source {
-            path: &path,
+            path,
             format: Format::Png,
             frame_size,
         };
-        let read = source.guarded(|| read_picture(&source, into));
-        if read.is_err() {
-            into.truncate(before);
-            return read;
-        }
+        source.known(|| source.guarded(|| read_picture(&source, &mut into.bytes)))?;
     }
+    into.recordings.push(Recording {
+        path: folder.display().to_string(),
+        frames: pictures.len(),
+        first: pictures.first().map(|path| name(path)),
+        last: pictures.last().map(|path| name(path)),
+        missing,
+    });
     Ok(())
 }
 
@@ -74,6 +231,14 @@ fn read_picture(source: &Source<'_>, into: &mut Vec<u8>) -> Result<(), DataError
     // Palettes become colours and 1 to 4 bits become 8; 16 bits are refused below, because rounding would lose data.
     decoder.set_transformations(Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(|error| source.damaged(error))?;
+    if let Some(animation) = reader.info().animation_control()
+        && 1 < animation.num_frames
+    {
+        return Err(DataError::Animated {
+            path: source.path.to_owned(),
+            frames: animation.num_frames,
+        });
+    }
     source.check_size(
         u64::from(reader.info().height),
         u64::from(reader.info().width),
@@ -95,6 +260,8 @@ fn read_picture(source: &Source<'_>, into: &mut Vec<u8>) -> Result<(), DataError
     reader
         .next_frame(&mut pixels)
         .map_err(|error| source.damaged(error))?;
+    // Checksums of what follows the pixels, and that the file is whole.
+    reader.finish().map_err(|error| source.damaged(error))?;
     match color {
         ColorType::Rgb => into.extend_from_slice(&pixels),
         ColorType::Rgba => into.extend(
@@ -114,99 +281,4 @@ fn read_picture(source: &Source<'_>, into: &mut Vec<u8>) -> Result<(), DataError
         }
     }
     Ok(())
-}
-
-fn name(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
-}
-
-/// Runs of digits compare as numbers, all else byte by byte; names equal in that way compare as bytes.
-fn by_name(a: &str, b: &str) -> Ordering {
-    let (mut left, mut right) = (a.as_bytes(), b.as_bytes());
-    loop {
-        let order = match (left.first(), right.first()) {
-            (Some(x), Some(y)) if x.is_ascii_digit() && y.is_ascii_digit() => {
-                let (number_left, number_right) = (digits(&mut left), digits(&mut right));
-                number_left
-                    .len()
-                    .cmp(&number_right.len())
-                    .then_with(|| number_left.cmp(number_right))
-            }
-            (Some(x), Some(y)) => {
-                (left, right) = (&left[1..], &right[1..]);
-                x.cmp(y)
-            }
-            (None, None) => return a.cmp(b),
-            (None, Some(_)) => Ordering::Less,
-            (Some(_), None) => Ordering::Greater,
-        };
-        if order != Ordering::Equal {
-            return order;
-        }
-    }
-}
-
-/// Takes the digits in front off `text` and answers them without leading zeros.
-fn digits<'a>(text: &mut &'a [u8]) -> &'a [u8] {
-    let end = text
-        .iter()
-        .position(|byte| !byte.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, rest) = text.split_at(end);
-    *text = rest;
-    let start = number
-        .iter()
-        .position(|&byte| byte != b'0')
-        .unwrap_or(number.len());
-    &number[start..]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(name: &str, a: &str, b: &str, want: Ordering) {
-        assert_eq!(by_name(a, b), want, "{name}");
-        assert_eq!(by_name(b, a), want.reverse(), "{name}, the other way round");
-    }
-
-    #[test]
-    fn names_sort_as_people_number_them() {
-        check(
-            "nine before ten",
-            "frame_9.png",
-            "frame_10.png",
-            Ordering::Less,
-        );
-        check(
-            "padded numbers as ever",
-            "frame_0009.png",
-            "frame_0010.png",
-            Ordering::Less,
-        );
-        check(
-            "text before the number decides first",
-            "a_10.png",
-            "b_9.png",
-            Ordering::Less,
-        );
-        check(
-            "the second number decides when the first is equal",
-            "1_2.png",
-            "1_10.png",
-            Ordering::Less,
-        );
-        check("padding decides last", "01.png", "1.png", Ordering::Less);
-        check(
-            "a number longer than any integer",
-            "1",
-            "100000000000000000000000000",
-            Ordering::Less,
-        );
-        check("the same name", "7.png", "7.png", Ordering::Equal);
-        check("a prefix comes first", "frame", "frame1", Ordering::Less);
-    }
 }

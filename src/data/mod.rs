@@ -7,15 +7,19 @@
 //!
 //! Invariant: what a file holds decides everything; the same bytes give the same windows, order and hash everywhere.
 
+mod advice;
 mod error;
 mod frames;
 mod hdf5;
 mod image;
+mod names;
 mod numpy;
 pub mod order;
+mod sniff;
+pub mod still;
 pub mod trivial;
 mod windows;
 
 pub use error::{DataError, Format, WindowError};
-pub use frames::Frames;
+pub use frames::{Frames, PassedOver, Recording};
 pub use windows::{WindowId, WindowShape, Windows};

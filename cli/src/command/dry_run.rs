@@ -12,8 +12,8 @@ use serde::Serialize;
 use tinygate::checkpoint::{self, Acceptance};
 use tinygate::controller::{Controller, Ending, Observer, Progress, StopRequest};
 use tinygate::events::{
-    Applies, Criterion, CriterionTest, Event, Limit, ProcessStarted, Record, RunCreated, StageName,
-    StagePolicy,
+    Applies, Criterion, CriterionTest, Dataset, Event, Limit, ProcessStarted, Record, RunCreated,
+    StageName, StagePolicy,
 };
 use tinygate::machine::RunState;
 use tinygate::store::MemoryLog;
@@ -38,6 +38,10 @@ pub fn perform(
 ) -> anyhow::Result<Exit> {
     let stop = signals::listen(quiet).context("cannot listen to signals")?;
     if !json {
+        for line in output::dataset::lines(&prepared.created.dataset) {
+            output::data_line(&line)?;
+        }
+        output::data_line("")?;
         for line in gates(&prepared.created) {
             output::data_line(&line)?;
         }
@@ -51,6 +55,7 @@ pub fn perform(
     let memory_bytes = peak_memory();
     if json {
         let estimate = DryRunJson {
+            dataset: &prepared.created.dataset,
             stages: estimates,
             seconds,
             memory_bytes,
@@ -78,7 +83,9 @@ pub fn perform(
 
 /// What a run would come to, as a program reads it.
 #[derive(Serialize)]
-struct DryRunJson {
+struct DryRunJson<'a> {
+    /// What was read, as the first event of a run says it.
+    dataset: &'a Dataset,
     stages: Vec<Estimate>,
     /// Of the whole run, if every gate passes.
     seconds: f64,

@@ -15,8 +15,8 @@ use tinygate::checkpoint::{self, Acceptance};
 use tinygate::config::{Config, Override};
 use tinygate::data::Frames;
 use tinygate::events::{
-    CheckpointRef, Event, HeldOutBatches, InitFrom, ModelKind, Parent, RunCreated, SettingPatch,
-    StageName, StagePolicy, Step,
+    CheckpointRef, Dataset, Event, HeldOutBatches, InitFrom, ModelKind, Parent, RunCreated,
+    SettingPatch, StageName, StagePolicy, Step,
 };
 use tinygate::machine::RULES;
 use tinygate::setup;
@@ -67,6 +67,8 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     }
     let frames = setup::frames(&config)?;
     let windows = setup::windows(&config, Arc::clone(&frames))?;
+    let trivial_predictors = setup::trivial_predictors(&windows)?;
+    setup::check_change(&policy.stages, &windows, &trivial_predictors)?;
     let created = RunCreated {
         run: run_name(args.dir.as_deref())?,
         tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -77,16 +79,31 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
         config: config.to_json(),
         policy,
         dataset: setup::dataset(&config, &windows),
-        trivial_predictors: setup::trivial_predictors(&windows)?,
+        trivial_predictors,
         parent,
         init_from,
         held_out_batches: HeldOutBatches::Largest,
     };
+    if !args.quiet {
+        say_data(&created.dataset, &frames, args.dry_run);
+    }
     Ok(Prepared {
         config,
         frames,
         created,
     })
+}
+
+/// A dry run has its own place for what was read.
+fn say_data(dataset: &Dataset, frames: &Frames, dry_run: bool) {
+    if !dry_run {
+        for line in output::dataset::lines(dataset) {
+            output::say(&line);
+        }
+    }
+    for line in output::dataset::warnings(dataset, frames) {
+        output::say(&line);
+    }
 }
 
 /// The config of the command line, and the run it was taken from.

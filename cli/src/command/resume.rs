@@ -11,7 +11,7 @@ use tinygate::config::{Config, Resumed, SettingChange};
 use tinygate::controller::Controller;
 use tinygate::data::{DataError, Frames};
 use tinygate::events::{
-    Event, RunCreated, Seq, SettingChanged, SettingKey, SettingValue, StageName,
+    Dataset, Event, RunCreated, Seq, SettingChanged, SettingKey, SettingValue, StageName,
 };
 use tinygate::machine::{RunPhase, RunState, StageState};
 use tinygate::setup::{self, SetupError};
@@ -293,9 +293,11 @@ fn prepare_resume(
     let hash = frames.hash().to_hex().to_string();
     if hash != created.dataset.blake3 {
         bail!(
-            "the data is not the run's: BLAKE3 {hash}, the log says {}\n\
-             hint: name the run's own data with `--set data.path=...`, or start a new run",
-            created.dataset.blake3
+            "the data is not the run's: BLAKE3 {hash}, the log says {}{}\n\
+             hint: name the run's own data with `--set data.path=...`, or start a new run{}",
+            created.dataset.blake3,
+            difference(&created.dataset, &frames),
+            other_order(&created.dataset, &frames)
         );
     }
     Ok(Continued {
@@ -305,6 +307,58 @@ fn prepare_resume(
         ranks: ranks(created, state),
         fell_back: state.fallback.is_some(),
     })
+}
+
+/// What differs between the data of a run and what its files hold now, as far as the log says.
+fn difference(recorded: &Dataset, frames: &Frames) -> String {
+    if recorded.frames != frames.count() as u64 {
+        return format!(
+            "; it has {} frames, the log says {}",
+            frames.count(),
+            recorded.frames
+        );
+    }
+    // Files may have moved; their lengths and names stay.
+    let other = recorded
+        .recordings
+        .iter()
+        .zip(frames.recordings())
+        .find(|(was, is)| {
+            was.frames != is.frames as u64 || was.first != is.first || was.last != is.last
+        });
+    other.map_or_else(String::new, |(was, is)| {
+        format!(
+            "; `{}` has {} frames{}, the log says {}{}",
+            is.path,
+            is.frames,
+            names(is.first.as_deref(), is.last.as_deref()),
+            was.frames,
+            names(was.first.as_deref(), was.last.as_deref())
+        )
+    })
+}
+
+fn names(first: Option<&str>, last: Option<&str>) -> String {
+    match (first, last) {
+        (Some(first), Some(last)) => format!(" (`{first}` to `{last}`)"),
+        (Some(_) | None, _) => String::new(),
+    }
+}
+
+/// Builds that did not record what they read took pictures in another order, and neither subfolders nor hidden files
+/// as they are taken now.
+fn other_order(recorded: &Dataset, frames: &Frames) -> String {
+    let folders = frames
+        .recordings()
+        .iter()
+        .any(|recording| recording.first.is_some());
+    if folders && recorded.recordings.is_empty() {
+        "; an older build may have read the folder in another order (`0.25`, `-1`, upper case), hidden pictures too and \
+         no subfolders: copy what it read to a folder of its own, under padded numbers in its order"
+            .to_owned()
+    } else {
+        String::new()
+    }
 }
 
 /// How many ranks train a run: as many as it was created with, or were left when the fallback was granted.

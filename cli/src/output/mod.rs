@@ -4,6 +4,7 @@
 //! said by colour alone. Nothing here decides, reads a log or trains.
 
 mod console;
+pub mod dataset;
 mod error;
 mod event;
 mod gate;

@@ -1,0 +1,68 @@
+//! Reads a dataset as a run does, for comparison with the libraries that made it: `tests/interop/data_files.py`.
+//!
+//! `frames SIDE OUT PATH...` writes the pixels to OUT and prints what was read, or says why not and exits 2. Frames
+//! from which nothing can be learnt are an error too: windows of two frames, batches of one.
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+use tinygate::data::still::{self, Needs};
+use tinygate::data::trivial::{self, MeanImage};
+use tinygate::data::{Frames, WindowShape, Windows};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.as_slice() {
+        [side, out, paths @ ..] if !paths.is_empty() => read(side, out, paths),
+        _ => Err("usage: frames SIDE OUT PATH...".into()),
+    };
+    let printed = result.and_then(|json| Ok(writeln!(std::io::stdout(), "{json}")?));
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn read(side: &str, out: &str, paths: &[String]) -> Result<Json, Box<dyn Error>> {
+    let frames = Arc::new(Frames::load(paths, side.parse()?)?);
+    let shape = WindowShape {
+        context_length: 2,
+        frame_stride: 1,
+    };
+    let windows = Windows::new(Arc::clone(&frames), shape, 1)?;
+    let ids = windows.held_out_spread(windows.held_out_len());
+    let trivial = trivial::measure(&windows, &MeanImage::of(&windows), &ids)?;
+    let previous = trivial.previous_frame.map(|loss| loss.all);
+    let needs = Needs { change: true };
+    still::check(&windows, needs, Some(trivial.mean_image.all), previous)?;
+    std::fs::write(out, frames.bytes())?;
+    let recordings = frames.recordings().iter().map(|recording| {
+        json!({
+            "path": recording.path,
+            "frames": recording.frames,
+            "first": recording.first,
+            "last": recording.last,
+            "missing": recording.missing,
+        })
+    });
+    let passed_over = frames.passed_over().iter().map(|passed_over| {
+        json!({
+            "path": passed_over.path,
+            "why": passed_over.why,
+            "count": passed_over.count,
+            "example": passed_over.example,
+        })
+    });
+    Ok(json!({
+        "shape": [frames.count(), frames.height(), frames.width(), 3],
+        "blake3": frames.hash().to_hex().to_string(),
+        "recordings": recordings.collect::<Vec<_>>(),
+        "passed_over": passed_over.collect::<Vec<_>>(),
+    }))
+}

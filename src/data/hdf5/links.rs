@@ -1,0 +1,455 @@
+//! The links of an HDF5 file: which names its groups have, and where soft and external ones lead.
+//!
+//! The parser of arrays passes over links that are not hard, and fails on groups of the older kind that hold one. This
+//! reads the links alone, after "HDF5 File Format Specification Version 3.0", chapters III.A to III.G and IV.A: older
+//! groups (B-tree, symbol nodes, local heap) and links within an object's header. Links in a fractal heap, as groups
+//! of more than eight links of the newer kind have, are left to the parser of arrays.
+//!
+//! Everything read is bounded: no block is larger than [`BLOCK_BYTES_MAX`], no walk visits more than [`VISITS_MAX`].
+
+use hdf5_pure::Superblock;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// The largest block of names or messages that is read.
+const BLOCK_BYTES_MAX: u64 = 16 << 20;
+
+/// The most blocks and links that a walk visits.
+const VISITS_MAX: usize = 100_000;
+
+/// How many soft links may lead to each other.
+const SOFT_LINKS_MAX: usize = 16;
+
+/// How deep groups may lie in each other.
+pub(super) const DEPTH_MAX: usize = 16;
+
+/// Where a link leads that is not followed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A path that does not exist.
+    Soft(String),
+    External {
+        file: String,
+        object: String,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A path of hard links alone.
+    Hard(String),
+    Elsewhere(Target),
+}
+
+/// An object that is no group.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// The path by which it was met.
+    pub named: String,
+    /// A path of hard links alone.
+    pub path: String,
+    pub address: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+enum Link {
+    Hard(u64),
+    Soft(String),
+    External { file: String, object: String },
+}
+
+/// Why links cannot be read.
+#[derive(Debug)]
+pub(super) struct Unknown;
+
+impl From<io::Error> for Unknown {
+    fn from(_: io::Error) -> Self {
+        Self
+    }
+}
+
+type Known<T> = Result<T, Unknown>;
+
+pub(super) struct Links {
+    file: File,
+    base: u64,
+    root: u64,
+    offset_bytes: usize,
+    length_bytes: usize,
+    visits: usize,
+}
+
+impl Links {
+    pub fn open(path: &Path, superblock: &Superblock) -> io::Result<Self> {
+        Ok(Self {
+            file: File::open(path)?,
+            base: superblock.base_address.get(),
+            root: superblock.root_group_address,
+            offset_bytes: usize::from(superblock.offset_size),
+            length_bytes: usize::from(superblock.length_size),
+            visits: 0,
+        })
+    }
+
+    /// Where a name at the top leads; `None` if there is no such name.
+    pub fn find(&mut self, name: &str) -> Known<Option<Found>> {
+        let wanted = vec![name.to_owned()];
+        match self.follow(wanted)? {
+            Followed::Hard(path, _) => Ok(Some(Found::Hard(path))),
+            Followed::Elsewhere(target) => Ok(Some(Found::Elsewhere(target))),
+            Followed::Nothing(None) => Ok(None),
+            Followed::Nothing(Some(path)) => Ok(Some(Found::Elsewhere(Target::Soft(path)))),
+        }
+    }
+
+    /// All objects that are no groups, soft links among them followed. An object with several names comes several
+    /// times, a group is looked into once.
+    pub fn walk(&mut self) -> Known<Vec<Member>> {
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
+        self.walk_group(self.root, "", 0, &mut seen, &mut found)?;
+        Ok(found)
+    }
+
+    fn walk_group(
+        &mut self,
+        address: u64,
+        path: &str,
+        depth: usize,
+        seen: &mut BTreeSet<u64>,
+        found: &mut Vec<Member>,
+    ) -> Known<()> {
+        if DEPTH_MAX < depth || !seen.insert(address) {
+            return Ok(());
+        }
+        for (name, link) in self.links(address)?.unwrap_or_default() {
+            let named = format!("{path}/{name}");
+            let (address, path) = match link {
+                Link::Hard(address) => (address, named.clone()),
+                Link::Soft(_) => {
+                    let steps = named.split('/').filter(|step| !step.is_empty());
+                    match self.follow(steps.map(str::to_owned).collect())? {
+                        Followed::Hard(path, address) => (address, path),
+                        Followed::Elsewhere(_) | Followed::Nothing(_) => continue,
+                    }
+                }
+                Link::External { .. } => continue,
+            };
+            if self.links(address)?.is_some() {
+                self.walk_group(address, &path, depth + 1, seen, found)?;
+            } else {
+                found.push(Member {
+                    named,
+                    path,
+                    address: Some(address),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows a path from the top, soft links included.
+    fn follow(&mut self, path: Vec<String>) -> Known<Followed> {
+        let mut steps: Vec<String> = path.into_iter().rev().collect();
+        let mut at: Vec<(String, u64)> = Vec::new();
+        let mut soft: Option<String> = None;
+        let mut followed = 0;
+        while let Some(step) = steps.pop() {
+            match step.as_str() {
+                "" | "." => continue,
+                ".." => {
+                    at.pop();
+                    continue;
+                }
+                _ => {}
+            }
+            let address = at.last().map_or(self.root, |(_, address)| *address);
+            let links = self.links(address)?.unwrap_or_default();
+            match links.into_iter().find(|(name, _)| *name == step) {
+                None => return Ok(Followed::Nothing(soft)),
+                Some((_, Link::Hard(address))) => at.push((step, address)),
+                Some((_, Link::External { file, object })) => {
+                    return Ok(Followed::Elsewhere(Target::External { file, object }));
+                }
+                Some((_, Link::Soft(target))) => {
+                    followed += 1;
+                    if SOFT_LINKS_MAX < followed {
+                        return Ok(Followed::Nothing(Some(target)));
+                    }
+                    if target.starts_with('/') {
+                        at.clear();
+                    }
+                    steps.extend(target.split('/').rev().map(str::to_owned));
+                    soft = Some(target);
+                }
+            }
+        }
+        let path: String = at.iter().map(|(name, _)| format!("/{name}")).collect();
+        Ok(match at.last() {
+            Some(&(_, address)) => Followed::Hard(path, address),
+            None => Followed::Nothing(soft),
+        })
+    }
+
+    /// The links of a group; `None` of an object that is none.
+    fn links(&mut self, address: u64) -> Known<Option<Vec<(String, Link)>>> {
+        let mut links = Vec::new();
+        let mut is_group = false;
+        for (kind, body) in self.messages(address)? {
+            match kind {
+                MESSAGE_SYMBOL_TABLE => {
+                    is_group = true;
+                    let mut body = Bytes(&body);
+                    let tree = body.number(self.offset_bytes)?;
+                    let heap = body.number(self.offset_bytes)?;
+                    let names = self.heap(heap)?;
+                    self.symbols(tree, &names, &mut links)?;
+                }
+                MESSAGE_LINK_INFO => {
+                    is_group = true;
+                    self.refuse_a_heap(&body)?;
+                }
+                MESSAGE_LINK => {
+                    is_group = true;
+                    links.extend(self.link(&body)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(is_group.then_some(links))
+    }
+
+    /// Links in a fractal heap are not known here.
+    fn refuse_a_heap(&self, body: &[u8]) -> Known<()> {
+        let mut body = Bytes(body);
+        let (_, flags) = (body.byte()?, body.byte()?);
+        if flags & 1 != 0 {
+            body.take(8)?;
+        }
+        let heap = body.take(self.offset_bytes)?;
+        if heap.iter().all(|&byte| byte == 0xff) {
+            Ok(())
+        } else {
+            Err(Unknown)
+        }
+    }
+
+    /// One Link message.
+    fn link(&self, body: &[u8]) -> Known<Option<(String, Link)>> {
+        let mut body = Bytes(body);
+        let (version, flags) = (body.byte()?, body.byte()?);
+        if version != 1 {
+            return Err(Unknown);
+        }
+        let kind = if flags & 8 != 0 { body.byte()? } else { 0 };
+        if flags & 4 != 0 {
+            body.take(8)?;
+        }
+        if flags & 16 != 0 {
+            body.take(1)?;
+        }
+        let length = body.number(1 << (flags & 3))?;
+        let name = text(body.take(usize::try_from(length).map_err(|_| Unknown)?)?);
+        let link = match kind {
+            0 => Link::Hard(self.absolute(body.number(self.offset_bytes)?)?),
+            1 => {
+                let length = body.number(2)? as usize;
+                Link::Soft(text(body.take(length)?))
+            }
+            64 => {
+                let length = body.number(2)? as usize;
+                let value = body.take(length)?;
+                let mut parts = value.get(1..).unwrap_or_default().split(|&byte| byte == 0);
+                Link::External {
+                    file: text(parts.next().unwrap_or_default()),
+                    object: text(parts.next().unwrap_or_default()),
+                }
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some((name, link)))
+    }
+
+    /// The entries below a B-tree's node, which are links of an older group.
+    fn symbols(&mut self, tree: u64, names: &[u8], into: &mut Vec<(String, Link)>) -> Known<()> {
+        let mut nodes = vec![(self.absolute(tree)?, 0)];
+        while let Some((node, depth)) = nodes.pop() {
+            let start = self.read(node, 8)?;
+            if start.starts_with(b"SNOD") {
+                let count = usize::from(u16::from_le_bytes([start[6], start[7]]));
+                let entry = self.length_bytes + self.offset_bytes + 24;
+                let entries = self.read(node + 8, (count * entry) as u64)?;
+                for entry in entries.chunks_exact(entry) {
+                    into.push(self.symbol(entry, names)?);
+                }
+                continue;
+            }
+            // The depth bounds what a tree that is its own child makes of this.
+            if !start.starts_with(b"TREE") || start[4] != 0 || DEPTH_MAX < depth {
+                return Err(Unknown);
+            }
+            let count = usize::from(u16::from_le_bytes([start[6], start[7]]));
+            let pair = self.length_bytes + self.offset_bytes;
+            let siblings = 2 * self.offset_bytes as u64;
+            let pairs = self.read(node + 8 + siblings, (count * pair) as u64)?;
+            for pair in pairs.chunks_exact(pair) {
+                let child = Bytes(&pair[self.length_bytes..]).number(self.offset_bytes)?;
+                nodes.push((self.absolute(child)?, depth + 1));
+            }
+        }
+        Ok(())
+    }
+
+    fn symbol(&self, entry: &[u8], names: &[u8]) -> Known<(String, Link)> {
+        let mut entry = Bytes(entry);
+        let name = terminated(names, entry.number(self.length_bytes)?)?;
+        let address = entry.number(self.offset_bytes)?;
+        let cached = entry.number(4)?;
+        entry.take(4)?;
+        let link = if cached == CACHED_SOFT_LINK {
+            Link::Soft(terminated(names, entry.number(4)?)?)
+        } else {
+            Link::Hard(self.absolute(address)?)
+        };
+        Ok((name, link))
+    }
+
+    /// The names of an older group.
+    fn heap(&mut self, address: u64) -> Known<Vec<u8>> {
+        let size = 8 + 2 * self.length_bytes + self.offset_bytes;
+        let header = self.read(self.absolute(address)?, size as u64)?;
+        let mut header = Bytes(&header);
+        if header.take(8)?.get(..4) != Some(b"HEAP") {
+            return Err(Unknown);
+        }
+        let size = header.number(self.length_bytes)?;
+        header.take(self.length_bytes)?;
+        let data = header.number(self.offset_bytes)?;
+        self.read(self.absolute(data)?, size)
+    }
+
+    /// The messages of an object's header, continuations included: their kinds and bodies.
+    fn messages(&mut self, address: u64) -> Known<Vec<(u64, Vec<u8>)>> {
+        let start = self.read(address, 16)?;
+        let mut messages = Vec::new();
+        let newer = start.starts_with(b"OHDR");
+        let mut tracks_order = false;
+        let mut blocks = if newer {
+            let flags = start[5];
+            tracks_order = flags & 4 != 0;
+            let mut at = 6;
+            at += if flags & 32 != 0 { 16 } else { 0 };
+            at += if flags & 16 != 0 { 4 } else { 0 };
+            let width = 1 << (flags & 3);
+            let size = Bytes(&self.read(address + at, width as u64)?).number(width)?;
+            vec![(address + at + width as u64, size)]
+        } else if start[0] == 1 {
+            let size = Bytes(&start[8..]).number(4)?;
+            vec![(address + 16, size)]
+        } else {
+            return Err(Unknown);
+        };
+        while let Some((at, size)) = blocks.pop() {
+            let block = self.read(at, size)?;
+            let mut block = Bytes(&block);
+            let header = if newer {
+                4 + if tracks_order { 2 } else { 0 }
+            } else {
+                8
+            };
+            while header <= block.0.len() {
+                let mut head = Bytes(block.take(header)?);
+                let kind = head.number(if newer { 1 } else { 2 })?;
+                let length = head.number(2)? as usize;
+                let Ok(body) = block.take(length) else { break };
+                if kind == MESSAGE_CONTINUATION {
+                    let mut body = Bytes(body);
+                    let at = self.absolute(body.number(self.offset_bytes)?)?;
+                    let size = body.number(self.length_bytes)?;
+                    // A newer block begins with a signature and ends with a checksum.
+                    let (at, size) = if newer {
+                        (at + 4, size.saturating_sub(8))
+                    } else {
+                        (at, size)
+                    };
+                    blocks.push((at, size));
+                } else if let MESSAGE_SYMBOL_TABLE | MESSAGE_LINK_INFO | MESSAGE_LINK = kind {
+                    messages.push((kind, body.to_vec()));
+                }
+            }
+        }
+        Ok(messages)
+    }
+
+    fn absolute(&self, address: u64) -> Known<u64> {
+        address.checked_add(self.base).ok_or(Unknown)
+    }
+
+    fn read(&mut self, at: u64, size: u64) -> Known<Vec<u8>> {
+        self.visits += 1;
+        if BLOCK_BYTES_MAX < size || VISITS_MAX < self.visits || at.checked_add(size).is_none() {
+            return Err(Unknown);
+        }
+        self.file.seek(SeekFrom::Start(at))?;
+        let mut bytes = Vec::new();
+        (&self.file).take(size).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 == size {
+            Ok(bytes)
+        } else {
+            Err(Unknown)
+        }
+    }
+}
+
+enum Followed {
+    Hard(String, u64),
+    Elsewhere(Target),
+    /// What the last soft link names, if there was one.
+    Nothing(Option<String>),
+}
+
+const MESSAGE_LINK_INFO: u64 = 2;
+const MESSAGE_LINK: u64 = 6;
+const MESSAGE_CONTINUATION: u64 = 16;
+const MESSAGE_SYMBOL_TABLE: u64 = 17;
+const CACHED_SOFT_LINK: u64 = 2;
+
+/// Bytes that are taken from the front.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, count: usize) -> Known<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Unknown)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Known<u8> {
+        Ok(self.take(1)?[0])
+    }
+
+    /// A little-endian number of up to 8 bytes.
+    fn number(&mut self, width: usize) -> Known<u64> {
+        let bytes = self.take(width)?;
+        if 8 < bytes.len() {
+            return Err(Unknown);
+        }
+        Ok(bytes
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+}
+
+fn terminated(names: &[u8], at: u64) -> Known<String> {
+    let from = usize::try_from(at).ok().and_then(|at| names.get(at..));
+    let from = from.ok_or(Unknown)?;
+    let end = from.iter().position(|&byte| byte == 0);
+    Ok(text(&from[..end.unwrap_or(from.len())]))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,89 @@
+//! What a file is by its first bytes, for files whose name promises something else.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Whether there is nothing to recognize in a file: how it is empty.
+pub(super) fn emptiness(path: &Path) -> Option<&'static str> {
+    let start = first_bytes(path)?;
+    if start.is_empty() {
+        Some("it is empty")
+    } else if start.iter().all(|&byte| byte == 0) {
+        Some("it begins with zeros, as after a download that broke off")
+    } else {
+        None
+    }
+}
+
+fn first_bytes(path: &Path) -> Option<Vec<u8>> {
+    let mut start = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(512).read_to_end(&mut start).ok()?;
+    Some(start)
+}
+
+/// What a file looks like, and what to do about it; `None` if nothing is recognized.
+pub(super) fn look(path: &Path) -> Option<(&'static str, &'static str)> {
+    let start = first_bytes(path)?;
+    let convert = "convert it, or rename it if it only has the wrong ending";
+    let text = String::from_utf8_lossy(&start);
+    let text = text.trim_start().to_lowercase();
+    let begins = |signature: &[u8]| start.starts_with(signature);
+    Some(if text.starts_with("version https://git-lfs") {
+        (
+            "a Git LFS pointer",
+            "fetch the file itself with `git lfs pull`",
+        )
+    } else if text.starts_with("<!doctype")
+        || text.starts_with("<html")
+        || text.starts_with("<?xml")
+    {
+        (
+            "a web page",
+            "the download gave a page instead of the file; download it again",
+        )
+    } else if begins(b"\x89HDF\r\n\x1a\n") {
+        ("an HDF5 file", "rename it to `.h5`")
+    } else if begins(b"\x93NUMPY") {
+        ("an npy file", "rename it to `.npy`")
+    } else if begins(b"PK\x03\x04") {
+        (
+            "a zip archive",
+            "rename it to `.npz` if NumPy made it, else unpack it",
+        )
+    } else if begins(b"\x89PNG\r\n\x1a\n") {
+        ("a PNG", "rename it to `.png`, and name its folder")
+    } else if begins(b"\xff\xd8\xff") {
+        (
+            "a JPEG",
+            "convert it to PNG, with Pillow: `Image.open(path).save(\"frame.png\")`",
+        )
+    } else if begins(b"GIF8") {
+        ("a GIF", "save its pictures as PNGs")
+    } else if begins(b"RIFF") {
+        ("a WebP picture, sound or video", convert)
+    } else if begins(b"BM") {
+        ("a BMP", convert)
+    } else if begins(b"II*\0") || begins(b"MM\0*") {
+        ("a TIFF", convert)
+    } else if begins(b"\x1f\x8b") {
+        ("a gzip archive", "unpack it: `gunzip FILE`")
+    } else if begins(b"BZh") || begins(b"\xfd7zXZ") || begins(b"\x28\xb5\x2f\xfd") {
+        ("a compressed file", "unpack it")
+    } else if begins(b"\x0e\x03\x13\x01") {
+        ("an HDF4 file", "convert it with `h4toh5`")
+    } else if begins(b"MATLAB 5.0") {
+        (
+            "a MATLAB 5 file",
+            "save it in MATLAB with `-v7.3`, or convert it to npy",
+        )
+    } else if start.len() > 1 && start[0] == 0x80 && (2..=5).contains(&start[1]) {
+        (
+            "a Python pickle, which is never loaded",
+            "load it in Python and save the array with `np.save`",
+        )
+    } else {
+        return None;
+    })
+}
