@@ -21,8 +21,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::directory::{
-    FILE_NAMES, FileRecord, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, UPDATES_DONE, file_size, load,
-    read_bounded,
+    CheckpointContent, FILE_NAMES, FileRecord, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,
+    UPDATES_DONE, file_size, load, read_bounded,
 };
 use super::names::{step_name, unwrapped};
 use super::optimizer::{moments_of, updates_in};
@@ -643,6 +643,11 @@ fn not_a_dict(name: &str, value: &Value) -> RejectReason {
         name: name.to_owned(),
         found: value.kind().to_owned(),
     }
+}
+
+/// Updates done, as a checkpoint that was loaded from `path` says itself.
+pub fn updates_of(path: &Path, content: &CheckpointContent) -> Option<u64> {
+    step_of(path, &content.state, Some(&content.optimizer)).0
 }
 
 /// Ours say how many updates are done. TinyWorlds saves the index of the last

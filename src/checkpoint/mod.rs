@@ -20,7 +20,7 @@ pub mod torch_file;
 
 pub use acceptance::{
     Acceptance, Accepted, Appraisal, BYTES_MIN, MAGNITUDE_MAX, Need, Origin, RejectReason, accept,
-    accept_for, appraise,
+    accept_for, appraise, updates_of,
 };
 pub use directory::{
     CheckpointContent, FILE_NAMES, FileRecord, LoadError, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,

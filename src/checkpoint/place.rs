@@ -22,8 +22,16 @@ pub struct SeveralFiles {
     pub names: Vec<String>,
 }
 
-/// What files of tensors are called.
-const EXTENSIONS: [&str; 6] = ["pth", "pt", "ckpt", "bin", "th", "tar"];
+/// How names of files of tensors end.
+const ENDINGS: [&str; 7] = [
+    ".pth",
+    ".pt",
+    ".ckpt",
+    ".th",
+    ".pth.tar",
+    ".pt.tar",
+    "pytorch_model.bin",
+];
 
 impl Place {
     /// A path that names a checkpoint: its directory, its one file, or a folder with one
@@ -69,12 +77,10 @@ impl Place {
 
 /// Whether a file's name says that it may be a checkpoint in one file.
 pub fn is_checkpoint_file(path: &Path) -> bool {
-    let known = |extension: &str| EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str());
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    let hidden = path
-        .file_name()
-        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    extension.is_some_and(known) && !hidden && path.is_file()
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.to_ascii_lowercase();
+    let known = ENDINGS.iter().any(|ending| name.ends_with(ending));
+    known && !name.starts_with('.') && path.is_file()
 }
 
 /// The parts of a checkpoint in one file.

@@ -50,6 +50,7 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
         Command::Import(args) => transfer::import(&args),
         Command::Repair(args) => repair::perform(&args),
         Command::Checkpoint(CheckpointCommand::Verify(args)) => checkpoint::verify(&args),
+        Command::Checkpoint(CheckpointCommand::Show(args)) => checkpoint::show(&args),
         Command::Config(ConfigCommand::Init(args)) => config::init(&args),
         Command::Config(ConfigCommand::Check(args)) => config::check(&args),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args),

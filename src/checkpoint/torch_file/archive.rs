@@ -243,6 +243,11 @@ impl<'a> Entry<'a> {
         if flags & FLAG_ENCRYPTED != 0 {
             return Err(ReadError::unsupported(format!("encrypted record `{name}`")));
         }
+        if name.contains("/code/") {
+            return Err(ReadError::unsupported(
+                "a TorchScript archive; save the model's `state_dict()` with `torch.save`",
+            ));
+        }
         if method != 0 || packed != size {
             return Err(ReadError::unsupported(format!(
                 "compressed record `{name}`; `torch.save` stores records as they are"
