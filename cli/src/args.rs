@@ -85,9 +85,15 @@ pub struct RunArgs {
     /// Take that run's first config and what its ladders deferred
     #[arg(long, value_name = "RUN")]
     pub next_cycle_of: Option<PathBuf>,
-    /// Start a stage from a checkpoint, ours or TinyWorlds'; may be repeated
+    /// Start a stage from a checkpoint, ours or TinyWorlds', or a model in one file; may be repeated
     #[arg(long, value_name = "[STAGE=]CHECKPOINT")]
     pub init_from: Vec<String>,
+    /// Take only the weights of the checkpoint that a stage starts from; its moments start at zero
+    #[arg(long, requires = "init_from")]
+    pub fresh_optimizer: bool,
+    /// Take a checkpoint whose weights fit although its own config says other settings
+    #[arg(long, requires = "init_from")]
+    pub allow_other_settings: bool,
     /// Go on with fewer devices than ranks, with more accumulation
     #[arg(long)]
     pub allow_single_gpu_fallback: bool,
@@ -262,15 +268,36 @@ pub enum CopyName {
 
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
-    /// Say of each checkpoint whether training can go on from it, and why not
+    /// Say of each checkpoint for what it is good, and why not for more
+    ///
+    /// `resume`: training can go on from it. `weights only`: a stage can build upon it, or begin from
+    /// its weights with --fresh-optimizer. `nothing`: not even that. Exits with 0 if each is good for
+    /// `resume` (with --weights: for its weights), with 1 otherwise.
     Verify(VerifyArgs),
+    /// Print a checkpoint's tensors, its own config, its optimizer and its step
+    Show(ShowCheckpointArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Checkpoints, ours or TinyWorlds', or folders that contain some
-    #[arg(required = true)]
-    pub dir: Vec<PathBuf>,
+    /// Checkpoints, ours or TinyWorlds', models in one file, or folders that contain some
+    #[arg(required = true, value_name = "PATH")]
+    pub path: Vec<PathBuf>,
+    /// Sound weights suffice
+    #[arg(long)]
+    pub weights: bool,
+    /// Print one JSON object per checkpoint
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowCheckpointArgs {
+    /// A checkpoint's directory, or a model in one file
+    pub path: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,14 +1,18 @@
-//! Checkpoint acceptance: whether a directory, ours or TinyWorlds' own, holds
+//! Checkpoint acceptance: whether a checkpoint, ours or TinyWorlds' own, holds
 //! weights that training can go on from. The rules, in order:
 //!
-//! 1. the three files exist;
+//! 1. the three files exist, or one file holds all of it;
 //! 2. the model's and the optimizer's file have at least [`BYTES_MIN`] bytes;
 //! 3. ours: each file has the size and hash that the log says;
-//! 4. the model's file holds a non-empty dict of tensors, all finite; the
-//!    optimizer's a non-empty dict whose `state`, if any, is not empty either;
-//!    `state.pt` can be read.
+//! 4. the model is a non-empty dict of tensors, all finite and none so large that
+//!    training would overflow; the optimizer's a non-empty dict whose `state`, if
+//!    any, is not empty either, with moments that are finite and squares that are
+//!    not negative; `state.pt` can be read.
 //!
-//! Invariant: every fault of a directory is a [`RejectReason`], never an error or a
+//! Where only the weights are needed, the model alone is judged. [`appraise`] says
+//! for what a checkpoint is good.
+//!
+//! Invariant: every fault of a checkpoint is a [`RejectReason`], never an error or a
 //! panic, and nothing in a file is executed.
 
 use std::io;
@@ -17,13 +21,37 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::directory::{
-    FILE_NAMES, FileRecord, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, UPDATES_DONE, file_size,
-    read_bounded,
+    CheckpointContent, FILE_NAMES, FileRecord, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,
+    UPDATES_DONE, file_size, load, read_bounded,
 };
-use super::torch_file::{self, ARCHIVE_BYTES_MAX, ReadError, Value};
+use super::names::{step_name, unwrapped};
+use super::optimizer::{moments_of, updates_in};
+use super::place::{NoParts, Parts, Place, split};
+use super::torch_file::{self, ARCHIVE_BYTES_MAX, DType, ReadError, Tensor, Value};
 
 /// A model or optimizer file smaller than this is a placeholder.
 pub const BYTES_MIN: u64 = 1000;
+/// A weight or a mean gradient beyond this overflows in use: its square, summed over
+/// a few hundred, is no `float32`.
+pub const MAGNITUDE_MAX: f64 = 1e18;
+
+/// What a checkpoint is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// To go on: weights and moments.
+    Resume,
+    /// To build upon, or to begin from with fresh moments.
+    Weights,
+}
+
+/// For what a checkpoint is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Appraisal {
+    Resume(Accepted),
+    /// Its weights are sound; the reason says why training cannot go on with its moments.
+    WeightsOnly(Accepted, RejectReason),
+    Nothing(RejectReason),
+}
 
 /// The verdict on a checkpoint directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +72,9 @@ pub struct Accepted {
     pub tensors: usize,
     /// Their elements.
     pub elements: u64,
+    /// Whether weights of `float64` are rounded to `float32`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rounded: bool,
     /// The files as they were when they were judged.
     pub files: Vec<FileRecord>,
 }
@@ -112,6 +143,37 @@ pub enum RejectReason {
     },
     #[error("weight `{tensor}` has an element that is not finite")]
     NonFinite { tensor: String },
+    /// A known kind of file, with what to do about it.
+    #[error("`{name}` is {what}")]
+    OtherFormat { name: String, what: String },
+    #[error("{what}")]
+    SeveralFiles { what: String },
+    #[error(
+        "`{name}` has no model: it holds {keys}; expected `model`, `state_dict`, `model_state_dict` or tensors by name"
+    )]
+    NoModel { name: String, keys: String },
+    #[error("the names in `{name}`: {what}")]
+    MixedPrefix { name: String, what: String },
+    #[error(
+        "weight `{tensor}` has the element {value}; beyond {MAGNITUDE_MAX:e} training overflows"
+    )]
+    TooLargeWeight { tensor: String, value: String },
+    #[error("weight `{tensor}` has the element {value}, which no float32 can hold")]
+    Overflow { tensor: String, value: String },
+    #[error(
+        "it is a mixture of {experts} experts (`use_moe`, `num_experts`), a model that tinygate does not have"
+    )]
+    MixtureOfExperts { experts: usize },
+    #[error("`{name}` holds no optimizer's state")]
+    NoOptimizer { name: String },
+    #[error("of the optimizer, `{moment}` of parameter {parameter} has {what}")]
+    BadMoment {
+        parameter: String,
+        moment: String,
+        what: String,
+    },
+    #[error("{what}")]
+    Optimizer { what: String },
 }
 
 impl RejectReason {
@@ -134,48 +196,191 @@ impl RejectReason {
             Self::EmptyDict { .. } => "empty_dict",
             Self::NotATensor { .. } => "not_a_tensor",
             Self::NonFinite { .. } => "non_finite",
+            Self::OtherFormat { .. } => "other_format",
+            Self::SeveralFiles { .. } => "several_files",
+            Self::NoModel { .. } => "no_model",
+            Self::MixedPrefix { .. } => "mixed_prefix",
+            Self::TooLargeWeight { .. } => "too_large_weight",
+            Self::Overflow { .. } => "overflow",
+            Self::MixtureOfExperts { .. } => "mixture_of_experts",
+            Self::NoOptimizer { .. } => "no_optimizer",
+            Self::BadMoment { .. } => "bad_moment",
+            Self::Optimizer { .. } => "optimizer",
         }
     }
 }
 
-/// Judges the checkpoint in `directory`. `expected_files` is what the log says of a
-/// checkpoint of ours, and `None` for one that no log names.
-pub fn accept(directory: &Path, expected_files: Option<&[FileRecord]>) -> Acceptance {
-    match judge(directory, expected_files) {
+/// Judges the checkpoint at `path`, to go on from. `expected_files` is what the log
+/// says of a checkpoint that it names, and `None` for one that no log names.
+pub fn accept(path: &Path, expected_files: Option<&[FileRecord]>) -> Acceptance {
+    accept_for(Need::Resume, path, expected_files)
+}
+
+/// Judges the checkpoint at `path` for what it is needed for.
+pub fn accept_for(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> Acceptance {
+    match judge(need, path, expected) {
         Ok(accepted) => Acceptance::Accepted(accepted),
         Err(reason) => Acceptance::Rejected { reason },
     }
 }
 
-fn judge(directory: &Path, expected: Option<&[FileRecord]>) -> Result<Accepted, RejectReason> {
+/// Says for what the checkpoint at `path` is good. Stricter than [`accept`], which
+/// takes any optimizer's state: to go on, it must be that of an AdamW of this model.
+pub fn appraise(path: &Path, expected: Option<&[FileRecord]>) -> Appraisal {
+    let reason = match judge(Need::Resume, path, expected) {
+        Ok(accepted) => match resumable(path) {
+            Ok(()) => return Appraisal::Resume(accepted),
+            Err(what) => RejectReason::Optimizer { what },
+        },
+        Err(reason) => reason,
+    };
+    match judge(Need::Weights, path, expected) {
+        Ok(accepted) => Appraisal::WeightsOnly(accepted, reason),
+        Err(reason) => Appraisal::Nothing(reason),
+    }
+}
+
+fn resumable(path: &Path) -> Result<(), String> {
+    let content = load(path).map_err(|error| error.to_string())?;
+    moments_of(&content).map(drop)
+}
+
+fn judge(
+    need: Need,
+    path: &Path,
+    expected: Option<&[FileRecord]>,
+) -> Result<Accepted, RejectReason> {
+    let place = Place::of(path).map_err(|error| RejectReason::SeveralFiles {
+        what: error.to_string(),
+    })?;
+    match (place, need) {
+        (Place::Directory(directory), Need::Resume) => judge_directory(&directory, expected),
+        (Place::Directory(directory), Need::Weights) => judge_weights(&directory, expected),
+        (Place::File(file), need) => judge_file(need, &file, expected),
+    }
+}
+
+fn judge_directory(
+    directory: &Path,
+    expected: Option<&[FileRecord]>,
+) -> Result<Accepted, RejectReason> {
     for name in FILE_NAMES {
         check_size(directory, name)?;
     }
     let mut files = Vec::new();
     let mut read_one = |name: &'static str| {
         let bytes = read(directory, name)?;
-        let file = FileRecord::of(name, &bytes);
-        if let Some(expected) = expected {
-            check_hash(&file, expected)?;
-        }
-        files.push(file);
+        files.push(recorded(name, &bytes, expected)?);
         Ok::<_, RejectReason>(bytes)
     };
     // One file in memory at a time; hashed and judged from the same bytes.
-    let (tensors, elements) = check_model(&read_one(MODEL_FILE)?)?;
-    check_optimizer(&read_one(OPTIMIZER_FILE)?)?;
+    let model = check_model(MODEL_FILE, open_dict(&read_one(MODEL_FILE)?, MODEL_FILE)?)?;
+    let optimizer = open_dict(&read_one(OPTIMIZER_FILE)?, OPTIMIZER_FILE)?;
+    let optimizer = check_optimizer(OPTIMIZER_FILE, Value::Dict(optimizer))?;
     let state = open(&read_one(STATE_FILE)?, STATE_FILE)?.value;
     if state.as_dict().is_none() {
         return Err(not_a_dict(STATE_FILE, &state));
     }
-    let (step, origin) = step_of(directory, &state);
-    Ok(Accepted {
-        step,
-        origin,
-        tensors,
-        elements,
-        files,
-    })
+    let (step, origin) = step_of(directory, &state, Some(&optimizer));
+    Ok(model.accepted(step, origin, files))
+}
+
+/// The model's file alone; of the others only that they are what the log says, if it
+/// names them.
+fn judge_weights(
+    directory: &Path,
+    expected: Option<&[FileRecord]>,
+) -> Result<Accepted, RejectReason> {
+    check_size(directory, MODEL_FILE)?;
+    let bytes = read(directory, MODEL_FILE)?;
+    let mut files = vec![recorded(MODEL_FILE, &bytes, expected)?];
+    let model = check_model(MODEL_FILE, open_dict(&bytes, MODEL_FILE)?)?;
+    drop(bytes);
+    let named =
+        |name: &str| expected.is_some_and(|files| files.iter().any(|file| file.name == name));
+    for name in [OPTIMIZER_FILE, STATE_FILE] {
+        if named(name) {
+            files.push(recorded(name, &read(directory, name)?, expected)?);
+        }
+    }
+    let value = |name: &str| {
+        let size = file_size(&directory.join(name)).ok()?;
+        let bytes = read(directory, name)
+            .ok()
+            .filter(|_| size <= ARCHIVE_BYTES_MAX)?;
+        Some(open(&bytes, name).ok()?.value)
+    };
+    let state = value(STATE_FILE).unwrap_or(Value::None);
+    let mut found = step_of(directory, &state, None);
+    if found.0.is_none() {
+        found = step_of(directory, &state, value(OPTIMIZER_FILE).as_ref());
+    }
+    Ok(model.accepted(found.0, found.1, files))
+}
+
+fn judge_file(
+    need: Need,
+    file: &Path,
+    expected: Option<&[FileRecord]>,
+) -> Result<Accepted, RejectReason> {
+    let name = file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let folder = file.parent().unwrap_or(Path::new("."));
+    check_size(folder, &name)?;
+    let bytes = read(folder, &name)?;
+    let files = vec![recorded(&name, &bytes, expected)?];
+    let loaded = open(&bytes, &name)?;
+    drop(bytes);
+    let Parts {
+        model,
+        optimizer,
+        state,
+    } = split(loaded.value).map_err(|error| no_parts(&name, error))?;
+    let (Value::Dict(entries) | Value::OrderedDict(entries)) = model else {
+        return Err(not_a_dict(&name, &model));
+    };
+    if entries.is_empty() {
+        return Err(RejectReason::EmptyDict { name });
+    }
+    let model = check_model(&name, entries)?;
+    let optimizer = match (need, optimizer) {
+        (Need::Resume, Some(optimizer)) => Some(check_optimizer(&name, optimizer)?),
+        (Need::Resume, None) => return Err(RejectReason::NoOptimizer { name }),
+        (Need::Weights, optimizer) => optimizer,
+    };
+    let (step, origin) = step_of(file, &state, optimizer.as_ref());
+    Ok(model.accepted(step, origin, files))
+}
+
+fn no_parts(name: &str, error: NoParts) -> RejectReason {
+    let name = name.to_owned();
+    match error {
+        NoParts::NotADict { found } => RejectReason::NotADict { name, found },
+        NoParts::Empty => RejectReason::EmptyDict { name },
+        NoParts::NoModel { keys } => RejectReason::NoModel {
+            name,
+            keys: keys.join(", "),
+        },
+        NoParts::Module { class } => RejectReason::ForeignCode {
+            name,
+            global: class,
+        },
+    }
+}
+
+fn recorded(
+    name: &str,
+    bytes: &[u8],
+    expected: Option<&[FileRecord]>,
+) -> Result<FileRecord, RejectReason> {
+    let file = FileRecord::of(name, bytes);
+    if let Some(expected) = expected {
+        check_hash(&file, expected)?;
+    }
+    Ok(file)
 }
 
 fn check_size(directory: &Path, name: &str) -> Result<(), RejectReason> {
@@ -183,6 +388,10 @@ fn check_size(directory: &Path, name: &str) -> Result<(), RejectReason> {
     let size = size.map_err(|error| unreadable(name, &error))?;
     let name = name.to_owned();
     if size < BYTES_MIN && name != STATE_FILE {
+        if let Some(what) = torch_file::other_format(&read(directory, &name)?) {
+            let what = what.to_owned();
+            return Err(RejectReason::OtherFormat { name, what });
+        }
         let minimum = BYTES_MIN;
         return Err(RejectReason::TooSmall {
             name,
@@ -242,6 +451,10 @@ fn open(bytes: &[u8], name: &str) -> Result<torch_file::Loaded, RejectReason> {
         let (name, what) = (name.to_owned(), error.to_string());
         match error {
             ReadError::NotAnArchive => RejectReason::NotAnArchive { name },
+            ReadError::OtherFormat { what } => RejectReason::OtherFormat {
+                name,
+                what: what.to_owned(),
+            },
             ReadError::Truncated => RejectReason::Truncated { name },
             ReadError::Unsupported { .. } | ReadError::Limit { .. } => {
                 RejectReason::Unsupported { name, what }
@@ -273,44 +486,156 @@ fn open_dict(bytes: &[u8], name: &str) -> Result<Vec<(Value, Value)>, RejectReas
     Ok(entries)
 }
 
-fn check_model(bytes: &[u8]) -> Result<(usize, u64), RejectReason> {
-    let entries = open_dict(bytes, MODEL_FILE)?;
-    let mut elements = 0;
+/// What is known of a model whose tensors are sound.
+struct Model {
+    tensors: usize,
+    elements: u64,
+    rounded: bool,
+}
+
+impl Model {
+    fn accepted(self, step: Option<u64>, origin: Origin, files: Vec<FileRecord>) -> Accepted {
+        Accepted {
+            step,
+            origin,
+            tensors: self.tensors,
+            elements: self.elements,
+            rounded: self.rounded,
+            files,
+        }
+    }
+}
+
+fn check_model(file: &str, entries: Vec<(Value, Value)>) -> Result<Model, RejectReason> {
+    let mut model = Model {
+        tensors: entries.len(),
+        elements: 0,
+        rounded: false,
+    };
+    let mut names = Vec::new();
     for (key, value) in &entries {
         let (Some(name), Some(tensor)) = (key.as_str(), value.as_tensor()) else {
             return Err(RejectReason::NotATensor {
-                name: MODEL_FILE.to_owned(),
+                name: file.to_owned(),
                 key: key
                     .as_str()
                     .map_or_else(|| format!("{key:?}"), str::to_owned),
                 found: value.kind().to_owned(),
             });
         };
-        if !tensor.is_finite() {
-            let tensor = name.to_owned();
-            return Err(RejectReason::NonFinite { tensor });
-        }
-        elements += tensor.elements() as u64;
+        check_weight(name, tensor)?;
+        names.push(name);
+        model.elements += tensor.elements() as u64;
+        model.rounded |= tensor.dtype() == DType::F64;
     }
-    Ok((entries.len(), elements))
+    unwrapped(&names).map_err(|error| RejectReason::MixedPrefix {
+        name: file.to_owned(),
+        what: error.to_string(),
+    })?;
+    match experts(&names) {
+        0 => Ok(model),
+        experts => Err(RejectReason::MixtureOfExperts { experts }),
+    }
+}
+
+fn check_weight(name: &str, tensor: &Tensor) -> Result<(), RejectReason> {
+    if !tensor.dtype().is_float() {
+        return Ok(());
+    }
+    let tensor_name = name.to_owned();
+    let sound = |number: &f64| number.abs() <= MAGNITUDE_MAX;
+    let Some(bad) = tensor.numbers().find(|number| !sound(number)) else {
+        return Ok(());
+    };
+    let value = format!("{bad:e}");
+    Err(if !tensor.is_finite() {
+        RejectReason::NonFinite {
+            tensor: tensor_name,
+        }
+    } else if bad.abs() > f64::from(f32::MAX) {
+        RejectReason::Overflow {
+            tensor: tensor_name,
+            value,
+        }
+    } else {
+        RejectReason::TooLargeWeight {
+            tensor: tensor_name,
+            value,
+        }
+    })
+}
+
+/// The experts of a block that routes between some.
+fn experts(names: &[&str]) -> usize {
+    let number = |name: &&str| {
+        let (_, behind) = name.split_once(".experts.")?;
+        behind.split('.').next()?.parse::<usize>().ok()
+    };
+    let numbers = names.iter().filter_map(number);
+    numbers.max().map_or(0, |last| last.saturating_add(1))
 }
 
 /// `{state: {0: .., 1: ..}, param_groups: [..]}`, where the keys are indices or,
 /// from PyTorch's distributed checkpoints, names.
-fn check_optimizer(bytes: &[u8]) -> Result<(), RejectReason> {
-    let name = OPTIMIZER_FILE;
-    let dict = Value::Dict(open_dict(bytes, name)?);
-    let Some(state) = dict.get("state") else {
-        return Ok(());
+fn check_optimizer(name: &str, optimizer: Value) -> Result<Value, RejectReason> {
+    let name = name.to_owned();
+    match optimizer.as_dict() {
+        None => return Err(not_a_dict(&name, &optimizer)),
+        Some([]) => return Err(RejectReason::EmptyDict { name }),
+        Some(_) => {}
+    }
+    let Some(state) = optimizer.get("state") else {
+        return Ok(optimizer);
     };
     match state.as_dict() {
-        None => Err(not_a_dict(name, state)),
-        Some([]) => {
-            let name = name.to_owned();
-            Err(RejectReason::EmptyDict { name })
+        None => return Err(not_a_dict(&name, state)),
+        Some([]) => return Err(RejectReason::EmptyDict { name }),
+        Some(entries) => {
+            for (parameter, moments) in entries {
+                check_moments(parameter, moments)?;
+            }
         }
-        Some(_) => Ok(()),
     }
+    Ok(optimizer)
+}
+
+/// The tensors that an optimizer keeps of one parameter.
+fn check_moments(parameter: &Value, moments: &Value) -> Result<(), RejectReason> {
+    for (key, value) in moments.as_dict().unwrap_or_default() {
+        let (Some(moment), Some(tensor)) = (key.as_str(), value.as_tensor()) else {
+            continue;
+        };
+        let bad = |what: String| RejectReason::BadMoment {
+            parameter: match parameter {
+                Value::Int(index) => index.to_string(),
+                other => format!("`{}`", other.as_str().unwrap_or("?")),
+            },
+            moment: moment.to_owned(),
+            what,
+        };
+        if !tensor.is_finite() {
+            return Err(bad("an element that is not finite".to_owned()));
+        }
+        let square = moment.contains("_sq");
+        let limit = if square {
+            f64::from(f32::MAX)
+        } else {
+            MAGNITUDE_MAX
+        };
+        for number in tensor.numbers() {
+            if square && number < 0.0 {
+                return Err(bad(format!(
+                    "the element {number:e}, and a square is never negative"
+                )));
+            }
+            if number.abs() > limit {
+                return Err(bad(format!(
+                    "the element {number:e}; beyond {limit:e} training overflows"
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn not_a_dict(name: &str, value: &Value) -> RejectReason {
@@ -320,21 +645,27 @@ fn not_a_dict(name: &str, value: &Value) -> RejectReason {
     }
 }
 
+/// Updates done, as a checkpoint that was loaded from `path` says itself.
+pub fn updates_of(path: &Path, content: &CheckpointContent) -> Option<u64> {
+    step_of(path, &content.state, Some(&content.optimizer)).0
+}
+
 /// Ours say how many updates are done. TinyWorlds saves the index of the last
-/// update, counted from 0, in `state.pt` and in the directory's name.
-fn step_of(directory: &Path, state: &Value) -> (Option<u64>, Origin) {
+/// update, counted from 0, in `state.pt` and in the checkpoint's name. Where neither
+/// says it, the optimizer's count is right.
+fn step_of(path: &Path, state: &Value, optimizer: Option<&Value>) -> (Option<u64>, Origin) {
     let count = |key| {
-        let value = state.get(key).and_then(Value::as_int);
-        value.and_then(|value| u64::try_from(value).ok())
+        let value = state.get(key).and_then(Value::as_number);
+        let whole = value.filter(|value| value.fract() == 0.0 && (0.0..1e15).contains(value));
+        whole.map(|value| value as u64)
     };
     if let Some(updates_done) = count(UPDATES_DONE) {
         return (Some(updates_done), Origin::Tinygate);
     }
-    let named = || {
-        let name = directory.file_name()?.to_str()?;
-        let (_, digits) = name.rsplit_once("_step_")?;
-        digits.parse::<u64>().ok()
-    };
-    let last = count("step").or_else(named);
-    (last.and_then(|last| last.checked_add(1)), Origin::Foreign)
+    let named = |path: &Path| Some(step_name(path.file_name()?.to_str()?)?.step);
+    let last = count("step").or_else(|| named(path));
+    // A published file may stand in a folder that has the name.
+    let last = last.or_else(|| named(path.parent()?).filter(|_| path.is_file()));
+    let done = last.and_then(|last| last.checked_add(1));
+    (done.or_else(|| updates_in(optimizer?)), Origin::Foreign)
 }

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::names::{MixedPrefix, unwrapped};
+use super::place::{NoParts, Place, SeveralFiles, split};
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, ReadError, Tensor, Value};
 use crate::events;
 
@@ -152,6 +154,10 @@ pub enum LoadError {
         expected: &'static str,
         found: String,
     },
+    #[error("`{path}`: {error}", path = .path.display())]
+    Several { path: PathBuf, error: SeveralFiles },
+    #[error("the names in `{path}`: {error}", path = .path.display())]
+    Names { path: PathBuf, error: MixedPrefix },
 }
 
 /// Writes a checkpoint to `<parent>/<name>`, atomically and durably.
@@ -195,33 +201,101 @@ pub fn write(
     }
 }
 
-/// Loads a checkpoint, ours or TinyWorlds', without judging it: see
-/// [`super::accept`].
+/// Loads a checkpoint, ours or TinyWorlds' or one in a single file, without judging
+/// it: see [`super::accept`]. Wrappers are taken off the names of the model.
 ///
 /// # Errors
 /// When a file is missing, unreadable, or holds something else; see [`LoadError`].
 /// Foreign objects are refused in the model and the optimizer, and stay opaque in
 /// the state.
-pub fn load(directory: &Path) -> Result<CheckpointContent, LoadError> {
-    let model_path = directory.join(MODEL_FILE);
-    let model = load_own(&model_path)?;
-    let content = |expected, found: &Value| LoadError::Content {
-        path: model_path.clone(),
+pub fn load(path: &Path) -> Result<CheckpointContent, LoadError> {
+    load_parts(path, true)
+}
+
+/// Loads a checkpoint's model. The optimizer is `None`, and the state an empty dict
+/// where it cannot be read.
+///
+/// # Errors
+/// As [`load`], for the model only.
+pub fn load_weights(path: &Path) -> Result<CheckpointContent, LoadError> {
+    load_parts(path, false)
+}
+
+fn load_parts(path: &Path, whole: bool) -> Result<CheckpointContent, LoadError> {
+    let place = Place::of(path).map_err(|error| LoadError::Several {
+        path: path.to_owned(),
+        error,
+    })?;
+    match place {
+        Place::Directory(directory) => {
+            let model = directory.join(MODEL_FILE);
+            let state = load_file(&directory.join(STATE_FILE)).map(|loaded| loaded.value);
+            Ok(CheckpointContent {
+                model: tensors(&model, load_own(&model)?)?,
+                optimizer: match whole {
+                    true => load_own(&directory.join(OPTIMIZER_FILE))?,
+                    false => Value::None,
+                },
+                state: match whole {
+                    true => state?,
+                    false => state.unwrap_or(Value::Dict(Vec::new())),
+                },
+            })
+        }
+        Place::File(file) => {
+            let parts = split(load_file(&file)?.value).map_err(|error| no_parts(&file, error))?;
+            let optimizer = parts.optimizer.filter(|_| whole);
+            Ok(CheckpointContent {
+                model: tensors(&file, parts.model)?,
+                optimizer: optimizer.unwrap_or(Value::None),
+                state: parts.state,
+            })
+        }
+    }
+}
+
+fn no_parts(file: &Path, error: NoParts) -> LoadError {
+    let path = file.to_owned();
+    let (expected, found) = match error {
+        NoParts::NotADict { found } => ("dict", found),
+        NoParts::Empty => ("dict", "empty dict".to_owned()),
+        NoParts::NoModel { keys } => ("model", format!("dict of {}", keys.join(", "))),
+        NoParts::Module { class } => {
+            return LoadError::ForeignCode {
+                path,
+                global: class,
+            };
+        }
+    };
+    LoadError::Content {
+        path,
         expected,
+        found,
+    }
+}
+
+/// A model's tensors, without wrappers around their names.
+fn tensors(path: &Path, model: Value) -> Result<Vec<(String, Tensor)>, LoadError> {
+    let content = |found: &Value| LoadError::Content {
+        path: path.to_owned(),
+        expected: "dict of tensors",
         found: found.kind().to_owned(),
     };
     let (Value::Dict(entries) | Value::OrderedDict(entries)) = model else {
-        return Err(content("dict of tensors", &model));
+        return Err(content(&model));
     };
     let tensors = entries.into_iter().map(|entry| match entry {
         (Value::Str(name), Value::Tensor(tensor)) => Ok((name, tensor)),
-        (Value::Str(_), other) | (other, _) => Err(content("dict of tensors", &other)),
+        (Value::Str(_), other) | (other, _) => Err(content(&other)),
     });
-    Ok(CheckpointContent {
-        model: tensors.collect::<Result<_, _>>()?,
-        optimizer: load_own(&directory.join(OPTIMIZER_FILE))?,
-        state: load_file(&directory.join(STATE_FILE))?.value,
-    })
+    let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let names = unwrapped(&names).map_err(|error| LoadError::Names {
+        path: path.to_owned(),
+        error,
+    })?;
+    let tensors = tensors.into_iter().map(|(_, tensor)| tensor);
+    Ok(names.into_iter().zip(tensors).collect())
 }
 
 /// Deletes what an interrupted [`write`] left below `parent`, and returns it.

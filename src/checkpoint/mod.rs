@@ -3,7 +3,8 @@
 //! fixed rules.
 //!
 //! [`write`] and [`load`] move a [`CheckpointContent`] to and from a directory,
-//! [`accept`] judges a directory, ours or TinyWorlds' own, and [`AdamWState`] is
+//! [`accept`] judges a checkpoint, ours or TinyWorlds' own or one in a single file,
+//! [`appraise`] says for what it is good, and [`AdamWState`] is
 //! the typed form of the optimizer's file. [`torch_file`] is the format beneath.
 //!
 //! Nothing here executes what a file says, starts a tensor library, or reads a
@@ -12,12 +13,22 @@
 
 mod acceptance;
 mod directory;
+mod names;
 mod optimizer;
+mod place;
 pub mod torch_file;
 
-pub use acceptance::{Acceptance, Accepted, BYTES_MIN, Origin, RejectReason, accept};
+pub use acceptance::{
+    Acceptance, Accepted, Appraisal, BYTES_MIN, MAGNITUDE_MAX, Need, Origin, RejectReason, accept,
+    accept_for, appraise, updates_of,
+};
 pub use directory::{
     CheckpointContent, FILE_NAMES, FileRecord, LoadError, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,
-    UPDATES_DONE, WriteError, Written, load, remove_leftovers, write,
+    UPDATES_DONE, WriteError, Written, load, load_weights, remove_leftovers, write,
 };
-pub use optimizer::{AdamWState, Moments, OptimizerError, Parameter, ParameterGroup};
+pub use names::{MixedPrefix, StepName, step_name};
+pub use optimizer::{
+    AdamWState, Moments, OptimizerError, Parameter, ParameterGroup, decays, moments_of,
+    optimizer_name,
+};
+pub use place::{Place, SeveralFiles, is_checkpoint_file};

@@ -12,7 +12,15 @@
 
 use std::collections::BTreeMap;
 
-use super::torch_file::{DType, Tensor, Value};
+use super::CheckpointContent;
+use super::names::{MixedPrefix, unwrapped};
+use super::torch_file::{Tensor, Value};
+
+/// PyTorch's defaults.
+const LEARNING_RATE: f64 = 1e-3;
+const BETAS: (f64, f64) = (0.9, 0.999);
+const EPSILON: f64 = 1e-8;
+const WEIGHT_DECAY: f64 = 0.01;
 
 /// Updates that an f32 counts exactly, as PyTorch's `step` does.
 const STEP_MAX: u64 = 1 << 24;
@@ -64,6 +72,12 @@ pub enum OptimizerError {
         place: String,
         expected: &'static str,
     },
+    #[error(
+        "the optimizer is {kind}, which keeps {kept}; tinygate's AdamW needs `exp_avg` and `exp_avg_sq`"
+    )]
+    Kind { kind: &'static str, kept: String },
+    #[error("the names of the optimizer's parameters: {0}")]
+    Wrappers(#[from] MixedPrefix),
     #[error("the optimizer's state has `{setting}` set, which changes how moments are kept")]
     Unsupported { setting: &'static str },
     #[error("the moments of parameter {parameter} have shapes {first:?} and {second:?}")]
@@ -113,9 +127,15 @@ impl AdamWState {
         ]))
     }
 
+    /// Settings that a file lacks have PyTorch's defaults; others than those here are
+    /// not read. Wrappers are taken off the parameters' names.
+    ///
     /// # Errors
     /// If `value` is not the state of an AdamW, by number or by name.
     pub fn from_value(value: &Value) -> Result<Self, OptimizerError> {
+        if let Some((kind, kept)) = other_kind(value) {
+            return Err(OptimizerError::Kind { kind, kept });
+        }
         let state = value.get("state").and_then(Value::as_dict);
         let mut unused = BTreeMap::new();
         for (key, moments) in state.ok_or_else(|| missing("state", "dict"))? {
@@ -135,9 +155,101 @@ impl AdamWState {
             Some((key, _)) => Err(OptimizerError::Stray {
                 parameter: key.to_string(),
             }),
-            None => Ok(Self { groups }),
+            None => Self { groups }.without_wrappers(),
         }
     }
+
+    fn without_wrappers(mut self) -> Result<Self, OptimizerError> {
+        let parameters = self.groups.iter().flat_map(|group| &group.parameters);
+        let names: Vec<&str> = parameters.filter_map(|one| one.name.as_deref()).collect();
+        let mut names = unwrapped(&names)?.into_iter();
+        let parameters = self
+            .groups
+            .iter_mut()
+            .flat_map(|group| &mut group.parameters);
+        for parameter in parameters.filter(|one| one.name.is_some()) {
+            parameter.name = names.next();
+        }
+        Ok(self)
+    }
+}
+
+/// The optimizer's name by what it keeps and how it is set: `AdamW`, `Muon`.
+pub fn optimizer_name(optimizer: &Value) -> Option<&'static str> {
+    optimizer.as_dict()?;
+    let Some((kind, _)) = other_kind(optimizer) else {
+        let decoupled = group_has(optimizer, "decoupled_weight_decay", Some(false));
+        return match kept_of(optimizer) {
+            kept if kept.is_empty() => None,
+            _ if decoupled => Some("Adam"),
+            _ => Some("AdamW"),
+        };
+    };
+    Some(kind)
+}
+
+/// An optimizer that keeps other moments than an AdamW, and the names of those.
+fn other_kind(optimizer: &Value) -> Option<(&'static str, String)> {
+    let kept = kept_of(optimizer);
+    let has = |name: &str| kept.contains(&name);
+    if kept.is_empty() || (has("exp_avg") && has("exp_avg_sq") && !has("momentum_buffer")) {
+        return None;
+    }
+    let muon = ["backend_steps", "ns_steps", "ns_coefficients"];
+    let kind = if muon.iter().any(|key| group_has(optimizer, key, None)) {
+        "Muon"
+    } else if group_has(optimizer, "dampening", None) {
+        "SGD"
+    } else if has("momentum_buffer") {
+        "one with momentum (SGD, Muon)"
+    } else if has("exp_avg_sq_row") || has("row_var") {
+        "Adafactor"
+    } else if has("state1") || has("qmap1") {
+        "an Adam of 8 bits"
+    } else if has("exp_avg") {
+        "one with a first moment only (Lion)"
+    } else {
+        "of another kind"
+    };
+    let names: Vec<String> = kept.iter().map(|name| format!("`{name}`")).collect();
+    Some((kind, names.join(", ")))
+}
+
+/// What an optimizer keeps of its parameters, without the count of updates.
+fn kept_of(optimizer: &Value) -> Vec<&str> {
+    let state = optimizer.get("state").and_then(Value::as_dict);
+    let mut kept: Vec<&str> = Vec::new();
+    let moments = state
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|(_, moments)| moments.as_dict());
+    for (key, _) in moments.flatten() {
+        if let Some(name) = key.as_str()
+            && name != "step"
+            && !kept.contains(&name)
+        {
+            kept.push(name);
+        }
+    }
+    kept
+}
+
+fn group_has(optimizer: &Value, key: &str, value: Option<bool>) -> bool {
+    let groups = optimizer.get("param_groups").and_then(Value::as_items);
+    let mut groups = groups.unwrap_or_default().iter();
+    groups.any(|group| match (group.get(key), value) {
+        (Some(found), Some(value)) => found.as_bool() == Some(value),
+        (found, _) => found.is_some(),
+    })
+}
+
+/// Updates done, by the optimizer's own count.
+pub(super) fn updates_in(optimizer: &Value) -> Option<u64> {
+    let state = optimizer.get("state").and_then(Value::as_dict)?;
+    let steps = state
+        .iter()
+        .filter_map(|(_, moments)| step_count(moments.get("step")?));
+    steps.max()
 }
 
 /// How a file refers to a parameter.
@@ -216,15 +328,15 @@ impl ParameterGroup {
             }
         }
         let at = |key: &str| format!("{place}.{key}");
-        let number = |key: &str| {
-            let number = group.get(key).and_then(Value::as_number);
-            number.ok_or_else(|| missing(&at(key), "number"))
+        let number = |key: &str, default: f64| match group.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_number().ok_or_else(|| missing(&at(key), "number")),
         };
-        let betas = group.get("betas").and_then(Value::as_items);
-        let betas = betas.and_then(|betas| match betas {
-            [first, second] => first.as_number().zip(second.as_number()),
-            _ => None,
-        });
+        let betas = match group.get("betas").map(Value::as_items) {
+            None => Some(BETAS),
+            Some(Some([first, second])) => first.as_number().zip(second.as_number()),
+            Some(_) => None,
+        };
         let names = group.get("param_names").and_then(Value::as_items);
         let params = group.get("params").and_then(Value::as_items);
         let params = params.ok_or_else(|| missing(&at("params"), "list"))?;
@@ -244,11 +356,11 @@ impl ParameterGroup {
             parameters.push(Parameter::take(key, given, unused)?);
         }
         Ok(Self {
-            learning_rate: number("lr")?,
+            learning_rate: number("lr", LEARNING_RATE)?,
             initial_learning_rate: group.get("initial_lr").and_then(Value::as_number),
-            weight_decay: number("weight_decay")?,
+            weight_decay: number("weight_decay", WEIGHT_DECAY)?,
             betas: betas.ok_or_else(|| missing(&at("betas"), "pair of numbers"))?,
-            eps: number("eps")?,
+            eps: number("eps", EPSILON)?,
             parameters,
         })
     }
@@ -315,19 +427,103 @@ impl Moments {
     }
 }
 
-/// A scalar tensor of f32 (of i64 in some versions), or a plain number in old ones.
+/// A scalar tensor of f32 (of another type in some versions), or a plain number in old ones.
 fn step_count(value: &Value) -> Option<u64> {
-    let number = match value.as_tensor() {
-        Some(tensor) if tensor.elements() != 1 => None,
-        Some(tensor) if tensor.dtype() == DType::I64 => {
-            let step = tensor.to_i64().ok()?.first().copied()?;
-            return u64::try_from(step).ok();
-        }
-        Some(tensor) => tensor.to_f32().ok()?.first().copied().map(f64::from),
-        None => value.as_number(),
-    }?;
+    let number = value.as_number()?;
     let counts = (0.0..=STEP_MAX as f64).contains(&number) && number.fract() == 0.0;
     counts.then_some(number as u64)
+}
+
+/// Weight decay reaches tensors of two dimensions or more whose name has no `norm`.
+pub fn decays(name: &str, dimensions: usize) -> bool {
+    dimensions >= 2 && !name.ends_with(".bias") && !name.contains("norm")
+}
+
+/// The moments of every parameter of a checkpoint's model, in the order of its
+/// `state_dict()`. An optimizer that only counts its parameters has those of TinyWorlds
+/// (what decays, then what does not, each in the order of `state_dict()`), or all of
+/// them in one group in that order.
+///
+/// # Errors
+/// What the state lacks, or how its parameters are not the model's.
+pub fn moments_of(content: &CheckpointContent) -> Result<Vec<(String, Moments)>, String> {
+    let state = AdamWState::from_value(&content.optimizer).map_err(|error| error.to_string())?;
+    let parameters: Vec<&(String, Tensor)> = content
+        .model
+        .iter()
+        .filter(|(_, tensor)| tensor.dtype().is_float())
+        .collect();
+    let mut moments = named_moments(&parameters, state)?;
+    let mut ordered = Vec::new();
+    for (name, tensor) in parameters {
+        let of = moments.remove(name);
+        let of = of.ok_or_else(|| format!("the optimizer has no moments of parameter `{name}`"))?;
+        if of.exp_avg.shape() != tensor.shape() {
+            return Err(format!(
+                "the moments of parameter `{name}` have shape {:?}, expected its own, {:?}",
+                of.exp_avg.shape(),
+                tensor.shape()
+            ));
+        }
+        ordered.push((name.clone(), of));
+    }
+    match moments.into_keys().next() {
+        Some(name) => Err(format!(
+            "the optimizer has moments of `{name}`, which the model has not"
+        )),
+        None => Ok(ordered),
+    }
+}
+
+fn named_moments(
+    model: &[&(String, Tensor)],
+    state: AdamWState,
+) -> Result<BTreeMap<String, Moments>, String> {
+    let groups = state.groups.iter();
+    let sizes: Vec<usize> = groups.map(|group| group.parameters.len()).collect();
+    let groups = state.groups.into_iter();
+    let parameters: Vec<Parameter> = groups.flat_map(|group| group.parameters).collect();
+    let named = parameters.iter().filter(|one| one.name.is_some()).count();
+    if named == parameters.len() {
+        let named = |one: Parameter| Some((one.name?, one.moments?));
+        return Ok(parameters.into_iter().filter_map(named).collect());
+    }
+    if named != 0 {
+        return Err(format!(
+            "{named} of the optimizer's {} parameters have names, expected all or none",
+            parameters.len()
+        ));
+    }
+    let (mut order, plain): (Vec<_>, Vec<_>) = model
+        .iter()
+        .partition(|(name, tensor)| decays(name, tensor.shape().len()));
+    if sizes == [model.len()] {
+        order = model.to_vec();
+    } else if sizes == [order.len(), plain.len()] {
+        order.extend(plain);
+    } else {
+        return Err(format!(
+            "the optimizer's parameters have no names, and its groups count {sizes:?} of them; expected TinyWorlds' \
+             {:?}, those that decay and those that do not",
+            [order.len(), plain.len()]
+        ));
+    }
+    let mut moments = BTreeMap::new();
+    for (number, ((name, tensor), one)) in order.into_iter().zip(parameters).enumerate() {
+        let Some(of) = one.moments else {
+            continue;
+        };
+        if of.exp_avg.shape() != tensor.shape() {
+            return Err(format!(
+                "the optimizer's parameter {number} has shape {:?}, expected {:?} of `{name}`, which stands there in \
+                 TinyWorlds' order",
+                of.exp_avg.shape(),
+                tensor.shape()
+            ));
+        }
+        moments.insert(name.clone(), of);
+    }
+    Ok(moments)
 }
 
 fn missing(place: &str, expected: &'static str) -> OptimizerError {

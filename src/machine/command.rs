@@ -91,6 +91,8 @@ pub struct ResumePoint {
     pub samples_seen: u64,
     /// Files with their hashes, as the log has them.
     pub files: Vec<FileRecord>,
+    /// The moments start at zero: a checkpoint given by the user for its weights.
+    pub fresh_optimizer: bool,
 }
 
 impl TrainChunk {

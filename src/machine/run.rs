@@ -306,6 +306,11 @@ fn with_files(state: &RunState, created: &RunCreated, decision: Decision) -> Dec
             add(&mut train.upstream);
             if let Some(resume) = &mut train.resume {
                 resume.files = files(&train.stage, &resume.checkpoint);
+                resume.fresh_optimizer = created.init_from.iter().any(|init| {
+                    init.stage == train.stage
+                        && init.checkpoint == resume.checkpoint
+                        && init.fresh_optimizer
+                });
             }
             Decision::Act(Command::TrainChunk(train))
         }

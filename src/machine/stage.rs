@@ -491,6 +491,8 @@ fn train(stage: &StageState, chunk: &ChunkState) -> Decision {
             files: known
                 .map(|checkpoint| checkpoint.files.clone())
                 .unwrap_or_default(),
+            // What the user gave is known to the run, not to the stage.
+            fresh_optimizer: false,
         }
     });
     Decision::Act(Command::TrainChunk(Box::new(TrainChunk {

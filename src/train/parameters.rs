@@ -54,7 +54,7 @@ pub(crate) const GROUPS: usize = 2;
 
 /// Weight decay reaches tensors of two dimensions or more whose name has no `norm`.
 pub fn decays(name: &str, shape: &[i64]) -> bool {
-    shape.len() >= 2 && !name.ends_with(".bias") && !name.contains("norm")
+    crate::checkpoint::decays(name, shape.len())
 }
 
 enum Entry {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use tinygate::checkpoint::{self, Acceptance};
+use tinygate::checkpoint::{self, Acceptance, Need};
 use tinygate::controller::{Controller, Ending, Observer, Progress, StopRequest};
 use tinygate::events::{
     Applies, Criterion, CriterionTest, Dataset, Event, Limit, ProcessStarted, Record, RunCreated,
@@ -376,7 +376,7 @@ impl Watch {
                 .checkpoint
                 .as_ref()
                 .context("no checkpoint was written")?;
-            let elements = match checkpoint::accept(&folder.join(path), None) {
+            let elements = match checkpoint::accept_for(Need::Weights, &folder.join(path), None) {
                 Acceptance::Accepted(accepted) => accepted.elements,
                 Acceptance::Rejected { reason } => bail!("the checkpoint was refused: {reason}"),
             };

@@ -53,6 +53,7 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
         Command::Repair(args) => repair::perform(&args),
         Command::Prune(args) => prune::perform(&args),
         Command::Checkpoint(CheckpointCommand::Verify(args)) => checkpoint::verify(&args),
+        Command::Checkpoint(CheckpointCommand::Show(args)) => checkpoint::show(&args),
         Command::Config(ConfigCommand::Init(args)) => config::init(&args),
         Command::Config(ConfigCommand::Check(args)) => config::check(&args),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args),

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use tinygate::checkpoint::{self, Acceptance};
+use tinygate::checkpoint::{
+    self, Acceptance, Accepted, Appraisal, Need, Place, RejectReason, step_name,
+};
 use tinygate::config::{Config, Override};
 use tinygate::data::Frames;
 use tinygate::events::{
@@ -58,9 +60,9 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     if let Some(dir) = &args.dir {
         refuse_a_log(dir)?;
     }
-    let init_from = init_from(&config, &args.init_from)?;
+    let init_from = init_from(&config, &policy.stages, args)?;
     for init in &init_from {
-        check_given(&config, &policy.stages, init)?;
+        check_given(&config, &policy.stages, init, args.allow_other_settings)?;
     }
     for stage in &policy.stages {
         check_upstream(&config, &policy.stages, &stage.name, &init_from)?;
@@ -255,10 +257,14 @@ fn run_name(dir: Option<&Path>) -> anyhow::Result<String> {
 }
 
 /// Checkpoints given by the user, each judged like one of the run's own.
-fn init_from(config: &Config, texts: &[String]) -> anyhow::Result<Vec<InitFrom>> {
+fn init_from(
+    config: &Config,
+    stages: &[StagePolicy],
+    args: &RunArgs,
+) -> anyhow::Result<Vec<InitFrom>> {
     let mut given: Vec<InitFrom> = Vec::new();
-    for text in texts {
-        let init = one_init(config, text)?;
+    for text in &args.init_from {
+        let init = one_init(config, stages, text, args.fresh_optimizer)?;
         if given.iter().any(|known| known.stage == init.stage) {
             bail!(
                 "`--init-from` names two checkpoints for `{}`\nhint: give one",
@@ -267,10 +273,21 @@ fn init_from(config: &Config, texts: &[String]) -> anyhow::Result<Vec<InitFrom>>
         }
         given.push(init);
     }
+    if args.fresh_optimizer && !given.iter().any(|init| init.fresh_optimizer) {
+        bail!(
+            "`--fresh-optimizer` has no checkpoint to apply to: no stage that is trained starts from one\n\
+             hint: leave it out; a stage that is only built upon needs no moments"
+        );
+    }
     Ok(given)
 }
 
-fn one_init(config: &Config, text: &str) -> anyhow::Result<InitFrom> {
+fn one_init(
+    config: &Config,
+    stages: &[StagePolicy],
+    text: &str,
+    fresh: bool,
+) -> anyhow::Result<InitFrom> {
     let named = text.split_once('=');
     let is_stage = |name: &str| config.stage(&StageName::new(name)).is_some();
     let (stage, path) = match named {
@@ -284,46 +301,107 @@ fn one_init(config: &Config, text: &str) -> anyhow::Result<InitFrom> {
     // A stage's `best` is a link; the checkpoint it leads to carries the names.
     let path = fs::canonicalize(&path).with_context(|| {
         let place = path.display();
-        format!("`--init-from`: cannot look into `{place}`\nhint: name a checkpoint's directory")
+        format!(
+            "`--init-from`: cannot look into `{place}`\nhint: name a checkpoint's directory, or a model in one file"
+        )
     })?;
-    let from_name = || {
-        let (stage, _) = path.file_name()?.to_str()?.rsplit_once("_step_")?;
-        is_stage(stage).then(|| stage.to_owned())
+    // A folder with one file in it stands for the file.
+    let path = match Place::of(&path) {
+        Ok(place) => place.path().to_owned(),
+        Err(error) => bail!("`--init-from`: `{}`: {error}", path.display()),
     };
-    let Some(stage) = stage.or_else(from_name) else {
+    let Some(stage) = stage.or_else(|| stage_of(config, &path)) else {
         bail!(
             "`--init-from {text}` does not say for which stage\nhint: write STAGE=CHECKPOINT; the stages are {}",
             stage_names(config)
         );
     };
-    let accepted = match checkpoint::accept(&path, None) {
-        Acceptance::Accepted(accepted) => accepted,
-        Acceptance::Rejected { reason } => bail!(
-            "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: `tinygate checkpoint verify` looks \
-             into others",
+    let stage = StageName::new(stage);
+    let trained = stages.iter().any(|policy| policy.name == stage);
+    let fresh_optimizer = fresh && trained;
+    let accepted = given(&path, &stage, trained && !fresh)?;
+    if accepted.rounded {
+        output::say(&format!(
+            "note: the checkpoint `{}` has weights of float64; they are rounded to float32",
+            path.display()
+        ));
+    }
+    let step = match accepted.step {
+        Some(step) => step,
+        // Nothing depends on the count of a checkpoint that is only built upon.
+        None if !trained => 0,
+        None if fresh_optimizer => {
+            output::say(&format!(
+                "note: the checkpoint `{}` does not say how many updates it has done; `{stage}` counts from 0",
+                path.display()
+            ));
+            0
+        }
+        None => bail!(
+            "`--init-from`: the checkpoint `{}` does not say how many updates it has done\n\
+             hint: name it `{stage}_step_N`, N the index of its last update",
             path.display()
         ),
     };
-    let Some(step) = accepted.step else {
-        bail!(
-            "`--init-from`: the checkpoint `{}` does not say how many updates it has done\n\
-             hint: name its folder `{stage}_step_N`, N the index of its last update",
-            path.display()
-        );
-    };
     Ok(InitFrom {
-        stage: StageName::new(stage),
+        stage,
         checkpoint: CheckpointRef {
             path: utf8(&path)?,
             step: Step::new(step),
         },
         files: accepted.files.into_iter().map(Into::into).collect(),
-        fresh_optimizer: false,
+        fresh_optimizer,
     })
 }
 
+/// The stage that a checkpoint's name says, with or without a word before it, as in
+/// `sonic_dynamics_step_2`.
+fn stage_of(config: &Config, path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let named = step_name(name)?.stage;
+    let stages = config.policy.stages.iter();
+    let ends = |stage: &&str| {
+        let before = named.strip_suffix(stage);
+        before.is_some_and(|before| before.is_empty() || before.ends_with('_'))
+    };
+    let fitting = stages.map(|stage| stage.name.as_str()).filter(ends);
+    fitting.max_by_key(|stage| stage.len()).map(str::to_owned)
+}
+
+/// Judges a checkpoint that a stage starts from, or only builds upon.
+fn given(path: &Path, stage: &StageName, with_moments: bool) -> anyhow::Result<Accepted> {
+    let place = path.display();
+    match checkpoint::appraise(path, None) {
+        Appraisal::Resume(accepted) if with_moments => Ok(accepted),
+        Appraisal::WeightsOnly(_, reason) if with_moments => bail!(
+            "`--init-from`: `{stage}` cannot go on from the checkpoint `{place}`: {reason}\n\
+             hint: `--fresh-optimizer` takes its weights, which are sound, with moments that start at zero"
+        ),
+        // Only the model's file is recorded: no other is needed.
+        Appraisal::Resume(_) | Appraisal::WeightsOnly(..) => {
+            match checkpoint::accept_for(Need::Weights, path, None) {
+                Acceptance::Accepted(accepted) => Ok(accepted),
+                Acceptance::Rejected { reason } => bail!(refused(path, &reason)),
+            }
+        }
+        Appraisal::Nothing(reason) => bail!(refused(path, &reason)),
+    }
+}
+
+fn refused(path: &Path, reason: &RejectReason) -> String {
+    format!(
+        "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: `tinygate checkpoint verify` looks into others",
+        path.display()
+    )
+}
+
 /// A given checkpoint must fit its stage, and leave it something to train.
-fn check_given(config: &Config, stages: &[StagePolicy], init: &InitFrom) -> anyhow::Result<()> {
+fn check_given(
+    config: &Config,
+    stages: &[StagePolicy],
+    init: &InitFrom,
+    other_settings: bool,
+) -> anyhow::Result<()> {
     let (stage, path) = (&init.stage, &init.checkpoint.path);
     let trained = stages.iter().find(|policy| policy.name == *stage);
     if let Some(policy) = trained
@@ -339,14 +417,21 @@ fn check_given(config: &Config, stages: &[StagePolicy], init: &InitFrom) -> anyh
     }
     #[cfg(feature = "train")]
     if let Some(policy) = config.stage(stage) {
-        let begins = trained.is_some();
-        tinygate::train::actor::fit::check(config, stage, policy.model, Path::new(path), begins)
+        let need = match trained {
+            Some(_) if !init.fresh_optimizer => Need::Resume,
+            Some(_) | None => Need::Weights,
+        };
+        let wanted = tinygate::train::actor::fit::Wanted {
+            need,
+            other_settings,
+        };
+        tinygate::train::actor::fit::check(config, stage, policy.model, Path::new(path), wanted)
             .with_context(|| {
                 format!("`--init-from`: the checkpoint `{path}` does not fit `{stage}`")
             })?;
     }
     #[cfg(not(feature = "train"))]
-    let _ = config;
+    let _ = (config, other_settings);
     Ok(())
 }
 

@@ -2,13 +2,13 @@
 //! that PyTorch writes, checked as a whole, and their twin for writing.
 //!
 //! Layout, all little-endian (PKWARE APPNOTE 6.3.10): local header and data per
-//! record, then the central directory, then the end records, and nothing after
-//! them. Each record's data begins at a multiple of 64 bytes by an extra field of
+//! record, then the central directory, then the end records. As PyTorch does, the
+//! reader takes a comment or other bytes after them, up to 64 KiB. Each record's data begins at a multiple of 64 bytes by an extra field of
 //! padding, as PyTorch's does, so that it can be mapped into memory.
 //!
 //! Invariant: every record handed out lies inside the file, overlaps no other,
 //! is stored uncompressed (so there is nothing to inflate), and has the checksum
-//! that the directory says.
+//! that the directory says, unless the archive was written without checksums.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +35,9 @@ const FOLDER_BYTES_MAX: usize = 255;
 /// Bit 11 of a record's flags: its name is UTF-8.
 const FLAG_UTF8: u16 = 1 << 11;
 const FLAG_ENCRYPTED: u16 = 1;
+/// How far before the file's end the end record is looked for, as in PyTorch: the
+/// record itself and the longest comment.
+const TAIL_BYTES: usize = END_BYTES + u16::MAX as usize;
 /// 1980-01-01, the earliest date a zip can hold: a clock would change the hash.
 const DATE: u16 = (1 << 5) | 1;
 
@@ -59,8 +62,11 @@ impl<'a> Archive<'a> {
         let mut entries = directory.entries(bytes)?;
         check_overlap(&mut entries)?;
         let records = strip_folder(&entries)?;
-        for entry in &entries {
-            entry.check_sum()?;
+        // `torch.serialization.set_crc32_options(False)` leaves every field 0.
+        if entries.iter().any(|entry| entry.sum != 0) {
+            for entry in &entries {
+                entry.check_sum()?;
+            }
         }
         Ok(Self { records })
     }
@@ -110,17 +116,12 @@ struct Directory {
 
 impl Directory {
     fn find(bytes: &[u8]) -> Result<Self, ReadError> {
-        // PyTorch writes no archive comment, so the end record is the very end.
-        let end_at = bytes.len().checked_sub(END_BYTES);
-        let end_at = end_at.ok_or(ReadError::Truncated)?;
-        if u32_at(bytes, end_at) != Some(END) {
-            return Err(ReadError::Truncated);
-        }
+        let end_at = find_end(bytes).ok_or(ReadError::Truncated)?;
         let short = |at| u16_at(bytes, end_at + at).map(u64::from);
         let long = |at| u32_at(bytes, end_at + at).map(u64::from);
         let (disk, count) = (short(4), short(10));
         let (size, start) = (long(12), long(16));
-        if disk != Some(0) || short(6) != Some(0) || short(8) != count || short(20) != Some(0) {
+        if disk != Some(0) || short(6) != Some(0) || short(8) != count {
             return Err(ReadError::damaged("its end record contradicts itself"));
         }
         let mut found = (count, size, start);
@@ -173,6 +174,15 @@ impl Directory {
         }
         Ok(entries)
     }
+}
+
+/// The last end record. What follows it (a comment, bytes of a bad download) is not read.
+fn find_end(bytes: &[u8]) -> Option<usize> {
+    let last = bytes.len().checked_sub(END_BYTES)?;
+    let first = bytes.len().saturating_sub(TAIL_BYTES);
+    (first..=last)
+        .rev()
+        .find(|&at| u32_at(bytes, at) == Some(END))
 }
 
 /// The 64-bit end record, which PyTorch always writes and other tools rarely.
@@ -232,6 +242,11 @@ impl<'a> Entry<'a> {
         let (packed, size) = (long(20).ok_or_else(bad)?, long(24).ok_or_else(bad)?);
         if flags & FLAG_ENCRYPTED != 0 {
             return Err(ReadError::unsupported(format!("encrypted record `{name}`")));
+        }
+        if name.contains("/code/") {
+            return Err(ReadError::unsupported(
+                "a TorchScript archive; save the model's `state_dict()` with `torch.save`",
+            ));
         }
         if method != 0 || packed != size {
             return Err(ReadError::unsupported(format!(

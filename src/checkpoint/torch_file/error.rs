@@ -7,7 +7,12 @@
 pub enum ReadError {
     #[error("the file does not begin like a `torch.save` archive (a zip)")]
     NotAnArchive,
-    #[error("the archive breaks off: its table of records is not at the end of the file")]
+    /// A known kind of file, with what to do about it.
+    #[error("the file is {what}")]
+    OtherFormat { what: &'static str },
+    #[error(
+        "the archive breaks off: its table of records is not within the last 64 KiB of the file"
+    )]
     Truncated,
     #[error("the archive is damaged: {what}")]
     Damaged { what: String },

@@ -1,4 +1,5 @@
 //! `torch.save` archives, read and written without libtorch and without Python.
+//! The format before PyTorch 1.6 is read, too.
 //!
 //! A `torch.save` file is a zip of stored records: a pickle (`data.pkl`) that
 //! describes the value, and one raw little-endian record per tensor storage
@@ -12,12 +13,16 @@
 
 mod archive;
 mod error;
+mod legacy;
+mod numpy;
+mod other;
 mod pickle_read;
 mod pickle_write;
 mod unfold;
 mod value;
 
 pub use error::{ReadError, WriteError};
+pub use other::other_format;
 pub use value::{DType, Tensor, TensorError, Value};
 
 /// Largest archive that is read or written, in bytes. Above it the zip format
@@ -42,6 +47,12 @@ pub struct Loaded {
 /// # Errors
 /// Says what is wrong with the bytes: see [`ReadError`].
 pub fn read(bytes: &[u8]) -> Result<Loaded, ReadError> {
+    if legacy::is_legacy(bytes) {
+        return legacy::read(bytes);
+    }
+    if let Some(what) = other_format(bytes) {
+        return Err(ReadError::OtherFormat { what });
+    }
     let archive = archive::Archive::parse(bytes)?;
     archive.check_version()?;
     archive.check_byte_order()?;

@@ -178,6 +178,12 @@ impl Builder<'_, '_> {
                     Value::Dict(entries)
                 }
             }
+            Node::Bytes(_) | Node::Latin1(_) => Value::Opaque {
+                class: "bytes".to_owned(),
+            },
+            Node::NumpyDType(_) => Value::Opaque {
+                class: "numpy.dtype".to_owned(),
+            },
             Node::Global(global) | Node::Made(global) => {
                 let class = global.class();
                 self.spend(class.len())?;

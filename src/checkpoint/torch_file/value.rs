@@ -42,6 +42,10 @@ impl DType {
         }
     }
 
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
+    }
+
     /// PyTorch's name, without `torch.`.
     pub fn name(self) -> &'static str {
         match self {
@@ -87,6 +91,8 @@ pub enum TensorError {
         expected: usize,
         found: usize,
     },
+    #[error("{value} does not fit a float32")]
+    Overflow { value: String },
     #[error("the tensor holds {found}, expected {expected}", found = .found.name(), expected = .expected.name())]
     DType { expected: DType, found: DType },
 }
@@ -167,6 +173,55 @@ impl Tensor {
     pub fn to_f32(&self) -> Result<Vec<f32>, TensorError> {
         self.expect(DType::F32)?;
         Ok(chunks(&self.data).map(f32::from_le_bytes).collect())
+    }
+
+    /// The tensor as training has it: floats as `float32`, whole numbers as `int64`.
+    /// Shorter floats are widened exactly and `float64` is rounded.
+    ///
+    /// # Errors
+    /// If a number of `float64` is beyond what `float32` holds.
+    pub fn for_training(&self) -> Result<Tensor, TensorError> {
+        let floats: Vec<f32> = match self.dtype {
+            DType::F32 | DType::I64 => return Ok(self.clone()),
+            DType::F16 => chunks(&self.data)
+                .map(|b| half(u16::from_le_bytes(b)))
+                .collect(),
+            DType::BF16 => chunks(&self.data)
+                .map(|b| brain(u16::from_le_bytes(b)))
+                .collect(),
+            DType::F64 => {
+                let narrow = |b| {
+                    let wide = f64::from_le_bytes(b);
+                    let narrow = wide as f32;
+                    let fits = narrow.is_finite() || !wide.is_finite();
+                    fits.then_some(narrow).ok_or(TensorError::Overflow {
+                        value: wide.to_string(),
+                    })
+                };
+                chunks(&self.data).map(narrow).collect::<Result<_, _>>()?
+            }
+            DType::I32 | DType::I16 | DType::I8 | DType::U8 | DType::Bool => {
+                let wide: Vec<i64> = self.numbers().map(|number| number as i64).collect();
+                return Tensor::from_i64(self.shape.clone(), &wide);
+            }
+        };
+        Tensor::from_f32(self.shape.clone(), &floats)
+    }
+
+    /// The elements in order, whatever their type; an `int64` as the nearest float.
+    pub fn numbers(&self) -> Box<dyn Iterator<Item = f64> + '_> {
+        let data = &self.data;
+        match self.dtype {
+            DType::F64 => Box::new(chunks(data).map(f64::from_le_bytes)),
+            DType::F32 => Box::new(chunks(data).map(|b| f32::from_le_bytes(b).into())),
+            DType::F16 => Box::new(chunks(data).map(|b| half(u16::from_le_bytes(b)).into())),
+            DType::BF16 => Box::new(chunks(data).map(|b| brain(u16::from_le_bytes(b)).into())),
+            DType::I64 => Box::new(chunks(data).map(|b| i64::from_le_bytes(b) as f64)),
+            DType::I32 => Box::new(chunks(data).map(|b| i32::from_le_bytes(b).into())),
+            DType::I16 => Box::new(chunks(data).map(|b| i16::from_le_bytes(b).into())),
+            DType::I8 => Box::new(chunks(data).map(|b| i8::from_le_bytes(b).into())),
+            DType::U8 | DType::Bool => Box::new(data.iter().map(|&b| b.into())),
+        }
     }
 
     /// # Errors
@@ -309,10 +364,14 @@ impl Value {
         }
     }
 
-    /// A float, or an int as the nearest float: Python writes either for a rate.
+    /// A float, an int as the nearest float, or the one element of a tensor: Python
+    /// writes any of them for a rate.
     pub fn as_number(&self) -> Option<f64> {
         if let Value::Float(value) = self {
             Some(*value)
+        } else if let Value::Tensor(tensor) = self {
+            let number = tensor.numbers().next();
+            number.filter(|_| tensor.elements() == 1)
         } else {
             self.as_int().map(|value| value as f64)
         }
@@ -376,6 +435,29 @@ pub(super) fn elements_of(shape: &[usize]) -> Option<usize> {
     shape
         .iter()
         .try_fold(1_usize, |product, &dim| product.checked_mul(dim))
+}
+
+/// A `float16` (IEEE 754 binary16), exactly.
+pub(super) fn half(bits: u16) -> f32 {
+    let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
+    let fraction = f32::from(bits & 0x3FF);
+    match bits >> 10 & 0x1F {
+        // 2^-24 is the smallest number above 0.
+        0 => sign * fraction * (1.0 / 16_777_216.0),
+        31 if bits & 0x3FF == 0 => sign * f32::INFINITY,
+        31 => f32::NAN,
+        // The exponent's bias is 15 here and 127 there.
+        exponent => f32::from_bits(
+            u32::from(bits & 0x8000) << 16
+                | (u32::from(exponent) + 112) << 23
+                | u32::from(bits & 0x3FF) << 13,
+        ),
+    }
+}
+
+/// A `bfloat16`: the upper half of a `float32`.
+fn brain(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }
 
 fn chunks<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> {

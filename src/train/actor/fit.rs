@@ -7,7 +7,7 @@ use super::super::{InitKey, Learner, Stage, TrainError};
 use super::session::model_config;
 use super::weights;
 use crate::checkpoint::torch_file::Value;
-use crate::checkpoint::{self, CheckpointContent, LoadError};
+use crate::checkpoint::{self, CheckpointContent, LoadError, Need};
 use crate::config::Config;
 use crate::events::{ModelKind, StageName};
 use crate::train::models::ModelConfig;
@@ -28,27 +28,47 @@ pub enum Misfit {
         what: String,
         settings: Vec<(&'static str, i64, i64)>,
     },
+    /// The weights fit, and mean another function.
     #[error(
-        "{what}\nhint: give a checkpoint of an AdamW, as TinyWorlds with `optimizer=adamw` and tinygate write it"
+        "its weights have the right shapes, but it was made with {}\n\
+         hint: set the same in the config, or take the weights all the same with `--allow-other-settings`",
+        both(.settings)
     )]
+    Settings {
+        settings: Vec<(&'static str, i64, i64)>,
+    },
+    #[error("{what}\nhint: `--fresh-optimizer` takes its weights, with moments that start at zero")]
     Optimizer { what: String },
     #[error(transparent)]
     Train(TrainError),
 }
 
 fn hint(settings: &[(&'static str, i64, i64)]) -> String {
-    let setting =
-        |(key, made, here): &(&str, i64, i64)| format!("`{key}` = {made} (the config has {here})");
-    let made: Vec<String> = settings.iter().map(setting).collect();
-    if made.is_empty() {
+    if settings.is_empty() {
         "set the model's shape to what the checkpoint was trained with".to_owned()
     } else {
-        format!("the checkpoint was made with {}", made.join(", "))
+        format!("the checkpoint was made with {}", both(settings))
     }
 }
 
-/// Loads the checkpoint in `directory` into the model of a stage. A stage that it
-/// `begins` goes on with its moments, too; one that builds on it needs the weights.
+fn both(settings: &[(&'static str, i64, i64)]) -> String {
+    let setting =
+        |(key, made, here): &(&str, i64, i64)| format!("`{key}` = {made} (the config has {here})");
+    let made: Vec<String> = settings.iter().map(setting).collect();
+    made.join(", ")
+}
+
+/// What is wanted of a checkpoint that the user gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// To go on needs the moments, too.
+    pub need: Need,
+    /// Weights that fit are taken although the checkpoint's own config says that they
+    /// were made for another model.
+    pub other_settings: bool,
+}
+
+/// Loads the checkpoint at `path` into the model of a stage.
 ///
 /// # Errors
 /// What does not fit, with what was found and what was expected.
@@ -56,10 +76,13 @@ pub fn check(
     config: &Config,
     stage: &StageName,
     model: ModelKind,
-    directory: &std::path::Path,
-    begins: bool,
+    path: &std::path::Path,
+    wanted: Wanted,
 ) -> Result<(), Misfit> {
-    let content = checkpoint::load(directory)?;
+    let content = match wanted.need {
+        Need::Resume => checkpoint::load(path)?,
+        Need::Weights => checkpoint::load_weights(path)?,
+    };
     if let Some(found) = kind_of(&content)
         && found != model
     {
@@ -84,7 +107,11 @@ pub fn check(
     learner
         .load(&weights, None)
         .map_err(|error| misfit(error.to_string()))?;
-    if begins {
+    let settings = differences(&content, &shape);
+    if !settings.is_empty() && !wanted.other_settings {
+        return Err(Misfit::Settings { settings });
+    }
+    if wanted.need == Need::Resume {
         let optimizer = |what| Misfit::Optimizer { what };
         let moments = weights::optimizer_from_content(&content).map_err(optimizer)?;
         learner
@@ -127,7 +154,9 @@ fn differences(content: &CheckpointContent, shape: &ModelConfig) -> Vec<(&'stati
     let made = content.state.get("config");
     let made = |key: &str| {
         made.and_then(|config| config.get(key))
-            .and_then(Value::as_int)
+            .and_then(Value::as_number)
+            .filter(|made| made.fract() == 0.0)
+            .map(|made| made as i64)
     };
     shape
         .entries()

@@ -10,7 +10,7 @@ use super::super::ranks::{Ranks, Task};
 use super::super::stage_trainer::FrozenConfigs;
 use super::super::{FrozenModel, FrozenModels, InitKey, Stage, StageKind, StageTrainer};
 use super::{ActorSetup, Failure, measure, tell, weights};
-use crate::checkpoint::{self, Acceptance, RejectReason};
+use crate::checkpoint::{self, Acceptance, Need, RejectReason};
 use crate::config::Config;
 use crate::controller::{Report, StopRequest};
 use crate::data::Windows;
@@ -128,9 +128,18 @@ impl Session {
         checkpoint: &CheckpointRef,
         files: &[FileRecord],
     ) -> Result<(), RejectReason> {
+        self.accept_for(Need::Resume, checkpoint, files)
+    }
+
+    fn accept_for(
+        &self,
+        need: Need,
+        checkpoint: &CheckpointRef,
+        files: &[FileRecord],
+    ) -> Result<(), RejectReason> {
         let path = self.directory.join(&checkpoint.path);
         let files: Vec<_> = files.iter().map(Into::into).collect();
-        match checkpoint::accept(&path, Some(&files)) {
+        match checkpoint::accept_for(need, &path, Some(&files)) {
             Acceptance::Accepted(_) => Ok(()),
             Acceptance::Rejected { reason } => Err(reason),
         }
@@ -203,7 +212,12 @@ impl Session {
     }
 
     fn load(&self, trainer: &mut StageTrainer, resume: &ResumePoint) -> Result<(), Failure> {
-        if let Err(reason) = self.accept(&resume.checkpoint, &resume.files) {
+        let need = if resume.fresh_optimizer {
+            Need::Weights
+        } else {
+            Need::Resume
+        };
+        if let Err(reason) = self.accept_for(need, &resume.checkpoint, &resume.files) {
             // Another of the run's own may take its place; nothing takes that of a given one.
             let given = Path::new(&resume.checkpoint.path).is_absolute();
             return Err(if given || is_absent(&reason) {
@@ -216,16 +230,22 @@ impl Session {
             });
         }
         let path = self.directory.join(&resume.checkpoint.path);
-        let content = checkpoint::load(&path)
-            .map_err(|error| Failure::unloadable(&resume.checkpoint, &error))?;
+        let content = match need {
+            Need::Resume => checkpoint::load(&path),
+            Need::Weights => checkpoint::load_weights(&path),
+        };
+        let content = content.map_err(|error| Failure::unloadable(&resume.checkpoint, &error))?;
         let unloadable = |detail: String| Failure::Unloadable {
             checkpoint: resume.checkpoint.clone(),
             detail,
         };
         let model = weights::from_content(&content).map_err(unloadable)?;
-        let optimizer = weights::optimizer_from_content(&content).map_err(unloadable)?;
+        let optimizer = match need {
+            Need::Resume => Some(weights::optimizer_from_content(&content).map_err(unloadable)?),
+            Need::Weights => None,
+        };
         trainer
-            .load(&model, Some(&optimizer))
+            .load(&model, optimizer.as_ref())
             .map_err(|error| unloadable(error.to_string()))
     }
 
@@ -255,12 +275,12 @@ impl Session {
                 "dynamics needs the checkpoint of a `{model:?}` stage, and the run has none"
             ))
         })?;
-        self.accept(&upstream.checkpoint, &upstream.files)
+        self.accept_for(Need::Weights, &upstream.checkpoint, &upstream.files)
             .map_err(|reason| {
                 Failure::Environment(refusal(&upstream.checkpoint, "to build on", &reason))
             })?;
         let path = self.directory.join(&upstream.checkpoint.path);
-        let content = checkpoint::load(&path)
+        let content = checkpoint::load_weights(&path)
             .map_err(|error| Failure::unloadable(&upstream.checkpoint, &error))?;
         let weights = weights::from_content(&content).map_err(|detail| Failure::Unloadable {
             checkpoint: upstream.checkpoint.clone(),

@@ -4,13 +4,11 @@
 //! on from a checkpoint as if it had not stopped. Nothing that differs between
 //! two such runs (a time, a host) is written into the files.
 
-use std::collections::BTreeMap;
-
 use super::super::{Element, NamedTensor, OptimizerState, StageTrainer, WEIGHT_DECAY, decays};
 use super::Failure;
 use crate::checkpoint::torch_file::{DType, Tensor, Value};
 use crate::checkpoint::{
-    AdamWState, CheckpointContent, Moments, Parameter, ParameterGroup, UPDATES_DONE,
+    AdamWState, CheckpointContent, Moments, Parameter, ParameterGroup, UPDATES_DONE, moments_of,
 };
 use crate::machine::TrainChunk;
 
@@ -74,91 +72,17 @@ pub fn from_content(content: &CheckpointContent) -> Result<Vec<NamedTensor>, Str
 /// # Errors
 /// What the state lacks, or how its parameters are not the model's.
 pub fn optimizer_from_content(content: &CheckpointContent) -> Result<OptimizerState, String> {
-    let state = AdamWState::from_value(&content.optimizer).map_err(|error| error.to_string())?;
-    let mut moments = named_moments(&content.model, state)?;
     let mut result = OptimizerState {
         step: 0,
         exp_avg: Vec::new(),
         exp_avg_sq: Vec::new(),
     };
-    // PyTorch orders parameters by group; the model's file has the order of `state_dict()`.
-    for (name, _) in &content.model {
-        let Some(of) = moments.remove(name) else {
-            continue;
-        };
+    for (name, of) in moments_of(content)? {
         result.step = result.step.max(of.step);
-        result.exp_avg.push(from_file(name, &of.exp_avg)?);
-        result.exp_avg_sq.push(from_file(name, &of.exp_avg_sq)?);
+        result.exp_avg.push(from_file(&name, &of.exp_avg)?);
+        result.exp_avg_sq.push(from_file(&name, &of.exp_avg_sq)?);
     }
     Ok(result)
-}
-
-/// Moments by the name of their parameter. An optimizer that only counts its
-/// parameters has those of TinyWorlds: what decays, then what does not, each in
-/// the order of `state_dict()`.
-fn named_moments(
-    model: &[(String, Tensor)],
-    state: AdamWState,
-) -> Result<BTreeMap<String, Moments>, String> {
-    let sizes: Vec<usize> = state
-        .groups
-        .iter()
-        .map(|group| group.parameters.len())
-        .collect();
-    let parameters: Vec<Parameter> = state
-        .groups
-        .into_iter()
-        .flat_map(|group| group.parameters)
-        .collect();
-    let named = parameters.iter().filter(|one| one.name.is_some()).count();
-    if named == parameters.len() {
-        let named = |one: Parameter| Some((one.name?, one.moments?));
-        return Ok(parameters.into_iter().filter_map(named).collect());
-    }
-    if named != 0 {
-        return Err(format!(
-            "{named} of the optimizer's {} parameters have names, expected all or none",
-            parameters.len()
-        ));
-    }
-    let (decayed, plain) = trained(model);
-    if sizes != [decayed.len(), plain.len()] {
-        return Err(format!(
-            "the optimizer's parameters have no names, and its groups count {sizes:?} of them; expected TinyWorlds' \
-             {:?}, those that decay and those that do not",
-            [decayed.len(), plain.len()]
-        ));
-    }
-    let mut moments = BTreeMap::new();
-    for (number, ((name, tensor), one)) in
-        decayed.into_iter().chain(plain).zip(parameters).enumerate()
-    {
-        let Some(of) = one.moments else {
-            continue;
-        };
-        if of.exp_avg.shape() != tensor.shape() {
-            return Err(format!(
-                "the optimizer's parameter {number} has shape {:?}, expected {:?} of `{name}`, which stands there in \
-                 TinyWorlds' order",
-                of.exp_avg.shape(),
-                tensor.shape()
-            ));
-        }
-        moments.insert(name.clone(), of);
-    }
-    Ok(moments)
-}
-
-type Named<'a> = Vec<&'a (String, Tensor)>;
-
-/// A model's parameters in TinyWorlds' two groups. Its buffers hold integers.
-fn trained(model: &[(String, Tensor)]) -> (Named<'_>, Named<'_>) {
-    let shape =
-        |tensor: &Tensor| -> Vec<i64> { tensor.shape().iter().map(|size| *size as i64).collect() };
-    model
-        .iter()
-        .filter(|(_, tensor)| tensor.dtype() != DType::I64)
-        .partition(|(name, tensor)| decays(name, &shape(tensor)))
 }
 
 /// TinyWorlds' two groups: what decays, then what does not.
@@ -208,21 +132,19 @@ fn to_file(tensor: NamedTensor) -> Result<(String, Tensor), Failure> {
 }
 
 fn from_file(name: &str, tensor: &Tensor) -> Result<NamedTensor, String> {
+    let tensor = tensor
+        .for_training()
+        .map_err(|error| format!("tensor `{name}`: {error}"))?;
     let element = if tensor.dtype() == DType::F32 {
         Element::F32
-    } else if tensor.dtype() == DType::I64 {
-        Element::I64
     } else {
-        return Err(format!(
-            "tensor `{name}` has elements of {}, expected float32 or int64",
-            tensor.dtype().name()
-        ));
+        Element::I64
     };
     Ok(NamedTensor {
         name: name.to_owned(),
         shape: tensor.shape().to_vec(),
         element,
-        bytes: tensor.data().to_vec(),
+        bytes: tensor.into_data(),
     })
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
+use tinygate::checkpoint;
 use tinygate::config::Config;
 use tinygate::controller::{Report, StopRequest, Trainer};
 use tinygate::data::Frames;
@@ -285,7 +286,7 @@ impl Bench {
         if let Some(resume) = &mut command.resume {
             let path = &mut resume.checkpoint.path;
             let of_run = self.run.join(&*path);
-            if of_run.is_dir() {
+            if of_run.exists() {
                 *path = text(&of_run)?;
             } else if !self.scratch.path().join(&*path).is_dir() {
                 return Err(format!(
@@ -309,10 +310,8 @@ impl Bench {
             .join("checkpoints");
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let step = name
-                .to_str()
-                .and_then(|name| name.rsplit('_').next()?.parse::<u64>().ok());
-            if step.is_some_and(|step| step <= last.from.get()) {
+            let named = name.to_str().and_then(checkpoint::step_name);
+            if named.is_some_and(|named| named.step <= last.from.get()) {
                 // Only a scratch folder that grows: the next chunk asks for free space itself.
                 let _ = fs::remove_dir_all(entry.path());
             }

@@ -1,0 +1,228 @@
+//! The forms in which checkpoints come: a directory with three files, as TinyWorlds
+//! and tinygate write it, or one file with everything in a dict, as models are
+//! published.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::directory::{FILE_NAMES, MODEL_FILE};
+use super::torch_file::Value;
+
+/// Where a checkpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Directory(PathBuf),
+    File(PathBuf),
+}
+
+/// A folder that could mean more than one checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the folder holds {} checkpoint files ({}); name one of them", .names.len(), .names.join(", "))]
+pub struct SeveralFiles {
+    pub names: Vec<String>,
+}
+
+/// How names of files of tensors end.
+const ENDINGS: [&str; 7] = [
+    ".pth",
+    ".pt",
+    ".ckpt",
+    ".th",
+    ".pth.tar",
+    ".pt.tar",
+    "pytorch_model.bin",
+];
+
+impl Place {
+    /// A path that names a checkpoint: its directory, its one file, or a folder with one
+    /// such file. What is not there is taken for a directory.
+    ///
+    /// # Errors
+    /// If a folder holds several files that could be meant.
+    pub fn of(path: &Path) -> Result<Place, SeveralFiles> {
+        if path.is_file() {
+            return Ok(match path.parent() {
+                Some(parent) if path.file_name().is_some_and(|name| name == MODEL_FILE) => {
+                    Place::Directory(parent.to_owned())
+                }
+                Some(_) | None => Place::File(path.to_owned()),
+            });
+        }
+        if FILE_NAMES.iter().any(|name| path.join(name).exists()) {
+            return Ok(Place::Directory(path.to_owned()));
+        }
+        let mut files: Vec<PathBuf> = fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| is_checkpoint_file(path))
+            .collect();
+        files.sort();
+        if files.len() > 1 {
+            let names = files.iter().filter_map(|file| file.file_name());
+            let names = names.map(|name| format!("`{}`", name.display())).collect();
+            return Err(SeveralFiles { names });
+        }
+        let file = files.pop().map(Place::File);
+        Ok(file.unwrap_or_else(|| Place::Directory(path.to_owned())))
+    }
+
+    pub fn path(&self) -> &Path {
+        match self {
+            Place::Directory(path) | Place::File(path) => path,
+        }
+    }
+}
+
+/// Whether a file's name says that it may be a checkpoint in one file.
+pub fn is_checkpoint_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.to_ascii_lowercase();
+    let known = ENDINGS.iter().any(|ending| name.ends_with(ending));
+    known && !name.starts_with('.') && path.is_file()
+}
+
+/// The parts of a checkpoint in one file.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub model: Value,
+    pub optimizer: Option<Value>,
+    /// Everything else: a dict with `step`, `config` and the like.
+    pub state: Value,
+}
+
+/// Why a file has no such parts.
+#[derive(Debug)]
+pub(super) enum NoParts {
+    NotADict {
+        found: String,
+    },
+    Empty,
+    /// What stands at its keys is no dict of tensors.
+    NoModel {
+        keys: Vec<String>,
+    },
+    /// A whole module, which only Python can make.
+    Module {
+        class: String,
+    },
+}
+
+const MODEL_KEYS: [&str; 7] = [
+    "model_state_dict",
+    "model",
+    "state_dict",
+    "module",
+    "net",
+    "network",
+    "weights",
+];
+const OPTIMIZER_KEYS: [&str; 6] = [
+    "optimizer_state_dict",
+    "optim_state_dict",
+    "optimizer",
+    "optim",
+    "optimizer_states",
+    "opt",
+];
+const CONFIG_KEYS: [&str; 6] = [
+    "config",
+    "cfg",
+    "args",
+    "model_args",
+    "hparams",
+    "hyper_parameters",
+];
+/// Dicts around the model, as in `{"model": {"state_dict": ..}}`.
+const WRAPPINGS_MOST: usize = 3;
+
+pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
+    if let Value::Opaque { class } = value {
+        return Err(NoParts::Module { class });
+    }
+    let kind = value.kind().to_owned();
+    let (Value::Dict(mut top) | Value::OrderedDict(mut top)) = value else {
+        return Err(NoParts::NotADict { found: kind });
+    };
+    if top.is_empty() {
+        return Err(NoParts::Empty);
+    }
+    if top.iter().any(is_named_tensor) {
+        return Ok(Parts {
+            model: Value::OrderedDict(top),
+            optimizer: None,
+            state: Value::Dict(Vec::new()),
+        });
+    }
+    let Some(model_key) = first_key(&top, &MODEL_KEYS) else {
+        let keys = top.iter().take(12).map(|(key, _)| match key.as_str() {
+            Some(key) => format!("`{key}`"),
+            None => format!("a {}", key.kind()),
+        });
+        return Err(NoParts::NoModel {
+            keys: keys.collect(),
+        });
+    };
+    let mut model = take(&mut top, model_key);
+    for _ in 0..WRAPPINGS_MOST {
+        let inner = model
+            .as_dict()
+            .filter(|dict| !dict.iter().any(is_named_tensor));
+        let Some(key) = inner.and_then(|dict| first_key(dict, &MODEL_KEYS)) else {
+            break;
+        };
+        if let Value::Dict(mut dict) | Value::OrderedDict(mut dict) = model {
+            model = take(&mut dict, key);
+        } else {
+            break;
+        }
+    }
+    if let Value::Opaque { class } = model {
+        return Err(NoParts::Module { class });
+    }
+    let optimizer = first_key(&top, &OPTIMIZER_KEYS).map(|key| take(&mut top, key));
+    if !top.iter().any(|(key, _)| key.as_str() == Some("config"))
+        && let Some(key) = first_key(&top, &CONFIG_KEYS)
+    {
+        let config = take(&mut top, key);
+        top.push(("config".into(), config));
+    }
+    Ok(Parts {
+        model,
+        optimizer: optimizer.map(only_one),
+        state: Value::Dict(top),
+    })
+}
+
+fn is_named_tensor((key, value): &(Value, Value)) -> bool {
+    key.as_str().is_some() && value.as_tensor().is_some()
+        // `step` and the like may be tensors beside a model.
+        && key.as_str().is_some_and(|key| key.contains('.') || !is_scalar(value))
+}
+
+fn is_scalar(value: &Value) -> bool {
+    value
+        .as_tensor()
+        .is_some_and(|tensor| tensor.elements() <= 1)
+}
+
+fn first_key<'k>(dict: &[(Value, Value)], keys: &[&'k str]) -> Option<&'k str> {
+    let has = |key: &&str| dict.iter().any(|(k, _)| k.as_str() == Some(key));
+    keys.iter().copied().find(has)
+}
+
+fn take(dict: &mut Vec<(Value, Value)>, key: &str) -> Value {
+    match dict.iter().position(|(k, _)| k.as_str() == Some(key)) {
+        Some(at) => dict.remove(at).1,
+        None => Value::None,
+    }
+}
+
+/// Lightning keeps a list of optimizers.
+fn only_one(value: Value) -> Value {
+    match value {
+        Value::List(mut items) if items.len() == 1 => items.pop().unwrap_or(Value::None),
+        other => other,
+    }
+}
