@@ -89,7 +89,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
 /// A log without events where some were to be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the log of `{place}` is empty: there is no event in it\nhint: remove it and start a run with `tinygate run CONFIG --dir DIR`"
+    "the log of `{place}` is empty: there is no event in it\nhint: start a run with `tinygate run CONFIG --dir DIR`"
 )]
 pub struct EmptyLog {
     pub place: String,
@@ -123,7 +123,7 @@ pub fn of_open(error: &OpenError) -> Exit {
         OpenError::Forked { .. } | OpenError::Damaged { .. } => Exit::LogDamaged,
         OpenError::Locked { .. }
         | OpenError::SledInUse
-        | OpenError::NotALog
+        | OpenError::NotALog { .. }
         | OpenError::Exists
         | OpenError::DiskFull { .. }
         | OpenError::Sled { .. }

@@ -252,15 +252,43 @@ fn a_run_that_another_process_holds() {
 #[test]
 fn a_run_that_is_none_or_empty() {
     let place = Place::with_config(200);
-    resume(&place, &[]).expect_error(2, &["no log"]);
+    resume(&place, &[]).expect_error(2, &["there is no run here", "cannot resume"]);
     let (store, _) = created_run(&place, "run", short_policy());
     store.close().unwrap();
-    resume(&place, &[]).expect_error(5, &["empty"]);
-    for command in ["status", "log", "explain", "replay"] {
-        run([command, &place.arg("run")]).expect(5);
+    let ended = "ended before its first event";
+    resume(&place, &[]).expect_error(2, &["there is no run here", ended]);
+    for command in ["status", "log", "explain", "repair"] {
+        run([command, &place.arg("run")]).expect_error(2, &["there is no run here", ended]);
     }
+    run(["replay", &place.arg("run")]).expect(5);
     let file = place.arg("run.tgj");
-    run(["export", &place.arg("run"), &file]).expect_error(5, &["empty"]);
+    run(["export", &place.arg("run"), &file]).expect_error(2, &["there is no run here"]);
+    assert!(!place.path("run.tgj").exists());
+}
+
+/// Whoever looks for a run in a folder that has none leaves it as it was.
+#[test]
+fn nothing_is_left_where_there_is_no_run() {
+    let place = Place::with_config(200);
+    fs::create_dir(place.path("run")).unwrap();
+    let dir = place.arg("run");
+    for args in [
+        &["resume", &dir][..],
+        &["status", &dir],
+        &["log", &dir],
+        &["explain", &dir],
+        &["repair", &dir],
+        &["repair", &dir, "--dry-run"],
+        &["export", &dir, &place.arg("out.tgj")],
+    ] {
+        run(args).expect_error(2, &["there is no run here", "hint: "]);
+    }
+    run(["replay", &dir]).expect(5);
+    let text = place.write("text", "no log");
+    run(["import", &text, &dir]).expect_error(2, &["no log"]);
+    run(["import", &text, &place.arg("other")]).expect_error(2, &["no log"]);
+    assert_eq!(fs::read_dir(place.path("run")).unwrap().count(), 0);
+    assert!(!place.path("out.tgj").exists() && !place.path("other").exists());
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl From<&OpenError> for Outcome {
             OpenError::NewerVersion(_) => Outcome::NewerVersion,
             OpenError::Locked { .. }
             | OpenError::SledInUse
-            | OpenError::NotALog
+            | OpenError::NotALog { .. }
             | OpenError::Exists
             | OpenError::DiskFull { .. }
             | OpenError::Sled { .. }

@@ -52,7 +52,6 @@ pub enum AppendError {
 
 /// Why a log cannot be read on, and from where.
 #[derive(Debug, thiserror::Error)]
-#[error("event {seq}, byte {offset}: {kind}")]
 pub struct ReadError {
     /// Events before it are sound.
     pub seq: Seq,
@@ -60,6 +59,19 @@ pub struct ReadError {
     pub offset: u64,
     #[source]
     pub kind: ReadErrorKind,
+}
+
+impl std::fmt::Display for ReadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ReadError { seq, offset, kind } = self;
+        match kind {
+            // a place in a log that is not there says nothing
+            ReadErrorKind::NotALog { .. } | ReadErrorKind::Empty => write!(f, "{kind}"),
+            ReadErrorKind::Damaged { .. }
+            | ReadErrorKind::NewerVersion(_)
+            | ReadErrorKind::Io(_) => write!(f, "event {seq}, byte {offset}: {kind}"),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -105,20 +117,36 @@ impl std::fmt::Display for Found {
     }
 }
 
+fn holder(pid: &str, host: &str) -> String {
+    if pid == "unknown" {
+        "another process".to_owned()
+    } else {
+        format!("process {pid} on host `{host}`")
+    }
+}
+
 /// Why a log cannot be opened for writing. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
-        "process {pid} on host `{host}` has this run open\nhint: wait until it ends, or stop it; `tinygate status` and `tinygate log` read beside it"
+        "{} has this run open\nhint: wait until it ends, or stop it; `tinygate status` and `tinygate log` read beside it",
+        holder(pid, host)
     )]
     Locked { pid: String, host: String },
     #[error(
         "another process has the run's sled folder open\nhint: wait until it ends, then try again"
     )]
     SledInUse,
-    #[error("there is no log in this run directory\nhint: `tinygate run` makes one")]
-    NotALog,
-    #[error("the run directory already has a log\nhint: `tinygate resume` goes on with it")]
+    #[error("there is no run here{}\nhint: `tinygate run CONFIG --dir DIR` starts one", if *.remains {
+        ": one was started and ended before its first event, so there is nothing to continue"
+    } else {
+        ""
+    })]
+    NotALog {
+        /// A process left files, but no event.
+        remains: bool,
+    },
+    #[error("the run directory already has a log\nhint: `tinygate resume` continues it")]
     Exists,
     #[error("{0}")]
     NewerVersion(Found),

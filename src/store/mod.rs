@@ -13,6 +13,7 @@ mod error;
 mod journal;
 mod lock;
 mod memory;
+mod presence;
 mod reader;
 mod recover;
 mod repair;
@@ -30,6 +31,7 @@ pub use error::{
 };
 pub use lock::{RunLock, host_name};
 pub use memory::MemoryLog;
+pub use presence::{Presence, presence};
 pub use reader::{LogFile, LogRecords, Tail};
 pub use repair::{Wishes, rehearse};
 pub use store::{LAZY, MIRROR_BLOCKS, Store};

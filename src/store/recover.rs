@@ -68,6 +68,12 @@ impl Compared {
         }
     }
 
+    /// Of a journal alone: it holds no whole append, and nothing but a write that was not
+    /// finished follows its header.
+    pub fn is_unfinished_start(&self) -> bool {
+        self.end.seq == 0 && matches!(self.journal.fault, None | Some(Fault::Unfinished))
+    }
+
     /// What is wrong with the copies, where bytes are not what they should be.
     pub fn fault(&self) -> Option<String> {
         let found = &self.journal;
@@ -598,7 +604,7 @@ fn agree_on_header(
         (Some(Ok(ours)), _) => Ok((ours, None)),
         (Some(Err(error)), Some(Ok(theirs))) => Ok((theirs, Some(error.to_string()))),
         (None, Some(Ok(theirs))) => Ok((theirs, None)),
-        (None, None) if second.missing => Err(OpenError::NotALog),
+        (None, None) if second.missing => Err(OpenError::NotALog { remains: false }),
         (ours, _) => {
             let mended = [&bytes, &their_bytes]
                 .into_iter()

@@ -16,6 +16,7 @@ use super::error::{ChainHead, LogCopy, OpenError, Repair};
 use super::lock::RunLock;
 use super::recover::{Loss, compare, quarantine_name};
 use super::scratch::{Scratch, copy_folder};
+use super::store::expect_log;
 use super::writer::Writer;
 use crate::events::Seq;
 
@@ -131,12 +132,8 @@ fn is_sound(disk: &Arc<dyn Disk>, loss: Loss, copy: LogCopy) -> Result<(), OpenE
 /// # Errors
 /// Those that the repair would have, and those of the copy.
 pub fn rehearse(run: &Path, wishes: Wishes) -> Result<(u64, Vec<Repair>), OpenError> {
-    if !run.is_dir() {
-        return Err(OpenError::NotALog);
-    }
-    if let Some((pid, host)) = RunLock::holder(run) {
-        return Err(OpenError::Locked { pid, host });
-    }
+    expect_log(run)?;
+    RunLock::refuse_held(run)?;
     let error = |source| OpenError::disk("copy", "log", source);
     let scratch = Scratch::make().map_err(error)?;
     if run.join("log").is_dir() {

@@ -19,6 +19,7 @@ use super::block::FileHeader;
 use super::disk::{Disk, JOURNAL, RealDisk};
 use super::error::{AppendError, OpenError, ReadError, ReadErrorKind, Repair};
 use super::lock::RunLock;
+use super::presence::{Presence, presence};
 use super::reader::LogFile;
 use super::repair::{Wishes, repair};
 use super::writer::{Failure, Unit, Writer};
@@ -108,6 +109,10 @@ impl Shared {
 impl Store {
     /// Makes the log of a new run in the run directory `run`, and the directory.
     pub fn create(run: &Path, name: &str) -> Result<Store, OpenError> {
+        if presence(run)? == Presence::Log {
+            RunLock::refuse_held(run)?;
+            return Err(OpenError::Exists);
+        }
         let lock = RunLock::take(run)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
         let writer = Writer::create(&disk, name, nonce(run))?;
@@ -117,9 +122,7 @@ impl Store {
     /// Opens the log of a run for writing. What had to be put right is returned:
     /// the caller appends it as [`crate::events::StoreRepaired`].
     pub fn open(run: &Path) -> Result<(Store, Vec<Repair>), OpenError> {
-        if !run.is_dir() {
-            return Err(OpenError::NotALog);
-        }
+        expect_log(run)?;
         let lock = RunLock::take(run)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
         let (writer, repairs) = Writer::open(&disk)?;
@@ -131,9 +134,7 @@ impl Store {
     /// # Errors
     /// Where something is lost or disagrees that no wish speaks of, nothing was changed.
     pub fn repair(run: &Path, wishes: Wishes) -> Result<(Store, Vec<Repair>), OpenError> {
-        if !run.is_dir() {
-            return Err(OpenError::NotALog);
-        }
+        expect_log(run)?;
         let lock = RunLock::take(run)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
         let (writer, repairs) = repair(&disk, wishes)?;
@@ -365,12 +366,16 @@ impl EventLog for Store {
         let file = self
             .disk
             .open(JOURNAL)
-            .map_err(|error| broken(ReadErrorKind::Io(error)))?
-            .ok_or_else(|| {
-                broken(ReadErrorKind::NotALog {
-                    what: "the journal is gone".to_owned(),
-                })
-            })?;
+            .map_err(|error| broken(ReadErrorKind::Io(error)))?;
+        let Some(file) = file.filter(|_| end > Seq::FIRST) else {
+            if end == Seq::FIRST {
+                // a new log gets its journal with its first event
+                return Ok(Box::new(std::iter::empty()));
+            }
+            return Err(broken(ReadErrorKind::NotALog {
+                what: "the journal is gone".to_owned(),
+            }));
+        };
         let mut records = LogFile::new(file)?.records();
         records.skip_to(from)?;
         Ok(Box::new(
@@ -384,6 +389,19 @@ impl EventLog for Store {
                     Err(_) => true,
                 }),
         ))
+    }
+}
+
+/// Refuses a directory without a log, and leaves nothing there.
+pub(super) fn expect_log(run: &Path) -> Result<(), OpenError> {
+    match presence(run)? {
+        Presence::Log => Ok(()),
+        found => {
+            // whoever makes one at this moment has it open
+            RunLock::refuse_held(run)?;
+            let remains = found == Presence::Remains;
+            Err(OpenError::NotALog { remains })
+        }
     }
 }
 

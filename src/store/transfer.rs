@@ -5,10 +5,12 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Disk, JOURNAL, NEW_JOURNAL, RealDisk, sync_parent, write_full};
+use super::disk::{Disk, JOURNAL, NEW_JOURNAL, RealDisk, SLED, sync_parent, write_full};
 use super::error::{OpenError, ReadError};
 use super::lock::RunLock;
+use super::presence::{Presence, presence, presence_on};
 use super::reader::{LogFile, Tail};
+use super::recover::quarantine_name;
 use super::writer::Writer;
 
 #[derive(Debug, thiserror::Error)]
@@ -88,12 +90,22 @@ pub fn import(file: &Path, run: &Path) -> Result<u64, TransferError> {
     let mut records = LogFile::open(file)?.records();
     records.visit_stored(|_, stored| stored.decode().map(|_| ()))?;
     let (events, bytes) = (records.next_seq().get(), records.offset());
+    if events == 0 {
+        // nothing is made of it
+        return Ok(0);
+    }
+    let free = |found: Presence| match found {
+        Presence::Nothing | Presence::Remains => Ok(()),
+        Presence::Log => Err(OpenError::Exists),
+    };
+    free(presence(run)?)?;
     let _lock = RunLock::take(run)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
+    free(presence_on(disk.as_ref())?)?;
+    let name = quarantine_name(disk.as_ref(), "sled")?;
+    disk.set_mirror_aside(&name)
+        .map_err(|source| OpenError::disk("move", SLED, source))?;
     let error = |source| OpenError::disk("write", NEW_JOURNAL, source);
-    if disk.open(JOURNAL).map_err(error)?.is_some() || run.join(super::disk::SLED).exists() {
-        return Err(OpenError::Exists.into());
-    }
     let mut source = File::open(file).map_err(error)?.take(bytes);
     let mut journal = disk.create(NEW_JOURNAL).map_err(error)?;
     let mut buffer = vec![0; 64 << 10];

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use tinygate::events::{Event, Seq};
 use tinygate::store::{Durability, EventLog, LogCopy, Repair, Store, Wishes, rehearse};
 
@@ -19,7 +20,7 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
         }),
     };
     let events = if args.dry_run {
-        let (events, repairs) = rehearse(&args.dir, wishes)?;
+        let (events, repairs) = rehearse(&args.dir, wishes).with_context(|| cannot(&args.dir))?;
         say("tried on a copy of the log; nothing here was changed:");
         say_all(&args.dir, &repairs);
         say(&format!(
@@ -37,9 +38,13 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+fn cannot(dir: &Path) -> String {
+    format!("cannot repair `{}`", dir.display())
+}
+
 /// Returns how many events were found.
 fn repair(dir: &Path, wishes: Wishes) -> anyhow::Result<u64> {
-    let (store, repairs) = Store::repair(dir, wishes)?;
+    let (store, repairs) = Store::repair(dir, wishes).with_context(|| cannot(dir))?;
     let events = store.head();
     say_all(dir, &repairs);
     say(&format!(

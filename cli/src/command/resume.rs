@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use tinygate::config::{Config, Resumed};
 use tinygate::controller::Controller;
 use tinygate::data::{DataError, Frames};
@@ -54,7 +54,8 @@ pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
 
 /// `begun` is set when the run's ranks are about to be brought together.
 fn resume(args: &ResumeArgs, begun: &mut bool) -> anyhow::Result<Exit> {
-    let (store, repairs) = Store::open(&args.dir)?;
+    let (store, repairs) = Store::open(&args.dir)
+        .with_context(|| format!("cannot resume `{}`", args.dir.display()))?;
     if store.head() == Seq::FIRST {
         let place = args.dir.display().to_string();
         return Err(EmptyLog { place }.into());

@@ -2,11 +2,13 @@
 
 use tinygate::store;
 
+use super::expect_run;
 use crate::args::{ExportArgs, ImportArgs};
 use crate::exit::{EmptyLog, Exit};
 use crate::output::{bytes, count, say};
 
 pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
+    expect_run(&args.dir)?;
     let exported = store::export(&args.dir, &args.file)?;
     let file = args.file.display();
     let events = count(exported.events);
