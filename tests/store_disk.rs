@@ -376,14 +376,25 @@ fn export_and_import_carry_a_log_whole() {
     let events = mixture(6, 120);
     let run = filled(&events);
     let file = run.path.with_file_name("run.tgj");
-    let exported = export(&run.path, &file).unwrap();
+    let exported = export(&run.path, &file, false).unwrap();
     assert_eq!((exported.events, exported.tail), (120, None));
     assert!(exported.fault.is_none());
     assert_eq!(read_file(LogFile::open(&file).unwrap()).0, records(&events));
     assert!(
-        matches!(export(&run.path, &file), Err(TransferError::Write { .. })),
+        matches!(
+            export(&run.path, &file, false),
+            Err(TransferError::InTheWay { .. })
+        ),
         "nothing is overwritten"
     );
+    let before = std::fs::read(&file).unwrap();
+    assert_eq!(export(&run.path, &file, true).unwrap().events, 120);
+    assert_eq!(std::fs::read(&file).unwrap(), before, "replaced");
+    let journal = run.path.join(JOURNAL);
+    assert!(matches!(
+        export(&run.path, &journal, true),
+        Err(TransferError::InTheWay { .. })
+    ));
 
     let there = run.path.with_file_name("imported");
     assert_eq!(import(&file, &there).unwrap(), 120);
@@ -403,12 +414,12 @@ fn export_and_import_carry_a_log_whole() {
     let elsewhere = run.path.with_file_name("elsewhere");
     assert!(matches!(
         import(&file, &elsewhere),
-        Err(TransferError::Read(_))
+        Err(TransferError::Log(_))
     ));
     assert!(!elsewhere.exists());
     // of a damaged log the sound part is exported, and it is said
     let part = run.path.with_file_name("part.tgj");
-    let exported = export(&file, &part).unwrap();
+    let exported = export(&file, &part, false).unwrap();
     let fault = exported.fault.unwrap();
     assert!(matches!(fault.kind, ReadErrorKind::Damaged { .. }));
     assert_eq!(fault.seq.get(), exported.events);
@@ -744,7 +755,7 @@ fn a_log_of_many_reads_is_imported_whole() {
     }
     store.close().unwrap();
     let file = run.path.with_extension("tgj");
-    export(&run.path, &file).unwrap();
+    export(&run.path, &file, false).unwrap();
     assert!(
         std::fs::metadata(&file).unwrap().len() > 256 << 10,
         "larger than what is read at once"

@@ -65,9 +65,12 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<TransferError>() {
         return Some(match error {
-            TransferError::Read(error) => of_read(error),
+            TransferError::Log(error) => of_read(error),
             TransferError::Open(error) => of_open(error),
-            TransferError::Write { .. } => Exit::Environment,
+            TransferError::InTheWay { .. }
+            | TransferError::Read { .. }
+            | TransferError::Write { .. }
+            | TransferError::Rename { .. } => Exit::Environment,
         });
     }
     if let Some(error) = cause.downcast_ref::<OpenError>() {
@@ -124,6 +127,7 @@ pub fn of_open(error: &OpenError) -> Exit {
         OpenError::Locked { .. }
         | OpenError::SledInUse
         | OpenError::NotALog { .. }
+        | OpenError::Clock
         | OpenError::Exists
         | OpenError::DiskFull { .. }
         | OpenError::Sled { .. }
@@ -187,7 +191,7 @@ mod tests {
         };
         check(
             "an empty file, through a transfer",
-            TransferError::Read(read),
+            TransferError::Log(read),
             Exit::NothingChecked,
         );
     }

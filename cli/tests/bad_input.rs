@@ -12,8 +12,11 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
 
-use support::{CONFIG, Place, created_run, journal, npy, run, scripted, tinyworlds_checkpoint};
+use support::{
+    CONFIG, Place, created_run, journal, npy, run, scripted, tinygate, tinyworlds_checkpoint,
+};
 use tinygate::events::ModelKind;
 use tinygate::store::{EventLog, Store};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
@@ -394,4 +397,51 @@ fn the_next_cycle_of_nothing() {
     run(["run", "--dir", &dir, "--next-cycle-of", &none]).expect_error(2, &["none"]);
     let bare = place.write("bare.toml", CONFIG.replace("[data]", "[date]"));
     run(["run", &bare, "--dir", &dir]).expect_error(2, &["`date"]);
+}
+
+/// `status` beside a starting `resume`: whoever only reads never keeps a writer out.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reader_never_blocks_a_writer() {
+    use std::process::{Command, Stdio};
+    let place = Place::with_config(200);
+    scripted(&place, "run", short_policy(), Script::new(1));
+    let lock = place.path("run/lock");
+    // As `status` holds the lock while it asks who is at work, but for as long as we like.
+    let mut reader = Command::new("flock")
+        .arg("--shared")
+        .arg(&lock)
+        .args(["sh", "-c", "echo held; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut held = [0; 5];
+    reader
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut held)
+        .unwrap();
+    let mut writer = tinygate()
+        .args(["repair", &place.arg("run")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let files = format!("/proc/{}/fd", writer.id());
+    let opened = || {
+        let Ok(entries) = fs::read_dir(&files) else {
+            return false;
+        };
+        entries
+            .flatten()
+            .any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == lock))
+    };
+    while !opened() && writer.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    drop(reader.stdin.take());
+    support::Done::of(writer.wait_with_output().unwrap()).expect(0);
+    reader.wait().unwrap();
 }

@@ -49,7 +49,7 @@ fn status_says_where_each_stage_stands() {
     let (_place, dir) = retuned();
     let text = run(["status", &dir]).expect(0).stdout;
     for want in [
-        "scripted: finished",
+        "run (created as `scripted`): finished",
         "video_tokenizer  passed",
         "dynamics         passed",
         "1/5",
@@ -77,7 +77,10 @@ fn status_goes_back_to_any_event() {
     assert_eq!(at("0")["events"], 1);
     // Who has the run open now says nothing about then.
     let text = run(["status", &dir, "--at", "0"]).expect(0).stdout;
-    assert!(text.starts_with("scripted: under way\n"), "{text}");
+    assert!(
+        text.starts_with("run (created as `scripted`): under way\n"),
+        "{text}"
+    );
     run(["status", &dir, "--at", "1000000"]).expect_error(2, &["the log ends at event"]);
 }
 
@@ -202,7 +205,18 @@ fn an_export_comes_back_as_the_same_run() {
     let (place, dir) = stopped();
     let file = place.arg("run.tgj");
     run(["export", &dir, &file]).expect(0);
-    run(["export", &dir, &file]).expect_error(2, &["cannot write", &file]);
+    run(["export", &dir, &file]).expect_error(2, &[&file, "exists already", "--force"]);
+    run(["export", &dir, &file, "--force"]).expect(0);
+    let dir_of_files = place.path("");
+    let left = fs::read_dir(dir_of_files).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.to_string_lossy().contains(".new")),
+        "{left:?}"
+    );
+    run(["export", &dir, &place.arg("none/run.tgj")]).expect_error(2, &["cannot write", "none"]);
     let copy = place.arg("copy");
     run(["import", &file, &copy]).expect(0);
     run(["import", &file, &copy]).expect_error(2, &["already has a log"]);

@@ -33,7 +33,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("log", "--follow --from --help --json --to <DIR>"),
     ("explain", "--help <DIR> [SEQ]"),
     ("repair", "--accept-loss --dry-run --help --keep <DIR>"),
-    ("export", "--help <DIR> <FILE>"),
+    ("export", "--force --help <DIR> <FILE>"),
     ("import", "--help <DIR> <FILE>"),
     ("checkpoint verify", "--help <DIR>"),
     ("config init", "--help --preset"),

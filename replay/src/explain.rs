@@ -246,11 +246,7 @@ fn explain_measured(measured: &StageMeasured, policy: Option<&Policy>) -> String
 
 /// What was found at a gate and what follows from it, one indented line each.
 pub fn consequences(gate: &GateDecided) -> Vec<String> {
-    let mut lines: Vec<String> = gate
-        .findings
-        .iter()
-        .map(|finding| format!("  note: {}", self::finding(finding)))
-        .collect();
+    let mut lines = notes(&gate.findings);
     lines.extend(restart(gate.restart.as_ref()));
     lines.extend(ladder(gate.rung, &gate.skipped, gate.cursor));
     lines.extend(patches(&gate.config_patch_applied, gate.deferred.as_ref()));
@@ -264,6 +260,47 @@ pub fn consequences(gate: &GateDecided) -> Vec<String> {
         lines.push(format!("  goes on from {}", start(&gate.resume_from)));
     }
     lines
+}
+
+/// A line for each finding; skills that are missing are said in one.
+fn notes(findings: &[Finding]) -> Vec<String> {
+    let is_skill = |finding: &&Finding| matches!(finding, Finding::NoSkill { .. });
+    let mut lines = Vec::new();
+    let mut said = false;
+    for finding in findings {
+        let text = match finding {
+            Finding::NoSkill { .. } if said => continue,
+            Finding::NoSkill { predictor, .. } => {
+                said = true;
+                no_skill(findings.iter().filter(is_skill), predictor)
+            }
+            Finding::VacuousLimit { .. }
+            | Finding::NothingToMeasure { .. }
+            | Finding::DecidedByNoise { .. }
+            | Finding::Cause { .. } => self::finding(finding),
+        };
+        lines.push(format!("  note: {text}"));
+    }
+    lines
+}
+
+fn no_skill<'a>(findings: impl Iterator<Item = &'a Finding>, predictor: &str) -> String {
+    let skills: Vec<String> = findings
+        .filter_map(|finding| match finding {
+            Finding::NoSkill { metric, skill, .. } => {
+                Some(format!("{metric} is {}", short(skill.get())))
+            }
+            Finding::VacuousLimit { .. }
+            | Finding::NothingToMeasure { .. }
+            | Finding::DecidedByNoise { .. }
+            | Finding::Cause { .. } => None,
+        })
+        .collect();
+    format!(
+        "the gate passes without skill: {}, so it is no better than {}",
+        skills.join(" and "),
+        self::predictor(predictor)
+    )
 }
 
 fn action(gate: &GateDecided) -> String {
@@ -420,15 +457,7 @@ fn finding(finding: &Finding) -> String {
             self::predictor(predictor),
             short(trivial_loss.get())
         ),
-        Finding::NoSkill {
-            metric,
-            skill,
-            predictor,
-        } => format!(
-            "the gate passes without skill: {metric} is {}, so it is no better than {}",
-            short(skill.get()),
-            self::predictor(predictor)
-        ),
+        Finding::NoSkill { predictor, .. } => no_skill(std::iter::once(finding), predictor),
         Finding::NothingToMeasure { metric, predictor } if metric == metric::SKILL_MOVING => {
             format!(
                 "no pixel of the held-out frames moves, so {metric} says nothing and {} cannot be beaten",

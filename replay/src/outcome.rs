@@ -72,6 +72,7 @@ impl From<&OpenError> for Outcome {
             OpenError::Locked { .. }
             | OpenError::SledInUse
             | OpenError::NotALog { .. }
+            | OpenError::Clock
             | OpenError::Exists
             | OpenError::DiskFull { .. }
             | OpenError::Sled { .. }

@@ -103,13 +103,14 @@ impl FileHeader {
 
     /// Reads the start of a journal.
     pub fn read(bytes: &[u8]) -> Result<FileHeader, HeaderError> {
+        let magic = bytes.get(..FILE_MAGIC.len()).unwrap_or(bytes);
+        if !FILE_MAGIC.starts_with(magic) {
+            return Err(HeaderError::Magic);
+        }
         let Some(bytes) = bytes.first_chunk::<FILE_HEADER>() else {
             return Err(HeaderError::Short { found: bytes.len() });
         };
         let (start, hash) = bytes.split_at(HASHED);
-        if bytes.first_chunk() != Some(&FILE_MAGIC) {
-            return Err(HeaderError::Magic);
-        }
         if blake3::hash(start).as_bytes() != hash {
             return Err(HeaderError::Hash);
         }

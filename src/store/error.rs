@@ -7,6 +7,7 @@ use std::io;
 
 use super::block::Hash;
 use super::disk::{MirrorError, is_full};
+use super::folder::Moved;
 use crate::events::stored::StoredError;
 use crate::events::{Seq, StoreRepaired};
 
@@ -32,6 +33,8 @@ pub enum AppendError {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Moved(#[from] Moved),
     #[error(
         "event {seq} cannot be stored: {source}\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
     )]
@@ -66,8 +69,10 @@ impl std::fmt::Display for ReadError {
         let ReadError { seq, offset, kind } = self;
         match kind {
             // a place in a log that is not there says nothing
-            ReadErrorKind::NotALog { .. } | ReadErrorKind::Empty => write!(f, "{kind}"),
-            ReadErrorKind::Damaged { .. }
+            ReadErrorKind::NotALog { .. } => write!(f, "{kind}"),
+            // of an empty file it is part of recorded audits
+            ReadErrorKind::Empty
+            | ReadErrorKind::Damaged { .. }
             | ReadErrorKind::NewerVersion(_)
             | ReadErrorKind::Io(_) => write!(f, "event {seq}, byte {offset}: {kind}"),
         }
@@ -137,6 +142,10 @@ pub enum OpenError {
         "another process has the run's sled folder open\nhint: wait until it ends, then try again"
     )]
     SledInUse,
+    #[error(
+        "the system clock is set to a time before 1970\nhint: set it (`date` shows it), then try again"
+    )]
+    Clock,
     #[error("there is no run here{}\nhint: `tinygate run CONFIG --dir DIR` starts one", if *.remains {
         ": one was started and ended before its first event, so there is nothing to continue"
     } else {
@@ -192,6 +201,10 @@ impl OpenError {
             name: name.to_owned(),
             source,
         }
+    }
+
+    pub(super) fn rename(from: &str, to: &str, source: io::Error) -> OpenError {
+        OpenError::disk("rename", &format!("{from}` to `{to}"), source)
     }
 
     pub(super) fn sled(error: MirrorError) -> OpenError {

@@ -15,6 +15,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use super::disk::{LOCK, create_folder};
 use super::error::OpenError;
+use super::folder::RunFolder;
 
 /// How long a writer waits for readers, which hold the lock for microseconds unless they
 /// are stopped or slowed down.
@@ -27,6 +28,7 @@ const LOOKS_MOST: u32 = 10;
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
+    folder: RunFolder,
 }
 
 impl RunLock {
@@ -53,7 +55,17 @@ impl RunLock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(error)?;
-        Ok(RunLock { _file: file })
+        let folder = RunFolder::open(run)
+            .map_err(|source| OpenError::disk("open", &run.display().to_string(), source))?;
+        Ok(RunLock {
+            _file: file,
+            folder,
+        })
+    }
+
+    /// The directory that is locked.
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
     }
 
     /// The process that holds a run, if one does: its pid and host, `unknown` where

@@ -10,6 +10,7 @@
 mod block;
 pub mod disk;
 mod error;
+mod folder;
 mod journal;
 mod lock;
 mod memory;
@@ -29,6 +30,7 @@ pub use block::{FILE_HEADER, FILE_MAGIC, FileHeader, MAX_BLOCK};
 pub use error::{
     AppendError, ChainHead, Found, LogCopy, OpenError, ReadError, ReadErrorKind, Repair,
 };
+pub use folder::{Moved, RunFolder};
 pub use lock::{RunLock, host_name};
 pub use memory::MemoryLog;
 pub use presence::{Presence, presence};

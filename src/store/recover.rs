@@ -17,8 +17,8 @@ use super::block::{
     Block, BlockError, FILE_HEADER, FileHeader, Hash, HeadMarker, HeaderError, Link,
 };
 use super::disk::{
-    Disk, DiskFile, JOURNAL, Mirror, MirrorError, MirrorKey, NEW_JOURNAL, QUARANTINE, read_full,
-    write_full,
+    Disk, DiskFile, JOURNAL, Mirror, MirrorError, MirrorKey, NEW_JOURNAL, QUARANTINE, SLED,
+    read_full, write_full,
 };
 use super::error::{ChainHead, Found, LogCopy, OpenError, Repair};
 use super::journal::{Seen, Window};
@@ -855,7 +855,8 @@ fn rebuild_journal(
         });
     }
     file.sync().map_err(write_error)?;
-    disk.rename(NEW_JOURNAL, JOURNAL).map_err(write_error)?;
+    disk.rename(NEW_JOURNAL, JOURNAL)
+        .map_err(|source| OpenError::rename(NEW_JOURNAL, JOURNAL, source))?;
     Ok(file)
 }
 
@@ -940,7 +941,7 @@ fn restore_mirror(
     let name = quarantine_name(disk, "sled")?;
     let moved = disk
         .set_mirror_aside(&name)
-        .map_err(|source| OpenError::disk("move", "log/sled", source))?;
+        .map_err(|source| OpenError::rename(SLED, &name, source))?;
     let mut mirror = disk
         .mirror(true)
         .and_then(|mirror| mirror.ok_or_else(|| MirrorError::Failed("not made".to_owned())))

@@ -11,13 +11,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::block::FileHeader;
 use super::disk::{Disk, JOURNAL, RealDisk};
 use super::error::{AppendError, OpenError, ReadError, ReadErrorKind, Repair};
+use super::folder::Moved;
 use super::lock::RunLock;
 use super::presence::{Presence, presence};
 use super::reader::LogFile;
@@ -43,7 +44,7 @@ pub struct Store {
     shared: Arc<Shared>,
     hands: Hands,
     /// Freed last.
-    _lock: Option<RunLock>,
+    lock: Option<RunLock>,
 }
 
 /// A writer and where its messages come in.
@@ -109,6 +110,7 @@ impl Shared {
 impl Store {
     /// Makes the log of a new run in the run directory `run`, and the directory.
     pub fn create(run: &Path, name: &str) -> Result<Store, OpenError> {
+        check_clock(SystemTime::now())?;
         if presence(run)? == Presence::Log {
             RunLock::refuse_held(run)?;
             return Err(OpenError::Exists);
@@ -203,7 +205,7 @@ impl Store {
             sender,
             shared,
             hands: Hands::Thread(Some(thread)),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -218,7 +220,7 @@ impl Store {
             sender,
             shared,
             hands: Hands::Caller(Mutex::new(Some(Box::new((worker, inbox))))),
-            _lock: None,
+            lock: None,
         }
     }
 
@@ -261,6 +263,15 @@ impl Store {
         result
     }
 
+    /// # Errors
+    /// Where the run's directory is no longer at its path.
+    fn in_place(&self) -> Result<(), Moved> {
+        match &self.lock {
+            Some(lock) => lock.folder().check(),
+            None => Ok(()),
+        }
+    }
+
     /// The caller does the writer's work, and has not closed the log yet.
     fn is_stepped(&self) -> bool {
         match &self.hands {
@@ -298,6 +309,7 @@ impl EventLog for Store {
         events: &[(u64, Event)],
         durability: Durability,
     ) -> Result<Seq, AppendError> {
+        self.in_place()?;
         let unit = Unit::encode(expected_next, events)?;
         let mut state = self.shared.lock();
         let head = state.next;
@@ -349,6 +361,7 @@ impl EventLog for Store {
     }
 
     fn sync(&self) -> Result<Seq, AppendError> {
+        self.in_place()?;
         let (reply, answer) = bounded(1);
         let _ = self.sender.send(Message::Sync { reply });
         self.wait(&answer)
@@ -392,8 +405,17 @@ impl EventLog for Store {
     }
 }
 
+/// Events carry times since 1970, and sled takes none before it.
+pub(super) fn check_clock(now: SystemTime) -> Result<(), OpenError> {
+    match now.duration_since(UNIX_EPOCH) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(OpenError::Clock),
+    }
+}
+
 /// Refuses a directory without a log, and leaves nothing there.
 pub(super) fn expect_log(run: &Path) -> Result<(), OpenError> {
+    check_clock(SystemTime::now())?;
     match presence(run)? {
         Presence::Log => Ok(()),
         found => {
@@ -607,10 +629,22 @@ fn nonce(run: &Path) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&RandomState::new().hash_one(run).to_le_bytes());
     hasher.update(&std::process::id().to_le_bytes());
-    if let Ok(now) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+    if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) {
         hasher.update(&now.as_nanos().to_le_bytes());
     }
     let mut nonce = [0; 16];
     hasher.finalize_xof().fill(&mut nonce);
     nonce
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_before_1970_is_named() {
+        assert!(check_clock(UNIX_EPOCH).is_ok());
+        let before = check_clock(UNIX_EPOCH - Duration::from_secs(1)).unwrap_err();
+        assert!(before.to_string().contains("clock"), "{before}");
+    }
 }

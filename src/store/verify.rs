@@ -95,6 +95,7 @@ pub fn verify(run: &Path) -> Result<Verification, OpenError> {
                 OpenError::Locked { .. }
                 | OpenError::SledInUse
                 | OpenError::NotALog { .. }
+                | OpenError::Clock
                 | OpenError::Exists
                 | OpenError::DiskFull { .. }
                 | OpenError::Sled { .. }

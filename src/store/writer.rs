@@ -152,7 +152,7 @@ impl Writer {
         // what an unfinished start left of sled may not open
         let name = quarantine_name(disk.as_ref(), "sled")?;
         disk.set_mirror_aside(&name)
-            .map_err(|source| OpenError::disk("move", SLED, source))?;
+            .map_err(|source| OpenError::rename(SLED, &name, source))?;
         let header = FileHeader::new(run, nonce);
         let key = header.key();
         let mut journal = disk.create(NEW_JOURNAL).map_err(error)?;

@@ -37,13 +37,13 @@ pub fn perform(
     quiet: bool,
 ) -> anyhow::Result<Exit> {
     let stop = signals::listen(quiet).context("cannot listen to signals")?;
-    if !json {
+    if !json && !quiet {
         for line in gates(&prepared.created) {
             output::data_line(&line)?;
         }
         output::data_line("")?;
     }
-    let Some(costs) = measure(prepared, gathered, stop)? else {
+    let Some(costs) = measure(prepared, gathered, stop, quiet)? else {
         return Ok(Exit::Interrupted);
     };
     let estimates = estimates(&prepared.created, &costs);
@@ -56,6 +56,9 @@ pub fn perform(
             memory_bytes,
         };
         output::data_line(&serde_json::to_string(&estimate)?)?;
+        return Ok(Exit::Done);
+    }
+    if quiet {
         return Ok(Exit::Done);
     }
     for line in table(&estimates) {
@@ -230,6 +233,7 @@ fn measure(
     prepared: &Prepared,
     gathered: Gathered,
     stop: Arc<StopRequest>,
+    quiet: bool,
 ) -> anyhow::Result<Option<Vec<Cost>>> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let Gathered {
@@ -254,7 +258,10 @@ fn measure(
     if let Some(granted) = fallback {
         controller.record_fact(Event::FallbackGranted(granted))?;
     }
-    let mut watch = Watch::default();
+    let mut watch = Watch {
+        quiet,
+        ..Watch::default()
+    };
     let ended = controller.run(started(threads), &trainer, &mut watch);
     drop(trainer);
     let trained = thread.join();
@@ -306,6 +313,7 @@ fn started(threads: u16) -> ProcessStarted {
 /// Looks at the clock at every update.
 #[derive(Default)]
 struct Watch {
+    quiet: bool,
     stages: Vec<Watched>,
     failures: Vec<String>,
 }
@@ -330,6 +338,11 @@ impl Observer for Watch {
             && let Some(watched) = self.last(&finished.stage)
         {
             watched.end = Some(Instant::now());
+        }
+        if let Event::StageStarted(started) = &record.event
+            && !self.quiet
+        {
+            output::say(&format!("{}: measuring {UPDATES} updates", started.stage));
         }
         if let Event::ChunkFailed(_) = &record.event {
             self.failures.push(describe(&record.event));

@@ -22,6 +22,7 @@ mod run;
 mod signals;
 mod status;
 mod transfer;
+mod user;
 mod walk;
 #[cfg(feature = "train")]
 mod worker;

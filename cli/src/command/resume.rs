@@ -15,7 +15,7 @@ use tinygate::machine::{RunPhase, RunState, StageState};
 use tinygate::setup::{self, SetupError};
 use tinygate::store::{EventLog, Store};
 
-use super::{fold, now_ms, overrides, way_on};
+use super::{fold, now_ms, overrides, user, way_on};
 use crate::args::ResumeArgs;
 use crate::exit::{EmptyLog, Exit, StoppedRun};
 use crate::output::{self, Console};
@@ -183,7 +183,8 @@ fn changes(
     state: &RunState,
     resumed: &Resumed,
 ) -> anyhow::Result<Vec<SettingChanged>> {
-    let who = user_name();
+    // Whoever changes a setting is named in the log.
+    let who = user::name();
     let changed = |change: &tinygate::config::SettingChange| SettingChanged {
         stage: change.stage.clone(),
         key: change.key,
@@ -243,12 +244,4 @@ fn stopped_run(args: &ResumeArgs, stage: &StageState) -> StoppedRun {
         dir: args.dir.display().to_string(),
         way_on: way_on(&args.dir, stage),
     }
-}
-
-/// Whoever changes a setting is named in the log.
-fn user_name() -> String {
-    let name = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
-    name("USER")
-        .or_else(|| name("LOGNAME"))
-        .unwrap_or_else(|| "unknown".to_owned())
 }
