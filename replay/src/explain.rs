@@ -820,6 +820,29 @@ mod tests {
     }
 
     #[test]
+    fn a_gate_without_skill_is_noted_once() {
+        let no_skill = |metric: &str, skill| Finding::NoSkill {
+            metric: metric.to_owned(),
+            skill: tinygate::events::Scalar::new(skill),
+            predictor: "mean_image".to_owned(),
+        };
+        let both = [no_skill("skill", -13927.0), no_skill("skill_moving", -2.5)];
+        let lines = notes(&both);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines[0].starts_with(
+                "  note: the gate passes without skill: skill is -13927 and skill_moving is -2.5, so it is no better than"
+            ),
+            "{lines:?}"
+        );
+        let [_, moving] = &both;
+        assert_eq!(
+            notes(std::slice::from_ref(moving)),
+            [format!("  note: {}", finding(moving))]
+        );
+    }
+
+    #[test]
     fn a_picture_without_structure_is_not_said_to_lack_skill() {
         let dynamics = presets::stage(Preset::Strict, tinygate::events::ModelKind::Dynamics);
         let said = |name: &str| {
