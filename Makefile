@@ -63,8 +63,8 @@ parity: ## Compare with TinyWorlds' own numbers
 	$(WITH) cargo test --package tinygate --test parity $(CARGO_ARGS) -- --nocapture
 
 .PHONY: kills
-kills: ## Kill real training runs at KILLS random moments (default 200) and compare how they end
-	TINYGATE_KILLS=$(or $(KILLS),200) TINYGATE_SEED=$(SEED) $(WITH) cargo test --package tinygate-cli --test kills $(CARGO_ARGS) -- --nocapture
+kills: ## Kill real training runs at KILLS random moments (default 200), as often while their log is made, and compare how they end
+	TINYGATE_KILLS=$(or $(KILLS),200) TINYGATE_EARLY_KILLS=$(or $(KILLS),200) TINYGATE_SEED=$(SEED) $(WITH) cargo test --package tinygate-cli --test kills $(CARGO_ARGS) -- --nocapture
 
 .PHONY: powercut
 powercut: ## Cut the power under a log RUNS times (default 100; needs root)

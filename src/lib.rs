@@ -12,3 +12,4 @@ pub mod setup;
 pub mod store;
 #[cfg(feature = "train")]
 pub mod train;
+pub mod units;

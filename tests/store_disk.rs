@@ -209,12 +209,18 @@ fn a_second_writer_is_told_who_is_first() {
 #[test]
 fn where_there_is_no_log_it_is_said() {
     let run = run();
-    assert!(matches!(Store::open(&run.path), Err(OpenError::NotALog)));
+    assert!(matches!(
+        Store::open(&run.path),
+        Err(OpenError::NotALog { .. })
+    ));
     assert!(!run.path.exists());
     let missing = LogFile::open(&run.path).err().unwrap();
     assert!(matches!(missing.kind, ReadErrorKind::NotALog { .. }));
     std::fs::create_dir_all(&run.path).unwrap();
-    assert!(matches!(Store::open(&run.path), Err(OpenError::NotALog)));
+    assert!(matches!(
+        Store::open(&run.path),
+        Err(OpenError::NotALog { .. })
+    ));
     let file = run.path.join("empty");
     std::fs::write(&file, "").unwrap();
     assert!(matches!(
@@ -231,7 +237,7 @@ fn where_there_is_no_log_it_is_said() {
         LogFile::open(&file).err().unwrap().kind,
         ReadErrorKind::NotALog { .. }
     ));
-    // a crash while a log is made leaves a header at most: made again
+    // without an event there is no log yet: made again
     drop(Store::create(&run.path, "one").unwrap());
     let store = Store::create(&run.path, "again").unwrap();
     assert_eq!(
@@ -337,11 +343,14 @@ fn large_events_are_carried_in_fragments() {
 fn a_reader_follows_a_writer() {
     let run = run();
     let store = Store::create(&run.path, "one").unwrap();
-    let mut follower = LogFile::open(&run.path).unwrap().records();
-    assert!(follower.next().is_none());
     let events = mixture(5, 60);
-    let mut seen = Vec::new();
-    for chunk in events.chunks(4) {
+    store
+        .append(Seq::FIRST, &events[..4], Durability::Durable)
+        .unwrap();
+    let mut follower = LogFile::open(&run.path).unwrap().records();
+    let mut seen: Vec<Record> = follower.by_ref().map(Result::unwrap).collect();
+    assert!(follower.next().is_none());
+    for chunk in events[4..].chunks(4) {
         store
             .append(store.head(), chunk, Durability::Durable)
             .unwrap();
@@ -367,14 +376,25 @@ fn export_and_import_carry_a_log_whole() {
     let events = mixture(6, 120);
     let run = filled(&events);
     let file = run.path.with_file_name("run.tgj");
-    let exported = export(&run.path, &file).unwrap();
+    let exported = export(&run.path, &file, false).unwrap();
     assert_eq!((exported.events, exported.tail), (120, None));
     assert!(exported.fault.is_none());
     assert_eq!(read_file(LogFile::open(&file).unwrap()).0, records(&events));
     assert!(
-        matches!(export(&run.path, &file), Err(TransferError::Write { .. })),
+        matches!(
+            export(&run.path, &file, false),
+            Err(TransferError::InTheWay { .. })
+        ),
         "nothing is overwritten"
     );
+    let before = std::fs::read(&file).unwrap();
+    assert_eq!(export(&run.path, &file, true).unwrap().events, 120);
+    assert_eq!(std::fs::read(&file).unwrap(), before, "replaced");
+    let journal = run.path.join(JOURNAL);
+    assert!(matches!(
+        export(&run.path, &journal, true),
+        Err(TransferError::InTheWay { .. })
+    ));
 
     let there = run.path.with_file_name("imported");
     assert_eq!(import(&file, &there).unwrap(), 120);
@@ -394,12 +414,12 @@ fn export_and_import_carry_a_log_whole() {
     let elsewhere = run.path.with_file_name("elsewhere");
     assert!(matches!(
         import(&file, &elsewhere),
-        Err(TransferError::Read(_))
+        Err(TransferError::Log(_))
     ));
     assert!(!elsewhere.exists());
     // of a damaged log the sound part is exported, and it is said
     let part = run.path.with_file_name("part.tgj");
-    let exported = export(&file, &part).unwrap();
+    let exported = export(&file, &part, false).unwrap();
     let fault = exported.fault.unwrap();
     assert!(matches!(fault.kind, ReadErrorKind::Damaged { .. }));
     assert_eq!(fault.seq.get(), exported.events);
@@ -535,7 +555,7 @@ fn child_that_appends() {
         return;
     };
     let (store, _) = match Store::open(Path::new(&folder)) {
-        Err(OpenError::NotALog) => (
+        Err(OpenError::NotALog { .. }) => (
             Store::create(Path::new(&folder), "one").unwrap(),
             Vec::new(),
         ),
@@ -735,7 +755,7 @@ fn a_log_of_many_reads_is_imported_whole() {
     }
     store.close().unwrap();
     let file = run.path.with_extension("tgj");
-    export(&run.path, &file).unwrap();
+    export(&run.path, &file, false).unwrap();
     assert!(
         std::fs::metadata(&file).unwrap().len() > 256 << 10,
         "larger than what is read at once"

@@ -343,7 +343,13 @@ fn each_damage_is_repaired_as_asked_and_nothing_is_thrown_away() {
         assert!(!repairs.is_empty(), "{name}: said in words");
         assert_eq!(read(&disk), records(&case.events), "{name}");
         nothing_is_gone(name, &case.disk, &disk);
-        let again = repair(&disk, NOTHING).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let again = repair(&disk, NOTHING);
+        if case.events.is_empty() {
+            // with every event given up there is no run any more
+            assert!(matches!(again, Err(OpenError::NotALog { .. })), "{name}");
+            continue;
+        }
+        let again = again.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(again, [], "{name}: there is no more to do");
     }
 }
@@ -400,6 +406,12 @@ fn a_repair_that_is_cut_short_is_ended_by_the_next() {
                     Ok(_) => assert_eq!(opened.journal(), undisturbed.journal(), "{name}"),
                     Err(OpenError::Damaged { .. } | OpenError::Forked { .. }) => {
                         assert!(!case.opens && !ended, "{name}");
+                    }
+                    Err(OpenError::NotALog { .. }) if case.events.is_empty() => {
+                        // everything was put aside already
+                        assert_eq!(opened.journal(), undisturbed.journal(), "{name}");
+                        nothing_is_gone(&name, &case.disk, &disk);
+                        continue;
                     }
                     Err(other) => panic!("{name}: {other}"),
                 }

@@ -9,6 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Trains world models in stages behind gates, and can prove every decision afterwards.
 ///
+/// Relative paths inside a config file are relative to that file's folder; those on the command
+/// line, also in `--set data.path=...`, are relative to the working directory. A config named `-`
+/// is read from the standard input, its paths relative to the working directory.
+///
 /// Exit codes: 0 finished or agreed; 1 stopped by a gate, diverged or refused;
 /// 2 usage, config or environment; 3 log damaged; 4 written by a newer build;
 /// 5 nothing was checked; 130 interrupted, resumable.
@@ -57,7 +61,8 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The config, a TOML file; may be left out with --next-cycle-of
+    /// The config, a TOML file, or `-` for the standard input; paths in it are relative to its
+    /// folder. May be left out with --next-cycle-of
     #[arg(required_unless_present = "next_cycle_of")]
     pub config: Option<PathBuf>,
     /// Directory of the run; made if missing, refused if it has a log
@@ -79,7 +84,7 @@ pub struct RunArgs {
     /// Print one JSON object per gate on stdout
     #[arg(long)]
     pub json: bool,
-    /// Print nothing but errors on stderr
+    /// Print nothing but errors; with --dry-run too, unless --json asks for the estimate
     #[arg(long, short)]
     pub quiet: bool,
     /// Take that run's first config and what its ladders deferred
@@ -231,8 +236,11 @@ pub struct ExplainArgs {
 pub struct ExportArgs {
     /// Directory of the run
     pub dir: PathBuf,
-    /// File to write; it must not exist
+    /// File to write
     pub file: PathBuf,
+    /// Replace the file if there is one
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -304,7 +312,7 @@ pub struct ShowCheckpointArgs {
 pub enum ConfigCommand {
     /// Print a commented config with every key
     Init(InitArgs),
-    /// Check a config; print nothing when it is sound
+    /// Check a config without reading its data
     Check(CheckArgs),
     /// Print a config with every default filled in; without FILE, every key there is
     Show(ShowArgs),
@@ -327,7 +335,7 @@ pub struct InitArgs {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The config, a TOML file
+    /// The config, a TOML file, or `-` for the standard input
     pub file: PathBuf,
     /// Override a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -336,7 +344,7 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// The config, a TOML file
+    /// The config, a TOML file, or `-` for the standard input
     pub file: Option<PathBuf>,
     /// Override a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "file")]

@@ -65,9 +65,12 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<TransferError>() {
         return Some(match error {
-            TransferError::Read(error) => of_read(error),
+            TransferError::Log(error) => of_read(error),
             TransferError::Open(error) => of_open(error),
-            TransferError::Write { .. } => Exit::Environment,
+            TransferError::InTheWay { .. }
+            | TransferError::Read { .. }
+            | TransferError::Write { .. }
+            | TransferError::Rename { .. } => Exit::Environment,
         });
     }
     if let Some(error) = cause.downcast_ref::<OpenError>() {
@@ -89,7 +92,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
 /// A log without events where some were to be read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the log of `{place}` is empty: there is no event in it\nhint: remove it and start a run with `tinygate run CONFIG --dir DIR`"
+    "the log of `{place}` is empty: there is no event in it\nhint: start a run with `tinygate run CONFIG --dir DIR`"
 )]
 pub struct EmptyLog {
     pub place: String,
@@ -123,7 +126,8 @@ pub fn of_open(error: &OpenError) -> Exit {
         OpenError::Forked { .. } | OpenError::Damaged { .. } => Exit::LogDamaged,
         OpenError::Locked { .. }
         | OpenError::SledInUse
-        | OpenError::NotALog
+        | OpenError::NotALog { .. }
+        | OpenError::Clock
         | OpenError::Exists
         | OpenError::DiskFull { .. }
         | OpenError::Sled { .. }
@@ -187,7 +191,7 @@ mod tests {
         };
         check(
             "an empty file, through a transfer",
-            TransferError::Read(read),
+            TransferError::Log(read),
             Exit::NothingChecked,
         );
     }

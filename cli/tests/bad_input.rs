@@ -12,8 +12,11 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
 
-use support::{CONFIG, Place, created_run, journal, npy, run, scripted, tinyworlds_checkpoint};
+use support::{
+    CONFIG, Place, created_run, journal, npy, run, scripted, tinygate, tinyworlds_checkpoint,
+};
 use tinygate::events::ModelKind;
 use tinygate::store::{EventLog, Store};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
@@ -252,15 +255,43 @@ fn a_run_that_another_process_holds() {
 #[test]
 fn a_run_that_is_none_or_empty() {
     let place = Place::with_config(200);
-    resume(&place, &[]).expect_error(2, &["no log"]);
+    resume(&place, &[]).expect_error(2, &["there is no run here", "cannot resume"]);
     let (store, _) = created_run(&place, "run", short_policy());
     store.close().unwrap();
-    resume(&place, &[]).expect_error(5, &["empty"]);
-    for command in ["status", "log", "explain", "replay"] {
-        run([command, &place.arg("run")]).expect(5);
+    let ended = "ended before its first event";
+    resume(&place, &[]).expect_error(2, &["there is no run here", ended]);
+    for command in ["status", "log", "explain", "repair"] {
+        run([command, &place.arg("run")]).expect_error(2, &["there is no run here", ended]);
     }
+    run(["replay", &place.arg("run")]).expect(5);
     let file = place.arg("run.tgj");
-    run(["export", &place.arg("run"), &file]).expect_error(5, &["empty"]);
+    run(["export", &place.arg("run"), &file]).expect_error(2, &["there is no run here"]);
+    assert!(!place.path("run.tgj").exists());
+}
+
+/// Whoever looks for a run in a folder that has none leaves it as it was.
+#[test]
+fn nothing_is_left_where_there_is_no_run() {
+    let place = Place::with_config(200);
+    fs::create_dir(place.path("run")).unwrap();
+    let dir = place.arg("run");
+    for args in [
+        &["resume", &dir][..],
+        &["status", &dir],
+        &["log", &dir],
+        &["explain", &dir],
+        &["repair", &dir],
+        &["repair", &dir, "--dry-run"],
+        &["export", &dir, &place.arg("out.tgj")],
+    ] {
+        run(args).expect_error(2, &["there is no run here", "hint: "]);
+    }
+    run(["replay", &dir]).expect(5);
+    let text = place.write("text", "no log");
+    run(["import", &text, &dir]).expect_error(2, &["no log"]);
+    run(["import", &text, &place.arg("other")]).expect_error(2, &["no log"]);
+    assert_eq!(fs::read_dir(place.path("run")).unwrap().count(), 0);
+    assert!(!place.path("out.tgj").exists() && !place.path("other").exists());
 }
 
 #[test]
@@ -366,4 +397,51 @@ fn the_next_cycle_of_nothing() {
     run(["run", "--dir", &dir, "--next-cycle-of", &none]).expect_error(2, &["none"]);
     let bare = place.write("bare.toml", CONFIG.replace("[data]", "[date]"));
     run(["run", &bare, "--dir", &dir]).expect_error(2, &["`date"]);
+}
+
+/// `status` beside a starting `resume`: whoever only reads never keeps a writer out.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reader_never_blocks_a_writer() {
+    use std::process::{Command, Stdio};
+    let place = Place::with_config(200);
+    scripted(&place, "run", short_policy(), Script::new(1));
+    let lock = place.path("run/lock");
+    // As `status` holds the lock while it asks who is at work, but for as long as we like.
+    let mut reader = Command::new("flock")
+        .arg("--shared")
+        .arg(&lock)
+        .args(["sh", "-c", "echo held; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut held = [0; 5];
+    reader
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut held)
+        .unwrap();
+    let mut writer = tinygate()
+        .args(["repair", &place.arg("run")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let files = format!("/proc/{}/fd", writer.id());
+    let opened = || {
+        let Ok(entries) = fs::read_dir(&files) else {
+            return false;
+        };
+        entries
+            .flatten()
+            .any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == lock))
+    };
+    while !opened() && writer.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    drop(reader.stdin.take());
+    support::Done::of(writer.wait_with_output().unwrap()).expect(0);
+    reader.wait().unwrap();
 }

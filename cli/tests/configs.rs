@@ -10,7 +10,10 @@
 
 mod support;
 
-use support::{Place, run};
+use std::io::Write;
+use std::process::Stdio;
+
+use support::{CONFIG, Done, Place, run, tinygate};
 
 #[test]
 fn a_fresh_config_is_sound() {
@@ -19,7 +22,9 @@ fn a_fresh_config_is_sound() {
         let text = run(["config", "init", "--preset", preset]).expect(0).stdout;
         let file = place.write("fresh.toml", &text);
         let checked = run(["config", "check", &file]).expect(0);
-        assert_eq!(checked.stdout + &checked.stderr, "", "{preset}");
+        assert_eq!(checked.stdout, "", "{preset}");
+        let want = "fresh.toml` is valid; its stages are `video_tokenizer`, ";
+        assert!(checked.stderr.contains(want), "{}", checked.stderr);
     }
 }
 
@@ -117,4 +122,60 @@ fn a_config_that_is_not_there_or_no_toml() {
     run(["config", "check", &place.arg("none.toml")]).expect_error(2, &["none.toml"]);
     let file = place.write("bad.toml", "seed = = 3");
     run(["config", "check", &file]).expect_error(2, &["bad.toml:1: not TOML"]);
+}
+
+/// Runs a command with a config on its standard input.
+fn piped(args: &[&str], config: &[u8]) -> Done {
+    let mut child = tinygate()
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(config).unwrap();
+    Done::of(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn a_config_may_come_from_the_standard_input() {
+    let done = piped(&["config", "check", "-"], CONFIG.as_bytes()).expect(0);
+    assert!(
+        done.stderr.contains("the config is valid"),
+        "{}",
+        done.stderr
+    );
+    let shown = piped(&["config", "show", "-"], CONFIG.as_bytes()).expect(0);
+    assert!(shown.stdout.contains("frames.npy"), "{}", shown.stdout);
+    piped(&["config", "check", "-"], b"sed = 3").expect_error(2, &["standard input:1", "`seed`"]);
+    // Its paths are relative to where the program runs.
+    let text = CONFIG.replace("frames.npy", "no/such/frames.npy");
+    let here = std::env::current_dir().unwrap().join("no/such/frames.npy");
+    let dir = Place::new().arg("run");
+    if cfg!(feature = "train") {
+        let done = piped(&["run", "-", "--dir", &dir], text.as_bytes());
+        done.expect_error(2, &[here.to_str().unwrap()]);
+    }
+}
+
+/// A text of another encoding is told where, and what to do.
+#[test]
+fn a_config_that_is_not_utf8_names_the_place() {
+    let place = Place::new();
+    let check = |name: &str, bytes: &[u8], texts: &[&str]| {
+        let file = place.write(name, bytes);
+        run(["config", "check", &file]).expect_error(2, texts);
+    };
+    check(
+        "latin1.toml",
+        b"seed = 3\n# f\xfcr B\xe4r\n",
+        &["latin1.toml:2:4", "`\u{fc}`", "iconv -f LATIN1"],
+    );
+    check("byte.toml", b"\x81", &["byte.toml:1:1", "0x81"]);
+    check(
+        "wide.toml",
+        b"\xff\xfes\0e\0",
+        &["wide.toml:1:1", "UTF-16", "iconv -f UTF-16"],
+    );
+    check("cut.toml", b"# \xc3", &["cut.toml:1:3"]);
 }

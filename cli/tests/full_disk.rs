@@ -220,7 +220,7 @@ fn a_disk_too_small_for_checkpoints_is_found_before_training() {
     };
     let dir = place.arg("disk/run");
     let args = ["run", &place.config(), "--dir", &dir, "--quiet"];
-    run(args).expect_error(2, &["bytes are free", "resume"]);
+    run(args).expect_error(2, &["not enough space in", "MiB are needed", "resume"]);
     let last = run(["log", &dir]).expect(0).stdout;
     assert!(
         last.lines().last().unwrap().contains("run_interrupted"),

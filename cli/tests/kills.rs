@@ -2,6 +2,8 @@
 //! each time it ends with the weights, the decisions and the state of a run never killed.
 //!
 //! `TINYGATE_KILLS` sets how many kills (`make kills KILLS=200`), `TINYGATE_SEED` the moments.
+//! `TINYGATE_EARLY_KILLS` sets how many more there are in the first milliseconds of a log, and
+//! `TINYGATE_PROGRAM` the program these are tried on.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,18 +16,22 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use support::{Place, checkpoints, decisions, folded, records, run, tinygate};
-use tinygate::events::{Event, FileRecord};
+use tinygate::events::{Event, FileRecord, Seq};
 use tinygate::machine::RunState;
 use tinygate::store::LogFile;
 
 /// In `make test`.
 const KILLS: u64 = 10;
+const EARLY_KILLS: u64 = 10;
+/// In which a new log is made, its first event included.
+const EARLY: Duration = Duration::from_millis(50);
 /// No run may need more processes than this to end.
 const PROCESSES_MAX: u32 = 1000;
 
@@ -109,8 +115,13 @@ fn kill_after(child: Child, moment: Duration) -> bool {
     true
 }
 
+/// Whether a whole event is there; what is in it, another build may have written.
 fn has_events(dir: &Path) -> bool {
-    LogFile::open(dir).is_ok_and(|log| log.records().next().is_some_and(|first| first.is_ok()))
+    LogFile::open(dir).is_ok_and(|log| {
+        let mut records = log.records();
+        let _ = records.skip_to(Seq::new(u64::MAX));
+        Seq::FIRST < records.next_seq()
+    })
 }
 
 #[test]
@@ -152,8 +163,7 @@ fn random_kills_leave_no_trace() {
             child = if has_events(&place.path(&dir)) {
                 spawn(&["resume", &path, "--quiet"])
             } else {
-                // Killed before its first event, a run is begun anew, as the error says.
-                let _ = fs::remove_dir_all(place.path(&dir));
+                // Killed before its first event, a run is begun anew, over what is left of it.
                 begin(&place, &dir)
             };
         }
@@ -168,4 +178,124 @@ fn random_kills_leave_no_trace() {
         fs::remove_dir_all(place.path(&folder)).unwrap();
     }
     println!("{kills} of {wanted} kills in {runs} runs: each ended like the run never killed");
+}
+
+/// The program under test, or the one of another build that `TINYGATE_PROGRAM` names.
+fn program() -> Command {
+    let tested = tinygate();
+    let Some(other) = std::env::var_os("TINYGATE_PROGRAM").filter(|name| !name.is_empty()) else {
+        return tested;
+    };
+    let mut command = Command::new(other);
+    for (name, value) in tested.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+/// Starts a run and kills it `moment` after its log folder appears. How long the first event
+/// took from then on, where it was seen.
+fn kill_early(place: &Place, dir: &str, moment: Duration) -> Option<Duration> {
+    let mut child = program()
+        .args(["run", &place.config(), "--dir", &place.arg(dir), "--quiet"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let log = place.path(dir).join("log");
+    while !log.exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "{dir}: it did not start"
+        );
+        std::thread::yield_now();
+    }
+    let from = Instant::now();
+    let mut first = None;
+    while from.elapsed() < moment {
+        if first.is_none() && has_events(&place.path(dir)) {
+            first = Some(from.elapsed());
+        }
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    first
+}
+
+/// Starts or continues the run, until it says that it trains. What it says if it does not.
+fn goes_on(place: &Place, dir: &str) -> std::result::Result<(), String> {
+    let mut child = program()
+        .args([
+            "run",
+            &place.config(),
+            "--dir",
+            &place.arg(dir),
+            "--or-resume",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    let trains = loop {
+        let mut line = String::new();
+        if stderr.read_line(&mut line).unwrap() == 0 {
+            break false;
+        }
+        said.push_str(&line);
+        if line.starts_with("video_tokenizer") {
+            break true;
+        }
+    };
+    if trains {
+        let pid = rustix::process::Pid::from_child(&child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    stderr.read_to_string(&mut said).unwrap();
+    match child.wait().unwrap().code() {
+        Some(0 | 130) if trains => Ok(()),
+        code => Err(format!("exit {code:?}: {said}")),
+    }
+}
+
+#[test]
+fn early_kills_leave_no_run_stuck() {
+    let wanted = setting("TINYGATE_EARLY_KILLS", EARLY_KILLS);
+    let seed = setting("TINYGATE_SEED", 1);
+    println!("TINYGATE_SEED={seed} TINYGATE_EARLY_KILLS={wanted}");
+    let place = Place::with_config(200);
+    let mut moments = Moments(seed);
+    // Every other moment is taken from the time that the first event was seen to need.
+    let mut to_first = EARLY;
+    let (mut without, mut journals, mut stuck) = (0, 0, 0);
+    for kill in 0..wanted {
+        let dir = format!("early-{kill}");
+        let below = if kill % 2 == 0 { EARLY } else { to_first };
+        if let Some(first) = kill_early(&place, &dir, moments.next(below)) {
+            to_first = to_first.min(first);
+        }
+        let path = place.path(&dir);
+        let begun = !has_events(&path);
+        without += u64::from(begun);
+        journals += u64::from(begun && support::journal(&path).exists());
+        if let Err(said) = goes_on(&place, &dir) {
+            stuck += 1;
+            println!("{dir} is stuck: {said}");
+        }
+        fs::remove_dir_all(&path).unwrap();
+    }
+    println!(
+        "{wanted} kills within {EARLY:?}: {without} found a log folder without a whole first event \
+         ({journals} of them a journal); {stuck} runs were stuck"
+    );
+    assert_eq!(stuck, 0, "runs that can never be started again");
+    assert!(
+        wanted / 10 <= without,
+        "the moments do not meet the first event"
+    );
 }

@@ -15,8 +15,13 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
-use support::{Place, created_run, journal, made_newer, run, scripted, tinygate, workspace};
-use tinygate::events::{Event, InterruptReason, ModelKind, RunInterrupted};
+use support::{
+    Place, created_run, journal, made_newer, records, run, scripted, tinygate, workspace,
+};
+use tinygate::events::{
+    Attempt, ChunkNumber, Column, Event, InterruptReason, MetricsLogged, ModelKind, RunInterrupted,
+    Scalar, StageName, Steps,
+};
 use tinygate::store::{Durability, EventLog};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 
@@ -49,7 +54,7 @@ fn status_says_where_each_stage_stands() {
     let (_place, dir) = retuned();
     let text = run(["status", &dir]).expect(0).stdout;
     for want in [
-        "scripted: finished",
+        "run (created as `scripted`): finished",
         "video_tokenizer  passed",
         "dynamics         passed",
         "1/5",
@@ -77,7 +82,10 @@ fn status_goes_back_to_any_event() {
     assert_eq!(at("0")["events"], 1);
     // Who has the run open now says nothing about then.
     let text = run(["status", &dir, "--at", "0"]).expect(0).stdout;
-    assert!(text.starts_with("scripted: under way\n"), "{text}");
+    assert!(
+        text.starts_with("run (created as `scripted`): under way\n"),
+        "{text}"
+    );
     run(["status", &dir, "--at", "1000000"]).expect_error(2, &["the log ends at event"]);
 }
 
@@ -202,7 +210,18 @@ fn an_export_comes_back_as_the_same_run() {
     let (place, dir) = stopped();
     let file = place.arg("run.tgj");
     run(["export", &dir, &file]).expect(0);
-    run(["export", &dir, &file]).expect_error(2, &["cannot write", &file]);
+    run(["export", &dir, &file]).expect_error(2, &[&file, "exists already", "--force"]);
+    run(["export", &dir, &file, "--force"]).expect(0);
+    let dir_of_files = place.path("");
+    let left = fs::read_dir(dir_of_files).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.to_string_lossy().contains(".new")),
+        "{left:?}"
+    );
+    run(["export", &dir, &place.arg("none/run.tgj")]).expect_error(2, &["cannot write", "none"]);
     let copy = place.arg("copy");
     run(["import", &file, &copy]).expect(0);
     run(["import", &file, &copy]).expect_error(2, &["already has a log"]);
@@ -212,6 +231,18 @@ fn an_export_comes_back_as_the_same_run() {
     let stages =
         |path: &str| json(&run(["status", path, "--json"]).expect(0).stdout)["stages"].clone();
     assert_eq!(stages(&dir), stages(&copy));
+    // A scripted trainer writes no files, and an export would have none.
+    let text = run(["status", &copy]).expect(0).stdout;
+    let best: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("best: "))
+        .collect();
+    assert!(!best.is_empty(), "{text}");
+    for line in best {
+        assert!(line.ends_with("(not in this directory)"), "{line}");
+    }
+    let text = run(["status", &file]).expect(0).stdout;
+    assert!(!text.contains("not in this directory"), "{text}");
 }
 
 #[test]
@@ -326,4 +357,130 @@ fn nobody_needs_to_read_to_the_end() {
         .unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// A run whose process is in the middle of its first chunk, up to the events that `more` adds.
+fn inside_a_chunk(place: &Place, more: &[(u64, Event)]) -> String {
+    const START_MS: u64 = 1_700_000_000_000;
+    let whole = scripted(place, "whole", short_policy(), Script::new(1));
+    let (store, _) = created_run(place, "run", short_policy());
+    let started = records(&whole)
+        .into_iter()
+        .scan(false, |begun, record| {
+            let over = std::mem::replace(begun, matches!(record.event, Event::ChunkStarted(_)));
+            (!over).then_some(record)
+        })
+        .map(|record| (START_MS, record.event));
+    let later = more
+        .iter()
+        .map(|(seconds, event)| (START_MS + seconds * 1000, event.clone()));
+    for event in started.chain(later) {
+        store
+            .append(store.head(), &[event], Durability::Durable)
+            .unwrap();
+    }
+    store.close().unwrap();
+    place.arg("run")
+}
+
+fn metrics(first: u64, columns: &[(&str, &[f64])]) -> Event {
+    let column = |(name, values): &(&str, &[f64])| Column {
+        name: (*name).to_owned(),
+        steps: Steps::Stride { first, stride: 1 },
+        values: values.iter().copied().map(Scalar::new).collect(),
+    };
+    Event::MetricsLogged(MetricsLogged {
+        stage: StageName::new("video_tokenizer"),
+        chunk: ChunkNumber::FIRST,
+        attempt: Attempt::FIRST,
+        columns: columns.iter().map(column).collect(),
+    })
+}
+
+/// What is looked for at night.
+#[test]
+fn status_inside_a_chunk_says_how_it_goes() {
+    let place = Place::with_config(200);
+    let logged = [
+        (2, metrics(1, &[("train/loss", &[0.5, 0.25])])),
+        (
+            3,
+            metrics(
+                3,
+                &[
+                    ("train/loss", &[0.125]),
+                    ("learning_rate", &[0.001]),
+                    ("updates_per_second", &[0.5]),
+                ],
+            ),
+        ),
+    ];
+    let dir = inside_a_chunk(&place, &logged);
+    let created = &records(&place.path("run"))[0].event;
+    let Event::RunCreated(created) = created else {
+        panic!("the first event creates a run");
+    };
+    let settings = &created.policy.stages[0].settings;
+    let (gate, target) = (settings.chunk_size, settings.n_updates);
+    let text = run(["status", &dir]).expect(0).stdout;
+    let line = format!(
+        "video_tokenizer: update 3, gate at {gate}, loss 0.125, learning rate 0.001, 0.5 updates/s, gate in "
+    );
+    assert!(text.contains(&line), "no `{line}` in:\n{text}");
+    let row = text
+        .lines()
+        .find(|line| line.starts_with("video_tokenizer "));
+    let row: Vec<&str> = row.unwrap().split_whitespace().collect();
+    for want in [format!("3/{target}").as_str(), "0.125", "3.0"] {
+        assert!(row.contains(&want), "no `{want}` in {row:?}");
+    }
+    let status = json(&run(["status", &dir, "--json"]).expect(0).stdout);
+    let chunk = &status["stages"][0]["chunk"];
+    assert_eq!(chunk["step"], 3);
+    assert_eq!(chunk["loss"], 0.125);
+    assert_eq!(chunk["learning_rate"], 0.001);
+    assert_eq!(chunk["updates_per_second"], 0.5);
+    assert_eq!(chunk["gate_eta_seconds"], (gate - 3) as f64 * 2.0);
+    assert_eq!(chunk["target_eta_seconds"], (target - 3) as f64 * 2.0);
+    assert_eq!(status["stages"][1]["chunk"], Value::Null);
+    // Before anything is logged there is nothing to say.
+    let bare = Place::with_config(200);
+    let dir = inside_a_chunk(&bare, &[]);
+    let text = run(["status", &dir]).expect(0).stdout;
+    assert!(!text.contains("gate at"), "{text}");
+}
+
+#[test]
+fn explain_says_why_a_run_was_interrupted() {
+    let signal = Event::RunInterrupted(RunInterrupted {
+        reason: InterruptReason::Signal {
+            name: "SIGTERM".to_owned(),
+        },
+    });
+    let place = Place::with_config(200);
+    let dir = inside_a_chunk(&place, &[(5, signal)]);
+    let said = run(["explain", &dir]).expect(0).stdout;
+    for want in ["SIGTERM", "nothing was decided before that"] {
+        assert!(said.contains(want), "no `{want}` in:\n{said}");
+    }
+    let place = Place::with_config(200);
+    let dir = inside_a_chunk(&place, &[]);
+    let said = run(["explain", &dir]).expect(0).stdout;
+    assert!(said.contains("ended without a word"), "{said}");
+    // A run that has come to its end was not interrupted.
+    let (_place, dir) = stopped();
+    let said = run(["explain", &dir]).expect(0).stdout;
+    assert!(!said.contains("after that"), "{said}");
+}
+
+#[test]
+fn an_import_says_what_it_takes() {
+    let (place, dir) = stopped();
+    let text = place.write("notes.txt", "no log at all");
+    let to = place.arg("copy");
+    run(["import", &text, &to]).expect_error(2, &["notes.txt", "`tinygate export` wrote"]);
+    run(["import", &dir, &to]).expect_error(2, &["is a directory", "tinygate export"]);
+    run(["import", &place.arg("none.tgj"), &to])
+        .expect_error(2, &["none.tgj", "`tinygate export` wrote"]);
+    assert!(!place.path("copy").exists());
 }

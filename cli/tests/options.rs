@@ -34,7 +34,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("explain", "--help <DIR> [SEQ]"),
     ("repair", "--accept-loss --dry-run --help --keep <DIR>"),
     ("prune", "--delete --help --json --keep <DIR>"),
-    ("export", "--help <DIR> <FILE>"),
+    ("export", "--force --help <DIR> <FILE>"),
     ("import", "--help <DIR> <FILE>"),
     ("checkpoint verify", "--help <DIR>"),
     ("config init", "--help --preset"),

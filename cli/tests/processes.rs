@@ -18,8 +18,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use support::{Done, Place, assert_same, created_run, records, run, tinygate};
+use support::{Done, Place, assert_same, checkpoints, created_run, records, run, tinygate};
 use tinygate::config::Config;
+use tinygate::events::{Event, InterruptReason, RunInterrupted};
 use tinygate::store::{Durability, EventLog};
 
 /// A run never disturbed, in `whole/run`.
@@ -62,6 +63,129 @@ fn a_stopped_process_goes_on() {
     kill_process(pid, Signal::CONT).unwrap();
     Done::of(child.wait_with_output().unwrap()).expect(0);
     assert_same(&whole, &place.path("other/run"));
+}
+
+/// A terminal that goes away, and a job's manager that warns before the limit.
+#[test]
+fn a_hangup_and_a_warning_stop_with_a_checkpoint() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1")] {
+        let child = at_first_gate(&place);
+        let pid = Pid::from_child(&child);
+        kill_process(pid, signal).unwrap();
+        // A shell passes a hangup on: it comes twice, and means the same. The process may
+        // have ended after the first.
+        let _ = kill_process(pid, signal);
+        Done::of(child.wait_with_output().unwrap()).expect(130);
+        let dir = place.arg("other/run");
+        let last = records(&place.path("other/run")).pop().unwrap();
+        assert_eq!(
+            last.event,
+            Event::RunInterrupted(RunInterrupted {
+                reason: InterruptReason::Signal {
+                    name: name.to_owned()
+                }
+            })
+        );
+        let status = run(["status", &dir]).expect(0).stdout;
+        assert!(
+            status.contains(&format!("interrupted ({name}), resumable")),
+            "{status}"
+        );
+        run(["resume", &dir, "--quiet"]).expect(0);
+        // An obeyed signal leaves a checkpoint more, and nothing else.
+        let (one, other) = (records(&whole), records(&place.path("other/run")));
+        assert_eq!(decided(&one), decided(&other));
+        let (one, other) = (checkpoints(&one), checkpoints(&other));
+        assert!(
+            one.iter().all(|written| other.contains(written)),
+            "other weights"
+        );
+        fs::remove_dir_all(place.path("other")).unwrap();
+    }
+}
+
+/// Gates and their decisions.
+fn decided(records: &[tinygate::events::Record]) -> Vec<(String, u64, tinygate::events::Action)> {
+    let gate = |record: &tinygate::events::Record| match &record.event {
+        Event::GateDecided(gate) => {
+            Some((gate.stage.to_string(), gate.gate_step.get(), gate.decision))
+        }
+        _ => None,
+    };
+    records.iter().filter_map(gate).collect()
+}
+
+/// Whoever starts a run with `nohup` wants it to outlive the terminal.
+#[test]
+fn under_nohup_a_hangup_stays_ignored() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    fs::create_dir(place.path("other")).unwrap();
+    let program = tinygate();
+    let mut nohup = Command::new("nohup");
+    nohup
+        .arg(program.get_program())
+        .args(["run", &place.config(), "--dir", &place.arg("other/run")])
+        .args(["--json", "--quiet"]);
+    let mut child = spawn(&mut nohup);
+    let mut gates = BufReader::new(child.stdout.take().unwrap()).lines();
+    gates.next().unwrap().unwrap();
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    assert!(gates.all(|gate| gate.is_ok()));
+    Done::of(child.wait_with_output().unwrap()).expect(0);
+    assert_same(&whole, &place.path("other/run"));
+}
+
+/// A run whose directory is moved or deleted writes nothing where it was.
+#[test]
+fn a_run_directory_that_is_moved_or_deleted_is_noticed() {
+    let place = Place::with_config(200);
+    let whole = undisturbed(&place);
+    let child = at_first_gate(&place);
+    fs::create_dir(place.path("moved")).unwrap();
+    fs::rename(place.path("other/run"), place.path("moved/run")).unwrap();
+    let done = Done::of(child.wait_with_output().unwrap()).expect(2);
+    for want in [
+        "other/run` was moved to",
+        "moved/run",
+        "hint: resume the run where it is now",
+    ] {
+        assert!(
+            done.stderr.contains(want),
+            "no `{want}` in:\n{}",
+            done.stderr
+        );
+    }
+    assert!(!place.path("other/run").exists(), "it was made again");
+    let moved = place.arg("moved/run");
+    run(["resume", &moved, "--quiet"]).expect(0);
+    run(["replay", &moved]).expect(0);
+    assert_same(&whole, &place.path("moved/run"));
+
+    fs::remove_dir_all(place.path("other")).unwrap();
+    let child = at_first_gate(&place);
+    // Aside first, so that nothing is written into it while it is deleted.
+    fs::rename(place.path("other/run"), place.path("gone")).unwrap();
+    fs::remove_dir_all(place.path("gone")).unwrap();
+    let done = Done::of(child.wait_with_output().unwrap()).expect(2);
+    assert!(done.stderr.contains("was moved"), "{}", done.stderr);
+    assert!(!place.path("other/run").exists(), "it was made again");
+    assert!(!place.path("gone").exists(), "it was made again");
+}
+
+/// Another run that takes the place of one that was moved is left alone.
+#[test]
+fn another_directory_in_its_place_is_left_alone() {
+    let place = Place::with_config(200);
+    let child = at_first_gate(&place);
+    fs::rename(place.path("other/run"), place.path("other/moved")).unwrap();
+    fs::create_dir(place.path("other/run")).unwrap();
+    Done::of(child.wait_with_output().unwrap()).expect(2);
+    assert_eq!(fs::read_dir(place.path("other/run")).unwrap().count(), 0);
 }
 
 /// A group of processes with a limit on their memory; `None` where it cannot be made.

@@ -241,15 +241,15 @@ fn an_edited_decision_is_no_damage_and_is_found_by_replay() {
 #[test]
 fn what_cannot_be_repaired_has_its_code() {
     let (place, dir) = finished();
-    run(["repair", &place.arg("none")]).expect_error(2, &["no log"]);
-    run(["repair", &place.arg("none"), "--dry-run"]).expect_error(2, &["no log"]);
+    run(["repair", &place.arg("none")]).expect_error(2, &["no run"]);
+    run(["repair", &place.arg("none"), "--dry-run"]).expect_error(2, &["no run"]);
     fs::create_dir(place.path("empty")).unwrap();
-    run(["repair", &place.arg("empty"), "--dry-run"]).expect_error(2, &["no log"]);
+    run(["repair", &place.arg("empty"), "--dry-run"]).expect_error(2, &["no run"]);
     Store::create(&place.path("no-events"), "x")
         .unwrap()
         .close()
         .unwrap();
-    run(["repair", &place.arg("no-events")]).expect(5);
+    run(["repair", &place.arg("no-events")]).expect_error(2, &["no run"]);
 
     let (store, _) = Store::open(&dir).unwrap();
     run(["repair", arg(&dir)]).expect_error(2, &["has this run open"]);

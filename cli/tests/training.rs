@@ -690,11 +690,23 @@ fn a_dry_run_speaks_json() {
 }
 
 #[test]
+fn a_dry_run_says_what_it_measures_unless_it_is_quiet() {
+    let place = Place::with_config(200);
+    let done = run(["run", &place.config(), "--dry-run"]).expect(0);
+    for stage in ["video_tokenizer", "latent_actions", "dynamics"] {
+        let want = format!("{stage}: measuring 8 updates");
+        assert!(done.stderr.contains(&want), "{}", done.stderr);
+    }
+    let quiet = run(["run", &place.config(), "--dry-run", "--quiet"]).expect(0);
+    assert_eq!(quiet.stdout + &quiet.stderr, "");
+}
+
+#[test]
 fn a_dry_run_obeys_a_signal_and_cleans_up() {
     let place = Place::with_config(200);
     fs::create_dir(place.path("temporary")).unwrap();
     let mut child = tinygate()
-        .args(["run", &place.config(), "--dry-run", "--quiet"])
+        .args(["run", &place.config(), "--dry-run"])
         .args(["--set", "video_tokenizer.gradient_accumulation_steps=32"])
         .env("TMPDIR", place.path("temporary"))
         .stdout(Stdio::piped())
@@ -707,7 +719,7 @@ fn a_dry_run_obeys_a_signal_and_cleans_up() {
     signal(&child, rustix::process::Signal::TERM);
     let said: Vec<String> = lines.map(Result::unwrap).collect();
     let done = Done::of(child.wait_with_output().unwrap()).expect(130);
-    assert_eq!(done.stderr, "");
+    assert!(!done.stderr.contains("error"), "{}", done.stderr);
     assert!(
         !said.iter().any(|line| line.starts_with("time: ")),
         "{said:?}"

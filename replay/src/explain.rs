@@ -274,11 +274,7 @@ fn explain_measured(measured: &StageMeasured, policy: Option<&Policy>) -> String
 
 /// What was found at a gate and what follows from it, one indented line each.
 pub fn consequences(gate: &GateDecided) -> Vec<String> {
-    let mut lines: Vec<String> = gate
-        .findings
-        .iter()
-        .map(|finding| format!("  note: {}", self::finding(finding)))
-        .collect();
+    let mut lines = notes(&gate.findings);
     lines.extend(restart(gate.restart.as_ref()));
     lines.extend(ladder(gate.rung, &gate.skipped, gate.cursor));
     lines.extend(patches(&gate.config_patch_applied, gate.deferred.as_ref()));
@@ -292,6 +288,47 @@ pub fn consequences(gate: &GateDecided) -> Vec<String> {
         lines.push(format!("  goes on from {}", start(&gate.resume_from)));
     }
     lines
+}
+
+/// A line for each finding; skills that are missing are said in one.
+fn notes(findings: &[Finding]) -> Vec<String> {
+    let is_skill = |finding: &&Finding| matches!(finding, Finding::NoSkill { .. });
+    let mut lines = Vec::new();
+    let mut said = false;
+    for finding in findings {
+        let text = match finding {
+            Finding::NoSkill { .. } if said => continue,
+            Finding::NoSkill { predictor, .. } => {
+                said = true;
+                no_skill(findings.iter().filter(is_skill), predictor)
+            }
+            Finding::VacuousLimit { .. }
+            | Finding::NothingToMeasure { .. }
+            | Finding::DecidedByNoise { .. }
+            | Finding::Cause { .. } => self::finding(finding),
+        };
+        lines.push(format!("  note: {text}"));
+    }
+    lines
+}
+
+fn no_skill<'a>(findings: impl Iterator<Item = &'a Finding>, predictor: &str) -> String {
+    let skills: Vec<String> = findings
+        .filter_map(|finding| match finding {
+            Finding::NoSkill { metric, skill, .. } => {
+                Some(format!("{metric} is {}", short(skill.get())))
+            }
+            Finding::VacuousLimit { .. }
+            | Finding::NothingToMeasure { .. }
+            | Finding::DecidedByNoise { .. }
+            | Finding::Cause { .. } => None,
+        })
+        .collect();
+    format!(
+        "the gate passes without skill: {}, so it is no better than {}",
+        skills.join(" and "),
+        self::predictor(predictor)
+    )
 }
 
 fn action(gate: &GateDecided) -> String {
@@ -448,15 +485,7 @@ fn finding(finding: &Finding) -> String {
             self::predictor(predictor),
             short(trivial_loss.get())
         ),
-        Finding::NoSkill {
-            metric,
-            skill,
-            predictor,
-        } => format!(
-            "the gate passes without skill: {metric} is {}, so it is no better than {}",
-            short(skill.get()),
-            self::predictor(predictor)
-        ),
+        Finding::NoSkill { predictor, .. } => no_skill(std::iter::once(finding), predictor),
         Finding::NothingToMeasure { metric, predictor } if metric == metric::SKILL_MOVING => {
             format!(
                 "no pixel of the held-out frames moves, so {metric} says nothing and {} cannot be beaten",
@@ -815,6 +844,29 @@ mod tests {
         assert_eq!(
             stop(&failed),
             "1 chunk in a row failed before a gate, 0 may"
+        );
+    }
+
+    #[test]
+    fn a_gate_without_skill_is_noted_once() {
+        let no_skill = |metric: &str, skill| Finding::NoSkill {
+            metric: metric.to_owned(),
+            skill: tinygate::events::Scalar::new(skill),
+            predictor: "mean_image".to_owned(),
+        };
+        let both = [no_skill("skill", -13927.0), no_skill("skill_moving", -2.5)];
+        let lines = notes(&both);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines[0].starts_with(
+                "  note: the gate passes without skill: skill is -13927 and skill_moving is -2.5, so it is no better than"
+            ),
+            "{lines:?}"
+        );
+        let [_, moving] = &both;
+        assert_eq!(
+            notes(std::slice::from_ref(moving)),
+            [format!("  note: {}", finding(moving))]
         );
     }
 

@@ -71,7 +71,8 @@ impl From<&OpenError> for Outcome {
             OpenError::NewerVersion(_) => Outcome::NewerVersion,
             OpenError::Locked { .. }
             | OpenError::SledInUse
-            | OpenError::NotALog
+            | OpenError::NotALog { .. }
+            | OpenError::Clock
             | OpenError::Exists
             | OpenError::DiskFull { .. }
             | OpenError::Sled { .. }

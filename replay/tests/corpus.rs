@@ -638,7 +638,7 @@ fn bytes_of(what: &str, records: &[Record]) -> Vec<u8> {
     }
     store.close().unwrap();
     let file = run.path().join("exported.tgj");
-    export(run.path(), &file).unwrap();
+    export(run.path(), &file, false).unwrap();
     fs::read(file).unwrap()
 }
 

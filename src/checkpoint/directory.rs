@@ -415,14 +415,21 @@ fn put_in_place(parent: &Path, temporary: &Path, name: &str) -> Result<(), Write
     remove_directory(&aside)?;
     let in_the_way = path.symlink_metadata().is_ok();
     if in_the_way {
-        fs::rename(&path, &aside).map_err(|error| WriteError::io("move", &path, error))?;
+        rename(&path, &aside)?;
     }
-    fs::rename(temporary, &path).map_err(|error| WriteError::io("move", temporary, error))?;
+    rename(temporary, &path)?;
     sync_directory(parent)?;
     if in_the_way {
         remove_directory(&aside)?;
     }
     Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), WriteError> {
+    fs::rename(from, to).map_err(|error| {
+        let both = format!("{}` to `{}", from.display(), to.display());
+        WriteError::io("rename", Path::new(&both), error)
+    })
 }
 
 fn sync_directory(path: &Path) -> Result<(), WriteError> {

@@ -13,15 +13,58 @@ pub enum ConfigError {
         "cannot read the config `{path}`: {reason}\nhint: check the path; `tinygate config init` prints a config to begin with"
     )]
     Unreadable { path: String, reason: String },
+    #[error(
+        "{path}:{line}:{column}: the config is not UTF-8 text: {what}\nhint: save the file as UTF-8, in an editor or with `iconv -f {from} -t UTF-8`"
+    )]
+    NotUtf8 {
+        path: String,
+        /// Of the first byte that does not belong there, counted from 1.
+        line: usize,
+        /// In characters, counted from 1.
+        column: usize,
+        /// What stands there.
+        what: String,
+        /// The encoding that it may be in.
+        from: &'static str,
+    },
     #[error("{}", Listed(.problems))]
     Invalid { problems: Vec<Problem> },
 }
 
 impl ConfigError {
+    /// Names the first byte of a text that is not UTF-8.
+    pub(super) fn not_utf8(path: String, bytes: &[u8], valid: usize) -> ConfigError {
+        let before = String::from_utf8_lossy(bytes.get(..valid).unwrap_or_default());
+        let wide = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+        let byte = bytes.get(valid).copied().unwrap_or_default();
+        let what = match byte {
+            _ if wide => "it begins like UTF-16".to_owned(),
+            // in Latin-1 a byte is the character of its number
+            0xa0..=0xff => format!(
+                "byte 0x{byte:02x}, in Latin-1 the character `{}`",
+                char::from(byte)
+            ),
+            _ => format!("byte 0x{byte:02x}"),
+        };
+        ConfigError::NotUtf8 {
+            path,
+            line: before.matches('\n').count() + 1,
+            column: before
+                .rsplit('\n')
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .count()
+                + 1,
+            what,
+            from: if wide { "UTF-16" } else { "LATIN1" },
+        }
+    }
+
     /// The problems of the text; empty when there was no text to read.
     pub fn problems(&self) -> &[Problem] {
         match self {
-            ConfigError::Unreadable { .. } => &[],
+            ConfigError::Unreadable { .. } | ConfigError::NotUtf8 { .. } => &[],
             ConfigError::Invalid { problems } => problems,
         }
     }

@@ -21,6 +21,8 @@ mod tree;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +35,8 @@ pub use tree::Override;
 
 /// Bytes of a config file at most.
 pub const FILE_MOST: u64 = 1 << 20;
+/// Stands for the standard input where a config's file is named.
+pub const STDIN: &str = "-";
 
 /// Everything that defines a run, every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,22 +112,35 @@ pub struct Loaded {
 }
 
 impl Config {
-    /// Reads a TOML file and lays the overrides over it. Relative paths in the file
-    /// are taken from the file's folder, those of overrides from the working directory.
+    /// Reads a TOML file and lays the overrides over it; `-` is the standard input.
+    /// Relative paths in the file are taken from the file's folder, those of overrides
+    /// and of the standard input from the working directory.
     ///
     /// # Errors
     /// An unreadable file, or every problem of the config.
     pub fn load(path: &Path, overrides: &[Override]) -> Result<Loaded, ConfigError> {
-        let unreadable = |reason: String| ConfigError::Unreadable {
-            path: path.display().to_string(),
-            reason,
+        let piped = path == Path::new(STDIN);
+        let name = if piped {
+            "standard input".to_owned()
+        } else {
+            path.display().to_string()
         };
-        let bytes = read_bounded(path).map_err(|e| unreadable(e.to_string()))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|e| unreadable(format!("it is not UTF-8 text: {e}")))?;
-        let absolute = std::path::absolute(path).map_err(|e| unreadable(e.to_string()))?;
+        let unreadable = |error: std::io::Error| ConfigError::Unreadable {
+            path: name.clone(),
+            reason: error.to_string(),
+        };
+        let bytes = if piped {
+            bounded(std::io::stdin().lock())
+        } else {
+            File::open(path).and_then(bounded)
+        };
+        let text = String::from_utf8(bytes.map_err(unreadable)?).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            ConfigError::not_utf8(name.clone(), error.as_bytes(), valid)
+        })?;
+        let absolute = std::path::absolute(path).map_err(unreadable)?;
         let base = absolute.parent().unwrap_or(Path::new("/"));
-        Config::parse(&text, &path.display().to_string(), base, overrides)
+        Config::parse(&text, &name, base, overrides)
     }
 
     /// The same for a text: `name` stands for it in errors, `base` is the folder
@@ -266,14 +283,12 @@ fn needs(model: ModelKind) -> &'static [ModelKind] {
     }
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
+fn bounded(source: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut file = std::fs::File::open(path)?.take(FILE_MOST + 1);
-    file.read_to_end(&mut bytes)?;
+    source.take(FILE_MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_MOST {
-        let reason = format!("it is larger than {FILE_MOST} bytes");
-        return Err(std::io::Error::other(reason));
+        let most = crate::units::bytes(FILE_MOST);
+        return Err(std::io::Error::other(format!("it is larger than {most}")));
     }
     Ok(bytes)
 }

@@ -50,7 +50,7 @@ pub const MINOR: u16 = 0;
 
 /// The first bytes of a log's file.
 pub const FILE_MAGIC: [u8; 8] = *b"TGJRNL\x1a\n";
-const BLOCK_MAGIC: [u8; 4] = *b"TGBK";
+pub(super) const BLOCK_MAGIC: [u8; 4] = *b"TGBK";
 /// Bytes of the file header that its hash is of.
 const HASHED: usize = FILE_HEADER - 32;
 const VERSION_BYTES: usize = 32;
@@ -103,13 +103,14 @@ impl FileHeader {
 
     /// Reads the start of a journal.
     pub fn read(bytes: &[u8]) -> Result<FileHeader, HeaderError> {
+        let magic = bytes.get(..FILE_MAGIC.len()).unwrap_or(bytes);
+        if !FILE_MAGIC.starts_with(magic) {
+            return Err(HeaderError::Magic);
+        }
         let Some(bytes) = bytes.first_chunk::<FILE_HEADER>() else {
             return Err(HeaderError::Short { found: bytes.len() });
         };
         let (start, hash) = bytes.split_at(HASHED);
-        if bytes.first_chunk() != Some(&FILE_MAGIC) {
-            return Err(HeaderError::Magic);
-        }
         if blake3::hash(start).as_bytes() != hash {
             return Err(HeaderError::Hash);
         }
@@ -125,6 +126,40 @@ impl FileHeader {
             }));
         }
         Ok(header)
+    }
+
+    /// Whether `bytes`, fewer than a header has, begin one of this build's format. Nothing but
+    /// the magic, the format and texts can be checked; the hash as far as it is there.
+    pub fn is_begun(bytes: &[u8]) -> bool {
+        let begins = |from: usize, want: &[u8]| {
+            let found = bytes.get(from..).unwrap_or_default();
+            found.iter().zip(want).all(|(a, b)| a == b)
+        };
+        let is_text = |from: usize, to: usize| {
+            let found = bytes.get(from..to.min(bytes.len())).unwrap_or_default();
+            let end = found.iter().position(|byte| *byte == 0);
+            let (text, padding) = found.split_at(end.unwrap_or(found.len()));
+            // a character may be cut off
+            let valid = std::str::from_utf8(text).map_or_else(
+                |error| error.error_len().is_none() && bytes.len() < to,
+                |text| !text.chars().any(char::is_control),
+            );
+            valid && padding.iter().all(|byte| *byte == 0)
+        };
+        let mut format = [0; 8];
+        for (to, from) in format
+            .iter_mut()
+            .zip(MAJOR.to_le_bytes().into_iter().chain(MINOR.to_le_bytes()))
+        {
+            *to = from;
+        }
+        let hash = bytes.get(..HASHED).map(blake3::hash);
+        bytes.len() < FILE_HEADER
+            && begins(0, &FILE_MAGIC)
+            && begins(8, &format)
+            && is_text(32, 64)
+            && is_text(64, HASHED)
+            && hash.is_none_or(|hash| begins(HASHED, hash.as_bytes()))
     }
 
     /// The header that differs from `bytes` in one byte and gives its own hash, if

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::presence::{is_bare, sled_is_bare};
 use super::sled_mirror::SledMirror;
 
 pub const JOURNAL: &str = "log/journal.tgj";
@@ -35,6 +36,14 @@ pub trait Disk: Send + Sync {
 
     /// Opens the second copy; `None` if there is none and `create` is not set.
     fn mirror(&self, create: bool) -> Result<Option<Box<dyn Mirror>>, MirrorError>;
+
+    /// Whether the second copy holds no event, for certain; `None` if there is none.
+    fn mirror_is_bare(&self) -> Result<Option<bool>, MirrorError> {
+        match self.mirror(false)? {
+            Some(mut mirror) => is_bare(mirror.as_mut()).map(Some),
+            None => Ok(None),
+        }
+    }
 
     /// Moves the second copy out of the way, under the name `to`. Whether there was one.
     fn set_mirror_aside(&self, to: &str) -> io::Result<bool>;
@@ -174,6 +183,10 @@ impl Disk for RealDisk {
         }
         let mirror = SledMirror::open(&path, self.patience)?;
         Ok(Some(Box::new(mirror)))
+    }
+
+    fn mirror_is_bare(&self) -> Result<Option<bool>, MirrorError> {
+        sled_is_bare(&self.path(SLED), self.patience)
     }
 
     fn set_mirror_aside(&self, to: &str) -> io::Result<bool> {

@@ -7,6 +7,7 @@ use std::io;
 
 use super::block::Hash;
 use super::disk::{MirrorError, is_full};
+use super::folder::Moved;
 use crate::events::stored::StoredError;
 use crate::events::{Seq, StoreRepaired};
 
@@ -32,6 +33,8 @@ pub enum AppendError {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Moved(#[from] Moved),
     #[error(
         "event {seq} cannot be stored: {source}\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
     )]
@@ -52,7 +55,6 @@ pub enum AppendError {
 
 /// Why a log cannot be read on, and from where.
 #[derive(Debug, thiserror::Error)]
-#[error("event {seq}, byte {offset}: {kind}")]
 pub struct ReadError {
     /// Events before it are sound.
     pub seq: Seq,
@@ -60,6 +62,21 @@ pub struct ReadError {
     pub offset: u64,
     #[source]
     pub kind: ReadErrorKind,
+}
+
+impl std::fmt::Display for ReadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ReadError { seq, offset, kind } = self;
+        match kind {
+            // a place in a log that is not there says nothing
+            ReadErrorKind::NotALog { .. } => write!(f, "{kind}"),
+            // of an empty file it is part of recorded audits
+            ReadErrorKind::Empty
+            | ReadErrorKind::Damaged { .. }
+            | ReadErrorKind::NewerVersion(_)
+            | ReadErrorKind::Io(_) => write!(f, "event {seq}, byte {offset}: {kind}"),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -105,20 +122,40 @@ impl std::fmt::Display for Found {
     }
 }
 
+fn holder(pid: &str, host: &str) -> String {
+    if pid == "unknown" {
+        "another process".to_owned()
+    } else {
+        format!("process {pid} on host `{host}`")
+    }
+}
+
 /// Why a log cannot be opened for writing. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
-        "process {pid} on host `{host}` has this run open\nhint: wait until it ends, or stop it; `tinygate status` and `tinygate log` read beside it"
+        "{} has this run open\nhint: wait until it ends, or stop it; `tinygate status` and `tinygate log` read beside it",
+        holder(pid, host)
     )]
     Locked { pid: String, host: String },
     #[error(
         "another process has the run's sled folder open\nhint: wait until it ends, then try again"
     )]
     SledInUse,
-    #[error("there is no log in this run directory\nhint: `tinygate run` makes one")]
-    NotALog,
-    #[error("the run directory already has a log\nhint: `tinygate resume` goes on with it")]
+    #[error(
+        "the system clock is set to a time before 1970\nhint: set it (`date` shows it), then try again"
+    )]
+    Clock,
+    #[error("there is no run here{}\nhint: `tinygate run CONFIG --dir DIR` starts one", if *.remains {
+        ": one was started and ended before its first event, so there is nothing to continue"
+    } else {
+        ""
+    })]
+    NotALog {
+        /// A process left files, but no event.
+        remains: bool,
+    },
+    #[error("the run directory already has a log\nhint: `tinygate resume` continues it")]
     Exists,
     #[error("{0}")]
     NewerVersion(Found),
@@ -164,6 +201,10 @@ impl OpenError {
             name: name.to_owned(),
             source,
         }
+    }
+
+    pub(super) fn rename(from: &str, to: &str, source: io::Error) -> OpenError {
+        OpenError::disk("rename", &format!("{from}` to `{to}"), source)
     }
 
     pub(super) fn sled(error: MirrorError) -> OpenError {

@@ -37,6 +37,10 @@ impl Window {
         }
     }
 
+    pub fn into_file(self) -> Box<dyn DiskFile> {
+        self.file
+    }
+
     pub fn len(&self) -> io::Result<u64> {
         self.file.len()
     }

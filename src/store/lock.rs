@@ -1,19 +1,34 @@
 //! One writer at a time: a lock on a file of the run directory.
 //!
 //! The kernel frees it when the process ends, however it ends. Who holds it is
-//! written inside, for the message.
+//! written inside, for the message. A writer holds it exclusively. A reader that
+//! asks whether there is a writer takes it shared, for a moment: a writer that
+//! starts at that moment waits, and is refused only where another writer is.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, test_kill_process};
 
 use super::disk::{LOCK, create_folder};
 use super::error::OpenError;
+use super::folder::RunFolder;
+
+/// How long a writer waits for readers, which hold the lock for microseconds unless they
+/// are stopped or slowed down.
+const READERS_MOST: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(20);
+/// Looks at the lock's text before a name that is not a running process's is given up.
+const LOOKS_MOST: u32 = 10;
 
 /// Held until it is dropped.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
+    folder: RunFolder,
 }
 
 impl RunLock {
@@ -32,26 +47,69 @@ impl RunLock {
             .truncate(false)
             .open(run.join(LOCK))
             .map_err(error)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held_by(&mut file)),
-            Err(TryLockError::Error(source)) => return Err(error(source)),
+        if !lock_alone(&file).map_err(error)? {
+            return Err(held_by(&mut file));
         }
         let text = format!("pid {}\nhost {}\n", std::process::id(), host_name());
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(error)?;
-        Ok(RunLock { _file: file })
+        let folder = RunFolder::open(run)
+            .map_err(|source| OpenError::disk("open", &run.display().to_string(), source))?;
+        Ok(RunLock {
+            _file: file,
+            folder,
+        })
     }
 
-    /// The process that holds a run, if one does: its pid and host.
+    /// The directory that is locked.
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// The process that holds a run, if one does: its pid and host, `unknown` where
+    /// it has not written them yet.
     pub fn holder(run: &Path) -> Option<(String, String)> {
         let mut file = File::open(run.join(LOCK)).ok()?;
         match file.try_lock_shared() {
             Ok(()) | Err(TryLockError::Error(_)) => None,
             Err(TryLockError::WouldBlock) => Some(read_holder(&mut file)),
         }
+    }
+
+    /// # Errors
+    /// [`OpenError::Locked`] where a process holds the run.
+    pub(super) fn refuse_held(run: &Path) -> Result<(), OpenError> {
+        match RunLock::holder(run) {
+            Some((pid, host)) => Err(OpenError::Locked { pid, host }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Takes the lock exclusively, once readers have let it go. False: a writer has it.
+fn lock_alone(file: &File) -> io::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        // readers share it with this process, a writer does not
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock()?,
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        if READERS_MOST < begun.elapsed() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "a process that reads this run does not let its lock go",
+            ));
+        }
+        sleep(PAUSE);
     }
 }
 
@@ -60,10 +118,32 @@ fn held_by(file: &mut File) -> OpenError {
     OpenError::Locked { pid, host }
 }
 
-/// A writer between taking the lock and writing its name is unknown.
+/// Who holds the lock. For a moment after a writer has taken it, the name of the one
+/// before it still stands there, or none.
 fn read_holder(file: &mut File) -> (String, String) {
+    for look in 0..LOOKS_MOST {
+        if 0 < look {
+            sleep(PAUSE);
+        }
+        let (pid, host) = read_name(file);
+        if pid != "unknown" && !has_ended(&pid, &host) {
+            return (pid, host);
+        }
+    }
+    ("unknown".to_owned(), "unknown".to_owned())
+}
+
+/// Whether a process of this machine is gone.
+fn has_ended(pid: &str, host: &str) -> bool {
+    let pid = pid.parse().ok().and_then(Pid::from_raw);
+    host == host_name()
+        && pid.is_some_and(|pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
+
+fn read_name(file: &mut File) -> (String, String) {
     let mut text = String::new();
     // what cannot be read is unknown
+    let _ = file.rewind();
     let _ = file.take(4096).read_to_string(&mut text);
     let field = |name: &str| {
         text.lines()

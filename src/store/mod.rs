@@ -10,9 +10,11 @@
 mod block;
 pub mod disk;
 mod error;
+mod folder;
 mod journal;
 mod lock;
 mod memory;
+mod presence;
 mod reader;
 mod recover;
 mod repair;
@@ -28,8 +30,10 @@ pub use block::{FILE_HEADER, FILE_MAGIC, FileHeader, MAX_BLOCK};
 pub use error::{
     AppendError, ChainHead, Found, LogCopy, OpenError, ReadError, ReadErrorKind, Repair,
 };
+pub use folder::{Moved, RunFolder};
 pub use lock::{RunLock, host_name};
 pub use memory::MemoryLog;
+pub use presence::{Presence, presence};
 pub use reader::{LogFile, LogRecords, Tail};
 pub use repair::{Wishes, rehearse};
 pub use store::{LAZY, MIRROR_BLOCKS, Store};

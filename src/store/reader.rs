@@ -79,6 +79,18 @@ impl LogFile {
         Ok(LogFile { window, header })
     }
 
+    /// Whether a file begins with a header and a whole append. Gives the file back.
+    pub(super) fn starts_with_append(file: Box<dyn DiskFile>) -> (bool, Box<dyn DiskFile>) {
+        let mut window = Window::new(file);
+        let header = window.header().map(FileHeader::read);
+        let Ok(Ok(header)) = header else {
+            return (false, window.into_file());
+        };
+        let mut records = LogFile { window, header }.records();
+        let found = matches!(records.next_group(), Ok(Some(_)));
+        (found, records.window.into_file())
+    }
+
     pub fn header(&self) -> &FileHeader {
         &self.header
     }

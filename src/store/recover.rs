@@ -17,8 +17,8 @@ use super::block::{
     Block, BlockError, FILE_HEADER, FileHeader, Hash, HeadMarker, HeaderError, Link,
 };
 use super::disk::{
-    Disk, DiskFile, JOURNAL, Mirror, MirrorError, MirrorKey, NEW_JOURNAL, QUARANTINE, read_full,
-    write_full,
+    Disk, DiskFile, JOURNAL, Mirror, MirrorError, MirrorKey, NEW_JOURNAL, QUARANTINE, SLED,
+    read_full, write_full,
 };
 use super::error::{ChainHead, Found, LogCopy, OpenError, Repair};
 use super::journal::{Seen, Window};
@@ -66,6 +66,12 @@ impl Compared {
                 self.end.seq
             ),
         }
+    }
+
+    /// Of a journal alone: it holds no whole append, and nothing but a write that was not
+    /// finished follows its header.
+    pub fn is_unfinished_start(&self) -> bool {
+        self.end.seq == 0 && matches!(self.journal.fault, None | Some(Fault::Unfinished))
     }
 
     /// What is wrong with the copies, where bytes are not what they should be.
@@ -598,7 +604,7 @@ fn agree_on_header(
         (Some(Ok(ours)), _) => Ok((ours, None)),
         (Some(Err(error)), Some(Ok(theirs))) => Ok((theirs, Some(error.to_string()))),
         (None, Some(Ok(theirs))) => Ok((theirs, None)),
-        (None, None) if second.missing => Err(OpenError::NotALog),
+        (None, None) if second.missing => Err(OpenError::NotALog { remains: false }),
         (ours, _) => {
             let mended = [&bytes, &their_bytes]
                 .into_iter()
@@ -849,7 +855,8 @@ fn rebuild_journal(
         });
     }
     file.sync().map_err(write_error)?;
-    disk.rename(NEW_JOURNAL, JOURNAL).map_err(write_error)?;
+    disk.rename(NEW_JOURNAL, JOURNAL)
+        .map_err(|source| OpenError::rename(NEW_JOURNAL, JOURNAL, source))?;
     Ok(file)
 }
 
@@ -934,7 +941,7 @@ fn restore_mirror(
     let name = quarantine_name(disk, "sled")?;
     let moved = disk
         .set_mirror_aside(&name)
-        .map_err(|source| OpenError::disk("move", "log/sled", source))?;
+        .map_err(|source| OpenError::rename(SLED, &name, source))?;
     let mut mirror = disk
         .mirror(true)
         .and_then(|mirror| mirror.ok_or_else(|| MirrorError::Failed("not made".to_owned())))

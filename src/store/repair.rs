@@ -11,11 +11,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::{Disk, JOURNAL, QUARANTINE, RealDisk};
+use super::disk::{Disk, JOURNAL, QUARANTINE, RealDisk, SLED};
 use super::error::{ChainHead, LogCopy, OpenError, Repair};
 use super::lock::RunLock;
 use super::recover::{Loss, compare, quarantine_name};
 use super::scratch::{Scratch, copy_folder};
+use super::store::expect_log;
 use super::writer::Writer;
 use crate::events::Seq;
 
@@ -74,15 +75,16 @@ fn keep_one(
         LogCopy::Journal => {
             let name = quarantine_name(disk.as_ref(), "sled")?;
             disk.set_mirror_aside(&name)
-                .map_err(|source| OpenError::disk("move", "log/sled", source))?;
+                .map_err(|source| OpenError::rename(SLED, &name, source))?;
             (LogCopy::Sled, &fork.sled, name)
         }
         LogCopy::Sled => {
             let name = quarantine_name(disk.as_ref(), "journal")?;
-            let error = |source| OpenError::disk("move", JOURNAL, source);
             // makes the folder; the journal then takes the empty file's place
-            drop(disk.create(&name).map_err(error)?);
-            disk.rename(JOURNAL, &name).map_err(error)?;
+            let made = disk.create(&name);
+            drop(made.map_err(|source| OpenError::disk("make", &name, source))?);
+            disk.rename(JOURNAL, &name)
+                .map_err(|source| OpenError::rename(JOURNAL, &name, source))?;
             (LogCopy::Journal, &fork.journal, name)
         }
     };
@@ -131,12 +133,8 @@ fn is_sound(disk: &Arc<dyn Disk>, loss: Loss, copy: LogCopy) -> Result<(), OpenE
 /// # Errors
 /// Those that the repair would have, and those of the copy.
 pub fn rehearse(run: &Path, wishes: Wishes) -> Result<(u64, Vec<Repair>), OpenError> {
-    if !run.is_dir() {
-        return Err(OpenError::NotALog);
-    }
-    if let Some((pid, host)) = RunLock::holder(run) {
-        return Err(OpenError::Locked { pid, host });
-    }
+    expect_log(run)?;
+    RunLock::refuse_held(run)?;
     let error = |source| OpenError::disk("copy", "log", source);
     let scratch = Scratch::make().map_err(error)?;
     if run.join("log").is_dir() {

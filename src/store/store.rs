@@ -11,14 +11,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::block::FileHeader;
 use super::disk::{Disk, JOURNAL, RealDisk};
 use super::error::{AppendError, OpenError, ReadError, ReadErrorKind, Repair};
+use super::folder::Moved;
 use super::lock::RunLock;
+use super::presence::{Presence, presence};
 use super::reader::LogFile;
 use super::repair::{Wishes, repair};
 use super::writer::{Failure, Unit, Writer};
@@ -42,7 +44,7 @@ pub struct Store {
     shared: Arc<Shared>,
     hands: Hands,
     /// Freed last.
-    _lock: Option<RunLock>,
+    lock: Option<RunLock>,
 }
 
 /// A writer and where its messages come in.
@@ -108,6 +110,11 @@ impl Shared {
 impl Store {
     /// Makes the log of a new run in the run directory `run`, and the directory.
     pub fn create(run: &Path, name: &str) -> Result<Store, OpenError> {
+        check_clock(SystemTime::now())?;
+        if presence(run)? == Presence::Log {
+            RunLock::refuse_held(run)?;
+            return Err(OpenError::Exists);
+        }
         let lock = RunLock::take(run)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
         let writer = Writer::create(&disk, name, nonce(run))?;
@@ -117,9 +124,7 @@ impl Store {
     /// Opens the log of a run for writing. What had to be put right is returned:
     /// the caller appends it as [`crate::events::StoreRepaired`].
     pub fn open(run: &Path) -> Result<(Store, Vec<Repair>), OpenError> {
-        if !run.is_dir() {
-            return Err(OpenError::NotALog);
-        }
+        expect_log(run)?;
         let lock = RunLock::take(run)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
         let (writer, repairs) = Writer::open(&disk)?;
@@ -131,9 +136,7 @@ impl Store {
     /// # Errors
     /// Where something is lost or disagrees that no wish speaks of, nothing was changed.
     pub fn repair(run: &Path, wishes: Wishes) -> Result<(Store, Vec<Repair>), OpenError> {
-        if !run.is_dir() {
-            return Err(OpenError::NotALog);
-        }
+        expect_log(run)?;
         let lock = RunLock::take(run)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
         let (writer, repairs) = repair(&disk, wishes)?;
@@ -202,7 +205,7 @@ impl Store {
             sender,
             shared,
             hands: Hands::Thread(Some(thread)),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -217,7 +220,7 @@ impl Store {
             sender,
             shared,
             hands: Hands::Caller(Mutex::new(Some(Box::new((worker, inbox))))),
-            _lock: None,
+            lock: None,
         }
     }
 
@@ -260,6 +263,15 @@ impl Store {
         result
     }
 
+    /// # Errors
+    /// Where the run's directory is no longer at its path.
+    fn in_place(&self) -> Result<(), Moved> {
+        match &self.lock {
+            Some(lock) => lock.folder().check(),
+            None => Ok(()),
+        }
+    }
+
     /// The caller does the writer's work, and has not closed the log yet.
     fn is_stepped(&self) -> bool {
         match &self.hands {
@@ -297,6 +309,7 @@ impl EventLog for Store {
         events: &[(u64, Event)],
         durability: Durability,
     ) -> Result<Seq, AppendError> {
+        self.in_place()?;
         let unit = Unit::encode(expected_next, events)?;
         let mut state = self.shared.lock();
         let head = state.next;
@@ -348,6 +361,7 @@ impl EventLog for Store {
     }
 
     fn sync(&self) -> Result<Seq, AppendError> {
+        self.in_place()?;
         let (reply, answer) = bounded(1);
         let _ = self.sender.send(Message::Sync { reply });
         self.wait(&answer)
@@ -365,12 +379,16 @@ impl EventLog for Store {
         let file = self
             .disk
             .open(JOURNAL)
-            .map_err(|error| broken(ReadErrorKind::Io(error)))?
-            .ok_or_else(|| {
-                broken(ReadErrorKind::NotALog {
-                    what: "the journal is gone".to_owned(),
-                })
-            })?;
+            .map_err(|error| broken(ReadErrorKind::Io(error)))?;
+        let Some(file) = file.filter(|_| end > Seq::FIRST) else {
+            if end == Seq::FIRST {
+                // a new log gets its journal with its first event
+                return Ok(Box::new(std::iter::empty()));
+            }
+            return Err(broken(ReadErrorKind::NotALog {
+                what: "the journal is gone".to_owned(),
+            }));
+        };
         let mut records = LogFile::new(file)?.records();
         records.skip_to(from)?;
         Ok(Box::new(
@@ -384,6 +402,28 @@ impl EventLog for Store {
                     Err(_) => true,
                 }),
         ))
+    }
+}
+
+/// Events carry times since 1970, and sled takes none before it.
+pub(super) fn check_clock(now: SystemTime) -> Result<(), OpenError> {
+    match now.duration_since(UNIX_EPOCH) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(OpenError::Clock),
+    }
+}
+
+/// Refuses a directory without a log, and leaves nothing there.
+pub(super) fn expect_log(run: &Path) -> Result<(), OpenError> {
+    check_clock(SystemTime::now())?;
+    match presence(run)? {
+        Presence::Log => Ok(()),
+        found => {
+            // whoever makes one at this moment has it open
+            RunLock::refuse_held(run)?;
+            let remains = found == Presence::Remains;
+            Err(OpenError::NotALog { remains })
+        }
     }
 }
 
@@ -589,10 +629,22 @@ fn nonce(run: &Path) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&RandomState::new().hash_one(run).to_le_bytes());
     hasher.update(&std::process::id().to_le_bytes());
-    if let Ok(now) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+    if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) {
         hasher.update(&now.as_nanos().to_le_bytes());
     }
     let mut nonce = [0; 16];
     hasher.finalize_xof().fill(&mut nonce);
     nonce
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_before_1970_is_named() {
+        assert!(check_clock(UNIX_EPOCH).is_ok());
+        let before = check_clock(UNIX_EPOCH - Duration::from_secs(1)).unwrap_err();
+        assert!(before.to_string().contains("clock"), "{before}");
+    }
 }

@@ -1,27 +1,46 @@
 //! A log in one file: the sound part of a journal is the export format.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::disk::{Disk, JOURNAL, NEW_JOURNAL, RealDisk, sync_parent, write_full};
+use super::disk::{Disk, JOURNAL, NEW_JOURNAL, RealDisk, SLED, sync_parent, write_full};
 use super::error::{OpenError, ReadError};
 use super::lock::RunLock;
+use super::presence::{Presence, presence, presence_on};
 use super::reader::{LogFile, Tail};
+use super::recover::quarantine_name;
+use super::store::check_clock;
 use super::writer::Writer;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Log(#[from] ReadError),
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error(
-        "cannot write `{path}`: {source}\nhint: name a file that is not there yet, in a folder you may write to"
-    )]
+    #[error("`{path}` exists already\nhint: name another file, or replace it with `--force`")]
+    InTheWay { path: PathBuf },
+    #[error("cannot read `{path}`: {source}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write `{path}`: {source}\nhint: name a file in a folder that you may write to")]
     Write {
         path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "cannot rename `{from}` to `{to}`: {source}\nhint: name a file in a folder that you may write to"
+    )]
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
         #[source]
         source: io::Error,
     },
@@ -38,13 +57,14 @@ pub struct Exported {
     pub fault: Option<ReadError>,
 }
 
-/// Copies the sound part of a run's journal (or of another export) into a new
-/// file, also while the run is being written.
+/// Copies the sound part of a run's journal (or of another export) into a file, also
+/// while the run is being written. The file appears whole or not at all; one that is there
+/// already is replaced only if `replace` says so.
 ///
 /// # Errors
 /// When not even the file header is good, or the file exists already or cannot
 /// be written. Damage further on is no error; it is part of the answer.
-pub fn export(log: &Path, to: &Path) -> Result<Exported, TransferError> {
+pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, TransferError> {
     let mut records = LogFile::open(log)?.records();
     let fault = records
         .visit_stored(|_, stored| stored.decode().map(|_| ()))
@@ -55,27 +75,71 @@ pub fn export(log: &Path, to: &Path) -> Result<Exported, TransferError> {
         tail: records.tail()?,
         fault,
     };
-    let error = |source| TransferError::Write {
-        path: to.to_owned(),
-        source,
-    };
     let from = if log.is_dir() {
         log.join(JOURNAL)
     } else {
         log.to_owned()
     };
-    let mut from = File::open(from).map_err(error)?.take(exported.bytes);
-    let mut file = OpenOptions::new()
+    let itself = || matches!((fs::canonicalize(&from), fs::canonicalize(to)), (Ok(from), Ok(to)) if from == to);
+    if itself() || !replace && to.symlink_metadata().is_ok() {
+        return Err(TransferError::InTheWay {
+            path: to.to_owned(),
+        });
+    }
+    let mut from = File::open(&from)
+        .map_err(|source| TransferError::Read { path: from, source })?
+        .take(exported.bytes);
+    // beside the file, under a name of its own
+    let mut beside = to.as_os_str().to_owned();
+    beside.push(format!(".{}.new", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let written = copy_to(&mut from, &beside).and_then(|()| {
+        put_in_place(&beside, to, replace)
+            .and_then(|()| sync_parent(to))
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::AlreadyExists => TransferError::InTheWay {
+                    path: to.to_owned(),
+                },
+                _ => TransferError::Rename {
+                    from: beside.clone(),
+                    to: to.to_owned(),
+                    source,
+                },
+            })
+    });
+    if written.is_err() {
+        // what stays is the error that is reported
+        let _ = fs::remove_file(&beside);
+    }
+    written.map(|()| exported)
+}
+
+fn put_in_place(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+    if replace {
+        return fs::rename(from, to);
+    }
+    // unlike a rename, a link does not replace what has appeared meanwhile
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // not every file system has links
+        Err(_) => fs::rename(from, to),
+    }
+}
+
+fn copy_to(from: &mut impl Read, to: &Path) -> Result<(), TransferError> {
+    let copied = OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(to)
-        .map_err(error)?;
-    io::copy(&mut from, &mut file)
-        .and_then(|_| file.flush())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| sync_parent(to))
-        .map_err(error)?;
-    Ok(exported)
+        .and_then(|mut file| {
+            io::copy(from, &mut file)?;
+            file.sync_all()
+        });
+    copied.map_err(|source| TransferError::Write {
+        path: to.to_owned(),
+        source,
+    })
 }
 
 /// Makes a run directory from an exported log, after reading every event of it.
@@ -88,12 +152,23 @@ pub fn import(file: &Path, run: &Path) -> Result<u64, TransferError> {
     let mut records = LogFile::open(file)?.records();
     records.visit_stored(|_, stored| stored.decode().map(|_| ()))?;
     let (events, bytes) = (records.next_seq().get(), records.offset());
+    if events == 0 {
+        // nothing is made of it
+        return Ok(0);
+    }
+    let free = |found: Presence| match found {
+        Presence::Nothing | Presence::Remains => Ok(()),
+        Presence::Log => Err(OpenError::Exists),
+    };
+    check_clock(SystemTime::now())?;
+    free(presence(run)?)?;
     let _lock = RunLock::take(run)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
+    free(presence_on(disk.as_ref())?)?;
+    let name = quarantine_name(disk.as_ref(), "sled")?;
+    disk.set_mirror_aside(&name)
+        .map_err(|source| OpenError::rename(SLED, &name, source))?;
     let error = |source| OpenError::disk("write", NEW_JOURNAL, source);
-    if disk.open(JOURNAL).map_err(error)?.is_some() || run.join(super::disk::SLED).exists() {
-        return Err(OpenError::Exists.into());
-    }
     let mut source = File::open(file).map_err(error)?.take(bytes);
     let mut journal = disk.create(NEW_JOURNAL).map_err(error)?;
     let mut buffer = vec![0; 64 << 10];
@@ -108,7 +183,8 @@ pub fn import(file: &Path, run: &Path) -> Result<u64, TransferError> {
         offset += read as u64;
     }
     journal.sync().map_err(error)?;
-    disk.rename(NEW_JOURNAL, JOURNAL).map_err(error)?;
+    disk.rename(NEW_JOURNAL, JOURNAL)
+        .map_err(|source| OpenError::rename(NEW_JOURNAL, JOURNAL, source))?;
     // makes the second copy
     Writer::open(&disk)?;
     Ok(events)

@@ -62,7 +62,7 @@ pub fn verify(run: &Path) -> Result<Verification, OpenError> {
     let mut copy = if in_use { None } else { SledCopy::make(run)? };
     let mut mirror = copy.as_mut().map(SledCopy::open).transpose();
     if journal.is_none() && copy.is_none() {
-        return Err(OpenError::NotALog);
+        return Err(OpenError::NotALog { remains: false });
     }
     let journal_state = match journal {
         Some(journal) => state(compare(Some(journal), Ok(None), Loss::Refused))?,
@@ -94,7 +94,8 @@ pub fn verify(run: &Path) -> Result<Verification, OpenError> {
                 OpenError::NewerVersion(_) => return Err(error),
                 OpenError::Locked { .. }
                 | OpenError::SledInUse
-                | OpenError::NotALog
+                | OpenError::NotALog { .. }
+                | OpenError::Clock
                 | OpenError::Exists
                 | OpenError::DiskFull { .. }
                 | OpenError::Sled { .. }

@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use super::block::{BlockWriter, FILE_HEADER, FileHeader, Hash, HeadMarker, Link, MAX_PAYLOAD};
 use super::disk::{
-    Disk, DiskFile, JOURNAL, Mirror, MirrorError, MirrorKey, NEW_JOURNAL, QUARANTINE, is_full,
-    write_full,
+    Disk, DiskFile, JOURNAL, Mirror, MirrorError, MirrorKey, NEW_JOURNAL, SLED, is_full, write_full,
 };
 use super::error::{AppendError, OpenError, Repair};
+use super::presence::{Presence, presence_on};
 use super::recover::{BATCH, Loss, compare, quarantine_name, restore};
 use crate::events::stored::frame::{Frame, HEADER};
 use crate::events::stored::{Form, MAX_BODY, encode_into};
@@ -113,6 +113,8 @@ impl Failure {
 
 pub struct Writer {
     journal: Box<dyn DiskFile>,
+    /// Set until the journal has its name, which it gets with its first event inside.
+    unnamed: Option<Arc<dyn Disk>>,
     mirror: Box<dyn Mirror>,
     header: FileHeader,
     key: Hash,
@@ -137,39 +139,41 @@ struct Sealed {
 }
 
 impl Writer {
-    /// Makes the log of a new run: both copies, with a file header and no event.
+    /// Makes the log of a new run. Until its first commit it has no journal by name, so a
+    /// process that ends before leaves no log.
     ///
     /// # Errors
-    /// [`OpenError::Exists`] where a log has a block already, or may have had one.
+    /// [`OpenError::Exists`] where there is a log, sound or damaged.
     pub fn create(disk: &Arc<dyn Disk>, run: &str, nonce: [u8; 16]) -> Result<Writer, OpenError> {
         let error = |source| OpenError::disk("write", NEW_JOURNAL, source);
-        let old = disk
-            .open(JOURNAL)
-            .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
-        if let Some(old) = old {
-            // a header alone is what a crash while making a log leaves
-            let length = old.len().map_err(error)?;
-            if length != FILE_HEADER as u64 {
-                return Err(OpenError::Exists);
-            }
+        if presence_on(disk.as_ref())? == Presence::Log {
+            return Err(OpenError::Exists);
         }
-        if let Some(mut mirror) = disk.mirror(false).map_err(|_| OpenError::Exists)? {
-            let blocks = mirror.blocks(0, 1).map_err(|_| OpenError::Exists)?;
-            if !blocks.is_empty() {
-                return Err(OpenError::Exists);
-            }
-            drop(mirror);
-            let name = quarantine_name(disk.as_ref(), "sled")?;
-            disk.set_mirror_aside(&name)
-                .map_err(|source| OpenError::disk("move", QUARANTINE, source))?;
-        }
+        // what an unfinished start left of sled may not open
+        let name = quarantine_name(disk.as_ref(), "sled")?;
+        disk.set_mirror_aside(&name)
+            .map_err(|source| OpenError::rename(SLED, &name, source))?;
         let header = FileHeader::new(run, nonce);
-        let mut file = disk.create(NEW_JOURNAL).map_err(error)?;
-        write_full(file.as_mut(), header.as_bytes(), 0).map_err(error)?;
-        file.sync().map_err(error)?;
-        disk.rename(NEW_JOURNAL, JOURNAL).map_err(error)?;
-        drop(file);
-        Writer::open(disk).map(|(writer, _)| writer)
+        let key = header.key();
+        let mut journal = disk.create(NEW_JOURNAL).map_err(error)?;
+        write_full(journal.as_mut(), header.as_bytes(), 0).map_err(error)?;
+        let mirror = new_mirror(disk.as_ref(), &header).map_err(OpenError::sled)?;
+        Ok(Writer {
+            journal,
+            unnamed: Some(Arc::clone(disk)),
+            mirror,
+            length: FILE_HEADER as u64,
+            durable: Link::start(&key),
+            link: Link::start(&key),
+            key,
+            header,
+            block: BlockWriter::new(),
+            sealed: Vec::new(),
+            sealed_bytes: 0,
+            following: VecDeque::new(),
+            mirror_dirty: false,
+            refused: None,
+        })
     }
 
     /// Opens a log: compares both copies and puts right what can be.
@@ -189,6 +193,13 @@ impl Writer {
             .open(JOURNAL)
             .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
         let missing = journal.is_none();
+        match presence_on(disk.as_ref())? {
+            Presence::Log => {}
+            found => {
+                let remains = found == Presence::Remains;
+                return Err(OpenError::NotALog { remains });
+            }
+        }
         let (mut mirror, unopened) = match disk.mirror(false) {
             Ok(mirror) => (mirror, None),
             Err(error) => (None, Some(error)),
@@ -211,6 +222,7 @@ impl Writer {
         let restored = restore(disk.as_ref(), &compared, mirror)?;
         let writer = Writer {
             journal: restored.journal,
+            unnamed: None,
             mirror: restored.mirror,
             key: compared.header.key(),
             header: compared.header,
@@ -332,6 +344,13 @@ impl Writer {
             self.forget();
             return Err(self.refuse(format!("the journal could not be synced ({error})")));
         }
+        if let Some(disk) = self.unnamed.take()
+            && let Err(error) = disk.rename(NEW_JOURNAL, JOURNAL)
+        {
+            self.forget();
+            let why = format!("`{NEW_JOURNAL}` could not be renamed to `{JOURNAL}` ({error})");
+            return Err(self.refuse(why));
+        }
         self.length += group.len() as u64;
         self.durable = self.link;
         self.sealed_bytes = 0;
@@ -401,4 +420,20 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// A second copy with a file header and no event.
+fn new_mirror(disk: &dyn Disk, header: &FileHeader) -> Result<Box<dyn Mirror>, MirrorError> {
+    let mirror = disk.mirror(true)?;
+    let mut mirror = mirror.ok_or_else(|| MirrorError::Failed("it was not made".to_owned()))?;
+    let marker = HeadMarker {
+        blocks: 0,
+        seq: Seq::FIRST,
+    };
+    mirror.put(vec![
+        (MirrorKey::FileHeader, Some(header.as_bytes().to_vec())),
+        (MirrorKey::Head, Some(marker.to_bytes(&header.key()))),
+    ])?;
+    mirror.sync()?;
+    Ok(mirror)
 }

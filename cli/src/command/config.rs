@@ -1,5 +1,7 @@
 //! `config init`, `config check`, `config show`.
 
+use std::path::Path;
+
 use tinygate::config::{self, Config};
 use tinygate::machine::presets::Preset;
 
@@ -18,7 +20,22 @@ pub fn init(args: &InitArgs) -> anyhow::Result<Exit> {
 }
 
 pub fn check(args: &CheckArgs) -> anyhow::Result<Exit> {
-    Config::load(&args.file, &overrides(&args.set)?)?;
+    let config = Config::load(&args.file, &overrides(&args.set)?)?.config;
+    let name = if args.file == Path::new(config::STDIN) {
+        "the config".to_owned()
+    } else {
+        format!("`{}`", args.file.display())
+    };
+    let stages: Vec<String> = config
+        .policy
+        .stages
+        .iter()
+        .map(|stage| format!("`{}`", stage.name))
+        .collect();
+    output::say(&format!(
+        "{name} is valid; its stages are {}",
+        stages.join(", ")
+    ));
     Ok(Exit::Done)
 }
 

@@ -37,7 +37,7 @@ pub fn perform(
     quiet: bool,
 ) -> anyhow::Result<Exit> {
     let stop = signals::listen(quiet).context("cannot listen to signals")?;
-    if !json {
+    if !json && !quiet {
         for line in output::dataset::lines(&prepared.created.dataset) {
             output::data_line(&line)?;
         }
@@ -47,7 +47,7 @@ pub fn perform(
         }
         output::data_line("")?;
     }
-    let Some(costs) = measure(prepared, gathered, stop)? else {
+    let Some(costs) = measure(prepared, gathered, stop, quiet)? else {
         return Ok(Exit::Interrupted);
     };
     let estimates = estimates(&prepared.created, &costs);
@@ -61,6 +61,9 @@ pub fn perform(
             memory_bytes,
         };
         output::data_line(&serde_json::to_string(&estimate)?)?;
+        return Ok(Exit::Done);
+    }
+    if quiet {
         return Ok(Exit::Done);
     }
     for line in table(&estimates) {
@@ -237,6 +240,7 @@ fn measure(
     prepared: &Prepared,
     gathered: Gathered,
     stop: Arc<StopRequest>,
+    quiet: bool,
 ) -> anyhow::Result<Option<Vec<Cost>>> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let Gathered {
@@ -261,7 +265,10 @@ fn measure(
     if let Some(granted) = fallback {
         controller.record_fact(Event::FallbackGranted(granted))?;
     }
-    let mut watch = Watch::default();
+    let mut watch = Watch {
+        quiet,
+        ..Watch::default()
+    };
     let ended = controller.run(started(threads), &trainer, &mut watch);
     drop(trainer);
     let trained = thread.join();
@@ -313,6 +320,7 @@ fn started(threads: u16) -> ProcessStarted {
 /// Looks at the clock at every update.
 #[derive(Default)]
 struct Watch {
+    quiet: bool,
     stages: Vec<Watched>,
     failures: Vec<String>,
 }
@@ -337,6 +345,11 @@ impl Observer for Watch {
             && let Some(watched) = self.last(&finished.stage)
         {
             watched.end = Some(Instant::now());
+        }
+        if let Event::StageStarted(started) = &record.event
+            && !self.quiet
+        {
+            output::say(&format!("{}: measuring {UPDATES} updates", started.stage));
         }
         if let Event::ChunkFailed(_) = &record.event {
             self.failures.push(describe(&record.event));

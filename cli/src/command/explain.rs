@@ -1,8 +1,11 @@
 //! `explain`: why a decision was made, in words.
 
+use std::path::Path;
+
 use anyhow::bail;
 use tinygate::events::{Event, Policy, Record};
-use tinygate_replay::explain;
+use tinygate::store::RunLock;
+use tinygate_replay::{describe, explain};
 
 use super::records;
 use crate::args::ExplainArgs;
@@ -13,9 +16,11 @@ pub fn perform(args: &ExplainArgs) -> anyhow::Result<Exit> {
     let mut policy: Option<Policy> = None;
     let mut found: Option<Record> = None;
     let mut any = false;
+    let mut end = End::Unknown;
     for record in records(&args.dir)? {
         let record = record?;
         any = true;
+        end.see(&record);
         if let (Event::RunCreated(created), None) = (&record.event, &policy) {
             policy = Some(created.policy.clone());
         }
@@ -30,19 +35,67 @@ pub fn perform(args: &ExplainArgs) -> anyhow::Result<Exit> {
             break;
         }
     }
+    let place = args.dir.display().to_string();
+    let interrupted = end.in_words(&args.dir).filter(|_| args.seq.is_none());
     let Some(record) = found else {
-        let place = args.dir.display().to_string();
         match args.seq {
             _ if !any => return Err(EmptyLog { place }.into()),
             Some(seq) => {
                 bail!("the log has no event {seq}\nhint: `tinygate log {place}` lists them")
             }
-            None => bail!("nothing was decided yet\nhint: `tinygate log {place}` lists the events"),
+            None => {
+                let Some(interrupted) = interrupted else {
+                    bail!("nothing was decided yet\nhint: `tinygate log {place}` lists the events");
+                };
+                output::data_line(&format!("{interrupted}; nothing was decided before that"))?;
+                return Ok(Exit::Done);
+            }
         }
     };
     output::data_line(&format!("event {}", record.seq))?;
     output::data_line(&explain(&record.event, policy.as_ref()))?;
+    if let Some(interrupted) = interrupted {
+        output::data_line(&format!("after that, {interrupted}"))?;
+    }
     Ok(Exit::Done)
+}
+
+/// How the log's last process ended, as far as the log says.
+enum End {
+    /// It has not begun, or the run has come to its end.
+    Unknown,
+    Started,
+    Interrupted(String),
+}
+
+impl End {
+    fn see(&mut self, record: &Record) {
+        if let Event::ProcessStarted(_) = &record.event {
+            *self = End::Started;
+        }
+        if let Event::RunInterrupted(_) = &record.event {
+            let what = describe(&record.event);
+            *self = End::Interrupted(format!("event {}: {what}", record.seq));
+        }
+        if let Event::RunFinished(_) | Event::RunStopped(_) = &record.event {
+            *self = End::Unknown;
+        }
+    }
+
+    /// `None` while a process is at work, and of a log of which nobody knows.
+    fn in_words(&self, dir: &Path) -> Option<String> {
+        if !dir.is_dir() || RunLock::holder(dir).is_some() {
+            return None;
+        }
+        match self {
+            End::Unknown => None,
+            End::Started => Some(
+                "the run's process ended without a word: it was killed, or the machine stopped"
+                    .to_owned(),
+            ),
+            End::Interrupted(text) => Some(text.clone()),
+        }
+    }
 }
 
 /// A decision that somebody may ask the reasons of.

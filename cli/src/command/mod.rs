@@ -24,16 +24,18 @@ mod run;
 mod signals;
 mod status;
 mod transfer;
+mod user;
 mod walk;
 #[cfg(feature = "train")]
 mod worker;
 
 use std::path::Path;
 
+use anyhow::bail;
 use tinygate::config::{ConfigError, Override};
 use tinygate::events::{Record, StopReason};
 use tinygate::machine::{Phase, StageState};
-use tinygate::store::{LogFile, LogRecords, ReadError};
+use tinygate::store::{LogFile, LogRecords, OpenError, Presence, ReadError, RunLock, presence};
 
 use crate::args::{CheckpointCommand, Command, ConfigCommand};
 use crate::exit::Exit;
@@ -65,11 +67,36 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
 
 /// The events of a run directory or an exported file, read without a lock.
 fn records(path: &Path) -> anyhow::Result<LogRecords> {
+    expect_run(path)?;
     let log = LogFile::open(path).map_err(|error| {
         let place = format!("cannot read the log of `{}`", path.display());
         anyhow::Error::new(error).context(place)
     })?;
     Ok(log.records())
+}
+
+/// Refuses a directory without a run; a file is looked at by whoever reads it.
+///
+/// # Errors
+/// Also where a process is about to write the first event.
+fn expect_run(path: &Path) -> anyhow::Result<()> {
+    if !path.is_dir() {
+        return Ok(());
+    }
+    let remains = match presence(path)? {
+        Presence::Log => return Ok(()),
+        Presence::Remains => true,
+        Presence::Nothing => false,
+    };
+    if let Some((pid, host)) = RunLock::holder(path) {
+        bail!(
+            "process {pid} on host `{host}` is starting a run in `{}`, which has no event yet\n\
+             hint: try again in a moment",
+            path.display()
+        );
+    }
+    let place = format!("cannot read a run in `{}`", path.display());
+    Err(anyhow::Error::new(OpenError::NotALog { remains }).context(place))
 }
 
 /// Folds the events up to `last`, or all of them.

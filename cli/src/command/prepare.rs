@@ -22,8 +22,7 @@ use tinygate::events::{
 };
 use tinygate::machine::RULES;
 use tinygate::setup;
-use tinygate::store::OpenError;
-use tinygate::store::disk::{JOURNAL, SLED};
+use tinygate::store::{OpenError, Presence, presence};
 
 use super::{overrides, records};
 use crate::args::RunArgs;
@@ -228,9 +227,10 @@ pub fn say_differences_to_log(args: &RunArgs, dir: &Path) {
     }
 }
 
-/// Whether there is a run in a directory.
+/// Whether there is a run in a directory. What was killed before its first event is none.
 pub fn has_log(dir: &Path) -> bool {
-    dir.join(JOURNAL).exists() || dir.join(SLED).exists()
+    // a log that cannot be looked at is one; opening it says why
+    presence(dir).map_or(true, |found| found == Presence::Log)
 }
 
 /// `run` begins a log and never goes on with one.

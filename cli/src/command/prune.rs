@@ -11,7 +11,7 @@ use tinygate::events::{Event, PruneRequested, Record};
 use tinygate::machine::{Decision, RunState, apply, decide};
 use tinygate::store::Store;
 
-use super::resume::user_name;
+use super::user;
 use super::{now_ms, records};
 use crate::args::PruneArgs;
 use crate::exit::{EmptyLog, Exit};
@@ -96,7 +96,7 @@ impl Pruned {
 fn request(args: &PruneArgs) -> PruneRequested {
     PruneRequested {
         keep_last: args.keep,
-        who: user_name(),
+        who: user::name(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use tinygate::events::{Event, Seq};
 use tinygate::machine::{RunState, apply};
 use tinygate::store::{Durability, EventLog, LogCopy, Repair, Store, Wishes, rehearse};
@@ -9,7 +10,7 @@ use tinygate_replay::describe;
 
 use super::lost::Lost;
 use super::now_ms;
-use super::resume::user_name;
+use super::user;
 use crate::args::{CopyName, RepairArgs};
 use crate::exit::{EmptyLog, Exit};
 use crate::output::{count, say};
@@ -23,7 +24,7 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
         }),
     };
     let events = if args.dry_run {
-        let (events, repairs) = rehearse(&args.dir, wishes)?;
+        let (events, repairs) = rehearse(&args.dir, wishes).with_context(|| cannot(&args.dir))?;
         say("tried on a copy of the log; nothing here was changed:");
         say_all(&args.dir, &repairs);
         say(&format!(
@@ -41,9 +42,13 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+fn cannot(dir: &Path) -> String {
+    format!("cannot repair `{}`", dir.display())
+}
+
 /// Returns how many events were found.
 fn repair(dir: &Path, wishes: Wishes) -> anyhow::Result<u64> {
-    let (store, repairs) = Store::repair(dir, wishes)?;
+    let (store, repairs) = Store::repair(dir, wishes).with_context(|| cannot(dir))?;
     let events = store.head();
     say_all(dir, &repairs);
     say(&format!(
@@ -79,7 +84,10 @@ fn give_up_lost(dir: &Path, store: &Store) -> anyhow::Result<()> {
     let Some(lost) = Lost::of(dir, &state) else {
         return Ok(());
     };
-    let events = match lost.give_up(&user_name(), "its files went with the events that are lost") {
+    let events = match lost.give_up(
+        &user::name(),
+        "its files went with the events that are lost",
+    ) {
         Ok(events) => events,
         // A repaired log is worth more than none; `resume` refuses with the way out.
         Err(none_left) => {

@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tinygate::store::FILE_MAGIC;
 use tinygate::store::disk::JOURNAL;
+use tinygate::store::{FILE_MAGIC, Presence, presence};
 use tinygate_replay::{Audit, Outcome, audit_file};
 
 use super::walk::walk;
@@ -32,6 +32,14 @@ pub fn perform(args: &ReplayArgs) -> anyhow::Result<Exit> {
             continue;
         }
         for path in logs(place)? {
+            if path.is_dir() && presence(&path).is_ok_and(|found| found == Presence::Remains) {
+                output::say(&format!(
+                    "{}: there is no run here, so nothing was checked",
+                    path.display()
+                ));
+                outcomes.push(Outcome::NothingChecked);
+                continue;
+            }
             let audit = audit_file(&path);
             outcomes.push(audit.outcome);
             print(&path, &audit, args.json)?;

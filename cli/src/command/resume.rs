@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use tinygate::config::{Config, Resumed, SettingChange};
 use tinygate::controller::Controller;
 use tinygate::data::{DataError, Frames};
@@ -18,7 +18,7 @@ use tinygate::setup::{self, SetupError};
 use tinygate::store::{EventLog, Store};
 
 use super::lost::{self, Lost};
-use super::{fold, now_ms, overrides, way_on};
+use super::{fold, now_ms, overrides, user, way_on};
 use crate::args::ResumeArgs;
 use crate::exit::{EmptyLog, Exit, StoppedRun};
 use crate::output::{self, Console};
@@ -57,7 +57,8 @@ pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
 
 /// `begun` is set when the run's ranks are about to be brought together.
 fn resume(args: &ResumeArgs, begun: &mut bool) -> anyhow::Result<Exit> {
-    let (store, repairs) = Store::open(&args.dir)?;
+    let (store, repairs) = Store::open(&args.dir)
+        .with_context(|| format!("cannot resume `{}`", args.dir.display()))?;
     if store.head() == Seq::FIRST {
         let place = args.dir.display().to_string();
         return Err(EmptyLog { place }.into());
@@ -212,7 +213,7 @@ fn give_up_lost_checkpoints(
         return lost::refuse_missing_upstream(&args.dir, controller.state());
     }
     lost::refuse_missing_upstream(&args.dir, controller.state())?;
-    for event in lost.give_up(&user_name(), "its files are missing")? {
+    for event in lost.give_up(&user::name(), "its files are missing")? {
         controller.record_fact(Event::CheckpointGivenUp(event))?;
     }
     Ok(())
@@ -373,7 +374,8 @@ fn changes(
     state: &RunState,
     resumed: &Resumed,
 ) -> anyhow::Result<Vec<SettingChanged>> {
-    let who = user_name();
+    // Whoever changes a setting is named in the log.
+    let who = user::name();
     let changed = |change: &SettingChange| SettingChanged {
         stage: change.stage.clone(),
         key: change.key,
@@ -433,12 +435,4 @@ fn stopped_run(args: &ResumeArgs, stage: &StageState) -> StoppedRun {
         dir: args.dir.display().to_string(),
         way_on: way_on(&args.dir, stage),
     }
-}
-
-/// Whoever changes a setting is named in the log.
-pub fn user_name() -> String {
-    let name = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
-    name("USER")
-        .or_else(|| name("LOGNAME"))
-        .unwrap_or_else(|| "unknown".to_owned())
 }

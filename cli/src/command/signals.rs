@@ -1,9 +1,15 @@
-//! SIGINT and SIGTERM: the first asks, the second goes at once.
+//! Signals that ask a run to stop with a checkpoint.
+//!
+//! SIGINT and SIGTERM: the first asks, the second ends the process at once. SIGHUP, which
+//! comes when a terminal goes away, and SIGUSR1, which Slurm sends before a job's limit
+//! (`--signal=USR1@120`), only ask. A SIGHUP that is ignored when the program starts, as
+//! under `nohup`, stays ignored.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use tinygate::controller::StopRequest;
@@ -13,14 +19,26 @@ use crate::output;
 
 /// Listens from here on, on a thread of its own.
 pub fn listen(quiet: bool) -> io::Result<Arc<StopRequest>> {
+    let insisted = AtomicBool::new(false);
     on_each(move |stop, signal| {
-        if stop.requested().is_some() {
+        // A shell passes a hangup on that the kernel has sent already, and a job's manager may
+        // warn twice: only those that a person or a deadline sends are ever an order.
+        let insists = matches!(signal, "SIGINT" | "SIGTERM");
+        if insists && insisted.swap(true, Ordering::Relaxed) {
             // What was acknowledged is durable, and the next process cleans up.
             low_level::exit(i32::from(Exit::Interrupted.code()));
         }
+        let first = stop.requested().is_none();
         stop.request(signal);
-        if !quiet {
-            output::say("stopping at the next update; once more stops at once");
+        if !quiet && (first || insists) {
+            let more = if insists {
+                "once more"
+            } else {
+                "SIGTERM twice"
+            };
+            output::say(&format!(
+                "{signal}: stopping at the next update; {more} stops at once"
+            ));
         }
     })
 }
@@ -33,7 +51,7 @@ pub fn note() -> io::Result<Arc<StopRequest>> {
 fn on_each(react: impl Fn(&StopRequest, &str) + Send + 'static) -> io::Result<Arc<StopRequest>> {
     let stop = Arc::new(StopRequest::default());
     let asked = Arc::clone(&stop);
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new(wanted(is_ignored(SIGHUP)))?;
     std::thread::Builder::new()
         .name("tinygate-signals".to_owned())
         .spawn(move || {
@@ -44,9 +62,30 @@ fn on_each(react: impl Fn(&StopRequest, &str) + Send + 'static) -> io::Result<Ar
     Ok(stop)
 }
 
+fn wanted(hangup_is_ignored: bool) -> Vec<i32> {
+    let mut signals = vec![SIGINT, SIGTERM, SIGUSR1];
+    if !hangup_is_ignored {
+        signals.push(SIGHUP);
+    }
+    signals
+}
+
+/// Whether whoever started this process had a signal ignored. Where the system does not
+/// say so, it is not.
+fn is_ignored(signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return false;
+    };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 fn name(signal: i32) -> &'static str {
     match signal {
         SIGINT => "SIGINT",
+        SIGHUP => "SIGHUP",
+        SIGUSR1 => "SIGUSR1",
         _ => "SIGTERM",
     }
 }

@@ -1,5 +1,7 @@
 //! `status`: where a run stands, read beside whoever writes it.
 
+use std::path::Path;
+
 use anyhow::bail;
 use serde::Serialize;
 use tinygate::store::RunLock;
@@ -24,10 +26,10 @@ pub fn perform(args: &StatusArgs) -> anyhow::Result<Exit> {
         return Err(EmptyLog { place }.into());
     }
     if args.json {
-        let json = serde_json::to_string(&StatusJson::of(&summary, attention))?;
+        let json = serde_json::to_string(&StatusJson::of(args, &summary, attention))?;
         output::data_line(&json)?;
     } else {
-        for line in lines(&summary, &attention) {
+        for line in lines(args, &summary, &attention) {
             output::data_line(&line)?;
         }
     }
@@ -63,7 +65,10 @@ impl Attention {
 
 #[derive(Serialize)]
 struct StatusJson {
+    /// Its name when it was created.
     run: Option<String>,
+    /// The directory's name now; null for an exported log.
+    directory: Option<String>,
     /// `empty`, `under_way`, `interrupted` (resumable), `stopped` or `finished`.
     phase: &'static str,
     events: u64,
@@ -82,10 +87,11 @@ struct ProcessJson {
 }
 
 impl StatusJson {
-    fn of(summary: &Summary, attention: Attention) -> StatusJson {
+    fn of(args: &StatusArgs, summary: &Summary, attention: Attention) -> StatusJson {
         let created = summary.state.created.as_ref();
         StatusJson {
             run: created.map(|created| created.run.clone()),
+            directory: directory_name(&args.dir),
             phase: summary.phase(attention.is_nobody()),
             events: summary.events,
             last_seq: summary.last.map(|(seq, _)| seq.get()),
@@ -100,27 +106,40 @@ impl StatusJson {
     }
 }
 
-fn lines(summary: &Summary, attention: &Attention) -> Vec<String> {
+/// The name of a run's directory, which may not be the one it was created with.
+fn directory_name(path: &Path) -> Option<String> {
+    if !path.is_dir() {
+        return None;
+    }
+    let whole = std::fs::canonicalize(path).ok()?;
+    Some(whole.file_name()?.to_string_lossy().into_owned())
+}
+
+fn lines(args: &StatusArgs, summary: &Summary, attention: &Attention) -> Vec<String> {
     let style = Style::of_stdout();
     let mut lines = Vec::new();
-    let name = summary
-        .state
-        .created
-        .as_ref()
-        .map(|created| created.run.as_str());
+    let created = summary.state.created.as_ref();
+    let created = created.map_or("run", |created| created.run.as_str());
+    let directory = directory_name(&args.dir);
+    let name = match &directory {
+        Some(name) if name != created => {
+            format!("{} (created as `{created}`)", style.strong(name))
+        }
+        Some(_) | None => style.strong(created),
+    };
     let phase = match summary.phase(attention.is_nobody()) {
         "interrupted" => format!("interrupted ({}), resumable", summary.interruption()),
         phase => phase.replace('_', " "),
     };
     let process = match attention {
+        Attention::Process { pid, .. } if pid == "unknown" => {
+            ", another process has it open".to_owned()
+        }
         Attention::Process { pid, host } => format!(", process {pid} on {host} has it open"),
         Attention::Nobody => ", no process has it open".to_owned(),
         Attention::Unknown => String::new(),
     };
-    lines.push(format!(
-        "{}: {phase}{process}",
-        style.strong(name.unwrap_or("run"))
-    ));
+    lines.push(format!("{name}: {phase}{process}"));
     if let Some((seq, time_ms)) = summary.last {
         let time = timestamp(time_ms);
         lines.push(format!(
@@ -129,6 +148,6 @@ fn lines(summary: &Summary, attention: &Attention) -> Vec<String> {
         ));
     }
     lines.push(String::new());
-    lines.extend(summary.lines());
+    lines.extend(summary.lines_in(directory.is_some().then_some(args.dir.as_path())));
     lines
 }

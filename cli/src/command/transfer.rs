@@ -1,13 +1,16 @@
 //! `export` and `import`: a log in one file.
 
-use tinygate::store;
+use anyhow::bail;
+use tinygate::store::{self, OpenError, ReadError, ReadErrorKind, TransferError};
 
+use super::expect_run;
 use crate::args::{ExportArgs, ImportArgs};
 use crate::exit::{EmptyLog, Exit};
 use crate::output::{bytes, count, say};
 
 pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
-    let exported = store::export(&args.dir, &args.file)?;
+    expect_run(&args.dir)?;
+    let exported = store::export(&args.dir, &args.file, args.force)?;
     let file = args.file.display();
     let events = count(exported.events);
     if let Some(fault) = exported.fault {
@@ -34,15 +37,38 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
 }
 
 pub fn import(args: &ImportArgs) -> anyhow::Result<Exit> {
-    let events = store::import(&args.file, &args.dir)?;
-    say(&format!(
-        "{} events in `{}`",
-        count(events),
-        args.dir.display()
-    ));
+    let file = args.file.display();
+    if args.file.is_dir() {
+        bail!(
+            "`{file}` is a directory, and `import` takes one file\n\
+             hint: `tinygate export {file} FILE` writes the log of a run directory to a file"
+        );
+    }
+    let events = store::import(&args.file, &args.dir).map_err(|error| {
+        let hint = match &error {
+            TransferError::Log(ReadError {
+                kind: ReadErrorKind::NotALog { .. } | ReadErrorKind::Empty,
+                ..
+            }) => "\nhint: name a file that `tinygate export` wrote",
+            TransferError::Open(OpenError::Exists) => "\nhint: name another directory",
+            TransferError::Log(_)
+            | TransferError::Open(_)
+            | TransferError::InTheWay { .. }
+            | TransferError::Read { .. }
+            | TransferError::Write { .. }
+            | TransferError::Rename { .. } => "",
+        };
+        let what = format!("cannot import `{file}` as `{}`{hint}", args.dir.display());
+        anyhow::Error::new(error).context(what)
+    })?;
     if events == 0 {
         let place = args.file.display().to_string();
         return Err(EmptyLog { place }.into());
     }
+    say(&format!(
+        "{} events in `{}`; an exported log has no checkpoints: copy the stages' folders beside it to resume",
+        count(events),
+        args.dir.display()
+    ));
     Ok(Exit::Done)
 }

@@ -16,13 +16,14 @@ mod words;
 
 use std::io::{self, IsTerminal, Write};
 
+pub use tinygate::units::bytes;
 use tracing_subscriber::EnvFilter;
 
 pub use console::Console;
 pub use error::error;
 pub use event::event_line;
 pub use gate::GateJson;
-pub use numbers::{bytes, count, duration, number, timestamp};
+pub use numbers::{count, duration, number, timestamp};
 pub use style::Style;
 pub use summary::{StageSummary, Summary};
 pub use table::{Align, Table};

@@ -1,6 +1,7 @@
 //! Numbers for people: short, and never wrong about their size.
 
-/// Four significant digits. JSON gets shortest round-trip decimals instead.
+/// Four significant digits, and no fewer than the whole number has, as `explain` gives them too.
+/// JSON gets shortest round-trip decimals instead.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return if value.is_nan() {
@@ -10,6 +11,9 @@ pub fn number(value: f64) -> String {
         } else {
             "inf".to_owned()
         };
+    }
+    if (1e3..1e7).contains(&value.abs().round()) {
+        return format!("{value:.0}");
     }
     let rounded: f64 = format!("{value:.3e}").parse().unwrap_or(value);
     let size = rounded.abs();
@@ -52,23 +56,6 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Bytes in the largest unit that leaves a whole number.
-pub fn bytes(value: u64) -> String {
-    const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
-    let mut size = value as f64;
-    let mut unit = 0;
-    while 1024.0 <= size && unit + 1 < UNITS.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    let name = UNITS.get(unit).copied().unwrap_or("bytes");
-    if unit == 0 || 99.5 <= size {
-        format!("{size:.0} {name}")
-    } else {
-        format!("{size:.1} {name}")
-    }
-}
-
 /// Milliseconds since 1970 as `2026-11-23 07:15:02` UTC (Hinnant, "chrono-compatible low-level date algorithms").
 pub fn timestamp(time_ms: u64) -> String {
     let seconds = time_ms / 1000;
@@ -106,6 +93,9 @@ mod tests {
         check(0.000_770_37, "0.0007704");
         check(12.345_678, "12.35");
         check(5000.0, "5000");
+        check(-13_927.3, "-13927");
+        check(999.96, "1000");
+        check(123_456_789.0, "1.235e8");
         check(3e-5, "3e-5");
         check(-1.5, "-1.5");
         check(f64::NAN, "nan");
@@ -121,8 +111,6 @@ mod tests {
         check(duration(187.2), "3:07");
         check(duration(7387.0), "2:03:07");
         check(duration(f64::INFINITY), "?");
-        check(bytes(999), "999 bytes");
-        check(bytes(1_500_000), "1.4 MiB");
         check(count(1_234_567), "1,234,567");
         check(count(12), "12");
         check(timestamp(0), "1970-01-01 00:00:00");

@@ -1,10 +1,12 @@
 //! Where a run stands: the fold of its log, and what each stage cost.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Serialize;
 use tinygate::events::{
-    CheckpointRef, Event, GateDecided, InterruptReason, Metric, Record, Seq, StageName, metric,
+    CheckpointRef, ChunkStarted, Column, Event, GateDecided, InterruptReason, Metric,
+    MetricsLogged, Record, Seq, StageName, Steps, metric,
 };
 use tinygate::machine::{self, RunPhase, RunState, StageState};
 
@@ -24,8 +26,71 @@ pub struct Summary {
 
 #[derive(Debug, Default)]
 struct Cost {
+    /// In chunks that finished.
     seconds: f64,
     gate: Option<GateDecided>,
+    latest: Option<Latest>,
+}
+
+/// The newest samples of a chunk that has not finished.
+#[derive(Clone, Debug)]
+struct Latest {
+    step: u64,
+    gate: u64,
+    loss: Option<f64>,
+    learning_rate: Option<f64>,
+    updates_per_second: Option<f64>,
+    /// When the chunk, or the process that continued it, began.
+    since_ms: u64,
+    now_ms: u64,
+}
+
+impl Latest {
+    fn at_start(started: &ChunkStarted, time_ms: u64) -> Latest {
+        Latest {
+            step: started.from.get(),
+            gate: started.to.get(),
+            loss: None,
+            learning_rate: None,
+            updates_per_second: None,
+            since_ms: time_ms,
+            now_ms: time_ms,
+        }
+    }
+
+    fn add(&mut self, logged: &MetricsLogged, time_ms: u64) {
+        self.now_ms = time_ms;
+        for column in &logged.columns {
+            let Some(step) = last_step(column) else {
+                continue;
+            };
+            let value = column.values.last().and_then(|value| value.finite());
+            match column.name.as_str() {
+                metric::LOSS => (self.loss, self.step) = (value, step),
+                metric::LEARNING_RATE => self.learning_rate = value,
+                metric::UPDATES_PER_SECOND => self.updates_per_second = value,
+                _ => {}
+            }
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.now_ms.saturating_sub(self.since_ms) as f64 / 1000.0
+    }
+
+    /// Until an update that is still to come.
+    fn eta(&self, step: u64) -> Option<f64> {
+        let rate = self.updates_per_second.filter(|rate| 0.0 < *rate)?;
+        Some(step.saturating_sub(self.step) as f64 / rate)
+    }
+}
+
+fn last_step(column: &Column) -> Option<u64> {
+    let before = u64::try_from(column.values.len()).ok()?.checked_sub(1)?;
+    match &column.steps {
+        Steps::Stride { first, stride } => first.checked_add(stride.checked_mul(before)?),
+        Steps::List(steps) => steps.last().copied(),
+    }
 }
 
 /// One stage as `status` shows it.
@@ -52,6 +117,25 @@ pub struct StageSummary {
     pub best: Option<String>,
     /// In chunks, over all processes.
     pub seconds: f64,
+    /// Inside a chunk, as far as it has logged samples.
+    pub chunk: Option<ChunkSummary>,
+}
+
+/// A chunk that is under way, or was when its process ended.
+#[derive(Debug, Serialize)]
+pub struct ChunkSummary {
+    /// The newest update that was logged.
+    pub step: u64,
+    /// The chunk's end.
+    pub gate: u64,
+    /// Of that update; null when not finite.
+    pub loss: Option<f64>,
+    pub learning_rate: Option<f64>,
+    pub updates_per_second: Option<f64>,
+    /// To the chunk's end and to the stage's target.
+    pub gate_eta_seconds: Option<f64>,
+    pub target_eta_seconds: Option<f64>,
+    pub seconds: f64,
 }
 
 impl Summary {
@@ -74,17 +158,39 @@ impl Summary {
         }
         if let Event::ProcessStarted(_) = &record.event {
             self.interrupted = None;
+            for cost in self.costs.values_mut() {
+                if let Some(latest) = &mut cost.latest {
+                    // what lies between two processes is no time in a chunk
+                    cost.seconds += latest.seconds();
+                    (latest.since_ms, latest.now_ms) = (record.time_ms, record.time_ms);
+                }
+            }
+        }
+        if let Event::ChunkStarted(started) = &record.event {
+            let latest = Latest::at_start(started, record.time_ms);
+            self.cost(&started.stage).latest = Some(latest);
+        }
+        if let Event::MetricsLogged(logged) = &record.event
+            && let Some(latest) = &mut self.cost(&logged.stage).latest
+        {
+            latest.add(logged, record.time_ms);
         }
         if let Event::ChunkFinished(finished) = &record.event {
             let seconds = finished.seconds.finite().unwrap_or(0.0);
-            self.costs
-                .entry(finished.stage.clone())
-                .or_default()
-                .seconds += seconds;
+            let cost = self.cost(&finished.stage);
+            cost.seconds += seconds;
+            cost.latest = None;
+        }
+        if let Event::ChunkFailed(failed) = &record.event {
+            self.cost(&failed.stage).latest = None;
         }
         if let Event::GateDecided(gate) = &record.event {
-            self.costs.entry(gate.stage.clone()).or_default().gate = Some((**gate).clone());
+            self.cost(&gate.stage).gate = Some((**gate).clone());
         }
+    }
+
+    fn cost(&mut self, stage: &StageName) -> &mut Cost {
+        self.costs.entry(stage.clone()).or_default()
     }
 
     /// `unattended`: no process is at work on the run.
@@ -140,11 +246,19 @@ impl Summary {
             resume_from,
             best: stage.best_known().map(|best| path(&best.reference)),
             seconds: cost.map_or(0.0, |cost| cost.seconds),
+            chunk: cost
+                .and_then(|cost| cost.latest.as_ref())
+                .map(|latest| chunk(latest, stage.settings.n_updates)),
         }
     }
 
-    /// The stages under each other, and their best checkpoints.
+    /// The stages under each other, the chunk under way, and the best checkpoints.
     pub fn lines(&self) -> Vec<String> {
+        self.lines_in(None)
+    }
+
+    /// As [`Summary::lines`], and says which checkpoints are not in the directory `dir`.
+    pub fn lines_in(&self, dir: Option<&Path>) -> Vec<String> {
         let mut table = Table::new(&[
             ("stage", Align::Left),
             ("phase", Align::Left),
@@ -159,21 +273,89 @@ impl Summary {
         let stages = self.stages();
         let value = |value: Option<f64>| value.map_or("-".to_owned(), number);
         for stage in &stages {
+            let chunk = stage.chunk.as_ref();
+            let step = chunk.map_or(stage.step, |chunk| chunk.step.max(stage.step));
+            let seconds = chunk.map_or(0.0, |chunk| chunk.seconds);
             table.row([
                 stage.stage.clone(),
                 stage.phase.to_owned(),
-                format!("{}/{}", count(stage.step), count(stage.target)),
+                format!("{}/{}", count(step), count(stage.target)),
                 stage.gates.to_string(),
                 format!("{}/{}", stage.failures, stage.max_retries),
-                value(stage.gate_loss),
+                value(stage.gate_loss.or(chunk.and_then(|chunk| chunk.loss))),
                 value(stage.skill),
                 value(stage.skill_moving),
-                duration(stage.seconds),
+                duration(stage.seconds + seconds),
             ]);
         }
         let mut lines = table.lines();
+        lines.extend(stages.iter().filter_map(chunk_line));
         let best = stages.iter().filter_map(|stage| stage.best.as_ref());
-        lines.extend(best.map(|best| format!("best: {best}")));
+        lines.extend(best.map(|best| match dir {
+            Some(dir) if !dir.join(best).exists() => {
+                format!("best: {best} (not in this directory)")
+            }
+            Some(_) | None => format!("best: {best}"),
+        }));
         lines
+    }
+}
+
+fn chunk(latest: &Latest, target: u64) -> ChunkSummary {
+    ChunkSummary {
+        step: latest.step,
+        gate: latest.gate,
+        loss: latest.loss,
+        learning_rate: latest.learning_rate,
+        updates_per_second: latest.updates_per_second,
+        gate_eta_seconds: latest.eta(latest.gate),
+        target_eta_seconds: latest.eta(target),
+        seconds: latest.seconds(),
+    }
+}
+
+/// Where training is, once it has logged something.
+fn chunk_line(stage: &StageSummary) -> Option<String> {
+    let chunk = stage.chunk.as_ref()?;
+    let mut parts = vec![format!(
+        "{}: update {}, gate at {}",
+        stage.stage,
+        count(chunk.step),
+        count(chunk.gate)
+    )];
+    let loss = chunk.loss.map(|loss| format!("loss {}", number(loss)));
+    let rate = chunk.learning_rate;
+    let rate = rate.map(|rate| format!("learning rate {}", number(rate)));
+    let speed = chunk.updates_per_second;
+    let speed = speed.map(|speed| format!("{speed:.1} updates/s"));
+    let eta = chunk.gate_eta_seconds.zip(chunk.target_eta_seconds);
+    let eta = eta.map(|(gate, target)| {
+        format!("gate in {}, target in {}", duration(gate), duration(target))
+    });
+    let known: Vec<String> = [loss, rate, speed, eta].into_iter().flatten().collect();
+    if known.is_empty() {
+        return None;
+    }
+    parts.extend(known);
+    Some(parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinygate::events::Scalar;
+
+    #[test]
+    fn the_last_step_of_a_column_is_found_in_either_form() {
+        let column = |steps, values| Column {
+            name: metric::LOSS.to_owned(),
+            steps,
+            values: vec![Scalar::new(0.5); values],
+        };
+        let even = |first, stride| Steps::Stride { first, stride };
+        assert_eq!(last_step(&column(even(5, 5), 3)), Some(15));
+        assert_eq!(last_step(&column(even(5, 5), 0)), None);
+        assert_eq!(last_step(&column(Steps::List(vec![1, 7]), 2)), Some(7));
+        assert_eq!(last_step(&column(even(u64::MAX, 2), 2)), None);
     }
 }

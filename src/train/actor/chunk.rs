@@ -16,6 +16,7 @@ use crate::events::{
     CheckpointRef, CheckpointWritten, ChunkFinished, Event, FileRecord, Scalar, StageName, Step,
 };
 use crate::machine::TrainChunk;
+use crate::units::bytes;
 
 /// Free space that must be left beside a chunk's checkpoints before it begins.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -30,6 +31,7 @@ impl Session {
         reports: &Sender<Report>,
     ) -> Result<(), Failure> {
         self.set_step(train.start());
+        self.hold_directory()?;
         let mut trainer = self.take_trainer(train)?;
         self.check_space(train, trainer.learner().parameters().count() as u64)?;
         let mut at = train
@@ -105,8 +107,13 @@ impl Session {
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         if free < needed {
             return Err(Failure::Environment(format!(
-                "{free} bytes are free in `{}`, and the chunk's checkpoints ({written}) need {needed}",
-                self.directory.display()
+                "not enough space in `{}`: {} are free, {} are needed ({written} checkpoints of about {}, and {} to \
+                 spare)",
+                self.directory.display(),
+                bytes(free),
+                bytes(needed),
+                bytes(each),
+                bytes(SPARE_BYTES)
             )));
         }
         Ok(())
@@ -207,6 +214,7 @@ impl ChunkProgress {
         let folder = format!("{}/checkpoints", train.stage);
         let name = free_name(&train.stage, &folder, step, &train.taken);
         let content = weights::content(trainer, train, step, self.samples.seen, rate(task, step))?;
+        session.in_place()?;
         let written = checkpoint::write(&session.directory.join(&folder), &name, &content)?;
         let files: Vec<FileRecord> = written.files.into_iter().map(Into::into).collect();
         let reference = CheckpointRef {

@@ -65,6 +65,7 @@ pub(super) fn picture(
         height: frames.height(),
         width: frames.width(),
     };
+    session.in_place()?;
     let file = session.directory.join(&path);
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(|error| {

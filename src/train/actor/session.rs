@@ -23,6 +23,7 @@ use crate::machine::{
     Command, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
 };
 use crate::setup;
+use crate::store::RunFolder;
 
 pub(super) struct Session {
     pub directory: PathBuf,
@@ -33,6 +34,8 @@ pub(super) struct Session {
     pub stop: Arc<StopRequest>,
     pub ranks: Ranks,
     loaded: Option<Loaded>,
+    /// The run's directory, once a chunk was begun in it.
+    folder: Option<RunFolder>,
     /// Last update done, for the report of a failure.
     step: Step,
 }
@@ -58,6 +61,7 @@ impl Session {
             stop: setup.stop,
             ranks: setup.ranks,
             loaded: None,
+            folder: None,
             step: Step::FIRST,
         })
     }
@@ -67,6 +71,26 @@ impl Session {
             Command::MeasureStage(measure) => self.measure(measure, reports),
             Command::JudgeCheckpoint(judge) => self.judge(judge, reports),
             Command::TrainChunk(train) => self.train(train, reports),
+        }
+    }
+
+    /// Holds the run's directory: what is written from now on belongs there and nowhere else.
+    pub fn hold_directory(&mut self) -> Result<(), Failure> {
+        if self.folder.is_none() {
+            let path = &self.directory;
+            let folder = RunFolder::open(path).map_err(|error| {
+                Failure::Environment(format!("cannot open `{}`: {error}", path.display()))
+            })?;
+            self.folder = Some(folder);
+        }
+        self.in_place()
+    }
+
+    /// Asked before a file is made by its path.
+    pub fn in_place(&self) -> Result<(), Failure> {
+        match self.folder.as_ref().map(RunFolder::check) {
+            Some(Err(moved)) => Err(Failure::Environment(moved.to_string())),
+            Some(Ok(())) | None => Ok(()),
         }
     }
 

@@ -97,7 +97,12 @@ fn open(bytes: &[u8], records: &[Record]) {
     let (kept, _, _) = read(&memory.journal());
     assert_eq!(kept.get(..records.len()), Some(records));
     let again = Writer::open(&disk);
-    let quiet = again.is_ok_and(|(_, repairs)| repairs.is_empty());
+    let quiet = match again {
+        Ok((_, repairs)) => repairs.is_empty(),
+        // what is left has no event
+        Err(OpenError::NotALog { .. }) => kept.is_empty(),
+        Err(_) => false,
+    };
     assert!(quiet, "a repaired log needs no repair");
 }
 

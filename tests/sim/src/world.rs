@@ -379,7 +379,7 @@ impl World {
                 return Ok(Some(store));
             }
             Ok((store, _)) => drop(store),
-            Err(OpenError::NotALog) => {}
+            Err(OpenError::NotALog { .. }) => {}
             Err(error) => {
                 let trouble = self.troubled();
                 if self.disk.death().is_some() {
