@@ -40,13 +40,14 @@ impl Edition {
     }
 }
 
-/// Rules 1 freeze with the first release.
+/// Frozen.
 pub const ONE: Rules = Rules {
     number: 1,
     apply: run::apply,
     decide: |state| run::decide(state, Edition::One),
 };
 
+/// Those of new runs. They freeze with the first release.
 pub const TWO: Rules = Rules {
     number: 2,
     apply: run::apply,
