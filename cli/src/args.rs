@@ -114,7 +114,7 @@ pub struct ResumeArgs {
     /// Change a setting; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Give up checkpoints whose files are missing, on record, and resume from the newest that is left
+    /// Give up checkpoints whose files are missing, as an event, and resume from the newest that is left
     #[arg(long)]
     pub give_up: bool,
     /// Print one JSON object per gate on stdout
@@ -126,7 +126,7 @@ pub struct ResumeArgs {
     /// Go on with fewer devices than ranks, with more accumulation
     #[arg(long)]
     pub allow_single_gpu_fallback: bool,
-    /// The command that began the run, given again: what it set then is no change now
+    /// The command that began the run, given again by a queue: its overrides are not new changes
     #[arg(skip)]
     pub requeued: bool,
 }

@@ -12,13 +12,13 @@
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde_json::Value;
 use support::{Done, Place, folded, journal, records, run, scripted, tinygate, wait_for};
 use tinygate::events::{Event, Seq, SettingKey, StageName};
-use tinygate::store::{Durability, EventLog, Store};
+use tinygate::machine::{RunState, apply};
+use tinygate::store::{Durability, EventLog, LogFile, Store};
 use tinygate_testing::{Script, short_policy};
 
 const VIDEO: &str = "video_tokenizer";
@@ -45,14 +45,18 @@ fn begin(place: &Place, more: &[&str]) -> std::process::Command {
 
 /// A run of the video stage, killed after its first gate.
 fn killed() -> Place {
+    killed_after(40)
+}
+
+fn killed_after(step: u64) -> Place {
     let place = Place::with_config(200);
     let mut child = begin(&place, &LONG)
         .arg("--quiet")
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let second = |event: &Value| event["kind"] == "checkpoint_judged" && 40 < step_of(event);
-    wait_for(&place.arg("run"), second);
+    let wanted = |event: &Value| event["kind"] == "checkpoint_judged" && step < step_of(event);
+    wait_for(&place.arg("run"), wanted);
     child.kill().unwrap();
     child.wait().unwrap();
     place
@@ -86,7 +90,7 @@ fn given_up(place: &Place) -> Vec<(String, String)> {
 }
 
 /// The run is made shorter, so that it ends.
-const END_SOON: [&str; 2] = ["--set", "video_tokenizer.n_updates=120"];
+const END_SOON: [&str; 2] = ["--set", "video_tokenizer.n_updates=280"];
 
 #[test]
 fn a_missing_checkpoint_is_given_up_only_when_a_person_says_so() {
@@ -144,15 +148,59 @@ fn the_last_checkpoint_cannot_be_given_up() {
     assert_eq!(given_up(&place), []);
 }
 
+/// Events in the middle are whole in neither copy.
+fn damage_both_copies(place: &Place) {
+    let log = journal(&place.path("run"));
+    let mut bytes = fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    fs::remove_dir_all(place.path("run/log/sled")).unwrap();
+}
+
 #[test]
 fn a_loss_that_is_accepted_takes_the_checkpoints_that_went_with_it() {
+    let place = killed_after(200);
+    damage_both_copies(&place);
+    let dir = place.arg("run");
+    run(["resume", &dir]).expect_error(3, &["--accept-loss"]);
+    // The events behind the damage let go what the events before it still count on.
+    let sound = LogFile::open(&place.path("run")).unwrap().records();
+    let mut state = RunState::empty();
+    for record in sound.map_while(Result::ok) {
+        apply(&mut state, &record.event);
+    }
+    let stage = state.stage().unwrap();
+    let newest = stage.newest_accepted().unwrap().reference.path.clone();
+    fs::remove_dir_all(place.path("run").join(&newest)).unwrap();
+    let tried = run(["repair", &dir, "--accept-loss", "--dry-run"]).expect(0);
+    assert!(
+        tried.stderr.contains(&format!("given up: `{newest}`")),
+        "{}",
+        tried.stderr
+    );
+    run(["repair", &dir, "--accept-loss"]).expect(0);
+    assert_eq!(given_up(&place), [(newest, "somebody".to_owned())]);
+    resume(&place, &END_SOON).expect(0);
+    run(["replay", &dir]).expect(0);
+}
+
+#[test]
+fn a_repair_that_loses_nothing_gives_up_nothing() {
     let place = killed();
     let newest = accepted(&place).pop().unwrap();
     fs::remove_dir_all(place.path("run").join(&newest)).unwrap();
     run(["repair", &place.arg("run"), "--accept-loss"]).expect(0);
-    assert_eq!(given_up(&place), [(newest, "somebody".to_owned())]);
-    resume(&place, &END_SOON).expect(0);
-    run(["replay", &place.arg("run")]).expect(0);
+    assert_eq!(given_up(&place), []);
+}
+
+#[test]
+fn nothing_is_pruned_while_checkpoints_are_missing() {
+    let place = killed();
+    let newest = accepted(&place).pop().unwrap();
+    fs::remove_dir_all(place.path("run").join(&newest)).unwrap();
+    run(["prune", &place.arg("run"), "--keep", "0", "--delete"])
+        .expect_error(2, &[&newest, "--give-up"]);
 }
 
 #[test]
@@ -178,7 +226,8 @@ fn giving_up_where_nothing_is_missing_changes_nothing() {
 #[test]
 fn a_command_that_a_queue_gives_again_resumes() {
     let place = Place::with_config(200);
-    let more: Vec<&str> = LONG.iter().chain(&["--or-resume"]).copied().collect();
+    let rate = ["--or-resume", "--set", "video_tokenizer.learning_rate=5e-5"];
+    let more: Vec<&str> = LONG.iter().chain(&rate).copied().collect();
     let mut child = begin(&place, &more)
         .arg("--quiet")
         .stdout(Stdio::null())
@@ -189,10 +238,11 @@ fn a_command_that_a_queue_gives_again_resumes() {
     child.wait().unwrap();
     // What a ladder or a person made of a setting since is not undone by the same command.
     resume_and_kill(&place, "video_tokenizer.checkpoint_interval=20");
+    resume_and_kill(&place, "video_tokenizer.learning_rate=1e-5");
     // Somebody edits the config meanwhile.
     let edited = support::CONFIG.replace("seed = 3", "seed = 4").replacen(
-        "learning_rate = 1e-3",
-        "learning_rate = 2e-3",
+        "log_interval = 5",
+        "log_interval = 4",
         1,
     );
     place.write("config.toml", edited);
@@ -214,7 +264,7 @@ fn a_command_that_a_queue_gives_again_resumes() {
     child.wait().unwrap();
     for text in [
         "`seed` is 4 in the config given; the run was created with 3",
-        "`video_tokenizer.learning_rate` is 0.002 in the config given; the run was created with 0.001",
+        "`video_tokenizer.log_interval` is 4 in the config given; the run was created with 5",
     ] {
         assert!(said.contains(text), "no `{text}` in:\n{said}");
     }
@@ -280,6 +330,14 @@ fn a_queue_may_give_what_a_run_began_from_again() {
     fs::remove_dir_all(place.path("first")).unwrap();
     let again = command().expect(0);
     assert!(again.stderr.contains("has finished"), "{}", again.stderr);
+    let longer = ["--or-resume", "--set", "video_tokenizer.n_updates=400"];
+    Done::of(begin(&place, &longer).output().unwrap()).expect_error(
+        2,
+        &[
+            "`video_tokenizer` has passed",
+            "`video_tokenizer.n_updates`",
+        ],
+    );
 }
 
 #[test]
@@ -291,7 +349,7 @@ fn a_finished_run_refuses_changes() {
     resume(&place, &["--set", "dynamics.n_updates=400"])
         .expect_error(2, &["`dynamics.n_updates`", "--init-from dynamics="]);
     resume(&place, &["--set", "policy.max_retries=9"])
-        .expect_error(2, &["the run has finished", "`max_retries`"]);
+        .expect_error(2, &["the run has finished", "`policy.max_retries`"]);
     resume(&place, &["--set", "foo.bar=1"]).expect_error(2, &["unknown key"]);
     resume(&place, &["--set", "seed=4"]).expect_error(2, &["`seed` cannot change in a run"]);
     resume(&place, &["--set", "threads=1"]).expect(0);
@@ -318,41 +376,67 @@ fn a_stage_that_has_passed_refuses_changes() {
     );
 }
 
-/// A log that ends just before a gate is decided.
-fn before_a_gate() -> (Place, PathBuf) {
+/// A run whose log ends just before its first gate is decided, as a kill there leaves it.
+fn before_a_gate() -> Place {
     let place = Place::with_config(200);
-    let whole = scripted(&place, "whole", short_policy(), Script::new(1));
-    let events: Vec<(u64, Event)> = records(&whole)
+    begin(&place, &["--stage", VIDEO, "--quiet"])
+        .output()
+        .unwrap();
+    let dir = place.path("run");
+    let events = records(&dir);
+    let end = events
+        .iter()
+        .position(|record| matches!(record.event, Event::GateDecided(_)))
+        .unwrap();
+    let events: Vec<(u64, Event)> = events
         .into_iter()
-        .take_while(|record| !matches!(record.event, Event::GateDecided(_)))
+        .take(end)
         .map(|record| (record.time_ms, record.event))
         .collect();
-    let dir = place.path("run");
+    fs::remove_dir_all(dir.join("log")).unwrap();
     let store = Store::create(&dir, "cut").unwrap();
     store
         .append(Seq::FIRST, &events, Durability::Durable)
         .unwrap();
     store.close().unwrap();
-    (place, dir)
+    place
 }
 
 #[test]
-fn a_gate_is_printed_by_the_resume_that_decides_it_also_when_that_fails() {
-    let (place, dir) = before_a_gate();
-    fs::rename(place.path("frames.npy"), place.path("moved.npy")).unwrap();
-    let failed = resume(&place, &["--json", "--quiet"]).expect(2);
-    let gates: Vec<Value> = failed
-        .stdout
+fn a_gate_that_the_last_process_left_is_printed_once_also_where_a_resume_fails() {
+    let place = before_a_gate();
+    let (here, away) = (place.path("frames.npy"), place.path("moved.npy"));
+    fs::rename(&here, &away).unwrap();
+    let mut printed = String::new();
+    for _ in 0..2 {
+        printed += &resume(&place, &["--json", "--quiet"]).expect(2).stdout;
+    }
+    fs::rename(&away, &here).unwrap();
+    printed += &resume(&place, &["--json", "--quiet"]).expect(0).stdout;
+    printed += &resume(&place, &["--json", "--quiet"]).expect(0).stdout;
+    let gates: Vec<Value> = printed
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(gates.len(), 1, "{}", failed.stdout);
-    assert_eq!(gates[0]["gate_step"], 20);
-    let decided =
-        |record: &&tinygate::events::Record| matches!(record.event, Event::GateDecided(_));
-    assert_eq!(records(&dir).iter().filter(decided).count(), 1);
-    let again = resume(&place, &["--json", "--quiet"]).expect(2);
-    assert_eq!(again.stdout, "", "once is enough");
+    let steps: Vec<u64> = gates
+        .iter()
+        .map(|gate| gate["gate_step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [20, 40], "{printed}");
+    run(["replay", &place.arg("run")]).expect(0);
+}
+
+#[test]
+fn what_is_refused_records_nothing() {
+    let place = killed();
+    let newest = accepted(&place).pop().unwrap();
+    fs::remove_dir_all(place.path("run").join(newest)).unwrap();
+    let before = fs::read(journal(&place.path("run"))).unwrap();
+    resume(&place, &["--give-up", "--set", "sed=4"]).expect_error(2, &["unknown key `sed`"]);
+    resume(&place, &["--give-up", "--retries", "1"]).expect_error(2, &["no stage of this run"]);
+    fs::rename(place.path("frames.npy"), place.path("moved.npy")).unwrap();
+    resume(&place, &["--give-up"]).expect(2);
+    assert_eq!(fs::read(journal(&place.path("run"))).unwrap(), before);
 }
 
 #[test]
@@ -416,6 +500,6 @@ fn pruning_an_interrupted_run_lets_it_resume() {
 #[test]
 fn pruning_where_no_run_is_says_so() {
     let place = Place::new();
-    run(["prune", &place.arg("nothing")]).expect_error(2, &["nothing"]);
-    assert!(!place.path("nothing").exists());
+    run(["prune", &place.arg("away")]).expect_error(2, &["does not exist"]);
+    assert!(!place.path("away").exists());
 }

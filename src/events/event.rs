@@ -565,7 +565,7 @@ pub struct CheckpointGivenUp {
 }
 
 /// A person asks for disk space: retention deletes all that it may, once, with this `keep_last`.
-/// Holds until the next process starts.
+/// Holds until an event that is no deletion.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PruneRequested {
     pub keep_last: u32,

@@ -37,7 +37,7 @@ pub struct RunState {
     pub created: Option<Box<RunCreated>>,
     pub stages: Vec<StageState>,
     pub fallback: Option<FallbackGranted>,
-    /// A person asked for disk space: `keep_last` until the next process starts.
+    /// A person asked for disk space: `keep_last`, until an event other than a deletion.
     pub prune: Option<u32>,
     pub process: ProcessState,
 }
@@ -163,11 +163,13 @@ impl RunState {
 
 /// The fold, the same by every version of the rules.
 pub(super) fn apply(state: &mut RunState, event: &Event) {
+    if !matches!(event, Event::CheckpointDeleted(_)) {
+        state.prune = None;
+    }
     match event {
         Event::RunCreated(created) => on_run_created(state, created),
         Event::ProcessStarted(_) => {
             on_process_started(state);
-            state.prune = None;
             to_current_stage(state, event);
         }
         Event::RunInterrupted(interrupted) => {

@@ -588,7 +588,7 @@ fn next_record(
     {
         return Event::GateDecided(Box::new(restart_without_gate(run, stage, chunk, gate_step)));
     }
-    if let Some(checkpoint) = expendable(run.policy.keep_last, stage, Some(next)) {
+    if let Some(checkpoint) = expendable(run.policy.keep_last, stage, Some(next), |_| true) {
         return Event::CheckpointDeleted(CheckpointDeleted {
             stage: name,
             checkpoint: checkpoint.reference.clone(),
@@ -610,6 +610,7 @@ fn expendable<'a>(
     keep_last: u32,
     stage: &'a StageState,
     next: Option<&Next>,
+    goes: impl Fn(&Checkpoint) -> bool,
 ) -> Option<&'a Checkpoint> {
     let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
     let needed = match next {
@@ -627,7 +628,11 @@ fn expendable<'a>(
             let passed = checkpoint.gate.is_some_and(|gate| gate.passed);
             let reference = Some(&checkpoint.reference);
             let protected = given || passed || checkpoint.resumed;
-            !checkpoint.deleted && !protected && reference != best && reference != needed
+            !checkpoint.deleted
+                && !protected
+                && reference != best
+                && reference != needed
+                && goes(checkpoint)
         })
         .collect();
     let (accepted, others): (Vec<&Checkpoint>, Vec<&Checkpoint>) = unprotected
@@ -655,8 +660,9 @@ pub(super) fn prunable(keep_last: u32, stage: &StageState) -> Option<&Checkpoint
         | Phase::Reopening { .. }
         | Phase::Passed { .. } => None,
     };
-    expendable(keep_last, stage, next)
-        .filter(|checkpoint| checkpoint.judgement != Judgement::Pending)
+    expendable(keep_last, stage, next, |checkpoint| {
+        checkpoint.judgement != Judgement::Pending
+    })
 }
 
 fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event {

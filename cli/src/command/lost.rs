@@ -83,7 +83,7 @@ impl Lost {
         };
         bail!(
             "the checkpoint `{}` (update {}) that `{}` resumes from is missing in `{}`\n\
-             hint: bring its files back, or continue from `{}` (update {}), on record, with \
+             hint: bring its files back, or give it up and continue from `{}` (update {}): \
              `tinygate resume {} --give-up`",
             needed.path,
             needed.step,
@@ -91,6 +91,25 @@ impl Lost {
             dir.display(),
             left.path,
             left.step,
+            dir.display()
+        )
+    }
+
+    /// # Errors
+    /// Always: which checkpoints are to be kept cannot be told while some are missing.
+    pub fn refuse_pruning(&self, dir: &Path) -> anyhow::Result<()> {
+        let missing: Vec<String> = self
+            .missing
+            .iter()
+            .map(|checkpoint| format!("`{}`", checkpoint.path))
+            .collect();
+        bail!(
+            "checkpoints of `{}` that the log has are missing in `{}`: {}\n\
+             hint: bring their files back, or give them up with `tinygate resume {} --give-up`, before others \
+             are deleted",
+            self.stage,
+            dir.display(),
+            missing.join(", "),
             dir.display()
         )
     }

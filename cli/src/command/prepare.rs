@@ -188,7 +188,8 @@ pub fn say_differences_to_log(args: &RunArgs, dir: &Path) {
     let Some(path) = &args.config else {
         return;
     };
-    let given = match Config::load(path, &[]) {
+    let overridden = overrides(&args.set).unwrap_or_default();
+    let given = match Config::load(path, &overridden) {
         Ok(loaded) => loaded.config,
         Err(error) => {
             let first = error.to_string();
@@ -207,7 +208,6 @@ pub fn say_differences_to_log(args: &RunArgs, dir: &Path) {
     let Ok(recorded) = Config::from_json(&created.config) else {
         return;
     };
-    let overridden = overrides(&args.set).unwrap_or_default();
     let overridden: BTreeSet<&str> = overridden.iter().map(Override::key).collect();
     let (given, recorded) = (given.entries(), recorded.entries());
     let value = |all: &[(String, String)], key: &str| {

@@ -1,4 +1,4 @@
-//! `prune`: delete the checkpoints that retention may delete, on record.
+//! `prune`: delete the checkpoints that retention may delete, each as an event.
 //!
 //! What goes is the machine's decision: the request is an event, and each deletion follows from it.
 //! Without `--delete` nothing is written, and the same decisions are only shown.
@@ -11,6 +11,7 @@ use tinygate::events::{Event, PruneRequested, Record};
 use tinygate::machine::{Decision, RunState, apply, decide};
 use tinygate::store::Store;
 
+use super::lost::Lost;
 use super::user;
 use super::{now_ms, records};
 use crate::args::PruneArgs;
@@ -125,6 +126,10 @@ fn delete(args: &PruneArgs) -> anyhow::Result<Pruned> {
     let before = preview(args)?;
     let (store, repairs) = Store::open(&args.dir)?;
     let mut controller = Controller::open(&store, &args.dir, now_ms)?;
+    if let Some(lost) = Lost::of(&args.dir, controller.state()) {
+        // What is on the disk may be all that the run can still resume from.
+        lost.refuse_pruning(&args.dir)?;
+    }
     controller.record_repairs(repairs.into_iter().map(Into::into))?;
     let mut seen = Deleted::default();
     if !before.checkpoints.is_empty() {

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::Context;
-use tinygate::events::{Event, Seq};
+use tinygate::events::{Event, Record, Seq};
 use tinygate::machine::{RunState, apply};
 use tinygate::store::{Durability, EventLog, LogCopy, Repair, Store, Wishes, rehearse};
 use tinygate_replay::describe;
 
 use super::lost::Lost;
-use super::now_ms;
 use super::user;
+use super::{now_ms, records};
 use crate::args::{CopyName, RepairArgs};
 use crate::exit::{EmptyLog, Exit};
 use crate::output::{count, say};
@@ -23,6 +23,14 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
             CopyName::Sled => LogCopy::Sled,
         }),
     };
+    // Whether this repair gives up events: without the wish it would not go through.
+    let loses = args.accept_loss && {
+        let lossless = Wishes {
+            accept_loss: false,
+            ..wishes
+        };
+        rehearse(&args.dir, lossless).is_err()
+    };
     let events = if args.dry_run {
         let (events, repairs) = rehearse(&args.dir, wishes).with_context(|| cannot(&args.dir))?;
         say("tried on a copy of the log; nothing here was changed:");
@@ -31,9 +39,19 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
             "{} events, the same in both copies",
             count(events)
         ));
+        if loses {
+            let sound = records(&args.dir)?.map_while(Result::ok);
+            let lost = lost_of(&args.dir, sound);
+            for checkpoint in lost.iter().flat_map(|lost| &lost.missing) {
+                say(&format!(
+                    "its files are missing, so it would be given up: `{}`",
+                    checkpoint.path
+                ));
+            }
+        }
         events
     } else {
-        repair(&args.dir, wishes)?
+        repair(&args.dir, wishes, loses)?
     };
     if events == 0 {
         let place = args.dir.display().to_string();
@@ -47,7 +65,7 @@ fn cannot(dir: &Path) -> String {
 }
 
 /// Returns how many events were found.
-fn repair(dir: &Path, wishes: Wishes) -> anyhow::Result<u64> {
+fn repair(dir: &Path, wishes: Wishes, loses: bool) -> anyhow::Result<u64> {
     let (store, repairs) = Store::repair(dir, wishes).with_context(|| cannot(dir))?;
     let events = store.head();
     say_all(dir, &repairs);
@@ -67,7 +85,7 @@ fn repair(dir: &Path, wishes: Wishes) -> anyhow::Result<u64> {
             .collect();
         store.append(events, &facts, Durability::Durable)?;
     }
-    if wishes.accept_loss {
+    if loses {
         give_up_lost(dir, &store)?;
     }
     store.close()?;
@@ -77,11 +95,8 @@ fn repair(dir: &Path, wishes: Wishes) -> anyhow::Result<u64> {
 /// Checkpoints that the lost events let go are given up too: who accepts the loss of the one accepts
 /// that of the other.
 fn give_up_lost(dir: &Path, store: &Store) -> anyhow::Result<()> {
-    let mut state = RunState::empty();
-    for record in store.read(Seq::FIRST)? {
-        apply(&mut state, &record?.event);
-    }
-    let Some(lost) = Lost::of(dir, &state) else {
+    let records: Vec<Record> = store.read(Seq::FIRST)?.collect::<Result<_, _>>()?;
+    let Some(lost) = lost_of(dir, records) else {
         return Ok(());
     };
     let events = match lost.give_up(
@@ -102,6 +117,14 @@ fn give_up_lost(dir: &Path, store: &Store) -> anyhow::Result<()> {
         store.append(store.head(), &[(now, event)], Durability::Durable)?;
     }
     Ok(())
+}
+
+fn lost_of(dir: &Path, records: impl IntoIterator<Item = Record>) -> Option<Lost> {
+    let mut state = RunState::empty();
+    for record in records {
+        apply(&mut state, &record.event);
+    }
+    Lost::of(dir, &state)
 }
 
 fn say_all(dir: &Path, repairs: &[Repair]) {

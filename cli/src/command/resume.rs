@@ -13,7 +13,7 @@ use tinygate::data::{DataError, Frames};
 use tinygate::events::{
     Dataset, Event, RunCreated, Seq, SettingChanged, SettingKey, SettingValue, StageName,
 };
-use tinygate::machine::{RunPhase, RunState, StageState};
+use tinygate::machine::{Decision, RunPhase, RunState, StageState, apply, decide, ladder};
 use tinygate::setup::{self, SetupError};
 use tinygate::store::{EventLog, Store};
 
@@ -65,19 +65,28 @@ fn resume(args: &ResumeArgs, begun: &mut bool) -> anyhow::Result<Exit> {
     }
     let mut controller = Controller::open(&store, &args.dir, now_ms)?;
     controller.record_repairs(repairs.into_iter().map(Into::into))?;
-    controller.catch_up(&mut Console::new(args.json, args.quiet))?;
-    let state = controller.state();
-    let Some(created) = state.created.clone() else {
+    let Some(created) = controller.state().created.clone() else {
         let place = args.dir.display().to_string();
         return Err(EmptyLog { place }.into());
     };
-    if state.phase == RunPhase::Finished {
-        refuse_changes_of_a_finished_run(args, &created, state)?;
+    // All that may be refused is refused before anything is recorded.
+    let given_up = given_up(args, controller.state())?;
+    let state = after_undecided(controller.state(), &given_up);
+    let continued = if state.phase == RunPhase::Finished {
+        refuse_changes_of_a_finished_run(args, &created, &state, &store)?;
+        None
+    } else {
+        lost::refuse_missing_upstream(&args.dir, &state)?;
+        Some(prepare_resume(args, &created, &state, &store)?)
+    };
+    for event in given_up {
+        controller.record_fact(event)?;
+    }
+    controller.catch_up(&mut Console::new(args.json, args.quiet))?;
+    let Some(continued) = continued else {
         say_finished(args, &store)?;
         return Ok(Exit::Done);
-    }
-    give_up_lost_checkpoints(args, &mut controller)?;
-    let continued = prepare_resume(args, &created, controller.state(), &store)?;
+    };
     *begun = true;
     go_on(args, &args.dir, controller, &store, continued)
 }
@@ -135,6 +144,7 @@ fn refuse_changes_of_a_finished_run(
     args: &ResumeArgs,
     created: &RunCreated,
     state: &RunState,
+    store: &Store,
 ) -> anyhow::Result<()> {
     if args.retries.is_some() {
         bail!(
@@ -143,9 +153,9 @@ fn refuse_changes_of_a_finished_run(
         );
     }
     let original = Config::from_json(&created.config)?;
-    let resumed = resumed(&original, args, created, state)?;
+    let mut resumed = resumed(&original, args, created, state)?;
     if args.requeued {
-        return Ok(());
+        leave_out_repeated(&mut resumed, &original, store)?;
     }
     refuse_changes_of_passed_stages(args, &resumed, state)?;
     if let Some(change) = resumed.settings.first() {
@@ -177,10 +187,16 @@ fn refuse_changes_of_passed_stages(
         return Ok(());
     };
     let stage = change.stage.as_ref().map_or("", StageName::as_str);
+    // It has done all its updates, so a run that trains it further needs more.
+    let target = if change.key == SettingKey::NUpdates {
+        String::new()
+    } else {
+        format!(" --set {stage}.n_updates=UPDATES")
+    };
     bail!(
         "`{stage}` has passed its last gate, so `{}` cannot change from {} to {}\n\
          hint: train it further in a run of its own: `tinygate run CONFIG --stage {stage} --init-from \
-         {stage}={}/{stage}/best --dir DIR --set {}={}`",
+         {stage}={}/{stage}/best --dir DIR --set {}={}{target}`",
         name_of(change),
         output::setting(change.from),
         output::setting(change.to),
@@ -192,31 +208,38 @@ fn refuse_changes_of_passed_stages(
 
 /// The key of a change as a config has it.
 fn name_of(change: &SettingChange) -> String {
-    let stage = change.stage.as_ref().map(|stage| format!("{stage}."));
-    format!("{}{}", stage.unwrap_or_default(), change.key.as_str())
+    let table = change.stage.as_ref().map_or("policy", StageName::as_str);
+    format!("{table}.{}", change.key.as_str())
 }
 
 /// Where checkpoints are missing, an older one takes their place only if the person says so.
-fn give_up_lost_checkpoints(
-    args: &ResumeArgs,
-    controller: &mut Controller<'_>,
-) -> anyhow::Result<()> {
-    let lost = Lost::of(&args.dir, controller.state());
-    let Some(lost) = lost else {
+fn given_up(args: &ResumeArgs, state: &RunState) -> anyhow::Result<Vec<Event>> {
+    let Some(lost) = Lost::of(&args.dir, state) else {
         if args.give_up && !args.quiet {
             output::say("no checkpoint is missing, so none is given up");
         }
-        return lost::refuse_missing_upstream(&args.dir, controller.state());
+        return Ok(Vec::new());
     };
     if !args.give_up {
         lost.refuse(&args.dir)?;
-        return lost::refuse_missing_upstream(&args.dir, controller.state());
+        return Ok(Vec::new());
     }
-    lost::refuse_missing_upstream(&args.dir, controller.state())?;
-    for event in lost.give_up(&user::name(), "its files are missing")? {
-        controller.record_fact(Event::CheckpointGivenUp(event))?;
+    let events = lost.give_up(&user::name(), "its files are missing")?;
+    Ok(events.into_iter().map(Event::CheckpointGivenUp).collect())
+}
+
+/// The state once these facts and the decisions of the last process that were not recorded are.
+fn after_undecided(state: &RunState, facts: &[Event]) -> RunState {
+    let mut state = state.clone();
+    for fact in facts {
+        apply(&mut state, fact);
     }
-    Ok(())
+    while let Decision::Record(event) = decide(&state)
+        && !matches!(*event, Event::ChunkStarted(_))
+    {
+        apply(&mut state, &event);
+    }
+    state
 }
 
 /// The run's config with what the command line changes.
@@ -234,8 +257,8 @@ fn resumed(
     Ok(original.resume(in_force, max_retries, &overrides(&args.set)?)?)
 }
 
-/// Leaves out what the command that began the run set then, or a person has set since: given again
-/// by a requeued job it is no change, whatever the ladder made of the value in between.
+/// Leaves out what the command that began the run set then, or what a person has set since: a
+/// requeued job gives it again, and that must not undo what the ladder made of the value in between.
 fn leave_out_repeated(
     resumed: &mut Resumed,
     original: &Config,
@@ -247,16 +270,18 @@ fn leave_out_repeated(
             before.push(changed);
         }
     }
-    let created: Vec<(String, String)> = original.entries();
     resumed.settings.retain(|change| {
-        let last = before
+        let at_first = match &change.stage {
+            Some(stage) => original
+                .stage(stage)
+                .and_then(|stage| ladder::value_of(&stage.settings, change.key)),
+            None => Some(SettingValue::Count(u64::from(original.policy.max_retries)))
+                .filter(|_| change.key == SettingKey::MaxRetries),
+        };
+        let set_before = before
             .iter()
-            .rfind(|old| old.stage == change.stage && old.key == change.key);
-        let first = created
-            .iter()
-            .find(|(key, _)| *key == name_of(change))
-            .is_some_and(|(_, value)| *value == output::setting(change.to));
-        !first && last.is_none_or(|old| old.to != change.to)
+            .any(|old| (&old.stage, old.key, old.to) == (&change.stage, change.key, change.to));
+        at_first != Some(change.to) && !set_before
     });
     Ok(())
 }

@@ -14,9 +14,14 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
     use super::{drive, dry_run, ranks, worker};
     let job = ranks::job()?;
     if let Some(job) = job.as_ref().filter(|job| 0 < job.rank) {
-        let (config, _) = prepare::config(args)?;
-        // A run that goes on has the config of its log, which the one named here need not be.
-        return worker::join(job, Some((&config, !args.or_resume)), args.quiet);
+        // A run that is resumed has the config of its log; the one named here may be another, or gone.
+        let config = match prepare::config(args) {
+            Ok((config, _)) => Some(config),
+            Err(_) if args.or_resume => None,
+            Err(error) => return Err(error),
+        };
+        let config = config.as_ref().map(|config| (config, !args.or_resume));
+        return worker::join(job, config, args.quiet);
     }
     if let Some(dir) = args
         .dir

@@ -743,7 +743,18 @@ fn pruning_deletes_what_retention_may_delete_and_no_more() {
 }
 
 #[test]
-fn pruning_ends_with_the_next_process() {
+fn a_checkpoint_that_waits_for_its_verdict_does_not_keep_others_from_being_pruned() {
+    let mut run = with_many_checkpoints();
+    let train = run.training();
+    let unjudged = checkpoint(train.stage.as_str(), train.from.get() + 50);
+    run.append(written(&train, &unjudged, true));
+    let deleted = prune(&mut run, 0);
+    assert!(!deleted.is_empty());
+    assert!(!deleted.contains(&unjudged.path));
+}
+
+#[test]
+fn pruning_ends_with_the_next_event() {
     let mut run = with_many_checkpoints();
     prune(&mut run, 0);
     run.tell(process());

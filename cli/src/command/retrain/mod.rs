@@ -236,8 +236,7 @@ impl Bench {
             End::Failed(how) => return Ok(Some(Err(format!("it failed: {how}")))),
             End::Resumed { after } if *after <= chunk.command.start() => {
                 return Ok(Some(Err(
-                    "nothing of it counts: it was resumed where it began, with other settings"
-                        .to_owned(),
+                    "nothing of it counts: it was resumed where it began, or before".to_owned(),
                 )));
             }
             End::Resumed { .. } | End::Finished => {}

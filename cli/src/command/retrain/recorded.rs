@@ -26,7 +26,8 @@ pub struct Recorded {
 pub enum End {
     Open,
     Finished,
-    /// Resumed after this update with other settings; what was trained after it does not count.
+    /// Resumed after this update, with other settings or from before its start; what was trained after
+    /// it does not count.
     Resumed {
         after: Step,
     },
@@ -126,7 +127,8 @@ pub fn chunks<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Recorded
             && let Some(before) = chunks
                 .iter_mut()
                 .rfind(|chunk| chunk.is_attempt_of(&command))
-            && before.command.settings != command.settings
+            && (before.command.settings != command.settings
+                || command.start() < before.command.start())
         {
             before.take(event);
             before.end = End::Resumed {
