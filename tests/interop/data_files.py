@@ -313,6 +313,24 @@ def _(folder, options):
     return Read(BASE)
 
 
+@rows(
+    ("h5: a soft link among 20", 20, {}),
+    ("h5: a soft link among 500", 500, {}),
+    ("h5: a soft link among 20, order tracked", 20, {"track_order": True}),
+    ("h5: a soft link among 20, format 1.10", 20, {"libver": ("v110", "v110")}),
+    ("h5: a soft link among 400, format 1.10", 400, {"libver": ("v110", "v110")}),
+)
+def _(folder, count, options):
+    def fill(file):
+        file["data/obs"] = BASE
+        file["frames"] = h5py.SoftLink("/data/obs")
+        for number in range(count):
+            file[f"a setting with a long name {number}"] = h5py.SoftLink("/data/obs")
+
+    hdf5(folder, fill, **options)
+    return Read(BASE, lengths=[COUNT])
+
+
 @row("h5: a hard link")
 def _(folder):
     def fill(file):
