@@ -944,9 +944,27 @@ fn a_folder_without_pngs_says_what_it_has() {
     };
     check(&["it is empty"]);
     std::fs::write(folder.path().join("ep0.npz"), "").unwrap();
-    check(&["1 x no picture, `ep0.npz`", "name the files themselves"]);
+    check(&[
+        "1 x file of arrays (.npz), `ep0.npz`",
+        "name the files themselves",
+    ]);
     std::fs::write(folder.path().join("0.jpg"), "").unwrap();
     check(&["1 x picture, but no PNG (.jpg), `0.jpg`", "mogrify"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_file() {
+    let folder = pictures(&[("0.png", 1)]);
+    for name in ["a.npy", "1.png"] {
+        let made = std::process::Command::new("mkfifo")
+            .arg(folder.path().join(name))
+            .status();
+        assert!(made.unwrap().success());
+    }
+    let error = Frames::load(&[folder.path().join("a.npy")], 4).unwrap_err();
+    assert!(matches!(error, DataError::NoFile { .. }), "{error:?}");
+    assert_eq!(grays(&Frames::load(&[folder.path()], 4).unwrap()), [1]);
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub enum DataError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("`{}` is neither a file nor a folder, but a pipe or a device\nhint: write the data to a file", path.display())]
+    NoFile { path: PathBuf },
     #[error(
         "`{}` is not a dataset: its name ends in `{found}`, expected .h5, .hdf5, .npz, .npy or a folder of PNGs\nhint: {}",
         path.display(), of_ending(found)

@@ -85,7 +85,9 @@ fn gap(recording: &Recording) -> String {
 
 /// Hidden files and notes lie beside any pictures.
 fn is_worth_a_word(passed_over: &PassedOver) -> bool {
-    passed_over.why.starts_with("picture") || passed_over.why.starts_with("chunk")
+    ["picture", "chunk", "file of arrays"]
+        .iter()
+        .any(|start| passed_over.why.starts_with(start))
 }
 
 fn some<T>(all: &[T], indent: &str, line: impl Fn(&T) -> String) -> Vec<String> {
