@@ -211,37 +211,41 @@ fn of_parser(source: &Source<'_>, array: Option<&str>, error: &Error) -> DataErr
         found: found.to_owned(),
         array: array.to_owned(),
     };
-    match error {
-        Error::Io(error) => {
-            // The error has no copy.
-            let error = error
-                .raw_os_error()
-                .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error);
-            source.io(error)
-        }
-        Error::FileMarkedInUse(_) => DataError::InUse { path },
-        Error::Format(FormatError::UnsupportedFilter(id)) => {
-            let name = FILTERS.iter().find(|(known, _)| known == id);
-            DataError::Filter {
-                path,
-                filter: name.map_or_else(|| format!("{id}"), |(id, name)| format!("{name} ({id})")),
-                plugin: 255 < *id,
-            }
-        }
-        Error::Format(FormatError::InvalidLayoutVersion(version)) if 4 < *version => {
-            DataError::NewerHdf5 {
-                path,
-                version: *version,
-            }
-        }
-        Error::Format(FormatError::UnsupportedVirtualLayout) => away(&format!(
-            "`{array}` is a virtual dataset, whose frames lie in other files and are not looked for"
-        )),
-        Error::Format(FormatError::UnsupportedExternalStorage) => away(&format!(
-            "`{array}` has its frames in external files, which are not followed"
-        )),
-        error => source.damaged(error),
+    if let Error::Io(error) = error {
+        // The error has no copy.
+        let error = error
+            .raw_os_error()
+            .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error);
+        return source.io(error);
     }
+    if let Error::FileMarkedInUse(_) = error {
+        return DataError::InUse { path };
+    }
+    let Error::Format(format) = error else {
+        return source.damaged(error);
+    };
+    if let FormatError::UnsupportedFilter(id) = format {
+        let name = FILTERS.iter().find(|(known, _)| known == id);
+        return DataError::Filter {
+            path,
+            filter: name.map_or_else(|| format!("{id}"), |(id, name)| format!("{name} ({id})")),
+            plugin: 255 < *id,
+        };
+    }
+    if let FormatError::InvalidLayoutVersion(version @ 5..) = *format {
+        return DataError::NewerHdf5 { path, version };
+    }
+    if *format == FormatError::UnsupportedVirtualLayout {
+        return away(&format!(
+            "`{array}` is a virtual dataset, whose frames lie in other files and are not looked for"
+        ));
+    }
+    if *format == FormatError::UnsupportedExternalStorage {
+        return away(&format!(
+            "`{array}` has its frames in external files, which are not followed"
+        ));
+    }
+    source.damaged(error)
 }
 
 fn read_array(
@@ -359,7 +363,14 @@ fn kind(found: &DType) -> Kind {
             Datatype::FixedPoint { size, .. } => integer(u64::from(size) * 8, true),
             Datatype::VariableLength { .. } => Kind::Lists,
             Datatype::Opaque { .. } => Kind::Text,
-            _ => Kind::Other,
+            Datatype::Time { .. }
+            | Datatype::String { .. }
+            | Datatype::BitField { .. }
+            | Datatype::Compound { .. }
+            | Datatype::Reference { .. }
+            | Datatype::Enumeration { .. }
+            | Datatype::Array { .. }
+            | _ => Kind::Other,
         },
         DType::Enum(_) | DType::Array(..) | DType::ObjectReference | _ => Kind::Other,
     }
@@ -396,11 +407,15 @@ fn range(
         return None;
     }
     let rows = rows_at_once(source, dataset, row_bytes, element, most).ok()?;
-    let order = match dataset.datatype().ok()? {
-        Datatype::FixedPoint { byte_order, .. } | Datatype::FloatingPoint { byte_order, .. } => {
-            byte_order
-        }
-        _ => return None,
+    let datatype = dataset.datatype().ok()?;
+    let (Datatype::FixedPoint {
+        byte_order: order, ..
+    }
+    | Datatype::FloatingPoint {
+        byte_order: order, ..
+    }) = datatype
+    else {
+        return None;
     };
     let big = order == DatatypeByteOrder::BigEndian;
     let mut range = Range::NONE;
