@@ -730,6 +730,19 @@ fn a_file_of_another_kind_is_named() {
     check_bytes_refused("empty", "a.npy", b"", &["it is empty"]);
     check_bytes_refused("zeros", "a.h5", &[0; 4096], &["begins with zeros"]);
     check_bytes_refused("a video", "a.mp4", b"", &["ends in `mp4`", "ffmpeg"]);
+    let h5 = std::fs::read(fixture("contiguous.h5")).unwrap();
+    check_bytes_refused(
+        "HDF5 as MATLAB names it",
+        "a.mat",
+        &h5,
+        &["an HDF5 file", "rename it to `.h5`"],
+    );
+    check_bytes_refused(
+        "no ending",
+        "frames",
+        &array,
+        &["has no ending", "rename it to `.npy`"],
+    );
     check_bytes_refused(
         "one picture",
         "a.png",

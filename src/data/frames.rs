@@ -383,6 +383,7 @@ fn read_path(path: &Path, frame_size: usize, into: &mut Loading) -> Result<(), D
             return Err(DataError::UnknownFormat {
                 path: PathBuf::from(path),
                 found: ending,
+                looks: sniff::look(path).filter(|(looks, _)| *looks != "a PNG"),
             });
         }
     };
