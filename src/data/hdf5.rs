@@ -16,6 +16,8 @@ use hdf5_pure::{
     ChunkIndex, DType, Dataset, Datatype, DatatypeByteOrder, Error, File, FormatError, Group,
 };
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::Path;
 
 const NAME: &str = "frames";
 
@@ -74,6 +76,40 @@ pub(super) fn read(
     file_bytes: u64,
     into: &mut Loading,
 ) -> Result<(), DataError> {
+    let error = match source.guarded(|| read_arrays(source, file_bytes, into)) {
+        Err(error @ (DataError::Damaged { .. } | DataError::InUse { .. })) => error,
+        other => return other,
+    };
+    match stored_end(source.path) {
+        Some(end) if file_bytes < end => Err(source.damaged(format!(
+            "it has {file_bytes} bytes and should have {end}: a copy broke off, or its writer ended before all was written"
+        ))),
+        Some(_) | None => Err(error),
+    }
+}
+
+/// Where a file ends by its own header, the superblock.
+fn stored_end(path: &Path) -> Option<u64> {
+    let mut start = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(64).read_to_end(&mut start).ok()?;
+    let version = *start.strip_prefix(b"\x89HDF\r\n\x1a\n")?.first()?;
+    // The end comes behind the base and one other address.
+    let (width, base) = match version {
+        0 => (13, 24),
+        1 => (13, 28),
+        _ => (9, 12),
+    };
+    let width = usize::from(*start.get(width)?);
+    let from = base + 2 * width;
+    let bytes = start.get(from..from + width)?;
+    let end = bytes.iter().rev().try_fold(0_u64, |end, &byte| {
+        Some(end.checked_mul(256)? + u64::from(byte))
+    })?;
+    (end != u64::MAX).then_some(end)
+}
+
+fn read_arrays(source: &Source<'_>, file_bytes: u64, into: &mut Loading) -> Result<(), DataError> {
     let file =
         File::open_streaming(source.path).map_err(|error| of_parser(source, None, &error))?;
     let place = source.path.display();
