@@ -730,6 +730,19 @@ fn a_file_of_another_kind_is_named() {
     check_bytes_refused("empty", "a.npy", b"", &["it is empty"]);
     check_bytes_refused("zeros", "a.h5", &[0; 4096], &["begins with zeros"]);
     check_bytes_refused("a video", "a.mp4", b"", &["ends in `mp4`", "ffmpeg"]);
+    let h5 = std::fs::read(fixture("contiguous.h5")).unwrap();
+    check_bytes_refused(
+        "HDF5 as MATLAB names it",
+        "a.mat",
+        &h5,
+        &["an HDF5 file", "rename it to `.h5`"],
+    );
+    check_bytes_refused(
+        "no ending",
+        "frames",
+        &array,
+        &["has no ending", "rename it to `.npy`"],
+    );
     check_bytes_refused(
         "one picture",
         "a.png",
@@ -738,37 +751,88 @@ fn a_file_of_another_kind_is_named() {
     );
 }
 
-// HDF5 files made by the writer of the same library that reads them; h5py's own are in tests/interop/data_files.py.
+// HDF5 files by h5py. Many more are made anew in tests/interop/data_files.py.
 
-fn hdf5(build: impl FnOnce(&mut hdf5_pure::FileBuilder)) -> Vec<u8> {
-    let mut builder = hdf5_pure::FileBuilder::new();
-    build(&mut builder);
-    builder.finish().unwrap()
+#[test]
+fn links_within_a_file_are_followed() {
+    check_loads("a soft link in the format of 1.8", "soft_link.h5");
+    check_loads("a soft link in the format of 1.10", "soft_link_new.h5");
+    check_loads(
+        "a soft link among so many that a heap holds them",
+        "soft_link_dense.h5",
+    );
+    check_refused(
+        "a link into another file",
+        "external_link.h5",
+        4,
+        &["external link to `/obs` in `other.h5`", "hint: "],
+    );
 }
 
 #[test]
 fn arrays_in_groups_are_recordings_in_the_order_of_their_names() {
-    let bytes = hdf5(|file| {
-        for number in [10, 9] {
-            let mut group = file.create_group(&format!("clip{number}"));
-            let pixels: Vec<u8> = expected().iter().map(|byte| byte ^ number).collect();
-            group
-                .create_dataset("frames")
-                .with_u8_data(&pixels)
-                .with_shape(&[5, 4, 4, 3]);
-            file.add_group(group.finish());
-        }
-    });
-    let folder = tempfile::tempdir().unwrap();
-    let frames = load_damaged(folder.path(), "a.h5", &bytes).unwrap();
+    let frames = Frames::load(&[fixture("in_groups.h5")], 4).unwrap();
     assert_eq!(frames.segments(), [0..5, 5..10]);
-    assert_eq!(frames.frame(0).unwrap()[0], 9, "clip9 comes before clip10");
+    let want: Vec<u8> = [9, 10]
+        .iter()
+        .flat_map(|number| expected().into_iter().map(move |byte| byte ^ number))
+        .collect();
+    assert_eq!(frames.bytes(), want);
     let paths: Vec<&str> = frames
         .recordings()
         .iter()
         .map(|found| found.path.as_str())
         .collect();
-    assert!(paths[0].ends_with("a.h5:/clip9/frames"), "{paths:?}");
+    assert!(paths[0].ends_with("in_groups.h5:/ep9/frames"), "{paths:?}");
+}
+
+#[test]
+fn what_hdf5_cannot_give_is_named_with_what_to_do() {
+    check_refused(
+        "a writer that crashed",
+        "in_use.h5",
+        4,
+        &["marked as open for writing", "`h5clear -s "],
+    );
+    check_refused(
+        "a filter",
+        "blosc.h5",
+        4,
+        &["blosc (32001)", "import hdf5plugin", "compression=\"gzip\""],
+    );
+    check_refused(
+        "the format of HDF5 2",
+        "version_2.h5",
+        4,
+        &["HDF5 2", "data layout version: 5"],
+    );
+    check_refused(
+        "floats",
+        "float.h5",
+        4,
+        &[
+            "type f32, expected uint8 (0 to 255); found values from ",
+            "`",
+        ],
+    );
+}
+
+#[test]
+fn damaged_links_never_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["soft_link.h5", "soft_link_new.h5", "soft_link_dense.h5"] {
+        let whole = std::fs::read(fixture(file)).unwrap();
+        let step = whole.len() / 300 + 1;
+        for place in (0..whole.len()).step_by(step) {
+            for value in [0x00, 0xff, whole[place] ^ 0x10] {
+                let mut damaged = whole.clone();
+                damaged[place] = value;
+                if let Ok(frames) = load_damaged(folder.path(), file, &damaged) {
+                    assert_eq!(frames.frame_bytes(), 48, "{file}, byte {place} = {value}");
+                }
+            }
+        }
+    }
 }
 
 // Folders of pictures.
@@ -893,9 +957,27 @@ fn a_folder_without_pngs_says_what_it_has() {
     };
     check(&["it is empty"]);
     std::fs::write(folder.path().join("ep0.npz"), "").unwrap();
-    check(&["1 x no picture, `ep0.npz`", "name the files themselves"]);
+    check(&[
+        "1 x file of arrays (.npz), `ep0.npz`",
+        "name the files themselves",
+    ]);
     std::fs::write(folder.path().join("0.jpg"), "").unwrap();
     check(&["1 x picture, but no PNG (.jpg), `0.jpg`", "mogrify"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_file() {
+    let folder = pictures(&[("0.png", 1)]);
+    for name in ["a.npy", "1.png"] {
+        let made = std::process::Command::new("mkfifo")
+            .arg(folder.path().join(name))
+            .status();
+        assert!(made.unwrap().success());
+    }
+    let error = Frames::load(&[folder.path().join("a.npy")], 4).unwrap_err();
+    assert!(matches!(error, DataError::NoFile { .. }), "{error:?}");
+    assert_eq!(grays(&Frames::load(&[folder.path()], 4).unwrap()), [1]);
 }
 
 #[test]

@@ -367,13 +367,11 @@ fn arrange(shape: &[u64], frame_size: usize) -> Arranged {
     }
 }
 
-/// Where the channels of a shape of four may be, and what to do about it.
-fn channels(
-    a: u64,
-    b: u64,
-    c: u64,
-    d: u64,
-) -> Option<Vec<((u64, u64), &'static str, &'static str)>> {
+/// Height and width by one reading of a shape, the expression that goes with it, and what it mends.
+type Reading = ((u64, u64), &'static str, &'static str);
+
+/// Where the channels of a shape of four may be; `None` if nowhere.
+fn channels(a: u64, b: u64, c: u64, d: u64) -> Option<Vec<Reading>> {
     let last = "RGB comes last";
     let gray = "gray becomes RGB by repeating it";
     let alpha = "an alpha channel is left out";

@@ -49,11 +49,21 @@ pub enum DataError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("`{}` is neither a file nor a folder, but a pipe or a device\nhint: write the data to a file", path.display())]
+    NoFile { path: PathBuf },
     #[error(
-        "`{}` is not a dataset: its name ends in `{found}`, expected .h5, .hdf5, .npz, .npy or a folder of PNGs\nhint: {}",
-        path.display(), of_ending(found)
+        "`{}` is not a dataset: its name {}, expected .h5, .hdf5, .npz, .npy or a folder of PNGs{}\nhint: {}",
+        path.display(),
+        if found.is_empty() { "has no ending".to_owned() } else { format!("ends in `{found}`") },
+        looks.map_or_else(String::new, |(looks, _)| format!("; it looks like {looks}")),
+        looks.map_or_else(|| of_ending(found), |(_, hint)| hint)
     )]
-    UnknownFormat { path: PathBuf, found: String },
+    UnknownFormat {
+        path: PathBuf,
+        found: String,
+        /// What it looks like by its first bytes, and what to do then.
+        looks: Option<(&'static str, &'static str)>,
+    },
     #[error("`{}` is no {format} file, it looks like {looks}\nhint: {hint}", path.display())]
     OtherFormat {
         path: PathBuf,

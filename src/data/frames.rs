@@ -360,6 +360,11 @@ fn read_path(path: &Path, frame_size: usize, into: &mut Loading) -> Result<(), D
     if found.is_dir() {
         return image::read_folder(path, frame_size, into);
     }
+    if !found.is_file() {
+        return Err(DataError::NoFile {
+            path: path.to_owned(),
+        });
+    }
     let ending = path
         .extension()
         .map(|ending| ending.to_string_lossy().to_lowercase())
@@ -378,6 +383,7 @@ fn read_path(path: &Path, frame_size: usize, into: &mut Loading) -> Result<(), D
             return Err(DataError::UnknownFormat {
                 path: PathBuf::from(path),
                 found: ending,
+                looks: sniff::look(path).filter(|(looks, _)| *looks != "a PNG"),
             });
         }
     };

@@ -16,6 +16,8 @@ use hdf5_pure::{
     ChunkIndex, DType, Dataset, Datatype, DatatypeByteOrder, Error, File, FormatError, Group,
 };
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::Path;
 
 const NAME: &str = "frames";
 
@@ -74,6 +76,40 @@ pub(super) fn read(
     file_bytes: u64,
     into: &mut Loading,
 ) -> Result<(), DataError> {
+    let error = match source.guarded(|| read_arrays(source, file_bytes, into)) {
+        Err(error @ (DataError::Damaged { .. } | DataError::InUse { .. })) => error,
+        other => return other,
+    };
+    match stored_end(source.path) {
+        Some(end) if file_bytes < end => Err(source.damaged(format!(
+            "it has {file_bytes} bytes and should have {end}: a copy broke off, or its writer ended before all was written"
+        ))),
+        Some(_) | None => Err(error),
+    }
+}
+
+/// Where a file ends by its own header, the superblock.
+fn stored_end(path: &Path) -> Option<u64> {
+    let mut start = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(64).read_to_end(&mut start).ok()?;
+    let version = *start.strip_prefix(b"\x89HDF\r\n\x1a\n")?.first()?;
+    // The end comes behind the base and one other address.
+    let (width, base) = match version {
+        0 => (13, 24),
+        1 => (13, 28),
+        _ => (9, 12),
+    };
+    let width = usize::from(*start.get(width)?);
+    let from = base + 2 * width;
+    let bytes = start.get(from..from + width)?;
+    let end = bytes.iter().rev().try_fold(0_u64, |end, &byte| {
+        Some(end.checked_mul(256)? + u64::from(byte))
+    })?;
+    (end != u64::MAX).then_some(end)
+}
+
+fn read_arrays(source: &Source<'_>, file_bytes: u64, into: &mut Loading) -> Result<(), DataError> {
     let file =
         File::open_streaming(source.path).map_err(|error| of_parser(source, None, &error))?;
     let place = source.path.display();
@@ -211,37 +247,41 @@ fn of_parser(source: &Source<'_>, array: Option<&str>, error: &Error) -> DataErr
         found: found.to_owned(),
         array: array.to_owned(),
     };
-    match error {
-        Error::Io(error) => {
-            // The error has no copy.
-            let error = error
-                .raw_os_error()
-                .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error);
-            source.io(error)
-        }
-        Error::FileMarkedInUse(_) => DataError::InUse { path },
-        Error::Format(FormatError::UnsupportedFilter(id)) => {
-            let name = FILTERS.iter().find(|(known, _)| known == id);
-            DataError::Filter {
-                path,
-                filter: name.map_or_else(|| format!("{id}"), |(id, name)| format!("{name} ({id})")),
-                plugin: 255 < *id,
-            }
-        }
-        Error::Format(FormatError::InvalidLayoutVersion(version)) if 4 < *version => {
-            DataError::NewerHdf5 {
-                path,
-                version: *version,
-            }
-        }
-        Error::Format(FormatError::UnsupportedVirtualLayout) => away(&format!(
-            "`{array}` is a virtual dataset, whose frames lie in other files and are not looked for"
-        )),
-        Error::Format(FormatError::UnsupportedExternalStorage) => away(&format!(
-            "`{array}` has its frames in external files, which are not followed"
-        )),
-        error => source.damaged(error),
+    if let Error::Io(error) = error {
+        // The error has no copy.
+        let error = error
+            .raw_os_error()
+            .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error);
+        return source.io(error);
     }
+    if let Error::FileMarkedInUse(_) = error {
+        return DataError::InUse { path };
+    }
+    let Error::Format(format) = error else {
+        return source.damaged(error);
+    };
+    if let FormatError::UnsupportedFilter(id) = format {
+        let name = FILTERS.iter().find(|(known, _)| known == id);
+        return DataError::Filter {
+            path,
+            filter: name.map_or_else(|| format!("{id}"), |(id, name)| format!("{name} ({id})")),
+            plugin: 255 < *id,
+        };
+    }
+    if let FormatError::InvalidLayoutVersion(version @ 5..) = *format {
+        return DataError::NewerHdf5 { path, version };
+    }
+    if *format == FormatError::UnsupportedVirtualLayout {
+        return away(&format!(
+            "`{array}` is a virtual dataset, whose frames lie in other files and are not looked for"
+        ));
+    }
+    if *format == FormatError::UnsupportedExternalStorage {
+        return away(&format!(
+            "`{array}` has its frames in external files, which are not followed"
+        ));
+    }
+    source.damaged(error)
 }
 
 fn read_array(
@@ -359,7 +399,14 @@ fn kind(found: &DType) -> Kind {
             Datatype::FixedPoint { size, .. } => integer(u64::from(size) * 8, true),
             Datatype::VariableLength { .. } => Kind::Lists,
             Datatype::Opaque { .. } => Kind::Text,
-            _ => Kind::Other,
+            Datatype::Time { .. }
+            | Datatype::String { .. }
+            | Datatype::BitField { .. }
+            | Datatype::Compound { .. }
+            | Datatype::Reference { .. }
+            | Datatype::Enumeration { .. }
+            | Datatype::Array { .. }
+            | _ => Kind::Other,
         },
         DType::Enum(_) | DType::Array(..) | DType::ObjectReference | _ => Kind::Other,
     }
@@ -396,11 +443,15 @@ fn range(
         return None;
     }
     let rows = rows_at_once(source, dataset, row_bytes, element, most).ok()?;
-    let order = match dataset.datatype().ok()? {
-        Datatype::FixedPoint { byte_order, .. } | Datatype::FloatingPoint { byte_order, .. } => {
-            byte_order
-        }
-        _ => return None,
+    let datatype = dataset.datatype().ok()?;
+    let (Datatype::FixedPoint {
+        byte_order: order, ..
+    }
+    | Datatype::FloatingPoint {
+        byte_order: order, ..
+    }) = datatype
+    else {
+        return None;
     };
     let big = order == DatatypeByteOrder::BigEndian;
     let mut range = Range::NONE;

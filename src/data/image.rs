@@ -20,10 +20,14 @@ const DECODER_BYTES_MAX: usize = 64 << 20;
 const DEPTH_MAX: usize = 16;
 
 /// Pictures of other kinds, by their endings: in a folder of PNGs each was probably meant as a frame.
-const OTHER_PICTURES: [&str; 16] = [
-    "jpg", "jpeg", "jpe", "jfif", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pnm", "tga",
-    "avif", "heic", "exr",
+const OTHER_PICTURES: [&str; 28] = [
+    "apng", "avif", "bmp", "dds", "exr", "gif", "hdr", "heic", "heif", "ico", "jfif", "jp2", "jpe",
+    "jpeg", "jpg", "jxl", "pbm", "pcx", "pgm", "pnm", "ppm", "qoi", "raw", "svg", "tga", "tif",
+    "tiff", "webp",
 ];
+
+/// Files of arrays, which are named themselves.
+const ARRAYS: [&str; 4] = ["h5", "hdf5", "npy", "npz"];
 
 /// Folders and files that systems and synchronizers add by themselves.
 const SYSTEM_FILES: [&str; 7] = [
@@ -46,6 +50,18 @@ pub(super) fn read_folder(
     if found.recordings.is_empty() {
         return Err(empty(folder, &found));
     }
+    // Once for all: one reservation a picture would copy everything at each.
+    let all = Source {
+        path: folder,
+        format: Format::Png,
+        frame_size,
+    };
+    let pictures = found
+        .recordings
+        .iter()
+        .map(|(_, pictures, _)| pictures.len() as u64);
+    let bytes = all.frame_bytes().saturating_mul(pictures.sum());
+    all.reserve(bytes, &mut into.bytes)?;
     for (folder, pictures, missing) in &found.recordings {
         read_recording(folder, pictures, *missing, frame_size, into)?;
     }
@@ -106,16 +122,17 @@ fn look_into(folder: &Path, depth: usize, found: &mut Found) -> Result<(), DataE
             subfolders.push(path);
         } else {
             let ending = ending(&path);
-            if ending == "png" {
+            let why = if OTHER_PICTURES.contains(&ending.as_str()) {
+                format!("picture, but no PNG (.{ending})")
+            } else if ARRAYS.contains(&ending.as_str()) {
+                format!("file of arrays (.{ending})")
+            } else if ending == "png" && path.is_file() {
                 pictures.push(path);
+                continue;
             } else {
-                let why = if OTHER_PICTURES.contains(&ending.as_str()) {
-                    format!("picture, but no PNG (.{ending})")
-                } else {
-                    "no picture".to_owned()
-                };
-                found.pass_over(folder, why, &path);
-            }
+                "no picture".to_owned()
+            };
+            found.pass_over(folder, why, &path);
         }
     }
     if !pictures.is_empty() {
@@ -164,14 +181,10 @@ fn empty(folder: &Path, found: &Found) -> DataError {
         .iter()
         .map(|(why, (count, example))| format!("{count} x {why}, `{example}`"))
         .collect();
-    let has = |wanted: &[&str]| {
-        by_why
-            .values()
-            .any(|(_, example)| wanted.contains(&ending(Path::new(example)).as_str()))
-    };
-    let hint = if by_why.keys().any(|why| why.starts_with("picture")) {
+    let has = |start: &str| by_why.keys().any(|why| why.starts_with(start));
+    let hint = if has("picture") {
         "convert the pictures to PNG, with ImageMagick: `mogrify -format png *.jpg`"
-    } else if has(&["h5", "hdf5", "npz", "npy"]) {
+    } else if has("file of arrays") {
         "name the files themselves in `data.path`, as a list"
     } else {
         "a folder is a sequence of PNGs; name other files themselves"
@@ -194,14 +207,6 @@ fn read_recording(
     frame_size: usize,
     into: &mut Loading,
 ) -> Result<(), DataError> {
-    // Once for all: one reservation a picture would copy everything at each.
-    let all = Source {
-        path: folder,
-        format: Format::Png,
-        frame_size,
-    };
-    let bytes = all.frame_bytes().saturating_mul(pictures.len() as u64);
-    all.reserve(bytes, &mut into.bytes)?;
     for path in pictures {
         let source = Source {
             path,

@@ -213,7 +213,7 @@ impl Rules {
                     .flat_map(char::to_lowercase)
                     .map(Token::Letter),
             );
-            let mut negative = run.sign == Some('-');
+            let mut negative = run.sign.is_some_and(|sign| sign != '+');
             if negative && self.separators.contains(&run.before) {
                 key.push(Token::Letter('-'));
                 negative = false;
@@ -270,7 +270,7 @@ fn runs(name: &str) -> Vec<Run<'_>> {
     let mut last = None;
     let mut chars = name.char_indices().peekable();
     while let Some((start, letter)) = chars.next() {
-        let signs = matches!(letter, '-' | '+')
+        let signs = matches!(letter, '-' | '+' | '\u{2212}')
             && last.is_none_or(|last| BEFORE_A_SIGN.contains(last))
             && chars.peek().is_some_and(|(_, next)| next.is_ascii_digit());
         if !signs && !letter.is_ascii_digit() {
@@ -278,7 +278,11 @@ fn runs(name: &str) -> Vec<Run<'_>> {
             last = Some(letter);
             continue;
         }
-        let digits_start = if signs { start + 1 } else { start };
+        let digits_start = if signs {
+            start + letter.len_utf8()
+        } else {
+            start
+        };
         let mut parts = vec![digits(name, digits_start, &mut chars)];
         let mut end = position(name, &mut chars);
         while let Some(rest) = name.get(end..)
@@ -508,6 +512,7 @@ mod tests {
             "signed behind an underscore",
             &["x_-2.png", "x_-1.png", "x_0.png", "x_3.png"],
         );
+        check("a true minus", &["\u{2212}2.png", "\u{2212}1.png", "0.png"]);
         check("all negative", &["-24.png", "-3.png", "-1.png"]);
         check(
             "a separator behind a letter",

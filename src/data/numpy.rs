@@ -57,6 +57,12 @@ pub(super) fn read_npz(
     let names: Vec<String> = archive
         .file_names()
         .filter_map(|name| name.strip_suffix(".npy"))
+        // What macOS adds when it packs an archive.
+        .filter(|name| {
+            !name
+                .split('/')
+                .any(|part| part == "__MACOSX" || part.starts_with("._"))
+        })
         .map(str::to_owned)
         .collect();
     let name = match names.as_slice() {

@@ -16,13 +16,15 @@ pub enum StillError {
     #[error(
         "all {frames} frames to train on are the same picture{}; nothing can be learnt from them\n\
          hint: check how the dataset was made: an HDF5 array that was never written reads as 0, and floats from 0 to 1 \
-         become 0 without `(frames * 255).round().astype(\"uint8\")`",
-        of_color(*color)
+         become 0 without `(frames * 255).round().astype(\"uint8\")`{}",
+        of_color(*color), of_unwritten(*unwritten)
     )]
     OnePicture {
         frames: usize,
         /// The colour of every pixel, if there is only one.
         color: Option<[u8; 3]>,
+        /// Chunks of HDF5 arrays that were never written.
+        unwritten: u64,
     },
     #[error(
         "none of the {windows} windows to train on changes: each shows one picture {context_length} times, and latent \
@@ -37,13 +39,15 @@ pub enum StillError {
     },
     #[error(
         "the {windows} held-out windows, frames {first} to {last}, {what}: no gate could measure anything\n\
-         hint: the last windows are held out; leave a still end out of the dataset, or name a recording that moves last"
+         hint: the last windows are held out; leave a still end out of the dataset, or name a recording that moves last{}",
+        of_unwritten(*unwritten)
     )]
     HeldOut {
         windows: usize,
         first: usize,
         last: usize,
         what: &'static str,
+        unwritten: u64,
     },
 }
 
@@ -109,6 +113,7 @@ fn one_picture(windows: &Windows, first: Option<usize>) -> StillError {
     let color = pixels.first().copied();
     StillError::OnePicture {
         frames: training_frames(windows),
+        unwritten: unwritten(windows.frames()),
         color: color.filter(|color| pixels.iter().all(|pixel| pixel == color)),
     }
 }
@@ -136,6 +141,22 @@ fn held_out(windows: &Windows, what: &'static str) -> StillError {
         first: shown().min().unwrap_or(0),
         last: shown().max().unwrap_or(0),
         what,
+        unwritten: unwritten(windows.frames()),
+    }
+}
+
+fn unwritten(frames: &Frames) -> u64 {
+    let chunks = frames.passed_over().iter();
+    let unwritten = chunks.filter(|found| found.why.starts_with("chunk"));
+    unwritten.fold(0, |sum, found| sum.saturating_add(found.count))
+}
+
+fn of_unwritten(chunks: u64) -> String {
+    match chunks {
+        0 => String::new(),
+        chunks => format!(
+            "; {chunks} chunks were never written, so the program that wrote them may have ended early"
+        ),
     }
 }
 
@@ -201,6 +222,7 @@ mod tests {
             let want = StillError::OnePicture {
                 frames: 5,
                 color: Some([7, 7, 7]),
+                unwritten: 0,
             };
             assert_eq!(found(&[&[7; 8]], 2, needs), Some(want));
         }
@@ -237,6 +259,7 @@ mod tests {
             first: 6,
             last: 8,
             what: "never change",
+            unwritten: 0,
         };
         assert_eq!(error, want);
         assert_eq!(found(&[&frames], 2, STILL), None);

@@ -85,7 +85,9 @@ fn gap(recording: &Recording) -> String {
 
 /// Hidden files and notes lie beside any pictures.
 fn is_worth_a_word(passed_over: &PassedOver) -> bool {
-    passed_over.why.starts_with("picture") || passed_over.why.starts_with("chunk")
+    ["picture", "chunk", "file of arrays"]
+        .iter()
+        .any(|start| passed_over.why.starts_with(start))
 }
 
 fn some<T>(all: &[T], indent: &str, line: impl Fn(&T) -> String) -> Vec<String> {
@@ -94,4 +96,90 @@ fn some<T>(all: &[T], indent: &str, line: impl Fn(&T) -> String) -> Vec<String> 
         lines.push(format!("{indent}... and {more} more"));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clip(number: usize, missing: u64) -> Recording {
+        Recording {
+            path: format!("ep{number}"),
+            frames: 10,
+            height: 2,
+            width: 2,
+            first: Some("f0.png".to_owned()),
+            last: Some("f9.png".to_owned()),
+            missing,
+        }
+    }
+
+    fn dataset(recordings: Vec<Recording>, passed_over: Vec<PassedOver>) -> Dataset {
+        Dataset {
+            files: Vec::new(),
+            blake3: String::new(),
+            frames: 10 * recordings.len() as u64,
+            height: 2,
+            width: 2,
+            training_windows: 5,
+            held_out_windows: 2,
+            recordings,
+            passed_over,
+        }
+    }
+
+    fn frames(byte: u8) -> Frames {
+        Frames::from_bytes(2, 2, vec![byte; 24]).unwrap()
+    }
+
+    #[test]
+    fn recordings_are_listed_up_to_a_few() {
+        let found = lines(&dataset(
+            (0..6).map(|number| clip(number, 0)).collect(),
+            Vec::new(),
+        ));
+        let want = [
+            "data: 60 frames of 2x2 in 6 recordings; 5 windows to train on, 2 held out",
+            "  ep0: 10 frames, `f0.png` to `f9.png`",
+            "  ep1: 10 frames, `f0.png` to `f9.png`",
+            "  ep2: 10 frames, `f0.png` to `f9.png`",
+            "  ep3: 10 frames, `f0.png` to `f9.png`",
+            "  ... and 2 more",
+        ];
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn warnings_are_of_gaps_and_of_pictures_that_were_not_read() {
+        let passed_over = |why: &str, example: &str| PassedOver {
+            path: "ep0".to_owned(),
+            why: why.to_owned(),
+            count: 24,
+            example: example.to_owned(),
+        };
+        let passed_over = vec![
+            passed_over("hidden or made by the system", ".DS_Store"),
+            passed_over("no picture", "notes.txt"),
+            passed_over("picture, but no PNG (.jpg)", "f1.jpg"),
+        ];
+        let found = warnings(
+            &dataset(vec![clip(0, 0), clip(1, 3)], passed_over),
+            &frames(200),
+        );
+        let want = [
+            "warning: `ep1`: 3 numbers are missing between `f0.png` and `f9.png`; windows run across the gaps",
+            "warning: `ep0`: not read: 24 x picture, but no PNG (.jpg), such as `f1.jpg`",
+        ];
+        assert_eq!(found, want);
+        assert!(warnings(&dataset(vec![clip(0, 0)], Vec::new()), &frames(2)).is_empty());
+    }
+
+    #[test]
+    fn frames_of_0_and_1_are_hardly_frames() {
+        let found = warnings(&dataset(vec![clip(0, 0)], Vec::new()), &frames(1));
+        assert!(
+            found[0].contains("is 1 of 255") && found[0].contains("frames * 255"),
+            "{found:?}"
+        );
+    }
 }

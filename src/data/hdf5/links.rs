@@ -1,14 +1,14 @@
 //! The links of an HDF5 file: which names its groups have, and where soft and external ones lead.
 //!
 //! The parser of arrays passes over links that are not hard, and fails on groups of the older kind that hold one. This
-//! reads the links alone, after "HDF5 File Format Specification Version 3.0", chapters III.A to III.G and IV.A: older
-//! groups (B-tree, symbol nodes, local heap) and links within an object's header. Links in a fractal heap, as groups
-//! of more than eight links of the newer kind have, are left to the parser of arrays.
+//! reads the links alone, after "HDF5 File Format Specification Version 3.0", chapters III and IV.A: groups of the older
+//! kind (B-tree, symbol nodes, local heap), links within an object's header, and links in a fractal heap, as groups of
+//! many links have. A heap or index too large for its first levels is left to the parser of arrays.
 //!
 //! Everything read is bounded: no block is larger than [`BLOCK_BYTES_MAX`], no walk visits more than [`VISITS_MAX`].
 
 use hdf5_pure::Superblock;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -79,6 +79,8 @@ pub(super) struct Links {
     offset_bytes: usize,
     length_bytes: usize,
     visits: usize,
+    /// What has been read, by the address of the object.
+    known: BTreeMap<u64, Option<Vec<(String, Link)>>>,
 }
 
 impl Links {
@@ -90,6 +92,7 @@ impl Links {
             offset_bytes: usize::from(superblock.offset_size),
             length_bytes: usize::from(superblock.length_size),
             visits: 0,
+            known: BTreeMap::new(),
         })
     }
 
@@ -195,6 +198,15 @@ impl Links {
 
     /// The links of a group; `None` of an object that is none.
     fn links(&mut self, address: u64) -> Known<Option<Vec<(String, Link)>>> {
+        if let Some(links) = self.known.get(&address) {
+            return Ok(links.clone());
+        }
+        let links = self.read_links(address)?;
+        self.known.insert(address, links.clone());
+        Ok(links)
+    }
+
+    fn read_links(&mut self, address: u64) -> Known<Option<Vec<(String, Link)>>> {
         let mut links = Vec::new();
         let mut is_group = false;
         for (kind, body) in self.messages(address)? {
@@ -209,7 +221,7 @@ impl Links {
                 }
                 MESSAGE_LINK_INFO => {
                     is_group = true;
-                    self.refuse_a_heap(&body)?;
+                    self.dense(&body, &mut links)?;
                 }
                 MESSAGE_LINK => {
                     is_group = true;
@@ -221,8 +233,8 @@ impl Links {
         Ok(is_group.then_some(links))
     }
 
-    /// Links in a fractal heap are not known here.
-    fn refuse_a_heap(&self, body: &[u8]) -> Known<()> {
+    /// The links that a Link Info message leads to, if there are any outside the header.
+    fn dense(&mut self, body: &[u8], into: &mut Vec<(String, Link)>) -> Known<()> {
         let mut body = Bytes(body);
         let (_, flags) = (body.byte()?, body.byte()?);
         if flags & 1 != 0 {
@@ -230,10 +242,157 @@ impl Links {
         }
         let heap = body.take(self.offset_bytes)?;
         if heap.iter().all(|&byte| byte == 0xff) {
-            Ok(())
-        } else {
-            Err(Unknown)
+            return Ok(());
         }
+        let heap = Bytes(heap).number(self.offset_bytes)?;
+        let index = body.number(self.offset_bytes)?;
+        let heap = self.fractal_heap(heap)?;
+        for id in self.heap_ids(index)? {
+            let message = self.object(&heap, &id)?;
+            into.extend(self.link(&message)?);
+        }
+        Ok(())
+    }
+
+    /// The heap IDs of an index of links by name: a version 2 B-tree of one or two levels.
+    fn heap_ids(&mut self, index: u64) -> Known<Vec<Vec<u8>>> {
+        let size = 18 + self.offset_bytes + self.length_bytes;
+        let header = self.read(self.absolute(index)?, size as u64)?;
+        let mut header = Bytes(&header);
+        if header.take(4)? != b"BTHD" || header.take(2)?[1] != INDEX_BY_NAME {
+            return Err(Unknown);
+        }
+        let node_bytes = header.number(4)? as usize;
+        let record_bytes = header.number(2)? as usize;
+        let depth = header.number(2)?;
+        header.take(2)?;
+        let root = header.number(self.offset_bytes)?;
+        let count = header.number(2)? as usize;
+        let fits = node_bytes.checked_sub(NODE_FRAME_BYTES).ok_or(Unknown)?;
+        let leaf_max = fits.checked_div(record_bytes).ok_or(Unknown)?;
+        let mut records = Vec::new();
+        match depth {
+            0 => self.records(root, b"BTLF", count, record_bytes, &mut records)?,
+            1 => {
+                let rest = self.records(root, b"BTIN", count, record_bytes, &mut records)?;
+                let count_bytes = if leaf_max < 256 { 1 } else { 2 };
+                let pointers = (count + 1) * (self.offset_bytes + count_bytes);
+                let pointers = self.read(rest, pointers as u64)?;
+                let mut pointers = Bytes(&pointers);
+                for _ in 0..=count {
+                    let leaf = pointers.number(self.offset_bytes)?;
+                    let count = pointers.number(count_bytes)? as usize;
+                    self.records(leaf, b"BTLF", count, record_bytes, &mut records)?;
+                }
+                rest
+            }
+            _ => return Err(Unknown),
+        };
+        Ok(records)
+    }
+
+    /// The heap IDs of a node's records, which follow a hash of four bytes each; answers where they end.
+    fn records(
+        &mut self,
+        node: u64,
+        signature: &[u8],
+        count: usize,
+        record_bytes: usize,
+        into: &mut Vec<Vec<u8>>,
+    ) -> Known<u64> {
+        let node = self.absolute(node)?;
+        if self.read(node, 6)?.get(..4) != Some(signature) || record_bytes <= 4 {
+            return Err(Unknown);
+        }
+        let length = (count * record_bytes) as u64;
+        let records = self.read(node + 6, length)?;
+        into.extend(
+            records
+                .chunks_exact(record_bytes)
+                .map(|record| record[4..].to_vec()),
+        );
+        Ok(node + 6 + length)
+    }
+
+    fn fractal_heap(&mut self, address: u64) -> Known<FractalHeap> {
+        let size = 22 + 12 * self.length_bytes + 3 * self.offset_bytes;
+        let header = self.read(self.absolute(address)?, size as u64)?;
+        let mut header = Bytes(&header);
+        if header.take(5)?.get(..4) != Some(b"FRHP") {
+            return Err(Unknown);
+        }
+        header.take(2)?;
+        let filters = header.number(2)?;
+        header.take(1)?;
+        let object_max = header.number(4)?;
+        header.take(10 * self.length_bytes + 2 * self.offset_bytes)?;
+        let width = header.number(2)?;
+        let block_bytes = header.number(self.length_bytes)?;
+        let block_bytes_max = header.number(self.length_bytes)?;
+        let heap_bits = header.number(2)?;
+        header.take(2)?;
+        let root = header.number(self.offset_bytes)?;
+        let rows = header.number(2)?;
+        if filters != 0 || block_bytes == 0 || 64 < heap_bits {
+            return Err(Unknown);
+        }
+        let length_bits = u64::from(u64::BITS - object_max.min(block_bytes_max).leading_zeros());
+        let mut heap = FractalHeap {
+            offset_bytes: heap_bits.div_ceil(8) as usize,
+            length_bytes: length_bits.div_ceil(8) as usize,
+            blocks: Vec::new(),
+        };
+        if rows == 0 {
+            heap.blocks.push((0, block_bytes, self.absolute(root)?));
+            return Ok(heap);
+        }
+        let frame = 5 + self.offset_bytes + heap.offset_bytes;
+        let count = rows.checked_mul(width).ok_or(Unknown)?;
+        let length = count.checked_mul(self.offset_bytes as u64).ok_or(Unknown)?;
+        let block = self.read(self.absolute(root)?, length.saturating_add(frame as u64))?;
+        let mut block = Bytes(&block);
+        if block.take(frame)?.get(..4) != Some(b"FHIB") {
+            return Err(Unknown);
+        }
+        let mut start = 0_u64;
+        for row in 0..rows {
+            let double = u32::try_from(row.saturating_sub(1)).map_err(|_| Unknown)?;
+            let size = 1_u64
+                .checked_shl(double)
+                .and_then(|many| many.checked_mul(block_bytes));
+            let size = size.ok_or(Unknown)?;
+            if block_bytes_max < size {
+                // Blocks of blocks; an object in them is not found.
+                break;
+            }
+            for _ in 0..width {
+                let address = block.number(self.offset_bytes)?;
+                if let Ok(address) = self.absolute(address) {
+                    heap.blocks.push((start, size, address));
+                }
+                start = start.checked_add(size).ok_or(Unknown)?;
+            }
+        }
+        Ok(heap)
+    }
+
+    fn object(&mut self, heap: &FractalHeap, id: &[u8]) -> Known<Vec<u8>> {
+        let mut id = Bytes(id);
+        // Bits 4 and 5: an object in a block, and neither a huge nor a tiny one.
+        if id.byte()? & 0x30 != 0 {
+            return Err(Unknown);
+        }
+        let offset = id.number(heap.offset_bytes)?;
+        let length = id.number(heap.length_bytes)?;
+        let block = heap
+            .blocks
+            .iter()
+            .find(|(start, size, _)| (*start..start.saturating_add(*size)).contains(&offset));
+        let (start, size, address) = block.ok_or(Unknown)?;
+        if size - (offset - start) < length {
+            return Err(Unknown);
+        }
+        self.read(address.checked_add(offset - start).ok_or(Unknown)?, length)
     }
 
     /// One Link message.
@@ -410,6 +569,19 @@ enum Followed {
     Nothing(Option<String>),
 }
 
+/// Where the objects of a heap are.
+struct FractalHeap {
+    /// Widths of a heap ID's parts.
+    offset_bytes: usize,
+    length_bytes: usize,
+    /// First offset, size and address of each direct block.
+    blocks: Vec<(u64, u64, u64)>,
+}
+
+/// Type of a version 2 B-tree that indexes links by name.
+const INDEX_BY_NAME: u8 = 5;
+/// Signature, version, type and checksum of a B-tree's node.
+const NODE_FRAME_BYTES: usize = 10;
 const MESSAGE_LINK_INFO: u64 = 2;
 const MESSAGE_LINK: u64 = 6;
 const MESSAGE_CONTINUATION: u64 = 16;

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tinygate::checkpoint::AdamWState;
 use tinygate::checkpoint::torch_file::{self, Value};
 use tinygate::config::{Config, Override};
+use tinygate::data::still::{self, Needs};
 use tinygate::data::{Frames, WindowShape, Windows};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -84,6 +85,9 @@ pub fn datasets(data: &[u8]) {
     assert!(frames.count() > 0);
     assert_eq!(frames.bytes().len(), frames.count() * side * side * 3);
     let _ = frames.hash();
+    let lengths = frames.recordings().iter().map(|recording| recording.frames);
+    let segments = frames.segments().iter().map(|segment| segment.len());
+    assert!(lengths.eq(segments), "each recording is a segment");
     let shape = WindowShape {
         context_length: 2,
         frame_stride: 1,
@@ -91,6 +95,7 @@ pub fn datasets(data: &[u8]) {
     if let Ok(windows) = Windows::new(Arc::new(frames), shape, 1) {
         let ids = windows.held_out_spread(4);
         assert!(windows.gather(&ids).is_ok());
+        let _ = still::check(&windows, Needs { change: true }, None, None);
     }
 }
 
