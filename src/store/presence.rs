@@ -37,6 +37,17 @@ pub enum Presence {
     Log,
 }
 
+impl Presence {
+    /// What there is to say where a log is needed.
+    pub(super) fn expect_log(self) -> Result<(), OpenError> {
+        match self {
+            Presence::Log => Ok(()),
+            Presence::Remains => Err(OpenError::NotALog { remains: true }),
+            Presence::Nothing => Err(OpenError::NotALog { remains: false }),
+        }
+    }
+}
+
 /// What the directory `run` holds of a run.
 ///
 /// # Errors
