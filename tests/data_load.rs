@@ -190,7 +190,7 @@ fn what_does_not_fit_is_named_with_what_was_found_expected_and_to_do() {
         "a header that promises a trillion frames",
         "vast.h5",
         4,
-        &["claims 48000000000000 bytes", "hint"],
+        &["claims 43.7 TiB of frames", "hint"],
     );
 }
 

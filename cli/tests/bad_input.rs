@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::wildcard_enum_match_arm,
     reason = "a test stops at what it did not expect"
 )]
@@ -444,4 +445,61 @@ fn a_reader_never_blocks_a_writer() {
     drop(reader.stdin.take());
     support::Done::of(writer.wait_with_output().unwrap()).expect(0);
     reader.wait().unwrap();
+}
+
+/// Tells a program that it is 1969.
+#[cfg(target_os = "linux")]
+const CLOCK: &str = r"
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *now) {
+    int result = syscall(SYS_clock_gettime, id, now);
+    if (id == CLOCK_REALTIME)
+        now->tv_sec = -5000;
+    return result;
+}
+";
+
+/// What a machine without a battery may say when it starts.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_clock_before_1970_is_named() {
+    use std::process::Command;
+    let place = Place::with_config(200);
+    let source = place.write("clock.c", CLOCK);
+    let library = place.arg("clock.so");
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", &library, &source])
+        .status();
+    if !made.is_ok_and(|made| made.success()) {
+        eprintln!("skipped: there is no C compiler");
+        return;
+    }
+    let dir = place.arg("run");
+    scripted(&place, "run", short_policy(), Script::new(1));
+    let before = fs::read(journal(&place.path("run"))).unwrap();
+    let early = |args: &[&str]| {
+        let output = tinygate().args(args).env("LD_PRELOAD", &library).output();
+        support::Done::of(output.unwrap())
+    };
+    let (config, new) = (place.config(), place.arg("new"));
+    let exported = place.arg("run/log/journal.tgj");
+    for args in [
+        &["run", &config, "--dir", &new][..],
+        &["run", &config, "--dry-run"],
+        &["resume", &dir],
+        &["repair", &dir],
+        &["repair", &dir, "--dry-run"],
+        &["import", &exported, &new],
+    ] {
+        early(args).expect_error(2, &["clock", "before 1970"]);
+    }
+    // Reading needs no clock.
+    for command in ["status", "log", "explain", "replay"] {
+        early(&[command, &dir]).expect(0);
+    }
+    assert!(!place.path("new").exists());
+    assert_eq!(fs::read(journal(&place.path("run"))).unwrap(), before);
 }

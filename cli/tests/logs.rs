@@ -218,7 +218,7 @@ fn an_export_comes_back_as_the_same_run() {
     assert!(
         !left
             .iter()
-            .any(|name| name.to_string_lossy().contains(".new")),
+            .any(|name| name.to_string_lossy().contains("export-")),
         "{left:?}"
     );
     run(["export", &dir, &place.arg("none/run.tgj")]).expect_error(2, &["cannot write", "none"]);

@@ -19,7 +19,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("", "--help --version"),
     (
         "run",
-        "--allow-single-gpu-fallback --dir --dry-run --help --init-from --json --next-cycle-of --or-resume --quiet --set --stage [CONFIG]",
+        "--allow-other-settings --allow-single-gpu-fallback --dir --dry-run --fresh-optimizer --help --init-from --json --next-cycle-of --or-resume --quiet --set --stage [CONFIG]",
     ),
     (
         "resume",

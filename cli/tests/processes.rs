@@ -109,11 +109,11 @@ fn a_hangup_and_a_warning_stop_with_a_checkpoint() {
 
 /// Gates and their decisions.
 fn decided(records: &[tinygate::events::Record]) -> Vec<(String, u64, tinygate::events::Action)> {
-    let gate = |record: &tinygate::events::Record| match &record.event {
-        Event::GateDecided(gate) => {
-            Some((gate.stage.to_string(), gate.gate_step.get(), gate.decision))
-        }
-        _ => None,
+    let gate = |record: &tinygate::events::Record| {
+        let Event::GateDecided(gate) = &record.event else {
+            return None;
+        };
+        Some((gate.stage.to_string(), gate.gate_step.get(), gate.decision))
     };
     records.iter().filter_map(gate).collect()
 }

@@ -541,7 +541,11 @@ fn a_given_checkpoint_that_changed_is_not_gone_on_from() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    lines.next().unwrap().unwrap();
+    let begins = |line: &std::io::Result<String>| {
+        line.as_ref()
+            .is_ok_and(|line| line.starts_with("video_tokenizer started"))
+    };
+    lines.find(begins).unwrap().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     drop(lines);

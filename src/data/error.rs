@@ -1,5 +1,6 @@
 //! What can be wrong with a dataset: the place, what was found, what was expected, and what to do about it.
 
+use crate::units::bytes;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -157,9 +158,11 @@ pub enum DataError {
     )]
     NewerHdf5 { path: PathBuf, version: u8 },
     #[error(
-        "`{}` claims {claimed} bytes of frames, more than a {format} file of {file_bytes} bytes can hold\n\
+        "`{}` claims {} of frames, more than a {format} file of {} can hold\n\
          hint: the file is truncated or damaged; copy or make it again",
-        path.display()
+        path.display(),
+        bytes(u64::try_from(*claimed).unwrap_or(u64::MAX)),
+        bytes(*file_bytes)
     )]
     ClaimsTooMuch {
         path: PathBuf,
@@ -167,8 +170,12 @@ pub enum DataError {
         claimed: u128,
         file_bytes: u64,
     },
-    #[error("`{}`: no memory for {bytes} bytes of frames\nhint: use fewer frames or a machine with more memory", path.display())]
-    NoMemory { path: PathBuf, bytes: u64 },
+    #[error(
+        "`{}`: no memory for {} of frames\nhint: use fewer frames or a machine with more memory",
+        path.display(),
+        bytes(*needed)
+    )]
+    NoMemory { path: PathBuf, needed: u64 },
     #[error(
         "`{}`: the frames are {}x{} (height x width), expected {expected}x{expected} by `frame_size`\n\
          hint: frames are never resized here; {}",

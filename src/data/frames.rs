@@ -263,7 +263,7 @@ impl Source<'_> {
     pub fn reserve(&self, bytes: u64, into: &mut Vec<u8>) -> Result<(), DataError> {
         let no_memory = || DataError::NoMemory {
             path: self.path.to_owned(),
-            bytes,
+            needed: bytes,
         };
         let additional = usize::try_from(bytes).map_err(|_| no_memory())?;
         into.try_reserve_exact(additional).map_err(|_| no_memory())

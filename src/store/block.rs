@@ -538,6 +538,11 @@ impl HeadMarker {
         bytes
     }
 
+    /// Whether bytes are a marker of some log without an event.
+    pub fn is_of_no_event(bytes: &[u8]) -> bool {
+        bytes.len() == 48 && bytes.iter().take(16).all(|byte| *byte == 0)
+    }
+
     /// `None` for bytes that are no marker of this log.
     pub fn read(bytes: &[u8], key: &Hash) -> Option<HeadMarker> {
         let (start, hash) = bytes.split_at_checked(16)?;

@@ -22,7 +22,6 @@ use super::reader::LogFile;
 use super::recover::{Loss, compare};
 use super::scratch::{Scratch, copy_folder};
 use super::sled_mirror::SledMirror;
-use crate::events::Seq;
 
 /// Bytes other than 0 in a sled folder that holds a file header and a head at most.
 /// The first event alone has more.
@@ -36,6 +35,17 @@ pub enum Presence {
     Remains,
     /// A log, sound or damaged.
     Log,
+}
+
+impl Presence {
+    /// What there is to say where a log is needed.
+    pub(super) fn expect_log(self) -> Result<(), OpenError> {
+        match self {
+            Presence::Log => Ok(()),
+            Presence::Remains => Err(OpenError::NotALog { remains: true }),
+            Presence::Nothing => Err(OpenError::NotALog { remains: false }),
+        }
+    }
 }
 
 /// What the directory `run` holds of a run.
@@ -131,12 +141,9 @@ pub(super) fn is_bare(mirror: &mut dyn Mirror) -> Result<bool, MirrorError> {
     if !mirror.blocks(0, 1)?.is_empty() {
         return Ok(false);
     }
-    let Some(head) = mirror.get(MirrorKey::Head)? else {
-        return Ok(true);
-    };
-    let header = mirror.get(MirrorKey::FileHeader)?.unwrap_or_default();
-    let marker = FileHeader::read(&header).map(|header| HeadMarker::read(&head, &header.key()));
-    Ok(marker.is_ok_and(|marker| marker.is_some_and(|marker| marker.seq == Seq::FIRST)))
+    let head = mirror.get(MirrorKey::Head)?;
+    // The file header that it is hashed with may not have come to the disk.
+    Ok(head.is_none_or(|head| HeadMarker::is_of_no_event(&head)))
 }
 
 /// Whether the sled folder at `path` holds no event; `None` where there is no folder.

@@ -406,7 +406,10 @@ impl EventLog for Store {
 }
 
 /// Events carry times since 1970, and sled takes none before it.
-pub(super) fn check_clock(now: SystemTime) -> Result<(), OpenError> {
+///
+/// # Errors
+/// [`OpenError::Clock`].
+pub fn check_clock(now: SystemTime) -> Result<(), OpenError> {
     match now.duration_since(UNIX_EPOCH) {
         Ok(_) => Ok(()),
         Err(_) => Err(OpenError::Clock),
@@ -416,15 +419,12 @@ pub(super) fn check_clock(now: SystemTime) -> Result<(), OpenError> {
 /// Refuses a directory without a log, and leaves nothing there.
 pub(super) fn expect_log(run: &Path) -> Result<(), OpenError> {
     check_clock(SystemTime::now())?;
-    match presence(run)? {
-        Presence::Log => Ok(()),
-        found => {
-            // whoever makes one at this moment has it open
-            RunLock::refuse_held(run)?;
-            let remains = found == Presence::Remains;
-            Err(OpenError::NotALog { remains })
-        }
+    let missing = presence(run)?.expect_log();
+    if missing.is_err() {
+        // whoever makes one at this moment has it open
+        RunLock::refuse_held(run)?;
     }
+    missing
 }
 
 /// What the writer thread does with its messages.

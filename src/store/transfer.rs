@@ -1,7 +1,8 @@
 //! A log in one file: the sound part of a journal is the export format.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -89,57 +90,42 @@ pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, Transfer
     let mut from = File::open(&from)
         .map_err(|source| TransferError::Read { path: from, source })?
         .take(exported.bytes);
-    // beside the file, under a name of its own
-    let mut beside = to.as_os_str().to_owned();
-    beside.push(format!(".{}.new", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let written = copy_to(&mut from, &beside).and_then(|()| {
-        put_in_place(&beside, to, replace)
-            .and_then(|()| sync_parent(to))
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::AlreadyExists => TransferError::InTheWay {
-                    path: to.to_owned(),
-                },
-                _ => TransferError::Rename {
-                    from: beside.clone(),
-                    to: to.to_owned(),
-                    source,
-                },
-            })
-    });
-    if written.is_err() {
-        // what stays is the error that is reported
-        let _ = fs::remove_file(&beside);
-    }
-    written.map(|()| exported)
-}
-
-fn put_in_place(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-    if replace {
-        return fs::rename(from, to);
-    }
-    // unlike a rename, a link does not replace what has appeared meanwhile
-    match fs::hard_link(from, to) {
-        Ok(()) => fs::remove_file(from),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        // not every file system has links
-        Err(_) => fs::rename(from, to),
-    }
-}
-
-fn copy_to(from: &mut impl Read, to: &Path) -> Result<(), TransferError> {
-    let copied = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(to)
-        .and_then(|mut file| {
-            io::copy(from, &mut file)?;
-            file.sync_all()
-        });
-    copied.map_err(|source| TransferError::Write {
+    let folder = match to.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    };
+    let write = |source| TransferError::Write {
         path: to.to_owned(),
         source,
-    })
+    };
+    // beside the file, under a name of its own, and removed where anything fails
+    let mut beside = tempfile::Builder::new()
+        .prefix(".tinygate-export-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(write)?;
+    io::copy(&mut from, beside.as_file_mut())
+        .and_then(|_| beside.as_file().sync_all())
+        .map_err(write)?;
+    let put = if replace {
+        beside.persist(to)
+    } else {
+        beside.persist_noclobber(to)
+    };
+    put.map_err(|failed| {
+        if failed.error.kind() == io::ErrorKind::AlreadyExists {
+            return TransferError::InTheWay {
+                path: to.to_owned(),
+            };
+        }
+        TransferError::Rename {
+            from: failed.file.path().to_owned(),
+            to: to.to_owned(),
+            source: failed.error,
+        }
+    })?;
+    sync_parent(to).map_err(write)?;
+    Ok(exported)
 }
 
 /// Makes a run directory from an exported log, after reading every event of it.

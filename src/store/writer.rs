@@ -193,13 +193,7 @@ impl Writer {
             .open(JOURNAL)
             .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
         let missing = journal.is_none();
-        match presence_on(disk.as_ref())? {
-            Presence::Log => {}
-            found => {
-                let remains = found == Presence::Remains;
-                return Err(OpenError::NotALog { remains });
-            }
-        }
+        presence_on(disk.as_ref())?.expect_log()?;
         let (mut mirror, unopened) = match disk.mirror(false) {
             Ok(mirror) => (mirror, None),
             Err(error) => (None, Some(error)),

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use tinygate::checkpoint::{
@@ -22,7 +23,7 @@ use tinygate::events::{
 };
 use tinygate::machine::RULES;
 use tinygate::setup;
-use tinygate::store::{OpenError, Presence, presence};
+use tinygate::store::{OpenError, Presence, check_clock, presence};
 
 use super::{overrides, records};
 use crate::args::RunArgs;
@@ -45,6 +46,7 @@ pub const LIBTORCH_VERSION: &str = tinygate::train::actor::LIBTORCH_VERSION;
 pub const LIBTORCH_VERSION: &str = "none";
 
 pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
+    check_clock(SystemTime::now())?;
     let (config, parent) = config(args)?;
     let mut policy = config.policy.clone();
     if let Some(stage) = &args.stage {
