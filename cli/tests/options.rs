@@ -19,7 +19,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("", "--help --version"),
     (
         "run",
-        "--allow-single-gpu-fallback --dir --dry-run --help --init-from --json --next-cycle-of --or-resume --quiet --set --stage [CONFIG]",
+        "--allow-other-settings --allow-single-gpu-fallback --dir --dry-run --fresh-optimizer --help --init-from --json --next-cycle-of --or-resume --quiet --set --stage [CONFIG]",
     ),
     (
         "resume",
@@ -36,7 +36,8 @@ const OPTIONS: &[(&str, &str)] = &[
     ("prune", "--delete --help --json --keep <DIR>"),
     ("export", "--force --help <DIR> <FILE>"),
     ("import", "--help <DIR> <FILE>"),
-    ("checkpoint verify", "--help <DIR>"),
+    ("checkpoint show", "--help --json <PATH>"),
+    ("checkpoint verify", "--help --json --weights <PATH>"),
     ("config init", "--help --preset"),
     ("config check", "--help --set <FILE>"),
     ("config show", "--help --set [FILE]"),

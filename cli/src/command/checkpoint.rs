@@ -246,8 +246,11 @@ pub fn show(args: &ShowCheckpointArgs) -> anyhow::Result<Exit> {
     let without_optimizer = whole.as_ref().err().map(ToString::to_string);
     let content = match whole {
         Ok(content) => content,
-        Err(_) => checkpoint::load_weights(path)
-            .with_context(|| format!("`{}` has no model that can be read", path.display()))?,
+        Err(_) => checkpoint::load_weights(path).map_err(|error| {
+            anyhow::anyhow!(
+                "{error}\nhint: `tinygate checkpoint verify` says of each for what it is good"
+            )
+        })?,
     };
     let appraisal = checkpoint::appraise(path, Runs::default().expected(path)?);
     let shown = Shown {

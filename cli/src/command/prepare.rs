@@ -389,8 +389,13 @@ fn given(path: &Path, stage: &StageName, with_moments: bool) -> anyhow::Result<A
 }
 
 fn refused(path: &Path, reason: &RejectReason) -> String {
+    let hint = if let RejectReason::MixtureOfExperts { .. } = reason {
+        "give a model that was trained with `use_moe=false`"
+    } else {
+        "`tinygate checkpoint verify` looks into others"
+    };
     format!(
-        "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: `tinygate checkpoint verify` looks into others",
+        "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: {hint}",
         path.display()
     )
 }
