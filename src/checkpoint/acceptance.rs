@@ -250,6 +250,14 @@ fn judge(
     path: &Path,
     expected: Option<&[FileRecord]>,
 ) -> Result<Accepted, RejectReason> {
+    if path.join(".metadata").is_file() && !path.join(MODEL_FILE).exists() {
+        return Err(RejectReason::OtherFormat {
+            name: ".metadata".to_owned(),
+            what: "the index of a distributed checkpoint; make one file of it with `python -m \
+                   torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+                .to_owned(),
+        });
+    }
     let place = Place::of(path).map_err(|error| RejectReason::SeveralFiles {
         what: error.to_string(),
     })?;

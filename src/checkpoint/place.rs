@@ -138,7 +138,7 @@ const CONFIG_KEYS: [&str; 6] = [
 const WRAPPINGS_MOST: usize = 3;
 
 pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
-    if let Value::Opaque { class } = value {
+    if let Value::Opaque { class } | Value::Object { class, .. } = value {
         return Err(NoParts::Module { class });
     }
     let kind = value.kind().to_owned();
@@ -178,7 +178,7 @@ pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
             break;
         }
     }
-    if let Value::Opaque { class } = model {
+    if let Value::Opaque { class } | Value::Object { class, .. } = model {
         return Err(NoParts::Module { class });
     }
     let optimizer = first_key(&top, &OPTIMIZER_KEYS).map(|key| take(&mut top, key));

@@ -299,7 +299,7 @@ fn one_init(
         Some(_) | None => (None, PathBuf::from(text)),
     };
     // A stage's `best` is a link; the checkpoint it leads to carries the names.
-    let path = fs::canonicalize(&path).with_context(|| {
+    let path = absolute_checkpoint(&path).with_context(|| {
         let place = path.display();
         format!(
             "`--init-from`: cannot look into `{place}`\nhint: name a checkpoint's directory, or a model in one file"
@@ -352,6 +352,19 @@ fn one_init(
         files: accepted.files.into_iter().map(Into::into).collect(),
         fresh_optimizer,
     })
+}
+
+/// The absolute path of a checkpoint. A link to a directory is followed, but not one to a
+/// file: in a cache of downloads the name is the link's, and the file's is a hash.
+fn absolute_checkpoint(path: &Path) -> std::io::Result<PathBuf> {
+    if !fs::metadata(path)?.is_file() {
+        return fs::canonicalize(path);
+    }
+    let path = std::path::absolute(path)?;
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(fs::canonicalize(parent)?.join(name)),
+        (_, _) => Ok(path),
+    }
 }
 
 /// The stage that a checkpoint's name says, with or without a word before it, as in

@@ -114,6 +114,8 @@ pub enum Node<'a> {
     Tensor(TensorNode<'a>),
     /// What calling a global would have made.
     Made(Global<'a>),
+    /// The same, with its attributes: a dict.
+    Object(Global<'a>, Id),
     /// A `numpy.dtype` by its code, such as `f8`.
     NumpyDType(&'a str),
 }
@@ -643,7 +645,7 @@ impl<'a> Machine<'_, '_, 'a> {
             list.extend(items);
             return Ok(());
         }
-        if let Some(Node::Made(_)) = self.nodes.get(target) {
+        if let Some(Node::Made(_) | Node::Object(..)) = self.nodes.get(target) {
             return Ok(());
         }
         Err(self.input.fault("it appends to what is no list"))
@@ -660,7 +662,7 @@ impl<'a> Machine<'_, '_, 'a> {
             entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
             return Ok(());
         }
-        if let Some(Node::Made(_)) = self.nodes.get(target) {
+        if let Some(Node::Made(_) | Node::Object(..)) = self.nodes.get(target) {
             return Ok(());
         }
         Err(self.input.fault("it sets items of what is no dict"))
@@ -913,8 +915,8 @@ impl<'a> Machine<'_, '_, 'a> {
         }
     }
 
-    /// Attributes of an object: of no interest, whether foreign or the `_metadata`
-    /// (module versions) of a `state_dict()`.
+    /// Attributes of an object. Those of a foreign one may be a config; the `_metadata`
+    /// (module versions) of a `state_dict()` is of no interest.
     fn build_state(&mut self) -> Result<(), ReadError> {
         let state = self.pop()?;
         let target = self.top()?;
@@ -922,9 +924,15 @@ impl<'a> Machine<'_, '_, 'a> {
             self.numpy_order(target, state);
             return Ok(());
         }
+        if let Node::Made(class @ Global::Foreign(..)) = *self.node(target)
+            && let Node::Dict { .. } = self.node(state)
+        {
+            self.replace(target, Node::Object(class, state));
+            return Ok(());
+        }
         let takes_state = matches!(
             self.node(target),
-            Node::Made(_) | Node::Dict { ordered: true, .. } | Node::None
+            Node::Made(_) | Node::Object(..) | Node::Dict { ordered: true, .. } | Node::None
         );
         if takes_state {
             Ok(())
