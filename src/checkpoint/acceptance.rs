@@ -614,9 +614,9 @@ fn check_moments(parameter: &Value, moments: &Value) -> Result<(), RejectReason>
             continue;
         };
         let bad = |what: String| RejectReason::BadMoment {
-            parameter: match parameter {
-                Value::Int(index) => index.to_string(),
-                other => format!("`{}`", other.as_str().unwrap_or("?")),
+            parameter: match parameter.as_int() {
+                Some(index) => index.to_string(),
+                None => format!("`{}`", parameter.as_str().unwrap_or("?")),
             },
             moment: moment.to_owned(),
             what,

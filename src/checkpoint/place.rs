@@ -220,9 +220,12 @@ fn take(dict: &mut Vec<(Value, Value)>, key: &str) -> Value {
 }
 
 /// Lightning keeps a list of optimizers.
-fn only_one(value: Value) -> Value {
-    match value {
-        Value::List(mut items) if items.len() == 1 => items.pop().unwrap_or(Value::None),
-        other => other,
+fn only_one(mut value: Value) -> Value {
+    if let Value::List(items) = &mut value
+        && items.len() == 1
+        && let Some(only) = items.pop()
+    {
+        return only;
     }
+    value
 }
