@@ -937,10 +937,13 @@ proptest! {
     #[test]
     fn any_opcodes_are_survived(
         opcodes in prop::collection::vec(
-            prop::sample::select(b"(.012GJKMNQRX]abcehjqrstu)}\x00\x01\x02\x80\x81\x85\x86\x87\x88\x89\x8a\n".to_vec()),
+            prop::sample::select(
+                b"(.012BCGJKMNQRX]abcehjqrstu)}\x00\x01\x02\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96\n".to_vec(),
+            ),
             0..200,
         ),
     ) {
         let _ = read_pickle(&pickle(&[&opcodes]));
+        let _ = read(&legacy(&opcodes, b"]", &[]));
     }
 }
