@@ -71,7 +71,9 @@ fn described(value: &Value) -> Json {
             "bytes": tensor.data().len(),
             "crc32": crc32fast::hash(tensor.data()),
         }),
-        Value::Opaque { class } => return json!(["opaque", class]),
+        Value::Opaque { class } | Value::Object { class, .. } => {
+            return json!(["opaque", class]);
+        }
     };
     json!([value.kind(), content])
 }

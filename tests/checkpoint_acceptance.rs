@@ -1,7 +1,11 @@
 //! Checkpoints on disk: TinyWorlds' own file set and its broken copies, what tinygate
 //! writes itself, and real files with bytes changed at random.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail as tests do"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +13,10 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use tinygate::checkpoint::torch_file::{self, DType, Tensor, Value};
 use tinygate::checkpoint::{
-    Acceptance, AdamWState, BYTES_MIN, CheckpointContent, FILE_NAMES, FileRecord, LoadError,
-    MODEL_FILE, Moments, OPTIMIZER_FILE, Origin, Parameter, ParameterGroup, RejectReason,
-    STATE_FILE, UPDATES_DONE, WriteError, accept, load, remove_leftovers, write,
+    Acceptance, AdamWState, Appraisal, BYTES_MIN, CheckpointContent, FILE_NAMES, FileRecord,
+    LoadError, MODEL_FILE, Moments, Need, OPTIMIZER_FILE, Origin, Parameter, ParameterGroup,
+    RejectReason, STATE_FILE, UPDATES_DONE, WriteError, accept, accept_for, appraise, load,
+    load_weights, remove_leftovers, write,
 };
 
 const NAME: &str = "video_tokenizer_step_149";
@@ -602,4 +607,434 @@ fn every_type_of_tensor_survives_the_disk() {
     };
     let written = write(directory.path(), "a_step_5000", &content).unwrap();
     assert_eq!(load(&written.path).unwrap(), content);
+}
+
+/// The fixture's three values, which a row may change.
+struct Parts {
+    model: Vec<(Value, Value)>,
+    optimizer: Value,
+    state: Value,
+}
+
+impl Parts {
+    fn of_fixture() -> Parts {
+        let read = |name: &str| {
+            let bytes = fs::read(fixture().join(name)).unwrap();
+            torch_file::read(&bytes).unwrap().value
+        };
+        let Value::OrderedDict(model) = read(MODEL_FILE) else {
+            panic!("a model is an ordered dict")
+        };
+        let config = Value::dict([("num_heads", Value::Int(4))]);
+        Parts {
+            model,
+            optimizer: read(OPTIMIZER_FILE),
+            // The fixture's own holds Python objects, which cannot be written.
+            state: Value::dict([("step", Value::Int(149)), ("config", config)]),
+        }
+    }
+
+    fn rename(&mut self, rename: impl Fn(&str) -> String) {
+        for (key, _) in &mut self.model {
+            *key = Value::Str(rename(key.as_str().unwrap()));
+        }
+    }
+
+    /// Every float of the model and the moments in another type.
+    fn cast(&mut self, cast: fn(&Tensor) -> Tensor) {
+        for (_, value) in &mut self.model {
+            if let Value::Tensor(tensor) = value
+                && tensor.dtype() == DType::F32
+            {
+                *tensor = cast(tensor);
+            }
+        }
+    }
+
+    /// Something that the optimizer keeps of a parameter.
+    fn moment(&mut self, index: usize, key: &str) -> &mut Value {
+        let state = entry(&mut self.optimizer, "state");
+        let (Value::Dict(state) | Value::OrderedDict(state)) = state else {
+            panic!("a state is a dict")
+        };
+        entry(&mut state[index].1, key)
+    }
+
+    fn groups(&mut self) -> Vec<&mut Vec<(Value, Value)>> {
+        let Value::List(groups) = entry(&mut self.optimizer, "param_groups") else {
+            panic!("groups are a list")
+        };
+        let mut dicts = Vec::new();
+        for group in groups {
+            if let Value::Dict(entries) | Value::OrderedDict(entries) = group {
+                dicts.push(entries);
+            }
+        }
+        dicts
+    }
+
+    fn set(&mut self, key: &str, value: Value) {
+        for group in self.groups() {
+            group.retain(|(k, _)| k.as_str() != Some(key));
+            group.push((key.into(), value.clone()));
+        }
+    }
+
+    fn write(&self, parent: &Path) -> PathBuf {
+        let path = parent.join(NAME);
+        fs::create_dir(&path).unwrap();
+        let model = Value::OrderedDict(self.model.clone());
+        for (name, value) in [
+            (MODEL_FILE, &model),
+            (OPTIMIZER_FILE, &self.optimizer),
+            (STATE_FILE, &self.state),
+        ] {
+            fs::write(path.join(name), torch_file::write("a", value).unwrap()).unwrap();
+        }
+        path
+    }
+}
+
+fn entry<'v>(value: &'v mut Value, key: &str) -> &'v mut Value {
+    let (Value::Dict(entries) | Value::OrderedDict(entries)) = value else {
+        panic!("no dict: {value:?}")
+    };
+    let found = entries.iter_mut().find(|(k, _)| k.as_str() == Some(key));
+    &mut found.unwrap().1
+}
+
+/// A tensor with its first element replaced.
+fn with_first(tensor: &Value, number: f32) -> Value {
+    let tensor = tensor.as_tensor().unwrap();
+    let mut values = tensor.to_f32().unwrap();
+    values[0] = number;
+    Tensor::from_f32(tensor.shape().to_vec(), &values)
+        .unwrap()
+        .into()
+}
+
+/// `resume`, or what is left and the reason's code.
+fn good_for(path: &Path) -> String {
+    match appraise(path, None) {
+        Appraisal::Resume(_) => "resume".to_owned(),
+        Appraisal::WeightsOnly(_, reason) => format!("weights: {}", reason.code()),
+        Appraisal::Nothing(reason) => format!("nothing: {}", reason.code()),
+    }
+}
+
+#[track_caller]
+fn check_good_for(name: &str, want: &str, change: impl FnOnce(&mut Parts)) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut parts = Parts::of_fixture();
+    change(&mut parts);
+    let path = parts.write(directory.path());
+    let reason = appraise(&path, None);
+    assert_eq!(good_for(&path), want, "{name}: {reason:?}");
+}
+
+#[test]
+fn a_sound_checkpoint_is_good_to_resume_from() {
+    check_good_for("as it is", "resume", |_| {});
+    assert_eq!(good_for(&fixture()), "resume");
+    let directory = tempfile::tempdir().unwrap();
+    let ours = write(directory.path(), "a_step_5000", &content()).unwrap();
+    assert_eq!(good_for(&ours.path), "resume");
+}
+
+#[test]
+fn wrappers_of_names_are_taken_off() {
+    for prefix in [
+        "_orig_mod.",
+        "module.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+    ] {
+        check_good_for(prefix, "resume", |parts| {
+            parts.rename(|name| format!("{prefix}{name}"));
+        });
+    }
+    check_good_for("one half compiled", "resume", |parts| {
+        parts.rename(|name| name.replace("encoder.", "encoder._orig_mod."));
+    });
+    check_good_for("wrapped here and there", "nothing: mixed_prefix", |parts| {
+        parts.rename(|name| name.replace("encoder.", "_orig_mod.encoder."));
+    });
+    check_good_for("a clash", "nothing: mixed_prefix", |parts| {
+        let mut twin = parts.model[0].clone();
+        twin.0 = format!("module.{}", twin.0.as_str().unwrap()).into();
+        parts.model.push(twin);
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let mut parts = Parts::of_fixture();
+    parts.rename(|name| format!("_orig_mod.{name}"));
+    let loaded = load(&parts.write(directory.path())).unwrap();
+    assert_eq!(loaded.model, load(&fixture()).unwrap().model);
+}
+
+#[test]
+fn moments_that_training_cannot_use_leave_the_weights() {
+    for (name, key, number) in [
+        ("NaN", "exp_avg", f32::NAN),
+        ("infinity", "exp_avg_sq", f32::INFINITY),
+        ("a negative square", "exp_avg_sq", -1e-12),
+        ("a mean beyond use", "exp_avg", 1e19),
+    ] {
+        check_good_for(name, "weights: bad_moment", |parts| {
+            let moment = parts.moment(7, key);
+            *moment = with_first(moment, number);
+        });
+    }
+    check_good_for("a square that is -0", "resume", |parts| {
+        let moment = parts.moment(0, "exp_avg_sq");
+        *moment = with_first(moment, -0.0);
+    });
+    // For a run's own checkpoints, too.
+    let directory = tempfile::tempdir().unwrap();
+    let mut bad = content();
+    let state = entry(&mut bad.optimizer, "state");
+    let Value::Dict(state) = state else {
+        panic!("a dict")
+    };
+    let moment = entry(&mut state[0].1, "exp_avg_sq");
+    *moment = with_first(moment, f32::NAN);
+    let written = write(directory.path(), "a_step_5000", &bad).unwrap();
+    let reason = rejection(accept(&written.path, Some(&written.files))).unwrap();
+    assert_eq!(
+        reason.to_string(),
+        "of the optimizer, `exp_avg_sq` of parameter 0 has an element that is not finite"
+    );
+    let weights = accept_for(Need::Weights, &written.path, Some(&written.files));
+    assert_eq!(rejection(weights), None);
+}
+
+#[test]
+fn weights_that_overflow_in_use_are_good_for_nothing() {
+    for (number, want) in [
+        (1e38, "nothing: too_large_weight"),
+        (-1e19, "nothing: too_large_weight"),
+        (f32::NEG_INFINITY, "nothing: non_finite"),
+        (1e17, "resume"),
+    ] {
+        check_good_for("a weight", want, |parts| {
+            parts.model[0].1 = with_first(&parts.model[0].1, number);
+        });
+    }
+}
+
+fn to_f64(tensor: &Tensor) -> Tensor {
+    let data = tensor.numbers().flat_map(f64::to_le_bytes).collect();
+    Tensor::new(DType::F64, tensor.shape().to_vec(), data).unwrap()
+}
+
+/// The upper half of each `float32`.
+fn to_bf16(tensor: &Tensor) -> Tensor {
+    let halves = tensor
+        .data()
+        .chunks(4)
+        .flat_map(|bytes| [bytes[2], bytes[3]]);
+    Tensor::new(DType::BF16, tensor.shape().to_vec(), halves.collect()).unwrap()
+}
+
+#[test]
+fn other_float_types_are_read() {
+    check_good_for("bfloat16", "resume", |parts| parts.cast(to_bf16));
+    check_good_for("float64", "resume", |parts| parts.cast(to_f64));
+    check_good_for("float64 beyond float32", "nothing: overflow", |parts| {
+        let tensor = Tensor::new(DType::F64, vec![1], 1e39_f64.to_le_bytes().to_vec());
+        parts.model[0].1 = tensor.unwrap().into();
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let mut parts = Parts::of_fixture();
+    parts.cast(to_f64);
+    let Appraisal::Resume(accepted) = appraise(&parts.write(directory.path()), None) else {
+        panic!("float64 is read")
+    };
+    assert!(accepted.rounded, "and rounded, which is said");
+}
+
+#[test]
+fn settings_of_an_adamw_may_be_missing_or_of_other_types() {
+    check_good_for("a rate as a tensor", "resume", |parts| {
+        parts.set("lr", Tensor::scalar_f32(1e-3).into());
+    });
+    for key in ["eps", "betas", "weight_decay", "amsgrad", "foreach", "lr"] {
+        check_good_for(key, "resume", |parts| {
+            for group in parts.groups() {
+                group.retain(|(k, _)| k.as_str() != Some(key));
+            }
+        });
+    }
+    check_good_for("a key that nobody knows", "resume", |parts| {
+        parts.set("layer_decay", Value::List(vec![]));
+    });
+    check_good_for("a step as an int", "resume", |parts| {
+        *parts.moment(0, "step") = Value::Int(150);
+    });
+    check_good_for("half a step", "weights: optimizer", |parts| {
+        *parts.moment(0, "step") = Value::Float(1.5);
+    });
+    for key in ["amsgrad", "maximize"] {
+        check_good_for(key, "weights: optimizer", |parts| {
+            parts.set(key, true.into())
+        });
+    }
+}
+
+#[test]
+fn what_tinygate_cannot_train_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut parts = Parts::of_fixture();
+    let Value::Dict(state) = entry(&mut parts.optimizer, "state") else {
+        panic!("a dict")
+    };
+    for (_, moments) in state.iter_mut() {
+        let buffer = entry(moments, "exp_avg").clone();
+        *moments = Value::dict([("momentum_buffer", buffer)]);
+    }
+    parts.set("backend_steps", Value::Int(5));
+    let Appraisal::WeightsOnly(_, reason) = appraise(&parts.write(directory.path()), None) else {
+        panic!("Muon's moments are of no use")
+    };
+    assert_eq!(
+        reason.to_string(),
+        "the optimizer is Muon, which keeps `momentum_buffer`; tinygate's AdamW needs `exp_avg` and `exp_avg_sq`"
+    );
+    check_good_for("experts", "nothing: mixture_of_experts", |parts| {
+        parts.rename(|name| name.replace(".ffn.", ".ffn.experts.0."));
+    });
+}
+
+#[test]
+fn weights_alone_are_good_for_their_weights() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = copy_of_fixture(directory.path());
+    fs::remove_file(copy.join(OPTIMIZER_FILE)).unwrap();
+    assert_eq!(good_for(&copy), "weights: missing_file");
+    let Acceptance::Accepted(accepted) = accept_for(Need::Weights, &copy, None) else {
+        panic!("weights suffice")
+    };
+    assert_eq!(accepted.step, Some(150));
+    let names: Vec<&str> = accepted
+        .files
+        .iter()
+        .map(|file| file.name.as_str())
+        .collect();
+    assert_eq!(names, [MODEL_FILE], "no other file is needed");
+    fs::write(copy.join(STATE_FILE), b"damaged").unwrap();
+    let again = accept_for(Need::Weights, &copy, Some(&accepted.files));
+    assert_eq!(rejection(again), None);
+    let loaded = load_weights(&copy).unwrap();
+    assert_eq!(loaded.model, load(&fixture()).unwrap().model);
+    assert_eq!(loaded.optimizer, Value::None);
+    // What a log names must be what it says, needed or not.
+    let mut named = accepted.files.clone();
+    named.push(FileRecord {
+        name: STATE_FILE.to_owned(),
+        size: 1,
+        blake3_hex: "0".repeat(64),
+    });
+    let reason = rejection(accept_for(Need::Weights, &copy, Some(&named)));
+    assert!(
+        matches!(reason, Some(RejectReason::SizeMismatch { .. })),
+        "{reason:?}"
+    );
+}
+
+#[track_caller]
+fn check_file(name: &str, want: &str, top: impl FnOnce(Value, Value) -> Value) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory
+        .path()
+        .join("sonic_video_tokenizer_step_149_2025_09_17.pth");
+    let parts = Parts::of_fixture();
+    let value = top(Value::OrderedDict(parts.model), parts.optimizer);
+    fs::write(&file, torch_file::write("archive", &value).unwrap()).unwrap();
+    assert_eq!(good_for(&file), want, "{name}");
+    // Its folder means the same.
+    assert_eq!(good_for(directory.path()), want, "{name}, by its folder");
+    if want.starts_with("nothing") {
+        return;
+    }
+    let loaded = load(&file).unwrap();
+    assert_eq!(loaded.model, load(&fixture()).unwrap().model, "{name}");
+    let Acceptance::Accepted(accepted) = accept_for(Need::Weights, &file, None) else {
+        panic!("{name}: the weights are sound")
+    };
+    assert_eq!(accepted.step, Some(150), "{name}");
+    let again = accept_for(Need::Weights, &file, Some(&accepted.files));
+    assert_eq!(rejection(again), None, "{name}: by its hash");
+}
+
+#[test]
+fn a_model_in_one_file_is_read() {
+    check_file("as published", "resume", |model, optimizer| {
+        Value::dict([("model", model), ("optimizer_state_dict", optimizer)])
+    });
+    check_file("by TinyWorlds' names", "resume", |model, optimizer| {
+        Value::dict([("model_state_dict", model), ("optim_state_dict", optimizer)])
+    });
+    check_file("a list of one optimizer", "resume", |model, optimizer| {
+        let optimizers = Value::List(vec![optimizer]);
+        Value::dict([("state_dict", model), ("optimizer_states", optimizers)])
+    });
+    check_file("a model in a model", "resume", |model, optimizer| {
+        let inner = Value::dict([("state_dict", model)]);
+        Value::dict([("model", inner), ("optimizer", optimizer)])
+    });
+    check_file("a plain state dict", "weights: no_optimizer", |model, _| {
+        model
+    });
+    check_file("a wrapped one", "weights: no_optimizer", |model, _| {
+        Value::dict([("state_dict", model), ("epoch", Value::Int(3))])
+    });
+    check_file("no model", "nothing: no_model", |_, optimizer| {
+        Value::dict([("optimizer", optimizer)])
+    });
+    check_file("a list", "nothing: not_a_dict", |model, _| {
+        Value::List(vec![model])
+    });
+}
+
+#[test]
+fn a_folder_of_several_files_is_ambiguous() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["a.pth", "b.pth"] {
+        fs::write(directory.path().join(name), vec![0; 2000]).unwrap();
+    }
+    let Appraisal::Nothing(reason) = appraise(directory.path(), None) else {
+        panic!("which one is meant?")
+    };
+    let want = "the folder holds 2 checkpoint files (`a.pth`, `b.pth`); name one of them";
+    assert_eq!(reason.to_string(), want);
+}
+
+#[test]
+fn files_that_are_something_else_are_named() {
+    let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+    let what = "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`";
+    let want = RejectReason::OtherFormat {
+        name: MODEL_FILE.to_owned(),
+        what: what.to_owned(),
+    };
+    check_replaced("a pointer, though it is small", MODEL_FILE, lfs, Some(want));
+}
+
+#[test]
+fn the_optimizer_counts_updates_where_nothing_else_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut parts = Parts::of_fixture();
+    parts.state = Value::dict([("timestamp", Value::None)]);
+    let path = parts.write(directory.path());
+    let plain = directory.path().join("weights");
+    fs::rename(path, &plain).unwrap();
+    let Acceptance::Accepted(accepted) = accept(&plain, None) else {
+        panic!("it is sound")
+    };
+    assert_eq!(accepted.step, Some(150));
+    let second = directory.path().join("video_tokenizer_step_80_2");
+    fs::rename(plain, &second).unwrap();
+    let Acceptance::Accepted(accepted) = accept(&second, None) else {
+        panic!("it is sound")
+    };
+    assert_eq!(accepted.step, Some(81), "the second checkpoint at a step");
 }

@@ -14,10 +14,12 @@ mod support;
 
 use std::fs;
 use std::io::Read;
+use std::path::Path;
 
 use support::{
     CONFIG, Place, created_run, journal, npy, run, scripted, tinygate, tinyworlds_checkpoint,
 };
+use tinygate::checkpoint::torch_file::{self, Tensor, Value};
 use tinygate::events::ModelKind;
 use tinygate::store::{EventLog, Store};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
@@ -153,6 +155,100 @@ fn stages_and_checkpoints_that_are_none() {
     .map(str::to_owned);
     let twice: Vec<&str> = twice.iter().map(String::as_str).collect();
     refused(&place, &twice, &["two checkpoints for `video_tokenizer`"]);
+}
+
+#[test]
+fn a_given_checkpoint_that_cannot_be_gone_on_from() {
+    let place = Place::with_config(200);
+    let copy = place.path("video_tokenizer_step_149");
+    fs::create_dir(&copy).unwrap();
+    for file in ["model_state_dict.pt", "state.pt"] {
+        fs::copy(
+            Path::new(&tinyworlds_checkpoint()).join(file),
+            copy.join(file),
+        )
+        .unwrap();
+    }
+    let given = copy.to_str().unwrap();
+    refused(
+        &place,
+        &["--init-from", given],
+        &[
+            "`video_tokenizer` cannot go on from the checkpoint",
+            "`optim_state_dict.pt` is missing",
+            "`--fresh-optimizer` takes its weights",
+        ],
+    );
+    // Moments of NaN are found before the run begins.
+    let optimizer = Path::new(&tinyworlds_checkpoint()).join("optim_state_dict.pt");
+    let mut value = torch_file::read(&fs::read(optimizer).unwrap())
+        .unwrap()
+        .value;
+    spoil_moments(&mut value);
+    let bytes = torch_file::write("optim_state_dict", &value).unwrap();
+    fs::write(copy.join("optim_state_dict.pt"), bytes).unwrap();
+    refused(
+        &place,
+        &["--init-from", given],
+        &["has an element that is not finite", "--fresh-optimizer"],
+    );
+    refused(
+        &place,
+        &[
+            "--stage",
+            "latent_actions",
+            "--init-from",
+            given,
+            "--fresh-optimizer",
+        ],
+        &["`--fresh-optimizer` has no checkpoint to apply to"],
+    );
+}
+
+/// Every first moment becomes NaN.
+fn spoil_moments(value: &mut Value) {
+    let (Value::Dict(entries) | Value::OrderedDict(entries)) = value else {
+        return;
+    };
+    for (key, value) in entries {
+        match value {
+            Value::Tensor(tensor) if key.as_str() == Some("exp_avg") => {
+                let values = vec![f32::NAN; tensor.elements()];
+                *tensor = Tensor::from_f32(tensor.shape().to_vec(), &values).unwrap();
+            }
+            other => spoil_moments(other),
+        }
+    }
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn a_checkpoint_that_was_made_with_other_settings() {
+    let place = Place::with_config(200);
+    let given = tinyworlds_checkpoint();
+    let shape = [
+        "patch_size=8",
+        "latent_dim=5",
+        "num_bins=4",
+        "video_tokenizer.embed_dim=16",
+        "video_tokenizer.hidden_dim=64",
+        "video_tokenizer.n_updates=160",
+        // The same shapes, another function.
+        "video_tokenizer.num_heads=8",
+    ];
+    let mut more = vec!["--stage", "video_tokenizer", "--init-from", &given];
+    more.extend(shape.iter().flat_map(|set| ["--set", set]));
+    refused(
+        &place,
+        &more,
+        &[
+            "its weights have the right shapes",
+            "`num_heads` = 4 (the config has 8)",
+            "--allow-other-settings",
+        ],
+    );
+    more.push("--allow-other-settings");
+    start(&place, &more).expect(0);
 }
 
 #[cfg(feature = "train")]

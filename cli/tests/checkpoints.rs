@@ -1,4 +1,5 @@
-//! `checkpoint verify`: each refusal by its own reason, and nothing executed.
+//! `checkpoint verify`: each refusal by its own reason, what is left then, and nothing
+//! executed. `checkpoint show`: what is in a checkpoint.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +14,9 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value as Json;
 use support::{Place, run, workspace};
+use tinygate::checkpoint::torch_file::{self, Tensor, Value};
 
 const NAME: &str = "video_tokenizer_step_149";
 
@@ -120,4 +123,134 @@ fn an_empty_folder_is_a_checkpoint_without_files() {
     let done = run(["checkpoint", "verify", &place.arg("empty")]).expect(1);
     assert!(done.stdout.contains("missing_file: "), "{}", done.stdout);
     run(["checkpoint", "verify", &place.arg("none")]).expect_error(2, &["cannot look into"]);
+}
+
+/// The fixture in one file, as models are published; `change` may spoil a value of it.
+fn published(place: &Place, name: &str, change: impl FnOnce(&mut Value, &mut Value)) -> String {
+    let read = |file: &str| {
+        let bytes = fs::read(fixture().join(NAME).join(file)).unwrap();
+        torch_file::read(&bytes).unwrap().value
+    };
+    let (mut model, mut optimizer) = (read("model_state_dict.pt"), read("optim_state_dict.pt"));
+    change(&mut model, &mut optimizer);
+    let config = Value::dict([("num_heads", Value::Int(4)), ("lr", Value::Float(1e-3))]);
+    let top = Value::dict([
+        ("model", model),
+        ("optimizer_state_dict", optimizer),
+        ("config", config),
+    ]);
+    place.write(name, torch_file::write("archive", &top).unwrap())
+}
+
+/// Puts a NaN into the first tensor below a value.
+fn spoil(value: &mut Value) {
+    match value {
+        Value::Dict(entries) | Value::OrderedDict(entries) => spoil(&mut entries[0].1),
+        Value::Tensor(tensor) => {
+            let mut values = tensor.to_f32().unwrap();
+            values[0] = f32::NAN;
+            *tensor = Tensor::from_f32(tensor.shape().to_vec(), &values).unwrap();
+        }
+        other => panic!("no tensor in {other:?}"),
+    }
+}
+
+/// The moments of the first parameter, without its count of updates.
+fn spoil_moments(optimizer: &mut Value) {
+    let (Value::Dict(top) | Value::OrderedDict(top)) = optimizer else {
+        panic!("a dict")
+    };
+    let (Value::Dict(state) | Value::OrderedDict(state)) = &mut top[0].1 else {
+        panic!("a dict")
+    };
+    let (Value::Dict(moments) | Value::OrderedDict(moments)) = &mut state[0].1 else {
+        panic!("a dict")
+    };
+    spoil(&mut moments[1].1);
+}
+
+#[test]
+fn it_says_for_what_each_is_good() {
+    let place = Place::new();
+    let sound = published(&place, "video_tokenizer_step_149_2025.pth", |_, _| {});
+    let done = run(["checkpoint", "verify", &sound]).expect(0);
+    let want = format!("accepted  {sound}  resume: foreign, 150 updates, 61 tensors");
+    assert!(done.stdout.starts_with(&want), "{}", done.stdout);
+
+    let moments = published(&place, "moments.pth", |_, optimizer| {
+        spoil_moments(optimizer)
+    });
+    let done = run(["checkpoint", "verify", &moments]).expect(1);
+    let want = format!("refused   {moments}  weights only: foreign");
+    assert!(done.stdout.starts_with(&want), "{}", done.stdout);
+    assert!(
+        done.stdout.contains("no resume: bad_moment: "),
+        "{}",
+        done.stdout
+    );
+    run(["checkpoint", "verify", "--weights", &moments]).expect(0);
+
+    let weights = published(&place, "weights.pth", |model, _| spoil(model));
+    let done = run(["checkpoint", "verify", "--weights", &weights]).expect(1);
+    let want = format!("refused   {weights}  nothing: non_finite: weight `");
+    assert!(done.stdout.starts_with(&want), "{}", done.stdout);
+
+    // A folder of files is looked through.
+    let done = run(["checkpoint", "verify", "--json", &place.arg("")]).expect(1);
+    let lines = done
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let found: Vec<(String, String)> = lines
+        .map(|line| {
+            let code = line["reason"]["code"].as_str().unwrap_or("none");
+            (
+                line["good_for"].as_str().unwrap().to_owned(),
+                code.to_owned(),
+            )
+        })
+        .collect();
+    let want = [
+        ("weights_only", "bad_moment"),
+        ("resume", "none"),
+        ("nothing", "non_finite"),
+    ];
+    assert_eq!(
+        found,
+        want.map(|(good, code)| (good.to_owned(), code.to_owned()))
+    );
+}
+
+#[test]
+fn show_prints_what_is_in_a_checkpoint() {
+    let place = Place::new();
+    let path = published(&place, "video_tokenizer_step_149_2025.pth", |_, _| {});
+    let text = run(["checkpoint", "show", &path]).expect(0).stdout;
+    for line in [
+        "good for    resume\n",
+        "updates     150\n",
+        "parameters  15,245 in 61 tensors, 59.6 KiB\n",
+        "optimizer   AdamW\n",
+        "  num_heads = 4\n",
+        "  lr = 0.001\n",
+        "quantizer.basis ",
+    ] {
+        assert!(text.contains(line), "no {line:?} in:\n{text}");
+    }
+    let done = run(["checkpoint", "show", "--json", &path]).expect(0);
+    let json: Json = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(json["config"]["num_heads"], 4);
+    let tensor = &json["tensors"][0];
+    assert_eq!(tensor["name"], "encoder.patch_embed.proj.weight");
+    assert_eq!(tensor["dtype"], "float32");
+    assert_eq!(tensor["shape"], serde_json::json!([16, 192, 1, 1]));
+
+    // What is spoilt is shown all the same, and what cannot be read is an error.
+    let spoilt = published(&place, "spoilt.pth", |model, _| spoil(model));
+    let text = run(["checkpoint", "show", &spoilt]).expect(0).stdout;
+    assert!(text.contains("good for    nothing; non_finite: "), "{text}");
+    let none = place.write("none.pth", vec![0; 2000]);
+    run(["checkpoint", "show", &none])
+        .expect_error(2, &["does not begin like a `torch.save` archive"]);
+    run(["checkpoint", "show", &place.arg("gone")]).expect_error(2, &["cannot look into"]);
 }

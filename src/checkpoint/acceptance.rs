@@ -250,6 +250,14 @@ fn judge(
     path: &Path,
     expected: Option<&[FileRecord]>,
 ) -> Result<Accepted, RejectReason> {
+    if path.join(".metadata").is_file() && !path.join(MODEL_FILE).exists() {
+        return Err(RejectReason::OtherFormat {
+            name: ".metadata".to_owned(),
+            what: "the index of a distributed checkpoint; make one file of it with `python -m \
+                   torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+                .to_owned(),
+        });
+    }
     let place = Place::of(path).map_err(|error| RejectReason::SeveralFiles {
         what: error.to_string(),
     })?;
@@ -606,9 +614,9 @@ fn check_moments(parameter: &Value, moments: &Value) -> Result<(), RejectReason>
             continue;
         };
         let bad = |what: String| RejectReason::BadMoment {
-            parameter: match parameter {
-                Value::Int(index) => index.to_string(),
-                other => format!("`{}`", other.as_str().unwrap_or("?")),
+            parameter: match parameter.as_int() {
+                Some(index) => index.to_string(),
+                None => format!("`{}`", parameter.as_str().unwrap_or("?")),
             },
             moment: moment.to_owned(),
             what,

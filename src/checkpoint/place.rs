@@ -138,7 +138,7 @@ const CONFIG_KEYS: [&str; 6] = [
 const WRAPPINGS_MOST: usize = 3;
 
 pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
-    if let Value::Opaque { class } = value {
+    if let Value::Opaque { class } | Value::Object { class, .. } = value {
         return Err(NoParts::Module { class });
     }
     let kind = value.kind().to_owned();
@@ -178,7 +178,7 @@ pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
             break;
         }
     }
-    if let Value::Opaque { class } = model {
+    if let Value::Opaque { class } | Value::Object { class, .. } = model {
         return Err(NoParts::Module { class });
     }
     let optimizer = first_key(&top, &OPTIMIZER_KEYS).map(|key| take(&mut top, key));
@@ -220,9 +220,12 @@ fn take(dict: &mut Vec<(Value, Value)>, key: &str) -> Value {
 }
 
 /// Lightning keeps a list of optimizers.
-fn only_one(value: Value) -> Value {
-    match value {
-        Value::List(mut items) if items.len() == 1 => items.pop().unwrap_or(Value::None),
-        other => other,
+fn only_one(mut value: Value) -> Value {
+    if let Value::List(items) = &mut value
+        && items.len() == 1
+        && let Some(only) = items.pop()
+    {
+        return only;
     }
+    value
 }

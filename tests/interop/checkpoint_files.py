@@ -27,6 +27,7 @@ import zipfile
 
 import numpy
 import torch
+import torch.distributed.checkpoint
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 warnings.filterwarnings("ignore")  # sparse, quantized and nested tensors are called experimental
@@ -440,6 +441,11 @@ def define_rows():
         changed(f"in state.pt: {name}", "resume", in_state(value))
         if name not in ("uint16", "uint64", "float8", "meta"):
             changed(f"in state.pt of the old format: {name}", "resume", in_state(value), _use_new_zipfile_serialization=False)
+
+    @row("a distributed checkpoint", "nothing", "other_format")
+    def _(folder):
+        torch.distributed.checkpoint.save({"model": Made().model}, checkpoint_id=str(folder / "dcp"))
+        return folder / "dcp", None
 
     # Zips.
     @row("without checksums", "resume")

@@ -246,8 +246,11 @@ pub fn show(args: &ShowCheckpointArgs) -> anyhow::Result<Exit> {
     let without_optimizer = whole.as_ref().err().map(ToString::to_string);
     let content = match whole {
         Ok(content) => content,
-        Err(_) => checkpoint::load_weights(path)
-            .with_context(|| format!("`{}` has no model that can be read", path.display()))?,
+        Err(_) => checkpoint::load_weights(path).map_err(|error| {
+            anyhow::anyhow!(
+                "{error}\nhint: `tinygate checkpoint verify` says of each for what it is good"
+            )
+        })?,
     };
     let appraisal = checkpoint::appraise(path, Runs::default().expected(path)?);
     let shown = Shown {
@@ -409,6 +412,15 @@ fn plain(value: &Value) -> Json {
         }
         Value::Tensor(tensor) => json!(format!("{tensor:?}")),
         Value::Opaque { class } => json!(format!("<{class}>")),
+        Value::Object { class, attributes } => {
+            let entry = |(key, value): &(Value, Value)| (key_text(key), plain(value));
+            let class = ("class".to_owned(), json!(class));
+            Json::Object(
+                std::iter::once(class)
+                    .chain(attributes.iter().map(entry))
+                    .collect(),
+            )
+        }
     }
 }
 
@@ -419,7 +431,12 @@ fn key_text(key: &Value) -> String {
 
 /// Entries of nested dicts, each under its dotted key.
 fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
-    match value.as_dict() {
+    let entries = if let Value::Object { attributes, .. } = value {
+        Some(attributes.as_slice())
+    } else {
+        value.as_dict()
+    };
+    match entries {
         Some(entries) if !entries.is_empty() => {
             for (key, value) in entries {
                 let key = key_text(key);

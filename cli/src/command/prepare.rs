@@ -301,7 +301,7 @@ fn one_init(
         Some(_) | None => (None, PathBuf::from(text)),
     };
     // A stage's `best` is a link; the checkpoint it leads to carries the names.
-    let path = fs::canonicalize(&path).with_context(|| {
+    let path = absolute_checkpoint(&path).with_context(|| {
         let place = path.display();
         format!(
             "`--init-from`: cannot look into `{place}`\nhint: name a checkpoint's directory, or a model in one file"
@@ -356,6 +356,19 @@ fn one_init(
     })
 }
 
+/// The absolute path of a checkpoint. A link to a directory is followed, but not one to a
+/// file: in a cache of downloads the name is the link's, and the file's is a hash.
+fn absolute_checkpoint(path: &Path) -> std::io::Result<PathBuf> {
+    if !fs::metadata(path)?.is_file() {
+        return fs::canonicalize(path);
+    }
+    let path = std::path::absolute(path)?;
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(fs::canonicalize(parent)?.join(name)),
+        (_, _) => Ok(path),
+    }
+}
+
 /// The stage that a checkpoint's name says, with or without a word before it, as in
 /// `sonic_dynamics_step_2`.
 fn stage_of(config: &Config, path: &Path) -> Option<String> {
@@ -391,8 +404,13 @@ fn given(path: &Path, stage: &StageName, with_moments: bool) -> anyhow::Result<A
 }
 
 fn refused(path: &Path, reason: &RejectReason) -> String {
+    let hint = if let RejectReason::MixtureOfExperts { .. } = reason {
+        "give a model that was trained with `use_moe=false`"
+    } else {
+        "`tinygate checkpoint verify` looks into others"
+    };
     format!(
-        "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: `tinygate checkpoint verify` looks into others",
+        "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: {hint}",
         path.display()
     )
 }

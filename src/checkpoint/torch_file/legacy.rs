@@ -57,13 +57,11 @@ fn part<'a>(
     at: usize,
     storages: &mut Storages<'_, 'a>,
 ) -> Result<Part, ReadError> {
-    Part::read(bytes, at, storages, bytes.len()).map_err(|error| match error {
+    Part::read(bytes, at, storages, bytes.len()).map_err(|error| {
         // Where a pickle of an archive is malformed, this file may just be cut.
-        ReadError::Pickle {
-            what: "it breaks off",
-            ..
-        } => ReadError::Truncated,
-        other => other,
+        let what = "it breaks off";
+        let cut = matches!(&error, ReadError::Pickle { what: found, .. } if *found == what);
+        if cut { ReadError::Truncated } else { error }
     })
 }
 

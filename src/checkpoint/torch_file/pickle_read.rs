@@ -114,6 +114,8 @@ pub enum Node<'a> {
     Tensor(TensorNode<'a>),
     /// What calling a global would have made.
     Made(Global<'a>),
+    /// The same, with its attributes: a dict.
+    Object(Global<'a>, Id),
     /// A `numpy.dtype` by its code, such as `f8`.
     NumpyDType(&'a str),
 }
@@ -180,12 +182,17 @@ impl<'a> Global<'a> {
 
     /// Bytes of an element of a storage class.
     fn width(self) -> Option<usize> {
-        match self {
-            Self::Storage(dtype) => Some(dtype.size()),
-            Self::Unusual("untyped" | "qint8" | "quint8" | "quint4x2" | "quint2x4") => Some(1),
-            Self::Unusual("qint32") => Some(4),
-            Self::Unusual("complex64") => Some(8),
-            Self::Unusual("complex128") => Some(16),
+        if let Self::Storage(dtype) = self {
+            return Some(dtype.size());
+        }
+        let Self::Unusual(kind) = self else {
+            return None;
+        };
+        match kind {
+            "untyped" | "qint8" | "quint8" | "quint4x2" | "quint2x4" => Some(1),
+            "qint32" => Some(4),
+            "complex64" => Some(8),
+            "complex128" => Some(16),
             _ => None,
         }
     }
@@ -643,7 +650,7 @@ impl<'a> Machine<'_, '_, 'a> {
             list.extend(items);
             return Ok(());
         }
-        if let Some(Node::Made(_)) = self.nodes.get(target) {
+        if let Some(Node::Made(_) | Node::Object(..)) = self.nodes.get(target) {
             return Ok(());
         }
         Err(self.input.fault("it appends to what is no list"))
@@ -660,7 +667,7 @@ impl<'a> Machine<'_, '_, 'a> {
             entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
             return Ok(());
         }
-        if let Some(Node::Made(_)) = self.nodes.get(target) {
+        if let Some(Node::Made(_) | Node::Object(..)) = self.nodes.get(target) {
             return Ok(());
         }
         Err(self.input.fault("it sets items of what is no dict"))
@@ -738,10 +745,11 @@ impl<'a> Machine<'_, '_, 'a> {
                 return Err(self.input.fault("a storage has two types"));
             }
         }
-        let dtype = match class {
-            Global::Storage(dtype) => dtype,
-            Global::Unusual(_) => return self.push(Node::Made(class)),
-            _ => return Err(self.input.fault("a persistent id names no storage")),
+        if let Global::Unusual(_) = class {
+            return self.push(Node::Made(class));
+        }
+        let Global::Storage(dtype) = class else {
+            return Err(self.input.fault("a persistent id names no storage"));
         };
         let record = format!("data/{key}");
         let bytes = match self.storages {
@@ -794,7 +802,7 @@ impl<'a> Machine<'_, '_, 'a> {
             },
             Global::RebuildTensor => self.tensor(arguments)?,
             Global::RebuildUntyped => Node::Made(self.untyped(arguments)),
-            Global::RebuildFromType => self.from_type(arguments)?,
+            Global::RebuildFromType => self.retyped(arguments)?,
             // A parameter is its data, and a `torch.Size` is its tuple.
             Global::RebuildParameter | Global::RebuildWithState => {
                 return self.same(first, |n| {
@@ -847,10 +855,11 @@ impl<'a> Machine<'_, '_, 'a> {
         let (storage, Some(offset)) = (self.node(*storage), size_of(&self.nodes, *offset)) else {
             return Err(self.input.fault("a tensor has no storage or no offset"));
         };
-        let storage = match storage {
-            Node::Storage(storage) => *storage,
-            Node::Made(unusual @ Global::Unusual(_)) => return Ok(Node::Made(*unusual)),
-            _ => return Err(self.input.fault("a tensor has no storage or no offset")),
+        if let Node::Made(unusual @ Global::Unusual(_)) = storage {
+            return Ok(Node::Made(*unusual));
+        }
+        let &Node::Storage(storage) = storage else {
+            return Err(self.input.fault("a tensor has no storage or no offset"));
         };
         if matches!(self.storages, Storages::Wanted(_)) {
             return Ok(Node::None);
@@ -875,7 +884,7 @@ impl<'a> Machine<'_, '_, 'a> {
 
     /// `(function, type, arguments, state)`: a tensor with attributes, or one of a
     /// subclass, which stays closed.
-    fn from_type(&self, arguments: &[Id]) -> Result<Node<'a>, ReadError> {
+    fn retyped(&self, arguments: &[Id]) -> Result<Node<'a>, ReadError> {
         let [function, class, arguments, ..] = arguments else {
             return Err(self.input.fault("a tensor has the wrong arguments"));
         };
@@ -913,8 +922,8 @@ impl<'a> Machine<'_, '_, 'a> {
         }
     }
 
-    /// Attributes of an object: of no interest, whether foreign or the `_metadata`
-    /// (module versions) of a `state_dict()`.
+    /// Attributes of an object. Those of a foreign one may be a config; the `_metadata`
+    /// (module versions) of a `state_dict()` is of no interest.
     fn build_state(&mut self) -> Result<(), ReadError> {
         let state = self.pop()?;
         let target = self.top()?;
@@ -922,9 +931,15 @@ impl<'a> Machine<'_, '_, 'a> {
             self.numpy_order(target, state);
             return Ok(());
         }
+        if let Node::Made(class @ Global::Foreign(..)) = *self.node(target)
+            && let Node::Dict { .. } = self.node(state)
+        {
+            self.replace(target, Node::Object(class, state));
+            return Ok(());
+        }
         let takes_state = matches!(
             self.node(target),
-            Node::Made(_) | Node::Dict { ordered: true, .. } | Node::None
+            Node::Made(_) | Node::Object(..) | Node::Dict { ordered: true, .. } | Node::None
         );
         if takes_state {
             Ok(())
@@ -935,9 +950,10 @@ impl<'a> Machine<'_, '_, 'a> {
 
     /// A dtype's state is `(version, byte order, ..)`; only little-endian is read.
     fn numpy_order(&mut self, dtype: Id, state: Id) {
-        let order = match self.node(state) {
-            Node::Tuple(parts) => parts.get(1).map(|&order| self.node(order)),
-            _ => None,
+        let order = if let Node::Tuple(parts) = self.node(state) {
+            parts.get(1).map(|&order| self.node(order))
+        } else {
+            None
         };
         if !matches!(order, Some(Node::Str("<" | "|" | "="))) {
             self.replace(dtype, Node::Made(Global::NumpyDType));

@@ -55,7 +55,7 @@ impl<'v> Pickler<'v> {
                 self.entries(entries, depth)?;
             }
             Value::Tensor(tensor) => self.tensor(tensor)?,
-            Value::Opaque { class } => {
+            Value::Opaque { class } | Value::Object { class, .. } => {
                 let class = class.clone();
                 return Err(WriteError::Opaque { class });
             }

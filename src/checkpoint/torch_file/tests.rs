@@ -341,6 +341,33 @@ fn foreign_code_is_named_and_never_run() {
     assert_eq!(loaded.value, Value::None);
 }
 
+#[test]
+fn plain_attributes_of_a_foreign_object_are_read() {
+    let of = |attributes: &[u8]| {
+        let made = [b"cargparse\nNamespace\n)\x81q\x01", attributes, b"b"].concat();
+        read_pickle(&pickle(&[&made])).unwrap()
+    };
+    let attributes = [
+        b"}(".as_slice(),
+        &text("num_heads"),
+        b"K\x04",
+        &text("itself"),
+        b"h\x01",
+        &text("list"),
+        b"]u",
+    ]
+    .concat();
+    let loaded = of(&attributes);
+    assert_eq!(loaded.foreign, ["argparse.Namespace"]);
+    let want = Value::Object {
+        class: "argparse.Namespace".to_owned(),
+        attributes: vec![("num_heads".into(), Value::Int(4))],
+    };
+    assert_eq!(loaded.value, want);
+    assert_eq!(loaded.value.get("num_heads"), Some(&Value::Int(4)));
+    assert_eq!(loaded.value.as_dict(), None, "it is no dict all the same");
+}
+
 /// Small files that would unfold to gigabytes.
 #[test]
 fn bombs_are_refused() {
@@ -910,10 +937,13 @@ proptest! {
     #[test]
     fn any_opcodes_are_survived(
         opcodes in prop::collection::vec(
-            prop::sample::select(b"(.012GJKMNQRX]abcehjqrstu)}\x00\x01\x02\x80\x81\x85\x86\x87\x88\x89\x8a\n".to_vec()),
+            prop::sample::select(
+                b"(.012BCGJKMNQRX]abcehjqrstu)}\x00\x01\x02\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96\n".to_vec(),
+            ),
             0..200,
         ),
     ) {
         let _ = read_pickle(&pickle(&[&opcodes]));
+        let _ = read(&legacy(&opcodes, b"]", &[]));
     }
 }

@@ -189,6 +189,12 @@ impl Builder<'_, '_> {
                 self.spend(class.len())?;
                 Value::Opaque { class }
             }
+            Node::Object(global, attributes) => {
+                let class = global.class();
+                self.spend(class.len())?;
+                let attributes = self.attributes(*attributes)?;
+                Value::Object { class, attributes }
+            }
             Node::Storage(storage) => Value::Opaque {
                 class: Global::Storage(storage.dtype).class(),
             },
@@ -199,6 +205,25 @@ impl Builder<'_, '_> {
     fn items(&mut self, items: &[Id], depth: usize) -> Result<Vec<Value>, ReadError> {
         let items = items.iter();
         items.map(|&item| self.build(item, depth + 1)).collect()
+    }
+
+    /// The plain ones among an object's attributes. The rest may lead back to the object.
+    fn attributes(&mut self, id: Id) -> Result<Vec<(Value, Value)>, ReadError> {
+        let nodes = self.nodes;
+        let Some(Node::Dict { entries, .. }) = nodes.get(id as usize) else {
+            return Ok(Vec::new());
+        };
+        let mut built = Vec::new();
+        for &(key, value) in entries {
+            let is_plain = matches!(
+                nodes.get(value as usize),
+                Some(Node::None | Node::Bool(_) | Node::Int(_) | Node::Float(_) | Node::Str(_))
+            );
+            if is_plain && let Some(Node::Str(_)) = nodes.get(key as usize) {
+                built.push((self.build(key, 0)?, self.build(value, 0)?));
+            }
+        }
+        Ok(built)
     }
 
     /// Python keeps the last of equal keys; a writer never repeats one, so a file

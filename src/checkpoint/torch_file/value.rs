@@ -279,6 +279,11 @@ pub enum Value {
     Opaque {
         class: String,
     },
+    /// The same, with those of its attributes that are plain values, by name.
+    Object {
+        class: String,
+        attributes: Vec<(Value, Value)>,
+    },
 }
 
 impl Value {
@@ -311,14 +316,19 @@ impl Value {
             Value::Dict(_) => "dict",
             Value::OrderedDict(_) => "OrderedDict",
             Value::Tensor(_) => "Tensor",
-            Value::Opaque { class } => class,
+            Value::Opaque { class } | Value::Object { class, .. } => class,
         }
     }
 
-    /// The entry of a dict (plain or ordered) under a string key.
+    /// The entry of a dict (plain or ordered) under a string key, or an object's attribute.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        let mut entries = self.as_dict()?.iter();
+        let entries = if let Value::Object { attributes, .. } = self {
+            attributes
+        } else {
+            self.as_dict()?
+        };
         entries
+            .iter()
             .find(|(k, _)| k.as_str() == Some(key))
             .map(|(_, v)| v)
     }

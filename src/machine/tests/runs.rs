@@ -130,6 +130,24 @@ fn a_given_checkpoint_counts_as_accepted_at_its_step() {
 }
 
 #[test]
+fn moments_are_fresh_while_the_weights_are_the_given_ones() {
+    let mut created = created(policy_of(ModelKind::VideoTokenizer));
+    created.init_from = vec![InitFrom {
+        fresh_optimizer: true,
+        ..given("video_tokenizer", 150)
+    }];
+    let mut run = Run::create(created);
+    assert!(run.training().resume.unwrap().fresh_optimizer);
+    // The next process finds no other checkpoint, and begins in the same way.
+    run.tell(process());
+    assert!(run.training().resume.unwrap().fresh_optimizer);
+    run.gate(&good());
+    let own = run.training().resume.unwrap();
+    assert_ne!(own.checkpoint.path, "/elsewhere/checkpoint");
+    assert!(!own.fresh_optimizer, "a checkpoint of its own has moments");
+}
+
+#[test]
 fn a_given_checkpoint_of_a_stage_outside_the_run_is_upstream() {
     let mut created = created(policy_of(ModelKind::Dynamics));
     created.init_from = vec![given("video_tokenizer", 150), given("latent_actions", 9)];

@@ -101,13 +101,13 @@ pub fn check(
         Learner::new(kind(model), &shape, &key, tch::Device::Cpu).map_err(Misfit::Train)?;
     let misfit = |what: String| Misfit::Shape {
         what,
-        settings: differences(&content, &shape),
+        settings: differences(&content, model, &shape),
     };
     let weights = weights::from_content(&content).map_err(misfit)?;
     learner
         .load(&weights, None)
         .map_err(|error| misfit(error.to_string()))?;
-    let settings = differences(&content, &shape);
+    let settings = differences(&content, model, &shape);
     if !settings.is_empty() && !wanted.other_settings {
         return Err(Misfit::Settings { settings });
     }
@@ -149,8 +149,21 @@ fn kind_of(content: &CheckpointContent) -> Option<ModelKind> {
     .find_map(|(wanted, model)| has(wanted).then_some(model))
 }
 
+/// Settings that a kind of model does not depend on, though its config has them.
+const fn ignored(model: ModelKind) -> &'static [&'static str] {
+    match model {
+        ModelKind::VideoTokenizer => &["n_actions"],
+        ModelKind::LatentActions => &["latent_dim", "num_bins"],
+        ModelKind::Dynamics => &[],
+    }
+}
+
 /// Settings in which the checkpoint's own config differs, as far as it has one.
-fn differences(content: &CheckpointContent, shape: &ModelConfig) -> Vec<(&'static str, i64, i64)> {
+fn differences(
+    content: &CheckpointContent,
+    model: ModelKind,
+    shape: &ModelConfig,
+) -> Vec<(&'static str, i64, i64)> {
     let made = content.state.get("config");
     let made = |key: &str| {
         made.and_then(|config| config.get(key))
@@ -162,6 +175,6 @@ fn differences(content: &CheckpointContent, shape: &ModelConfig) -> Vec<(&'stati
         .entries()
         .into_iter()
         .filter_map(|(key, here)| Some((key, made(key)?, here)))
-        .filter(|(_, made, here)| made != here)
+        .filter(|(key, made, here)| made != here && !ignored(model).contains(key))
         .collect()
 }

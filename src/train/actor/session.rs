@@ -10,7 +10,7 @@ use super::super::ranks::{Ranks, Task};
 use super::super::stage_trainer::FrozenConfigs;
 use super::super::{FrozenModel, FrozenModels, InitKey, Stage, StageKind, StageTrainer};
 use super::{ActorSetup, Failure, measure, tell, weights};
-use crate::checkpoint::{self, Acceptance, Need, RejectReason};
+use crate::checkpoint::{self, Acceptance, Need, OPTIMIZER_FILE, RejectReason};
 use crate::config::Config;
 use crate::controller::{Report, StopRequest};
 use crate::data::Windows;
@@ -134,7 +134,10 @@ impl Session {
     }
 
     fn judge(&mut self, judge: &JudgeCheckpoint, reports: &Sender<Report>) -> Result<(), Failure> {
-        let accepted = self.accept(&judge.checkpoint, &judge.files);
+        // One that was given for its weights has no other file on record.
+        let whole = judge.files.iter().any(|file| file.name == OPTIMIZER_FILE);
+        let need = if whole { Need::Resume } else { Need::Weights };
+        let accepted = self.accept_for(need, &judge.checkpoint, &judge.files);
         if let Err(reason) = &accepted
             && is_absent(reason)
         {

@@ -17,7 +17,7 @@ use tinygate::checkpoint;
 use tinygate::config::Config;
 use tinygate::controller::{Report, StopRequest, Trainer};
 use tinygate::data::Frames;
-use tinygate::events::{Event, ProcessStarted, Record};
+use tinygate::events::{Event, ProcessStarted, Record, Step};
 use tinygate::machine::{Command, RunState, TrainChunk, apply};
 use tinygate::setup;
 use tinygate::train::actor::{self, ActorSetup};
@@ -309,8 +309,7 @@ impl Bench {
             .join("checkpoints");
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let named = name.to_str().and_then(checkpoint::step_name);
-            if named.is_some_and(|named| named.step <= last.from.get()) {
+            if name.to_str().is_some_and(|name| is_past(name, last.from)) {
                 // Only a scratch folder that grows: the next chunk asks for free space itself.
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -331,6 +330,11 @@ impl Bench {
             machines: both.map_or_else(Vec::new, |(then, team)| machines(then, &team.now)),
         }
     }
+}
+
+/// Whether a checkpoint of this name stands before a chunk that begins behind `from`.
+fn is_past(name: &str, from: Step) -> bool {
+    checkpoint::step_name(name).is_some_and(|named| named.step <= from.get())
 }
 
 /// A path as a command names it.
@@ -406,5 +410,26 @@ impl std::fmt::Display for Totals {
             self.files_equal,
             self.files
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, from: u64, past: bool) {
+        assert_eq!(is_past(name, Step::new(from)), past, "{name} from {from}");
+    }
+
+    #[test]
+    fn only_what_stands_before_the_chunk_is_let_go() {
+        check("dynamics_step_60", 60, true);
+        check("dynamics_step_80", 60, false);
+        check("dynamics_step_60_2", 60, true);
+        // The second checkpoint at update 80 is what the next chunk begins from.
+        check("dynamics_step_80_2", 60, false);
+        check("a_step_9_step_80_12", 60, false);
+        check("best", 60, false);
     }
 }
