@@ -16,7 +16,8 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
     if let Some(job) = job.as_ref().filter(|job| 0 < job.rank) {
         let (config, _) = prepare::config(args)?;
         // A run that goes on has the config of its log, which the one named here need not be.
-        return worker::join(job, Some((&config, !args.or_resume)), args.quiet);
+        let own = Some((&config, !args.or_resume));
+        return worker::join(job, own, &args.set, args.quiet);
     }
     if let Some(dir) = args
         .dir
