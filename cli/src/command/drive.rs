@@ -7,7 +7,7 @@ use anyhow::Context;
 use tinygate::config::Config;
 use tinygate::controller::{Controller, Ending, StopRequest, Trainer};
 use tinygate::data::Frames;
-use tinygate::events::{Event, ProcessStarted, Seq};
+use tinygate::events::{Event, HeldOutBatches, ProcessStarted, Seq};
 use tinygate::machine::RunState;
 use tinygate::store::{EventLog, Store, host_name};
 use tinygate::train::actor::{self, ActorSetup};
@@ -28,7 +28,15 @@ pub fn begin(
     quiet: bool,
 ) -> anyhow::Result<Exit> {
     let fallback = gathered.fallback.clone();
-    let process = Process::start(dir, &prepared.config, prepared.frames, gathered, quiet)?;
+    let held_out = prepared.created.held_out_batches;
+    let process = Process::start(
+        dir,
+        &prepared.config,
+        prepared.frames,
+        held_out,
+        gathered,
+        quiet,
+    )?;
     if process.stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
@@ -55,7 +63,16 @@ pub fn resume(
     quiet: bool,
 ) -> anyhow::Result<Exit> {
     let fallback = gathered.fallback.clone();
-    let process = Process::start(dir, &continued.config, continued.frames, gathered, quiet)?;
+    let created = controller.state().created.as_ref();
+    let held_out = created.map_or(HeldOutBatches::Largest, |created| created.held_out_batches);
+    let process = Process::start(
+        dir,
+        &continued.config,
+        continued.frames,
+        held_out,
+        gathered,
+        quiet,
+    )?;
     if process.stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
@@ -79,6 +96,7 @@ impl Process {
         dir: &Path,
         config: &Config,
         frames: Arc<Frames>,
+        held_out: HeldOutBatches,
         gathered: Gathered,
         quiet: bool,
     ) -> anyhow::Result<Process> {
@@ -98,6 +116,7 @@ impl Process {
             threads,
             stop: Arc::clone(&stop),
             ranks,
+            held_out,
         })?;
         Ok(Process {
             started,

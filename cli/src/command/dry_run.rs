@@ -258,6 +258,7 @@ fn measure(
         threads,
         stop,
         ranks,
+        held_out: prepared.created.held_out_batches,
     })?;
     let log = MemoryLog::new();
     let mut controller = Controller::open(&log, folder.path(), now_ms)?;
