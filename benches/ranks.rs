@@ -47,7 +47,7 @@ fn sum_of(numbers: i64) -> f64 {
         let one = scope.spawn(|| {
             rank(
                 1,
-                Store::connect("127.0.0.1", port, PATIENCE).expect("it serves"),
+                Store::connect("127.0.0.1", port, PATIENCE, None).expect("it serves"),
             )
         });
         let seconds = zero.join().expect("rank 0");

@@ -51,6 +51,10 @@ fn main() {
         println!("cargo:rustc-link-lib=torch_cuda");
     }
     build.compile("tinygate_c10d");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {
+        // `dlopen`, where it is not part of the C library yet.
+        println!("cargo:rustc-link-lib=dl");
+    }
 }
 
 /// Headers that c10d's own NCCL header asks for, directly or not.

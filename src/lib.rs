@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod controller;
 pub mod data;
+mod durable;
 pub mod events;
 pub mod machine;
 pub mod picture;

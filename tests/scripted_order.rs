@@ -302,3 +302,77 @@ fn a_log_whose_policy_names_a_stage_twice_is_refused() {
     };
     assert_eq!(stage.as_str(), "video_tokenizer");
 }
+
+/// What a controller comes to whose trainer says only this, and how many events its log has then.
+fn told_only(report: Report) -> (Result<Ending, ControlError>, u64) {
+    let log = MemoryLog::with([(0, created(short_policy(), 7))]);
+    let directory = tempfile::tempdir().unwrap();
+    let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
+    let (commands, _commanded) = crossbeam_channel::unbounded();
+    let (reporting, reports) = crossbeam_channel::unbounded();
+    reporting.send(report).unwrap();
+    drop(reporting);
+    let trainer = Trainer { commands, reports };
+    let ended = controller.run(process(1), &trainer, &mut tinygate_testing::Quiet);
+    (ended, log.head().get())
+}
+
+#[test]
+fn what_a_trainer_may_not_say_is_refused_and_not_recorded() {
+    let measured = reports()
+        .into_iter()
+        .find(|report| matches!(report, Report::Fact(Event::StageMeasured(_))));
+    let (ended, heard) = told_only(measured.unwrap());
+    assert!(matches!(ended, Err(ControlError::TrainerLost)), "{ended:?}");
+    let decided = Event::RunFinished(tinygate::events::RunFinished { stages: 3 });
+    let later = reports()
+        .into_iter()
+        .find(|report| matches!(report, Report::Fact(Event::ChunkFinished(_))));
+    for report in [Report::Fact(decided), later.unwrap()] {
+        let (ended, events) = told_only(report);
+        let Err(error @ ControlError::Misreported { .. }) = ended else {
+            panic!("{ended:?}");
+        };
+        assert!(
+            error
+                .to_string()
+                .starts_with("bug in the trainer: it reported `"),
+            "{error}"
+        );
+        assert!(events < heard, "nothing of it is in the log");
+    }
+}
+
+#[test]
+fn a_machine_that_rests_where_no_run_ends_is_an_error_in_words() {
+    use tinygate::machine::rules::{KNOWN, Known, Rules};
+    use tinygate::machine::{Decision, Idle};
+    for rests in [
+        (|_: &RunState| Decision::Idle(Idle::Stopped)) as fn(&RunState) -> Decision,
+        |_: &RunState| Decision::Idle(Idle::Finished),
+    ] {
+        let known = Known {
+            older: &[],
+            newest: Rules {
+                decide: rests,
+                ..KNOWN.newest
+            },
+        };
+        let log = MemoryLog::with([(0, created(short_policy(), 7))]);
+        let directory = tempfile::tempdir().unwrap();
+        let mut controller = Controller::open_knowing(known, &log, directory.path(), || 5).unwrap();
+        let (commands, _commanded) = crossbeam_channel::unbounded();
+        let (_reporting, reports) = crossbeam_channel::unbounded();
+        let trainer = Trainer { commands, reports };
+        let ended = controller.run(process(1), &trainer, &mut tinygate_testing::Quiet);
+        let Err(error @ ControlError::Stuck { .. }) = ended else {
+            panic!("{ended:?}");
+        };
+        assert!(
+            error
+                .to_string()
+                .starts_with("bug: nothing is due while the run is running"),
+            "{error}"
+        );
+    }
+}

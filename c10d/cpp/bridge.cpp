@@ -15,6 +15,10 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #endif
 
+#ifdef __linux__
+#include <dlfcn.h>
+#endif
+
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -240,6 +244,30 @@ tinygate_group* tinygate_group_nccl(
     TORCH_CHECK(false, "this build has no NCCL");
 #endif
   });
+}
+
+char* tinygate_cuda_card(int index) {
+#ifdef __linux__
+  // The driver's own library, which libtorch has loaded where there is a device: no header of CUDA is needed, and what
+  // is visible to this process has the numbers that libtorch gives it.
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (driver == nullptr) {
+    return nullptr;
+  }
+  const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+  const auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
+  const auto name = reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
+  char text[256] = {};
+  int device = 0;
+  if (init == nullptr || get == nullptr || name == nullptr || init(0) != 0 || get(&device, index) != 0 ||
+      name(text, sizeof text - 1, device) != 0) {
+    return nullptr;
+  }
+  return copy_text(text);
+#else
+  (void)index;
+  return nullptr;
+#endif
 }
 
 void tinygate_group_free(tinygate_group* group) {

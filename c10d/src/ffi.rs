@@ -79,6 +79,7 @@ unsafe extern "C" {
         failure: *mut RawFailure,
     ) -> *mut RawGroup;
     pub fn tinygate_has_nccl() -> bool;
+    pub fn tinygate_cuda_card(index: c_int) -> *mut c_char;
     pub fn tinygate_group_nccl(
         store: *const RawStore,
         rank: c_int,

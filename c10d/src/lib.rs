@@ -5,15 +5,20 @@
 //!
 //! Invariant: an exception of libtorch becomes an [`Error`]; none crosses into Rust.
 
+mod calls;
 mod ffi;
 
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
+
+use calls::Calls;
+pub use calls::Cut;
 
 use ffi::{RawFailure, RawGroup, RawStore};
 
@@ -33,18 +38,35 @@ pub enum ErrorKind {
     Network,
     /// The store answered something else than what was asked for.
     Store,
+    /// The caller gave it up.
+    Cut,
     Other,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Keys and values that all ranks see: a client of a TCPStore, and on one rank its server too.
+///
+/// No call waits for a store that does not answer longer than its time limit: that of the call, else of the connection.
 pub struct Store {
-    raw: NonNull<RawStore>,
+    raw: Arc<OwnedStore>,
+    calls: Calls,
+    timeout: Duration,
 }
 
-// SAFETY: c10d's stores lock each operation; the pointer is owned by this value alone.
-unsafe impl Send for Store {}
+struct OwnedStore(NonNull<RawStore>);
+
+// SAFETY: c10d's stores lock each operation and count their references; the pointer is freed once, by its owner.
+unsafe impl Send for OwnedStore {}
+// SAFETY: as above.
+unsafe impl Sync for OwnedStore {}
+
+impl Drop for OwnedStore {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is ours and is freed once.
+        unsafe { ffi::tinygate_store_free(self.0.as_ptr()) }
+    }
+}
 
 impl Store {
     /// Serves a store on `listener`, which says where it can be reached, and connects to it.
@@ -64,7 +86,7 @@ impl Store {
         };
         let host = text(&host)?;
         let listener = listener.into_raw_fd();
-        Store::made(|failure| {
+        Store::made(timeout, None, move |failure| {
             // SAFETY: the text lives until the call is over; the descriptor is handed over for good.
             unsafe {
                 ffi::tinygate_store_serve(
@@ -78,18 +100,24 @@ impl Store {
         })
     }
 
-    /// Connects to a store; asks again until `timeout` while nobody is there.
+    /// Connects to a store; asks again until `timeout` while nobody is there. Where something is there that does not
+    /// answer as a store does, it waits as long. `cut` ends that, and the waits of every later call, early.
     ///
     /// # Errors
     /// [`ErrorKind::TimedOut`] or [`ErrorKind::Network`] where there is none.
-    pub fn connect(host: &str, port: u16, timeout: Duration) -> Result<Store> {
+    pub fn connect(host: &str, port: u16, timeout: Duration, cut: Option<&Cut>) -> Result<Store> {
         let host = text(host)?;
-        Store::made(|failure| {
+        Store::made(timeout, cut, move |failure| {
             // SAFETY: the text lives until the call is over.
             unsafe {
                 ffi::tinygate_store_connect(host.as_ptr(), port, milliseconds(timeout), failure)
             }
         })
+    }
+
+    /// From here on nothing ends a call early.
+    pub fn uncut(&mut self) {
+        self.calls = self.calls.uncut();
     }
 
     /// The same store, with `prefix/` before each key.
@@ -98,53 +126,91 @@ impl Store {
     /// A prefix with a zero byte.
     pub fn prefixed(&self, prefix: &str) -> Result<Store> {
         let prefix = text(prefix)?;
-        Store::made(|failure| {
-            // SAFETY: the store and the text live until the call is over; c10d counts its references.
-            unsafe { ffi::tinygate_store_prefixed(self.raw.as_ptr(), prefix.as_ptr(), failure) }
+        let raw = made(|failure| {
+            // SAFETY: the store and the text live until the call is over; nothing is sent.
+            unsafe { ffi::tinygate_store_prefixed(self.raw.0.as_ptr(), prefix.as_ptr(), failure) }
+        })?;
+        Ok(Store {
+            raw: Arc::new(OwnedStore(raw)),
+            calls: self.calls.clone(),
+            timeout: self.timeout,
         })
     }
 
     pub fn set(&self, key: &str, value: &[u8]) -> Result<()> {
-        let key = text(key)?;
-        done(|failure| {
-            // SAFETY: all pointers live until the call is over, and the length is the value's.
-            unsafe {
-                ffi::tinygate_store_set(
-                    self.raw.as_ptr(),
-                    key.as_ptr(),
-                    value.as_ptr(),
-                    value.len(),
-                    failure,
-                )
-            }
+        let (key, value) = (text(key)?, value.to_vec());
+        let raw = Arc::clone(&self.raw);
+        self.calls.call(self.timeout, move || {
+            done(|failure| {
+                // SAFETY: all pointers live until the call is over, and the length is the value's.
+                unsafe {
+                    ffi::tinygate_store_set(
+                        raw.0.as_ptr(),
+                        key.as_ptr(),
+                        value.as_ptr(),
+                        value.len(),
+                        failure,
+                    )
+                }
+            })
         })
     }
 
     /// Whether the key has a value by now.
     pub fn has(&self, key: &str) -> Result<bool> {
         let key = text(key)?;
+        let raw = Arc::clone(&self.raw);
+        self.calls.call(self.timeout, move || raw.has(&key))
+    }
+
+    /// Waits for a value; `None` when none came within `timeout`, also where the store does not answer.
+    ///
+    /// # Errors
+    /// A store that is gone.
+    pub fn get(&self, key: &str, timeout: Duration) -> Result<Option<Vec<u8>>> {
+        let key = text(key)?;
+        let raw = Arc::clone(&self.raw);
+        let got = self.calls.call(timeout, move || raw.get(&key, timeout));
+        match got {
+            Err(error) if error.kind == ErrorKind::TimedOut => Ok(None),
+            got => got,
+        }
+    }
+
+    fn made(
+        timeout: Duration,
+        cut: Option<&Cut>,
+        make: impl FnOnce(*mut RawFailure) -> *mut RawStore + Send + 'static,
+    ) -> Result<Store> {
+        let calls = Calls::cut_by(cut);
+        let raw = calls.call(timeout, move || made(make).map(OwnedStore))?;
+        Ok(Store {
+            raw: Arc::new(raw),
+            calls,
+            timeout,
+        })
+    }
+}
+
+impl OwnedStore {
+    fn has(&self, key: &CStr) -> Result<bool> {
         let mut there = false;
         done(|failure| {
             // SAFETY: all pointers live until the call is over.
             unsafe {
-                ffi::tinygate_store_check(self.raw.as_ptr(), key.as_ptr(), &raw mut there, failure)
+                ffi::tinygate_store_check(self.0.as_ptr(), key.as_ptr(), &raw mut there, failure)
             }
         })?;
         Ok(there)
     }
 
-    /// Waits for a value; `None` when none came within `timeout`.
-    ///
-    /// # Errors
-    /// A store that is gone.
-    pub fn get(&self, key: &str, timeout: Duration) -> Result<Option<Vec<u8>>> {
-        let name = text(key)?;
+    fn get(&self, key: &CStr, timeout: Duration) -> Result<Option<Vec<u8>>> {
         let waited = done(|failure| {
             // SAFETY: all pointers live until the call is over.
             unsafe {
                 ffi::tinygate_store_wait(
-                    self.raw.as_ptr(),
-                    name.as_ptr(),
+                    self.0.as_ptr(),
+                    key.as_ptr(),
                     milliseconds(timeout),
                     failure,
                 )
@@ -160,7 +226,7 @@ impl Store {
         let bytes = made(|failure| {
             // SAFETY: all pointers live until the call is over.
             unsafe {
-                ffi::tinygate_store_get(self.raw.as_ptr(), name.as_ptr(), &raw mut length, failure)
+                ffi::tinygate_store_get(self.0.as_ptr(), key.as_ptr(), &raw mut length, failure)
             }
         })?;
         // SAFETY: the call answered with `length` bytes that are ours.
@@ -168,17 +234,6 @@ impl Store {
         // SAFETY: they were allocated for us and are freed once.
         unsafe { ffi::tinygate_free_bytes(bytes.as_ptr()) };
         Ok(Some(value))
-    }
-
-    fn made(make: impl FnOnce(*mut RawFailure) -> *mut RawStore) -> Result<Store> {
-        Ok(Store { raw: made(make)? })
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        // SAFETY: the pointer is ours and is freed once.
-        unsafe { ffi::tinygate_store_free(self.raw.as_ptr()) }
     }
 }
 
@@ -216,27 +271,31 @@ impl Group {
             Listen::Address(address) => (Some(text(address)?), None),
             Listen::Interface(interface) => (None, Some(text(interface)?)),
         };
-        let pointer =
-            |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |text| text.as_ptr());
-        let raw = made(|failure| {
-            // SAFETY: all pointers live until the call is over; exactly one of address and interface is null.
-            unsafe {
-                ffi::tinygate_group_gloo(
-                    store.raw.as_ptr(),
-                    rank,
-                    size,
-                    pointer(&address),
-                    pointer(&interface),
-                    milliseconds(timeout),
-                    failure,
-                )
-            }
-        })?;
-        Ok(Group { raw })
+        fn pointer(text: &Option<CString>) -> *const c_char {
+            text.as_ref().map_or(ptr::null(), |text| text.as_ptr())
+        }
+        let raw = Arc::clone(&store.raw);
+        store.calls.call(timeout, move || {
+            let group = made(|failure| {
+                // SAFETY: all pointers live until the call is over; exactly one of address and interface is null.
+                unsafe {
+                    ffi::tinygate_group_gloo(
+                        raw.0.as_ptr(),
+                        rank,
+                        size,
+                        pointer(&address),
+                        pointer(&interface),
+                        milliseconds(timeout),
+                        failure,
+                    )
+                }
+            })?;
+            Ok(Group { raw: group })
+        })
     }
 
-    /// NCCL, for tensors on CUDA devices. Untested: no run on a GPU is on record. Its ranks connect at the first
-    /// collective; `loopback` keeps them on this machine.
+    /// NCCL, for tensors on this rank's CUDA `device`. Untested: no run on a GPU is on record. `loopback` keeps its
+    /// ranks on this machine. Returns when all `size` ranks are connected.
     ///
     /// # Errors
     /// A build without NCCL, and what NCCL says.
@@ -244,24 +303,36 @@ impl Group {
         store: &Store,
         rank: u32,
         size: u32,
+        device: Device,
         loopback: bool,
         timeout: Duration,
     ) -> Result<Group> {
         let (rank, size) = (count(rank)?, count(size)?);
-        let raw = made(|failure| {
-            // SAFETY: all pointers live until the call is over.
-            unsafe {
-                ffi::tinygate_group_nccl(
-                    store.raw.as_ptr(),
-                    rank,
-                    size,
-                    loopback,
-                    milliseconds(timeout),
-                    failure,
-                )
-            }
-        })?;
-        Ok(Group { raw })
+        let raw = Arc::clone(&store.raw);
+        store.calls.call(timeout, move || {
+            let group = made(|failure| {
+                // SAFETY: all pointers live until the call is over.
+                unsafe {
+                    ffi::tinygate_group_nccl(
+                        raw.0.as_ptr(),
+                        rank,
+                        size,
+                        loopback,
+                        milliseconds(timeout),
+                        failure,
+                    )
+                }
+            })?;
+            let group = Group { raw: group };
+            // The first collective is what connects the ranks.
+            let one = Tensor::f_ones([1], (Kind::Float, device));
+            let mut one = one.map_err(|error| Error {
+                kind: ErrorKind::Other,
+                text: error.to_string(),
+            })?;
+            group.sum(&mut [&mut one])?;
+            Ok(group)
+        })
     }
 
     /// Replaces each tensor by its sum over all ranks. All are of one type and one device.
@@ -304,6 +375,20 @@ impl Drop for Group {
         // SAFETY: the pointer is ours and is freed once.
         unsafe { ffi::tinygate_group_free(self.raw.as_ptr()) }
     }
+}
+
+/// What the driver calls a CUDA device, as libtorch counts them; `None` where there is none, or no driver.
+pub fn cuda_card(index: u32) -> Option<String> {
+    let index = c_int::try_from(index).ok()?;
+    // SAFETY: takes a number; answers null or a text that ends with a zero and is ours.
+    let name = NonNull::new(unsafe { ffi::tinygate_cuda_card(index) })?;
+    // SAFETY: as above.
+    let text = unsafe { CStr::from_ptr(name.as_ptr()) }
+        .to_string_lossy()
+        .into_owned();
+    // SAFETY: it was allocated for us and is freed once.
+    unsafe { ffi::tinygate_free_text(name.as_ptr()) };
+    Some(text)
 }
 
 /// Whether this build can make NCCL groups.

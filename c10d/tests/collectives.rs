@@ -33,7 +33,12 @@ fn pair<T: Send>(timeout: Duration, rank: impl Fn(u32, &Store, Group) -> T + Syn
     };
     thread::scope(|scope| {
         let first = scope.spawn(|| join(0, Store::serve(listener, PATIENCE).unwrap()));
-        let second = scope.spawn(|| join(1, Store::connect("127.0.0.1", port, PATIENCE).unwrap()));
+        let second = scope.spawn(|| {
+            join(
+                1,
+                Store::connect("127.0.0.1", port, PATIENCE, None).unwrap(),
+            )
+        });
         (first.join().unwrap(), second.join().unwrap())
     })
 }
@@ -146,17 +151,17 @@ fn what_cannot_be_reached_is_an_error() {
     let network = [ErrorKind::TimedOut, ErrorKind::Network];
     check(
         "nobody listens",
-        Store::connect("127.0.0.1", free, SHORT).map(drop),
+        Store::connect("127.0.0.1", free, SHORT, None).map(drop),
         &network,
     );
     check(
         "no such host",
-        Store::connect("no-such-host.invalid", free, SHORT).map(drop),
+        Store::connect("no-such-host.invalid", free, SHORT, None).map(drop),
         &network,
     );
     check(
         "a zero byte",
-        Store::connect("a\0b", free, SHORT).map(drop),
+        Store::connect("a\0b", free, SHORT, None).map(drop),
         &[ErrorKind::Other],
     );
     let store = Store::serve(listener(), PATIENCE).unwrap();

@@ -7,6 +7,8 @@ use std::io;
 
 use tinygate::controller::ControlError;
 use tinygate::store::{OpenError, ReadError, ReadErrorKind, TransferError};
+#[cfg(feature = "train")]
+use tinygate::train::ranks::FollowError;
 use tinygate_replay::Outcome;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,10 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<ReadError>() {
         return Some(of_read(error));
     }
+    #[cfg(feature = "train")]
+    if let Some(FollowError::Stopped { .. }) = cause.downcast_ref::<FollowError>() {
+        return Some(Exit::Interrupted);
+    }
     if cause.is::<EmptyLog>() {
         return Some(Exit::NothingChecked);
     }
@@ -144,6 +150,8 @@ fn of_control(error: &ControlError) -> Exit {
         ControlError::Append(_)
         | ControlError::UnknownRules { .. }
         | ControlError::TrainerLost
+        | ControlError::Misreported { .. }
+        | ControlError::Stuck { .. }
         | ControlError::NeverAtRest { .. } => Exit::Environment,
     }
 }

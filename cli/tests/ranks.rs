@@ -14,10 +14,12 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use support::{Done, Place, assert_same, checkpoints, decisions, npy, records, run, tinygate};
@@ -356,6 +358,16 @@ fn sigterm_to_another_rank_stops_all_with_a_checkpoint() {
 }
 
 #[test]
+fn sigusr1_to_rank_0_stops_all_with_a_checkpoint() {
+    stopped_by(Signal::USR1, Pid::from_child);
+}
+
+#[test]
+fn a_hangup_of_another_rank_stops_all_with_a_checkpoint() {
+    stopped_by(Signal::HUP, rank_1);
+}
+
+#[test]
 fn a_launchers_ranks_give_the_bits_of_our_own() {
     let place = Place::with_config(200);
     let whole = undisturbed(&place);
@@ -399,6 +411,104 @@ fn a_job_of_another_size_is_refused() {
         [0, 1].map(|rank| launched(&mut begin(&place, "new", &alone), rank, "127.0.0.1", port));
     for rank in ranks {
         end(rank).expect_error(2, &["a launcher started 2 ranks"]);
+    }
+}
+
+/// What stands at a wrong port.
+#[derive(Clone, Copy, Debug)]
+enum Service {
+    Silent,
+    Closes,
+    Garbage,
+    /// Half of the number that a store's client asks for first.
+    Half,
+    /// All of it, and nothing after that.
+    Handshake,
+}
+
+/// A port at which `service` stands, and a word for each connection to it.
+fn serve(service: Service) -> (u16, Receiver<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (connecting, connected) = channel();
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = [0; 10];
+            let number = match service {
+                Service::Silent | Service::Closes => 0,
+                Service::Garbage | Service::Half | Service::Handshake => {
+                    stream.read_exact(&mut asked).map_or(0, |()| 4)
+                }
+            };
+            // The other side may be gone.
+            let _ = match service {
+                Service::Silent | Service::Closes => Ok(()),
+                Service::Garbage => stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+                Service::Half => stream.write_all(&asked[6..6 + number / 2]),
+                Service::Handshake => stream.write_all(&asked[6..6 + number]),
+            };
+            if !matches!(service, Service::Closes) {
+                kept.push(stream);
+            }
+            let _ = connecting.send(());
+        }
+    });
+    (port, connected)
+}
+
+const IMPATIENT: [&str; 2] = ["--set", "distributed.timeout_seconds=1"];
+
+#[test]
+fn a_rank_waits_for_what_is_no_rank_0_no_longer_than_it_may() {
+    let place = Place::with_config(200);
+    let services = [
+        Service::Silent,
+        Service::Closes,
+        Service::Garbage,
+        Service::Half,
+    ];
+    for service in services {
+        let (port, _connected) = serve(service);
+        let rank = launched(&mut begin(&place, "none", &IMPATIENT), 1, "127.0.0.1", port);
+        let words = format!("no rank 0 answers at 127.0.0.1:{port}");
+        end(rank).expect_error(2, &[&words]);
+    }
+    let (port, _connected) = serve(Service::Handshake);
+    let rank = launched(&mut begin(&place, "none", &IMPATIENT), 1, "127.0.0.1", port);
+    end(rank).expect_error(2, &["rank 0 answered nothing at 127.0.0.1:", "within 1 s"]);
+    let (port, _connected) = serve(Service::Silent);
+    let mut resume = tinygate();
+    resume.arg("resume").arg(place.arg("none")).args(IMPATIENT);
+    let rank = launched(&mut resume, 1, "127.0.0.1", port);
+    end(rank).expect_error(2, &["no rank 0 answers at 127.0.0.1:"]);
+    assert!(!place.path("none").exists());
+}
+
+#[test]
+fn rank_0_waits_for_a_launchers_silent_store_no_longer_than_it_may() {
+    let place = Place::with_config(200);
+    for service in [Service::Silent, Service::Half] {
+        let (port, _connected) = serve(service);
+        let mut command = begin(&place, "none", &IMPATIENT);
+        command.env("TORCHELASTIC_USE_AGENT_STORE", "True");
+        let rank = launched(&mut command, 0, "127.0.0.1", port);
+        end(rank).expect_error(2, &["the store of the launcher: no answer within 1 s"]);
+    }
+}
+
+#[test]
+fn one_sigterm_ends_a_rank_that_waits_for_rank_0() {
+    let place = Place::with_config(200);
+    for service in [Service::Silent, Service::Half, Service::Handshake] {
+        let (port, connected) = serve(service);
+        let rank = launched(&mut begin(&place, "none", &[]), 1, "127.0.0.1", port);
+        connected.recv().unwrap();
+        kill_process(Pid::from_child(&rank), Signal::TERM).unwrap();
+        let done = end(rank).expect(130);
+        let words = "stopped by SIGTERM while waiting for rank 0";
+        assert!(done.stderr.contains(words), "{service:?}: {}", done.stderr);
     }
 }
 

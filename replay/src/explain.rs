@@ -7,8 +7,8 @@ use tinygate::events::{
     Action, Cause, CheckpointJudged, CheckpointRef, ChunkFailure, ChunkStarted, CriterionReason,
     CriterionResult, CriterionTest, Dataset, Event, FailureAnswer, FailureCause, FailureDecided,
     Finding, GateDecided, InterruptReason, Metric, MetricsLogged, PatchReason, Policy,
-    RestartCause, RestartReason, RungSkipped, SettingPatch, SkipReason, StageMeasured, StageName,
-    StageReopened, StageStopped, StopReason, Verdict, metric,
+    ProcessStarted, RestartCause, RestartReason, RungSkipped, SettingPatch, SkipReason,
+    StageMeasured, StageName, StageReopened, StageStopped, StopReason, Verdict, metric,
 };
 use tinygate::machine::gate::vacuous_limits;
 
@@ -41,6 +41,21 @@ fn data_read(dataset: &Dataset) -> String {
     said
 }
 
+/// The devices of a process, each with the name of its card where that is not part of it: `cuda:0 (NVIDIA H100)`.
+pub fn hardware(started: &ProcessStarted) -> String {
+    let cards = started.cards.iter().map(String::as_str);
+    let named = |(device, card): (&String, &str)| {
+        if card.is_empty() || device.contains(card) {
+            device.clone()
+        } else {
+            format!("{device} ({card})")
+        }
+    };
+    let cards = cards.chain(std::iter::repeat(""));
+    let all: Vec<String> = started.devices.iter().zip(cards).map(named).collect();
+    all.join(", ")
+}
+
 /// What happened, in one line.
 pub fn describe(event: &Event) -> String {
     match event {
@@ -57,7 +72,7 @@ pub fn describe(event: &Event) -> String {
             "process {} started on {} with {} ({})",
             e.pid,
             e.host,
-            e.devices.join(", "),
+            hardware(e),
             plural(u64::from(e.threads), "thread", "threads")
         ),
         Event::RunInterrupted(e) => match &e.reason {

@@ -23,5 +23,5 @@ pub use audit::{
 };
 pub use auditor::{Auditor, audit, audit_file};
 pub use compare::{Difference, differences};
-pub use explain::{consequences, describe, explain, reason};
+pub use explain::{consequences, describe, explain, hardware, reason};
 pub use outcome::Outcome;

@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use crate::checkpoint;
+use crate::durable;
 use crate::events::{CheckpointRef, Event, StageName};
 use crate::machine::{Phase, RunState};
 
@@ -96,13 +97,14 @@ fn link_best(directory: &Path, stage: &StageName, checkpoint: &CheckpointRef) {
         return;
     }
     let fresh = place.join(".tmp-best");
-    let linked = fs::create_dir_all(&place)
+    let linked = durable::create_folders(directory, Path::new(stage.as_str()))
         .and_then(|()| match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
         .and_then(|()| std::os::unix::fs::symlink(&target, &fresh))
-        .and_then(|()| fs::rename(&fresh, &link));
+        .and_then(|()| fs::rename(&fresh, &link))
+        .and_then(|()| durable::sync_folder(&place));
     if let Err(error) = linked {
         tracing::warn!(
             "`{}` could not be pointed to `{}`: {error}",
@@ -133,6 +135,52 @@ mod tests {
         };
         follow(&run, &Event::CheckpointDeleted(deleted));
         assert_eq!(!target.exists(), removed, "{name}");
+    }
+
+    #[test]
+    fn the_link_to_the_best_checkpoint_survives_a_power_cut() {
+        let place = tempfile::tempdir().unwrap();
+        let run = place.path();
+        let passed = |step: u64| {
+            Event::StagePassed(crate::events::StagePassed {
+                stage: StageName::new("video"),
+                checkpoint: CheckpointRef {
+                    path: format!("video/checkpoints/video_step_{step}"),
+                    step: Step::new(step),
+                },
+            })
+        };
+        let target = |step: u64| PathBuf::from(format!("checkpoints/video_step_{step}"));
+        durable::tests::SYNCED.take();
+        follow(run, &passed(5));
+        assert_eq!(fs::read_link(run.join("video/best")).unwrap(), target(5));
+        let synced = durable::tests::SYNCED.take();
+        assert_eq!(
+            synced,
+            [run.to_owned(), run.join("video")],
+            "the stage's folder, then the link in it"
+        );
+        follow(run, &passed(5));
+        assert!(durable::tests::SYNCED.take().is_empty(), "nothing to do");
+        follow(run, &passed(9));
+        assert_eq!(fs::read_link(run.join("video/best")).unwrap(), target(9));
+        assert_eq!(durable::tests::SYNCED.take(), [run.join("video")]);
+        assert_eq!(fs::read_dir(run.join("video")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_run_that_was_moved_away_is_not_made_anew() {
+        let place = tempfile::tempdir().unwrap();
+        let gone = place.path().join("run");
+        let passed = crate::events::StagePassed {
+            stage: StageName::new("video"),
+            checkpoint: CheckpointRef {
+                path: "video/checkpoints/video_step_5".to_owned(),
+                step: Step::new(5),
+            },
+        };
+        follow(&gone, &Event::StagePassed(passed));
+        assert!(!gone.exists());
     }
 
     #[test]

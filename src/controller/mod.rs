@@ -9,6 +9,7 @@
 //! The trainer is whatever stands at the other end of a [`Link`]: libtorch's
 //! actor, or a script in a test. This module decides nothing and trains nothing.
 
+mod border;
 mod files;
 
 use std::path::{Path, PathBuf};
@@ -21,8 +22,11 @@ use crate::events::{
     SettingChanged, StageName, Step, StoreRepaired,
 };
 use crate::machine::rules::KNOWN;
-use crate::machine::{self, Command, Decision, Idle, Known, RunState};
+use crate::machine::{self, Command, Decision, Idle, Known, RunPhase, RunState};
 use crate::store::{AppendError, Durability, EventLog, ReadError};
+
+pub use border::Misreport;
+use border::Told;
 
 /// Decisions that may follow one another without a command. A run of a thousand
 /// checkpoints to delete stays far below it; a machine that never comes to rest does not.
@@ -122,6 +126,16 @@ pub enum ControlError {
          the run's log (`tinygate export`)"
     )]
     NeverAtRest { head: Seq },
+    #[error(
+        "bug in the trainer: {why}; it was not recorded, and the log is sound\n\nhint: report it with the run's log \
+         (`tinygate export`)"
+    )]
+    Misreported { why: Misreport },
+    #[error(
+        "bug: nothing is due while the run is {phase}; the log is sound up to {head}\n\nhint: `tinygate replay` checks \
+         the log; report it with the run's log (`tinygate export`)"
+    )]
+    Stuck { phase: String, head: Seq },
 }
 
 /// The way to the trainer and back. [`Trainer`] is the real one; a simulation puts its own there.
@@ -239,18 +253,24 @@ impl<'a> Controller<'a> {
         self.append(Event::ProcessStarted(started), Durability::Durable)?;
         files::sweep(&self.directory, &self.state);
         let mut under_way = None;
+        let mut told = Told::default();
         loop {
             match self.settle(under_way.as_deref(), observer)? {
                 Settled::Ended(ending) => return Ok(ending),
                 Settled::Command(command) => {
                     if under_way.as_ref() != Some(&command) {
+                        told.add(&command);
                         trainer.send((*command).clone())?;
                         under_way = Some(command);
                     }
                 }
             }
             match trainer.receive()? {
-                Report::Fact(fact) => self.append_fact(fact)?,
+                Report::Fact(fact) => {
+                    told.check(&fact)
+                        .map_err(|why| ControlError::Misreported { why })?;
+                    self.append_fact(fact)?;
+                }
                 Report::Progress(progress) => observer.progressed(&progress),
                 Report::Interrupted { signal } => {
                     self.interrupt(
@@ -288,12 +308,25 @@ impl<'a> Controller<'a> {
         }
         match next {
             Next::Command(command) => Ok(Settled::Command(command)),
-            Next::Rest(Idle::Finished) => Ok(Settled::Ended(Ending::Finished)),
-            Next::Rest(Idle::Stopped) => Ok(Settled::Ended(Ending::Stopped)),
+            Next::Rest(idle @ (Idle::Finished | Idle::Stopped)) => self.ended(idle),
             Next::Rest(Idle::NoRun) => Err(ControlError::NoRun),
             Next::Rest(Idle::UnknownRules { rules }) => Err(ControlError::UnknownRules {
                 found: rules,
                 known: self.state.known.newest.number,
+            }),
+        }
+    }
+
+    /// A run rests only where it ended: a log that no run makes could lead the machine elsewhere.
+    fn ended(&self, idle: Idle) -> Result<Settled, ControlError> {
+        match (self.state.phase, idle) {
+            (RunPhase::Finished, Idle::Finished) => Ok(Settled::Ended(Ending::Finished)),
+            (RunPhase::Stopped(place), Idle::Stopped) if place < self.state.stages.len() => {
+                Ok(Settled::Ended(Ending::Stopped))
+            }
+            (phase, _) => Err(ControlError::Stuck {
+                phase: format!("{:?}", phase.kind()).to_lowercase(),
+                head: self.next,
             }),
         }
     }

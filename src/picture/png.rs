@@ -13,6 +13,8 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::durable;
+
 const CHANNELS: usize = 3;
 /// Drawn pixels per pixel.
 const SCALE: usize = 2;
@@ -224,18 +226,24 @@ impl Picture {
             let _ = std::fs::remove_file(&temporary);
             return Err(write(error));
         }
+        // The rename is durable once the folder is.
         if let Some(folder) = path.parent() {
-            // The rename is durable once the folder is.
-            let folder = if folder.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                folder
-            };
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(write)?;
+            durable::sync_folder(folder).map_err(write)?;
         }
         Ok(blake3::hash(&bytes))
+    }
+
+    /// BLAKE3 of what can be seen: width and height as 32-bit little-endian numbers, then the pixels from top left,
+    /// three bytes each (red, green, blue). It does not depend on how a file is compressed.
+    pub fn pixels(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for side in [self.width, self.height] {
+            // A PNG has no longer sides.
+            let side = u32::try_from(side).unwrap_or(u32::MAX);
+            hasher.update(&side.to_le_bytes());
+        }
+        hasher.update(&self.rgb);
+        hasher.finalize()
     }
 
     /// Reads an 8-bit RGB picture.
@@ -314,6 +322,36 @@ mod tests {
         (0..2 * 3 * 4 * 5 * CHANNELS)
             .map(|place| (place * 7 + salt) as u8)
             .collect()
+    }
+
+    #[test]
+    fn pixels_have_a_hash_however_the_file_is_compressed() {
+        let picture = Picture {
+            width: 2,
+            height: 1,
+            rgb: vec![1, 2, 3, 4, 5, 6],
+        };
+        let hashed = [2, 0, 0, 0, 1, 0, 0, 0, 1, 2, 3, 4, 5, 6];
+        assert_eq!(picture.pixels(), blake3::hash(&hashed));
+        let turned = Picture {
+            width: 1,
+            height: 2,
+            ..picture.clone()
+        };
+        assert_ne!(turned.pixels(), picture.pixels(), "another shape");
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, other] = ["ours.png", "other.png"].map(|name| folder.path().join(name));
+        let ours_bytes = picture.write(&ours).unwrap();
+        let mut encoder = Encoder::new(File::create(&other).unwrap(), 2, 1);
+        encoder.set_color(ColorType::Rgb);
+        encoder.set_compression(Compression::Fast);
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(&picture.rgb).unwrap();
+        writer.finish().unwrap();
+        assert_ne!(ours_bytes, blake3::hash(&std::fs::read(&other).unwrap()));
+        for file in [ours, other] {
+            assert_eq!(Picture::read(&file).unwrap().pixels(), picture.pixels());
+        }
     }
 
     #[test]

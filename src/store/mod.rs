@@ -36,7 +36,7 @@ pub use memory::MemoryLog;
 pub use presence::{Presence, presence};
 pub use reader::{LogFile, LogRecords, Tail};
 pub use repair::{Wishes, rehearse};
-pub use store::{LAZY, MIRROR_BLOCKS, Store, check_clock};
+pub use store::{LAZY, LAZY_COMMIT, MIRROR_BLOCKS, Store, check_clock};
 pub use transfer::{Exported, TransferError, export, import};
 pub use verify::{CopyState, Verification, verify};
 pub use writer::{Failure, Unit, Writer};

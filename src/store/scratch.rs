@@ -2,39 +2,26 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
+
+use tempfile::TempDir;
 
 /// Folders below a copied one; sled's has one level.
 const DEPTH: u32 = 4;
 
 /// A folder of its own, removed when dropped.
 pub struct Scratch {
-    path: PathBuf,
+    folder: TempDir,
 }
 
 impl Scratch {
     pub fn make() -> io::Result<Scratch> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "tinygate-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path)?;
-        Ok(Scratch { path })
+        let folder = tempfile::Builder::new().prefix("tinygate-").tempdir()?;
+        Ok(Scratch { folder })
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // what stays is in the temporary directory
-        let _ = fs::remove_dir_all(&self.path);
+        self.folder.path()
     }
 }
 

@@ -3,8 +3,8 @@
 //! Appends are checked against the head by the caller's thread and handed over
 //! a channel. The writer thread takes what has come together, writes it as one
 //! group, syncs once and answers all. It alone touches journal and mirror, and
-//! its clock is the only one: within [`LAZY`] lazy appends reach the disk and
-//! the mirror follows. A simulation does the thread's work itself, by a clock of
+//! its clock is the only one: within [`LAZY_COMMIT`] lazy appends reach the disk,
+//! and within [`LAZY`] the mirror follows. A simulation does the thread's work itself, by a clock of
 //! its own ([`Store::create_in_steps`]).
 
 use std::path::Path;
@@ -27,8 +27,11 @@ use super::writer::{Failure, Unit, Writer};
 use super::{Durability, EventLog, Records};
 use crate::events::{Event, Seq};
 
-/// How long a lazy append, or the mirror, may wait.
+/// How long the mirror may wait.
 pub const LAZY: Duration = Duration::from_secs(1);
+/// How long a lazy append may wait. Samples have waited in the trainer before, and both waits together stay below a
+/// second.
+pub const LAZY_COMMIT: Duration = Duration::from_millis(400);
 /// Blocks that the mirror may be behind by.
 pub const MIRROR_BLOCKS: usize = 64;
 /// Bytes of one group, about.
@@ -512,7 +515,8 @@ impl WriterThread {
                     Some(reply) => self.waiting.push(reply),
                     None => {
                         self.lazy = true;
-                        self.commit_at.get_or_insert_with(|| (self.now)() + LAZY);
+                        self.commit_at
+                            .get_or_insert_with(|| (self.now)() + LAZY_COMMIT);
                     }
                 }
                 None

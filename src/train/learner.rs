@@ -362,7 +362,7 @@ impl Learner {
                 if wanted.actions {
                     observed.action_counts = Some(self.action_counts(&pass.quantized)?);
                 }
-                model.loss(&pass, rows)?.total
+                model.loss(&pass, rows)?
             }
             (StageModel::Dynamics(model), Batch::Masked(batch)) => {
                 if wanted.actions {

@@ -55,6 +55,19 @@ impl TokenMask {
         }
     }
 
+    /// The mask of some of its samples; what lies beyond it is left out.
+    pub fn samples(&self, from: usize, length: usize) -> TokenMask {
+        let end = from.saturating_add(length).min(self.batch);
+        let from = from.min(end);
+        let tokens = self.time * self.positions;
+        let masked = self.masked.get(from * tokens..end * tokens);
+        TokenMask {
+            batch: end - from,
+            masked: masked.unwrap_or_default().to_vec(),
+            ..*self
+        }
+    }
+
     /// Row-major places of the masked tokens.
     pub fn places(&self) -> Vec<i64> {
         (0_i64..)
@@ -127,6 +140,17 @@ mod tests {
             let share = mask.places().len() as f64 / 300.0;
             assert!((0.25..0.76).contains(&share), "seed {seed}: {share}");
         }
+    }
+
+    #[test]
+    fn a_part_of_a_mask_is_that_of_its_samples() {
+        let mask = maskgit_mask(5, 3, 4, uniforms(7));
+        let parts = [(0, 2), (2, 2), (4, 1)].map(|(from, length)| mask.samples(from, length));
+        let masked: Vec<bool> = parts.iter().flat_map(|part| part.masked.clone()).collect();
+        assert_eq!(masked, mask.masked);
+        assert_eq!(parts.map(|part| part.batch), [2, 2, 1]);
+        assert_eq!(mask.samples(0, 5), mask);
+        assert_eq!(mask.samples(4, 9).batch, 1, "beyond its end");
     }
 
     #[test]

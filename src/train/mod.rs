@@ -13,6 +13,7 @@ mod mask;
 pub mod models;
 mod optimizer;
 mod parameters;
+mod pieces;
 pub mod ranks;
 mod schedule;
 mod stage_trainer;
@@ -25,11 +26,13 @@ pub use learner::{
 pub use mask::{TokenMask, maskgit_mask};
 pub use optimizer::{CLIP_NORM, OptimizerState, WEIGHT_DECAY};
 pub use parameters::{Element, NamedTensor, Parameters, decays};
+pub use pieces::Pieces;
 pub use schedule::learning_rate;
 pub use stage_trainer::{
     Evaluation, FrozenModel, FrozenModels, HeldOut, MicroBatch, PredictedFrames, StageKind,
     StageTrainer, TokenCounts,
 };
+pub use tinygate_c10d::cuda_card;
 
 /// Sets how many threads libtorch computes with on a CPU, in this process; at least one.
 ///

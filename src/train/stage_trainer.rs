@@ -22,7 +22,8 @@ use super::models::{
     ConfigError, ModelConfig, check_frames, frames_of, mask_rows, patches_of_bytes,
 };
 use super::optimizer::OptimizerState;
-use super::parameters::{NamedTensor, host_floats};
+use super::parameters::{NamedTensor, Weights, host_floats};
+use super::pieces::{Piece, Pieces};
 
 /// The weights a finished stage handed on, and the config they were made for.
 pub struct FrozenModel {
@@ -272,66 +273,94 @@ impl StageTrainer {
         self.learner.apply(accumulated, learning_rate)
     }
 
-    /// Held-out losses of the present weights.
-    pub fn evaluate(&self, held_out: &[HeldOut]) -> Result<Evaluation> {
+    /// Held-out losses of the present weights. Batches are taken one by one, and forwarded in `pieces`.
+    ///
+    /// # Errors
+    /// Those of the batches, batches that do not fit the stage, or one sample too large for the memory.
+    pub fn evaluate<E: From<TrainError>>(
+        &self,
+        held_out: impl IntoIterator<Item = std::result::Result<HeldOut, E>>,
+        pieces: &mut Pieces,
+    ) -> std::result::Result<Evaluation, E> {
         let weights = self.learner.frozen()?;
-        let mut loss = Mean::default();
-        let mut penalty = Mean::default();
-        let mut reconstruction = Mean::default();
-        let mut moving = Mean::default();
+        let mut means = Means::default();
         for item in held_out {
-            match (&self.learner.model, self.prepare(&item.batch)?) {
-                (StageModel::Video(model), Batch::Rows(rows)) => {
-                    let drawn = model.forward(&weights, &rows)?.0;
-                    reconstruction.add(value(&model.loss(&drawn, &rows)?)?, drawn.numel() as f64);
-                    self.add_moving(&mut moving, item, &drawn, &rows)?;
-                }
-                (StageModel::Latent(model), Batch::Rows(rows)) => {
-                    let pass = model.forward(&weights, &rows)?;
-                    let parts = model.loss(&pass, &rows)?;
-                    loss.add(value(&parts.total)?, 1.0);
-                    penalty.add(value(&parts.penalty)?, 1.0);
-                    reconstruction.add(
-                        value(&parts.reconstruction)?,
-                        pass.prediction.numel() as f64,
-                    );
-                    self.add_moving(&mut moving, item, &pass.prediction, &rows)?;
-                }
-                (StageModel::Dynamics(model), Batch::Masked(batch)) => {
-                    let masked = batch.mask.places().len() as f64;
-                    reconstruction.add(
-                        value(&model.loss(&weights, &batch.tokens, &batch.mask)?)?,
-                        masked,
-                    );
-                }
-                (StageModel::Video(_) | StageModel::Latent(_) | StageModel::Dynamics(_), _) => {
-                    return Err(TrainError::Tensor(
-                        "bug: a batch of another stage".to_owned(),
-                    ));
-                }
-            }
+            self.add_batch(&mut means, &weights, &item?, pieces)?;
         }
-        let reconstruction = reconstruction
-            .mean()
-            .ok_or_else(|| nothing("held-out batches"))?;
-        let loss = loss.mean().unwrap_or(reconstruction);
-        Ok(Evaluation {
-            loss,
-            reconstruction,
-            penalty: penalty.mean().unwrap_or(0.0),
-            moving: moving.mean(),
-        })
+        Ok(means.evaluation()?)
     }
 
-    fn add_moving(
+    fn add_batch(
         &self,
-        mean: &mut Mean,
+        means: &mut Means,
+        weights: &Weights,
         item: &HeldOut,
-        drawn: &Tensor,
-        rows: &Tensor,
+        pieces: &mut Pieces,
     ) -> Result<()> {
+        let samples = item.batch.samples()?;
+        let scores = pieces.forward(samples, |piece| self.score(weights, &item.piece(piece)?))?;
+        let mut reconstruction = Mean::default();
+        let mut actions = Vec::new();
+        for score in scores {
+            for mean in [&mut reconstruction, &mut means.reconstruction] {
+                mean.add(score.reconstruction.0, score.reconstruction.1);
+            }
+            if let Some((value, count)) = score.moving {
+                means.moving.add(value, count);
+            }
+            actions.extend(score.actions);
+        }
+        // How much actions vary is a statistic of the whole batch.
+        if let (StageModel::Latent(model), Some(reconstruction)) =
+            (&self.learner.model, reconstruction.mean())
+        {
+            let penalty = value(&model.penalty(&Tensor::f_cat(&actions, 0)?)?)?;
+            means.penalty.add(penalty, 1.0);
+            // As in training, where the sum is one of f32.
+            let total = f64::from(reconstruction as f32 + penalty as f32);
+            means.loss.add(total, 1.0);
+        }
+        Ok(())
+    }
+
+    /// Losses of a piece of a batch, each with the number of values it is the mean of.
+    fn score(&self, weights: &Weights, item: &HeldOut) -> Result<Score> {
+        match (&self.learner.model, self.prepare(&item.batch)?) {
+            (StageModel::Video(model), Batch::Rows(rows)) => {
+                let drawn = model.forward(weights, &rows)?.0;
+                Ok(Score {
+                    reconstruction: (value(&model.loss(&drawn, &rows)?)?, drawn.numel() as f64),
+                    moving: self.moving(item, &drawn, &rows)?,
+                    actions: None,
+                })
+            }
+            (StageModel::Latent(model), Batch::Rows(rows)) => {
+                let pass = model.forward(weights, &rows)?;
+                let count = pass.prediction.numel() as f64;
+                Ok(Score {
+                    reconstruction: (value(&model.reconstruction(&pass, &rows)?)?, count),
+                    moving: self.moving(item, &pass.prediction, &rows)?,
+                    actions: Some(pass.actions),
+                })
+            }
+            (StageModel::Dynamics(model), Batch::Masked(batch)) => {
+                let loss = value(&model.loss(weights, &batch.tokens, &batch.mask)?)?;
+                Ok(Score {
+                    reconstruction: (loss, batch.mask.places().len() as f64),
+                    moving: None,
+                    actions: None,
+                })
+            }
+            (StageModel::Video(_) | StageModel::Latent(_) | StageModel::Dynamics(_), _) => Err(
+                TrainError::Tensor("bug: a batch of another stage".to_owned()),
+            ),
+        }
+    }
+
+    /// Mean loss over the values of moving pixels, and how many there are; `None` when none moves.
+    fn moving(&self, item: &HeldOut, drawn: &Tensor, rows: &Tensor) -> Result<Option<(f64, f64)>> {
         let Some(pixels) = &item.moving else {
-            return Ok(());
+            return Ok(None);
         };
         let frames = item.batch.frames.size();
         if pixels.size() != frames[..4] {
@@ -352,29 +381,46 @@ impl StageTrainer {
             .f_smooth_l1_loss(&rows, Reduction::None, 1.0)?
             .f_mul(&chosen)?;
         let count = value(&chosen.f_sum(Kind::Double)?)?;
-        if count > 0.0 {
-            mean.add(value(&distances.f_sum(Kind::Double)?)? / count, count);
+        if count <= 0.0 {
+            return Ok(None);
         }
-        Ok(())
+        let mean = value(&distances.f_sum(Kind::Double)?)? / count;
+        Ok(Some((mean, count)))
     }
 
     /// What the model draws: the reconstruction of all frames (video tokenizer), the frames after
     /// the first (latent actions), or the last frame of the window from the true frames before it
     /// and the actions, all its tokens guessed in one step (dynamics).
-    pub fn predict(&self, frames: &Tensor) -> Result<PredictedFrames> {
-        let weights = self.learner.frozen()?;
+    ///
+    /// # Errors
+    /// Frames that do not fit the stage, or one window too large for the memory.
+    pub fn predict(&self, frames: &Tensor, pieces: &mut Pieces) -> Result<PredictedFrames> {
         check_frames(frames, self.config())?;
+        let weights = self.learner.frozen()?;
+        let drawn = pieces.forward(samples_of(frames)?, |piece| {
+            self.draw(&weights, &narrow(frames, piece)?)
+        })?;
+        let mut drawn = drawn.into_iter();
+        let mut all = drawn.next().ok_or_else(|| nothing("frames to predict"))?;
+        for more in drawn {
+            all.batch += more.batch;
+            all.values.extend(more.values);
+        }
+        Ok(all)
+    }
+
+    fn draw(&self, weights: &Weights, frames: &Tensor) -> Result<PredictedFrames> {
         let rows = match (&self.learner.model, &self.frozen) {
-            (StageModel::Video(model), _) => model.forward(&weights, &self.rows(frames)?)?.0,
+            (StageModel::Video(model), _) => model.forward(weights, &self.rows(frames)?)?.0,
             (StageModel::Latent(model), _) => {
-                model.forward(&weights, &self.rows(frames)?)?.prediction
+                model.forward(weights, &self.rows(frames)?)?.prediction
             }
             (StageModel::Dynamics(model), frozen) => {
                 let frozen = frozen.as_ref().ok_or_else(no_frozen_models)?;
                 let mut tokens = frozen.tokens(frames)?;
                 let (batch, time, positions) = tokens.codes.size3()?;
                 let mask = TokenMask::last_frame(batch as usize, time as usize, positions as usize);
-                let scores = model.masked_scores(&weights, &tokens, &mask)?.0;
+                let scores = model.masked_scores(weights, &tokens, &mask)?.0;
                 let guessed = scores.f_argmax(-1, false)?.f_view([batch, 1, positions])?;
                 let before = tokens.codes.f_narrow(1, 0, time - 1)?;
                 tokens.codes = Tensor::f_cat(&[before, guessed], 1)?;
@@ -384,19 +430,26 @@ impl StageTrainer {
         self.pictures(&rows)
     }
 
-    /// Counts tokens of `frames` by position; dynamics only.
-    pub fn token_counts<'a>(
+    /// Counts tokens of all frames by position; dynamics only. Batches are taken one by one.
+    ///
+    /// # Errors
+    /// Those of the batches, another stage, or one window too large for the memory.
+    pub fn token_counts<E: From<TrainError>>(
         &self,
-        batches: impl IntoIterator<Item = &'a Tensor>,
-    ) -> Result<TokenCounts> {
+        batches: impl IntoIterator<Item = std::result::Result<Tensor, E>>,
+        pieces: &mut Pieces,
+    ) -> std::result::Result<TokenCounts, E> {
         let frozen = self.frozen.as_ref().ok_or_else(no_frozen_models)?;
         let positions = self.config().patches() as usize;
         let codebook_size = self.config().codebook_size() as usize;
         let mut counts = vec![0; positions * codebook_size];
         for frames in batches {
-            check_frames(frames, self.config())?;
-            let codes = host_integers(&frozen.tokens(frames)?.codes)?;
-            for (place, code) in codes.into_iter().enumerate() {
+            let frames = frames?;
+            check_frames(&frames, self.config())?;
+            let codes = pieces.forward(samples_of(&frames)?, |piece| {
+                host_integers(&frozen.tokens(&narrow(&frames, piece)?)?.codes)
+            })?;
+            for (place, code) in codes.into_iter().flatten().enumerate() {
                 let row = (place % positions) * codebook_size;
                 if let Some(count) = usize::try_from(code)
                     .ok()
@@ -415,25 +468,44 @@ impl StageTrainer {
 
     /// Cross-entropy of the masked held-out tokens under `counts` alone: the trivial predictor of
     /// dynamics. Every code has `1 / codebook_size` added to its count, so none is impossible.
-    pub fn marginal_loss(&self, counts: &TokenCounts, held_out: &[HeldOut]) -> Result<f64> {
+    ///
+    /// # Errors
+    /// As [`StageTrainer::token_counts`].
+    pub fn marginal_loss<E: From<TrainError>>(
+        &self,
+        counts: &TokenCounts,
+        held_out: impl IntoIterator<Item = std::result::Result<HeldOut, E>>,
+        pieces: &mut Pieces,
+    ) -> std::result::Result<f64, E> {
         let mut mean = Mean::default();
         for item in held_out {
-            let Batch::Masked(batch) = self.prepare(&item.batch)? else {
-                return Err(no_frozen_models());
-            };
-            let codes = host_integers(&batch.tokens.codes)?;
-            for place in batch.mask.places() {
-                let place = place as usize;
-                let code = codes
-                    .get(place)
-                    .and_then(|code| usize::try_from(*code).ok());
-                let code = code.ok_or_else(|| {
-                    TrainError::Tensor("bug: a mask beyond its tokens".to_owned())
-                })?;
-                mean.add(-counts.share(place % counts.positions, code).ln(), 1.0);
+            let batch = item?.batch;
+            let losses = pieces.forward(batch.samples()?, |piece| {
+                self.marginal_losses(counts, &batch.piece(piece)?)
+            })?;
+            for loss in losses.into_iter().flatten() {
+                mean.add(loss, 1.0);
             }
         }
-        mean.mean().ok_or_else(|| nothing("held-out batches"))
+        Ok(mean.mean().ok_or_else(|| nothing("held-out batches"))?)
+    }
+
+    /// The loss of each masked token.
+    fn marginal_losses(&self, counts: &TokenCounts, batch: &MicroBatch) -> Result<Vec<f64>> {
+        let Batch::Masked(batch) = self.prepare(batch)? else {
+            return Err(no_frozen_models());
+        };
+        let codes = host_integers(&batch.tokens.codes)?;
+        let loss = |place: i64| {
+            let place = place as usize;
+            let code = codes
+                .get(place)
+                .and_then(|code| usize::try_from(*code).ok());
+            let code =
+                code.ok_or_else(|| TrainError::Tensor("bug: a mask beyond its tokens".to_owned()))?;
+            Ok(-counts.share(place % counts.positions, code).ln())
+        };
+        batch.mask.places().into_iter().map(loss).collect()
     }
 
     fn prepare(&self, micro_batch: &MicroBatch) -> Result<Batch> {
@@ -632,6 +704,83 @@ fn nothing(what: &'static str) -> TrainError {
         what,
         found: "empty".to_owned(),
         expected: "at least one".to_owned(),
+    }
+}
+
+impl MicroBatch {
+    /// # Errors
+    /// A mask of another number of samples than there are.
+    fn samples(&self) -> Result<usize> {
+        let samples = samples_of(&self.frames)?;
+        match &self.mask {
+            Some(mask) if mask.batch != samples => Err(mask_error(
+                &format!("of {} samples", mask.batch),
+                &format!("one of {samples}"),
+            )),
+            Some(_) | None => Ok(samples),
+        }
+    }
+
+    fn piece(&self, piece: Piece) -> Result<MicroBatch> {
+        let mask = self.mask.as_ref();
+        Ok(MicroBatch {
+            frames: narrow(&self.frames, piece)?,
+            mask: mask.map(|mask| mask.samples(piece.from, piece.length)),
+        })
+    }
+}
+
+impl HeldOut {
+    fn piece(&self, piece: Piece) -> Result<HeldOut> {
+        let moving = self.moving.as_ref();
+        Ok(HeldOut {
+            batch: self.batch.piece(piece)?,
+            moving: moving.map(|pixels| narrow(pixels, piece)).transpose()?,
+        })
+    }
+}
+
+fn samples_of(tensor: &Tensor) -> Result<usize> {
+    let samples = tensor.size().first().copied();
+    let samples = samples.and_then(|samples| usize::try_from(samples).ok());
+    samples.ok_or_else(|| TrainError::Input {
+        what: "a batch",
+        found: "a single number".to_owned(),
+        expected: "samples".to_owned(),
+    })
+}
+
+fn narrow(tensor: &Tensor, piece: Piece) -> Result<Tensor> {
+    Ok(tensor.f_narrow(0, piece.from as i64, piece.length as i64)?)
+}
+
+/// What a piece of a batch came to: means, each with the number of values behind it.
+struct Score {
+    reconstruction: (f64, f64),
+    moving: Option<(f64, f64)>,
+    /// Unquantized actions `[n, T - 1, A]`; latent actions only.
+    actions: Option<Tensor>,
+}
+
+/// Losses of the batches so far.
+#[derive(Default)]
+struct Means {
+    loss: Mean,
+    penalty: Mean,
+    reconstruction: Mean,
+    moving: Mean,
+}
+
+impl Means {
+    fn evaluation(&self) -> Result<Evaluation> {
+        let reconstruction = self.reconstruction.mean();
+        let reconstruction = reconstruction.ok_or_else(|| nothing("held-out batches"))?;
+        Ok(Evaluation {
+            loss: self.loss.mean().unwrap_or(reconstruction),
+            reconstruction,
+            penalty: self.penalty.mean().unwrap_or(0.0),
+            moving: self.moving.mean(),
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 use tinygate::config::Config;
 use tinygate::controller::{Controller, Ending, StopRequest, Trainer};
 use tinygate::data::Frames;
-use tinygate::events::{Event, ProcessStarted, Seq};
+use tinygate::events::{Event, HeldOutBatches, ProcessStarted, Seq};
 use tinygate::machine::RunState;
 use tinygate::store::{EventLog, Store, host_name};
 use tinygate::train::actor::{self, ActorSetup};
@@ -15,9 +15,9 @@ use tinygate::train::actor::{self, ActorSetup};
 use super::prepare::{LIBTORCH_VERSION, Prepared};
 use super::ranks::Gathered;
 use super::resume::Continued;
-use super::{fold, now_ms, signals, way_on};
+use super::{fold, hardware, now_ms, rate_change, signals, way_on};
 use crate::exit::Exit;
-use crate::output::Console;
+use crate::output::{self, Console};
 
 /// Begins a run: its log, its first events, then training.
 pub fn begin(
@@ -28,7 +28,15 @@ pub fn begin(
     quiet: bool,
 ) -> anyhow::Result<Exit> {
     let fallback = gathered.fallback.clone();
-    let process = Process::start(dir, &prepared.config, prepared.frames, gathered, quiet)?;
+    let held_out = prepared.created.held_out_batches;
+    let process = Process::start(
+        dir,
+        &prepared.config,
+        prepared.frames,
+        held_out,
+        gathered,
+        quiet,
+    )?;
     if process.stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
@@ -55,12 +63,25 @@ pub fn resume(
     quiet: bool,
 ) -> anyhow::Result<Exit> {
     let fallback = gathered.fallback.clone();
-    let process = Process::start(dir, &continued.config, continued.frames, gathered, quiet)?;
+    let created = controller.state().created.as_ref();
+    let held_out = created.map_or(HeldOutBatches::Largest, |created| created.held_out_batches);
+    let process = Process::start(
+        dir,
+        &continued.config,
+        continued.frames,
+        held_out,
+        gathered,
+        quiet,
+    )?;
     if process.stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
     if let Some(granted) = fallback {
         controller.record_fact(Event::FallbackGranted(granted))?;
+    }
+    let told = rate_change::describe(controller.state(), &continued.changes);
+    if let Some(line) = told.filter(|_| !quiet) {
+        output::say(&line);
     }
     controller.record_changes(continued.changes)?;
     process.drive(dir, controller, store, Console::new(json, quiet))
@@ -79,6 +100,7 @@ impl Process {
         dir: &Path,
         config: &Config,
         frames: Arc<Frames>,
+        held_out: HeldOutBatches,
         gathered: Gathered,
         quiet: bool,
     ) -> anyhow::Result<Process> {
@@ -87,8 +109,12 @@ impl Process {
             ranks,
             device,
             threads,
+            warning,
             ..
         } = gathered;
+        if let Some(warning) = warning.filter(|_| !quiet) {
+            output::say(&warning);
+        }
         let stop = signals::listen(quiet).context("cannot listen to signals")?;
         let (trainer, thread) = actor::spawn(ActorSetup {
             directory: dir.to_owned(),
@@ -98,6 +124,7 @@ impl Process {
             threads,
             stop: Arc::clone(&stop),
             ranks,
+            held_out,
         })?;
         Ok(Process {
             started,
@@ -135,9 +162,9 @@ fn exit(dir: &Path, ending: Ending, console: &Console, state: &RunState) -> anyh
     match ending {
         Ending::Finished => Ok(Exit::Done),
         Ending::Stopped => {
-            if let Some(stage) = state.stage() {
-                console.say(&way_on(dir, stage));
-            }
+            let stage = state.stage();
+            let stage = stage.context("bug: a stage stopped, and the log names none\nhint: `tinygate replay` checks the log")?;
+            console.say(&way_on(dir, stage));
             Ok(Exit::Refused)
         }
         Ending::Interrupted { .. } => {
@@ -162,42 +189,15 @@ impl Gathered {
                 self.device
             }
         };
-        let devices = (0..self.ranks.size()).map(|rank| device_name(device(rank)));
+        let devices: Vec<tch::Device> = (0..self.ranks.size()).map(device).collect();
         ProcessStarted {
             host: host_name(),
             pid: std::process::id(),
             tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
             libtorch_version: LIBTORCH_VERSION.to_owned(),
-            devices: devices.collect(),
+            devices: devices.iter().copied().map(hardware::device).collect(),
             threads: u32::from(self.threads),
-            cards: Vec::new(),
+            cards: devices.into_iter().map(hardware::card).collect(),
         }
     }
-}
-
-fn device_name(device: tch::Device) -> String {
-    match device {
-        tch::Device::Cpu => match cpu_model() {
-            Some(model) => format!("cpu ({model})"),
-            None => "cpu".to_owned(),
-        },
-        tch::Device::Cuda(index) => format!("cuda:{index}"),
-        tch::Device::Mps => "mps".to_owned(),
-        tch::Device::Vulkan => "vulkan".to_owned(),
-    }
-}
-
-/// What the kernel calls this processor, and its widest vectors: the same chunk gives the same
-/// bits on the same kind only.
-fn cpu_model() -> Option<String> {
-    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let value = |key: &str| {
-        let line = info.lines().find(|line| line.starts_with(key))?;
-        Some(line.split_once(':')?.1.trim())
-    };
-    let model = value("model name")?;
-    let flags = value("flags").unwrap_or_default();
-    let has = |flag: &&&str| flags.split_ascii_whitespace().any(|found| found == **flag);
-    let vectors = ["avx512f", "avx2"].iter().find(has);
-    Some(vectors.map_or_else(|| model.to_owned(), |vectors| format!("{model}, {vectors}")))
 }

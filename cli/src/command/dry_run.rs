@@ -37,6 +37,9 @@ pub fn perform(
     quiet: bool,
 ) -> anyhow::Result<Exit> {
     let stop = signals::listen(quiet).context("cannot listen to signals")?;
+    if let Some(warning) = gathered.warning.as_ref().filter(|_| !quiet) {
+        output::say(warning);
+    }
     if !json && !quiet {
         for line in output::dataset::lines(&prepared.created.dataset) {
             output::data_line(&line)?;
@@ -258,6 +261,7 @@ fn measure(
         threads,
         stop,
         ranks,
+        held_out: prepared.created.held_out_batches,
     })?;
     let log = MemoryLog::new();
     let mut controller = Controller::open(&log, folder.path(), now_ms)?;

@@ -8,12 +8,16 @@ mod drive;
 #[cfg(feature = "train")]
 mod dry_run;
 mod explain;
+#[cfg(feature = "train")]
+mod hardware;
 mod log;
 mod lost;
 mod prepare;
 mod prune;
 #[cfg(feature = "train")]
 mod ranks;
+#[cfg(feature = "train")]
+mod rate_change;
 mod repair;
 mod replay;
 mod resume;

@@ -85,7 +85,7 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
         trivial_predictors,
         parent,
         init_from,
-        held_out_batches: HeldOutBatches::Largest,
+        held_out_batches: HeldOutBatches::Stage,
     };
     if !args.quiet {
         say_data(&created.dataset, &frames, args.dry_run);

@@ -20,6 +20,8 @@ pub struct Gathered {
     /// Ranks on this machine.
     pub local_size: u32,
     pub fallback: Option<FallbackGranted>,
+    /// What whoever starts the run should know.
+    pub warning: Option<String>,
 }
 
 /// Whether a run may go on with fewer devices than ranks.
@@ -109,6 +111,7 @@ pub fn gather(
     if size < wanted {
         fallback = Some(fewer(wanted, size, grant, &why)?);
     }
+    let warning = oversubscribed(config, size, job.as_ref(), cores());
     let plan = match (job, size) {
         (Some(job), _) => Plan::Joined(job),
         (None, 1) => Plan::Alone,
@@ -122,6 +125,7 @@ pub fn gather(
     match together(config, frames, plan) {
         Ok(gathered) => Ok(Gathered {
             fallback,
+            warning,
             ..gathered
         }),
         Err(error) if size == 1 || joined || !matches!(grant, Grant::Yes(_)) => Err(error),
@@ -177,17 +181,57 @@ fn together(config: &Config, frames: &Frames, plan: Plan) -> anyhow::Result<Gath
         threads,
         local_size,
         fallback: None,
+        warning: None,
     })
 }
 
 /// As configured, or all cores shared out among the ranks of this machine.
 fn threads(config: &Config, local_size: u32) -> u16 {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let wanted = config.threads.map_or_else(
         || cores() / local_size.max(1) as usize,
         |threads| threads as usize,
     );
     u16::try_from(wanted.max(1)).unwrap_or(u16::MAX)
+}
+
+/// Cores that this process may use, by its affinity and its control group.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// What to say where the ranks of this machine have more threads than there are cores.
+fn oversubscribed(config: &Config, size: u32, job: Option<&Job>, cores: usize) -> Option<String> {
+    let local_size = job.map_or(size, |job| job.local_size).max(1);
+    let each = config.threads.unwrap_or(1);
+    let all = u64::from(each) * u64::from(local_size);
+    if all <= cores as u64 {
+        return None;
+    }
+    let all = if local_size == 1 {
+        plural(u64::from(each), "thread")
+    } else {
+        let ranks = plural(u64::from(local_size), "rank");
+        format!("{ranks} with {} each", plural(u64::from(each), "thread"))
+    };
+    let most = (cores / local_size as usize).max(1);
+    let hint = if config
+        .threads
+        .is_some_and(|threads| most < threads as usize)
+    {
+        format!("set `threads = {most}` or leave it out")
+    } else {
+        format!("ask for {cores} or fewer ranks on this machine")
+    };
+    let cores = plural(cores as u64, "core");
+    Some(format!(
+        "warning: {all}, and this process may use {cores}: training will be slower than with as many threads as cores\n\
+         hint: {hint}"
+    ))
+}
+
+fn plural(count: u64, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{s}")
 }
 
 fn fewer(wanted: u32, size: u32, grant: Grant, why: &str) -> anyhow::Result<FallbackGranted> {
@@ -213,4 +257,55 @@ fn fewer(wanted: u32, size: u32, grant: Grant, why: &str) -> anyhow::Result<Fall
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[track_caller]
+    fn check(name: &str, threads: &str, ranks: u32, cores: usize, want: Option<&str>) {
+        let text = format!("threads = {threads}\n[data]\npath = \"frames.h5\"\n");
+        let loaded = Config::parse(&text, "test", Path::new("/"), &[]).unwrap();
+        let found = oversubscribed(&loaded.config, ranks, None, cores);
+        assert_eq!(found.as_deref(), want, "{name}");
+    }
+
+    #[test]
+    fn more_threads_than_cores_are_said() {
+        check("as many", "2", 1, 2, None);
+        check("all cores", "\"auto\"", 1, 1, None);
+        check("shared out", "\"auto\"", 2, 2, None);
+        check(
+            "too many",
+            "500",
+            1,
+            1,
+            Some(
+                "warning: 500 threads, and this process may use 1 core: training will be slower than with as many \
+                 threads as cores\nhint: set `threads = 1` or leave it out",
+            ),
+        );
+        check(
+            "too many of all ranks",
+            "2",
+            4,
+            4,
+            Some(
+                "warning: 4 ranks with 2 threads each, and this process may use 4 cores: training will be slower than \
+                 with as many threads as cores\nhint: set `threads = 1` or leave it out",
+            ),
+        );
+        check(
+            "more ranks than cores",
+            "\"auto\"",
+            3,
+            2,
+            Some(
+                "warning: 3 ranks with 1 thread each, and this process may use 2 cores: training will be slower than \
+                 with as many threads as cores\nhint: ask for 2 or fewer ranks on this machine",
+            ),
+        );
+    }
 }

@@ -40,7 +40,7 @@ pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
     use super::{ranks, worker};
     let job = ranks::job()?;
     if let Some(job) = job.as_ref().filter(|job| 0 < job.rank) {
-        return worker::join(job, None, args.quiet);
+        return worker::join(job, None, &args.set, args.quiet);
     }
     let mut begun = false;
     let outcome = resume(args, &mut begun);

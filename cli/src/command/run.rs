@@ -20,8 +20,8 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
             Err(_) if args.or_resume => None,
             Err(error) => return Err(error),
         };
-        let config = config.as_ref().map(|config| (config, !args.or_resume));
-        return worker::join(job, config, args.quiet);
+        let own = config.as_ref().map(|config| (config, !args.or_resume));
+        return worker::join(job, own, &args.set, args.quiet);
     }
     if let Some(dir) = args
         .dir

@@ -36,21 +36,40 @@ pub fn perform() -> anyhow::Result<Exit> {
     };
     // Ctrl-C in a terminal reaches every rank: all stop at the same update, by rank 0's word.
     let stop = signals::note().context("cannot listen to signals")?;
-    follow(&job, None, stop)
+    let joined = Joined::join(&job, host_name(), None, false, JOINING, None)?;
+    follow(joined, &job, stop)
 }
 
 /// A rank of a launcher's job. `own`: the config of its command line, if that names one, and whether it must be rank 0's.
-pub fn join(job: &Job, own: Option<(&Config, bool)>, quiet: bool) -> anyhow::Result<Exit> {
+/// `set`: what its command line changes otherwise.
+pub fn join(
+    job: &Job,
+    own: Option<(&Config, bool)>,
+    set: &[String],
+    quiet: bool,
+) -> anyhow::Result<Exit> {
     let stop = signals::listen(quiet).context("cannot listen to signals")?;
-    follow(job, own, stop)
+    let (own, compared) = own.map_or((None, false), |(own, compared)| (Some(own), compared));
+    let timeout = match own {
+        Some(config) => Duration::from_secs(config.rank_timeout_seconds.into()),
+        None => timeout(set).unwrap_or(JOINING),
+    };
+    let by = Some(Arc::clone(&stop));
+    let joined = Joined::join(job, host_name(), own, compared, timeout, by)?;
+    follow(joined, job, stop)
 }
 
-fn follow(job: &Job, own: Option<(&Config, bool)>, stop: Arc<StopRequest>) -> anyhow::Result<Exit> {
-    let (own, compared) = own.map_or((None, false), |(own, compared)| (Some(own), compared));
-    let timeout = own.map_or(JOINING, |config| {
-        Duration::from_secs(config.rank_timeout_seconds.into())
+/// The `distributed.timeout_seconds` of a command line without a config. Rank 0 refuses what is no number.
+fn timeout(set: &[String]) -> Option<Duration> {
+    let seconds = set.iter().rev().find_map(|text| {
+        let (key, value) = text.split_once('=')?;
+        (key.trim() == "distributed.timeout_seconds").then(|| value.trim().parse().ok())?
     });
-    if let Some(joined) = Joined::join(job, host_name(), own, compared, timeout)? {
+    seconds.map(Duration::from_secs)
+}
+
+fn follow(joined: Option<Joined>, job: &Job, stop: Arc<StopRequest>) -> anyhow::Result<Exit> {
+    if let Some(joined) = joined {
         actor::worker::follow(joined, job.local_rank, stop)?;
     }
     Ok(Exit::Done)

@@ -39,7 +39,7 @@ impl Session {
             .as_ref()
             .map(|resume| resume.checkpoint.clone());
         let task = Task::of(train, trainer.signature());
-        let mut progress = ChunkProgress::new(self, &task)?;
+        let mut progress = ChunkProgress::new(self, train, &task, reports)?;
         self.ranks.begin(&task, &mut trainer)?;
         let from = Instant::now();
 
@@ -52,15 +52,15 @@ impl Session {
                 self.ranks.agree(&trainer)?;
                 at = Some(progress.checkpoint(self, train, &task, &trainer, step, reports)?);
             }
-            if step == task.to || updated.stop.is_some() {
-                self.ranks.rest();
-            }
             if let Some(signal) = updated.stop {
+                self.ranks.rest();
                 return reports
                     .send(Report::Interrupted { signal })
                     .map_err(|_| Failure::Alone);
             }
         }
+        // No update is left where only the scores are missing.
+        self.ranks.rest();
 
         tell(
             reports,
@@ -138,10 +138,15 @@ struct ChunkProgress {
 }
 
 impl ChunkProgress {
-    fn new(session: &Session, task: &Task) -> Result<ChunkProgress, Failure> {
+    fn new(
+        session: &Session,
+        train: &TrainChunk,
+        task: &Task,
+        reports: &Sender<Report>,
+    ) -> Result<ChunkProgress, Failure> {
         Ok(ChunkProgress {
             samples: Samples::new(session, task)?,
-            buffer: MetricBuffer::new(),
+            buffer: MetricBuffer::new(train, reports)?,
             since: Instant::now(),
             updates: 0,
             rate: 0.0,
@@ -169,7 +174,7 @@ impl ChunkProgress {
             rate(task, step),
             measured,
             logged.then_some(self.rate),
-        );
+        )?;
         let progress = Progress {
             stage: train.stage.clone(),
             step: Step::new(step),
@@ -184,19 +189,7 @@ impl ChunkProgress {
         };
         reports
             .send(Report::Progress(progress))
-            .map_err(|_| Failure::Alone)?;
-        if self.buffer.is_due() {
-            self.flush(train, reports)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn flush(&mut self, train: &TrainChunk, reports: &Sender<Report>) -> Result<(), Failure> {
-        match self.buffer.flush(train) {
-            Some(event) => tell(reports, event),
-            None => Ok(()),
-        }
+            .map_err(|_| Failure::Alone)
     }
 
     /// Writes a checkpoint, reads it back and says what it is worth. The samples up
@@ -210,7 +203,7 @@ impl ChunkProgress {
         step: u64,
         reports: &Sender<Report>,
     ) -> Result<CheckpointRef, Failure> {
-        self.flush(train, reports)?;
+        self.buffer.flush()?;
         let folder = format!("{}/checkpoints", train.stage);
         let name = free_name(&train.stage, &folder, step, &train.taken);
         let content = weights::content(trainer, train, step, self.samples.seen, rate(task, step))?;

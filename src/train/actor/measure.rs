@@ -2,12 +2,14 @@
 
 use tch::Tensor;
 
-use super::super::{HeldOut, MicroBatch, StageTrainer, TokenMask, maskgit_mask};
+use super::super::{
+    HeldOut, MicroBatch, Pieces, StageTrainer, TokenMask, TrainError, maskgit_mask,
+};
 use super::Failure;
 use super::session::Session;
 use crate::data::WindowId;
 use crate::data::trivial;
-use crate::events::{Metric, ModelKind, Scalar, StageMeasured, StageName, metric};
+use crate::events::{HeldOutBatches, Metric, ModelKind, Scalar, StageMeasured, StageName, metric};
 use crate::machine::MeasureStage;
 use crate::random::Place;
 use crate::setup;
@@ -15,12 +17,15 @@ use crate::setup;
 /// Held-out batches a gate looks at: enough for a steady mean, and no more than
 /// an update or two a hundred costs.
 const HELD_OUT_BATCHES_MAX: usize = 32;
-/// Training batches whose tokens are counted for the marginal distribution.
+/// Training batches whose tokens are counted for the marginal distribution ..
 const MARGINAL_BATCHES_MAX: usize = 64;
+/// .. or more of them, up to so many windows: too few tokens make a poor predictor, which every model beats.
+const MARGINAL_WINDOWS: usize = 1024;
 
 /// Trivial losses of a stage that is judged by frames.
 pub(super) fn frames(session: &Session, measure: &MeasureStage) -> Result<StageMeasured, Failure> {
-    let windows: Vec<WindowId> = held_out_batches(session).into_iter().flatten().collect();
+    let batches = held_out_batches(session, &measure.stage);
+    let windows: Vec<WindowId> = batches.into_iter().flatten().collect();
     let measured = trivial::measure(&session.windows, &session.mean, &windows)?;
     let previous = || {
         measured.previous_frame.ok_or_else(|| {
@@ -50,20 +55,15 @@ pub(super) fn tokens(
     measure: &MeasureStage,
     trainer: &StageTrainer,
 ) -> Result<StageMeasured, Failure> {
-    let batch = setup::largest_batch(&session.config);
-    let whole = session.windows.train_len() / batch;
-    let used = whole.clamp(1, MARGINAL_BATCHES_MAX);
-    let mut batches = Vec::with_capacity(used);
-    for number in 0..used {
-        let first = number * whole / used * batch;
-        let ids: Vec<WindowId> = (first..first + batch)
-            .filter_map(|k| session.windows.train(k))
-            .collect();
-        batches.push(frames_tensor(session, &ids)?);
-    }
-    let counts = trainer.token_counts(&batches)?;
-    let held_out = held_out(session, &measure.stage, ModelKind::Dynamics)?;
-    let loss = trainer.marginal_loss(&counts, &held_out)?;
+    let mut pieces = session.pieces(&measure.stage);
+    let marginal = marginal_batches(session, &measure.stage);
+    let marginal = marginal.map(|ids| frames_tensor(session, &ids));
+    let counts = trainer.token_counts(marginal, &mut pieces);
+    let loss = counts.and_then(|counts| {
+        let held_out = held_out(session, &measure.stage, ModelKind::Dynamics);
+        trainer.marginal_loss(&counts, held_out, &mut pieces)
+    });
+    let loss = loss.map_err(|failure| without_memory(failure, "measuring the data"))?;
     Ok(StageMeasured {
         stage: measure.stage.clone(),
         trivial: vec![named(metric::TRIVIAL_LOSS, Some(loss))],
@@ -71,14 +71,70 @@ pub(super) fn tokens(
     })
 }
 
-/// The fixed held-out micro-batches of a stage, with fixed masks for dynamics.
+/// A lack of memory where nothing is learned is nobody's failure: smaller training batches would not help, and one
+/// window at a time has been tried.
+pub(super) fn without_memory(failure: Failure, doing: &str) -> Failure {
+    if let Failure::Train(TrainError::OutOfMemory { message }) = failure {
+        return Failure::Environment(format!(
+            "out of memory while {doing}, even one window at a time: {message}; free memory on the device"
+        ));
+    }
+    failure
+}
+
+impl Session {
+    /// Windows per batch that a stage is measured and scored with: its own as configured when the run began, even if
+    /// training has to halve it.
+    fn scored_batch(&self, stage: &StageName) -> usize {
+        match self.held_out {
+            HeldOutBatches::Largest => setup::largest_batch(&self.config),
+            HeldOutBatches::Stage => {
+                let policy = self.config.stage(stage);
+                let batch = policy.map_or(1, |policy| policy.settings.batch_size_per_gpu);
+                batch.max(1) as usize
+            }
+        }
+    }
+
+    /// How many windows go through a stage's model at once while it is measured and scored.
+    pub(super) fn pieces(&self, stage: &StageName) -> Pieces {
+        #[cfg(test)]
+        if let Some(fits) = self.memory_for {
+            return Pieces::with_memory_for(fits);
+        }
+        match self.held_out {
+            // Pictures have more windows than a small batch.
+            HeldOutBatches::Largest => Pieces::whole(),
+            HeldOutBatches::Stage => Pieces::of(self.scored_batch(stage)),
+        }
+    }
+}
+
+/// Batches of training windows, spread evenly over all of them.
+fn marginal_batches(session: &Session, stage: &StageName) -> impl Iterator<Item = Vec<WindowId>> {
+    let batch = session.scored_batch(stage);
+    let whole = session.windows.train_len() / batch;
+    let most = match session.held_out {
+        HeldOutBatches::Largest => MARGINAL_BATCHES_MAX,
+        HeldOutBatches::Stage => MARGINAL_BATCHES_MAX.max(MARGINAL_WINDOWS / batch),
+    };
+    let used = whole.clamp(1, most);
+    (0..used).map(move |number| {
+        let first = number * whole / used * batch;
+        (first..first + batch)
+            .filter_map(|k| session.windows.train(k))
+            .collect()
+    })
+}
+
+/// The fixed held-out micro-batches of a stage, with fixed masks for dynamics. Each is made when it is asked for.
 pub(super) fn held_out(
     session: &Session,
     stage: &StageName,
     model: ModelKind,
-) -> Result<Vec<HeldOut>, Failure> {
-    let mut batches = Vec::new();
-    for (number, ids) in held_out_batches(session).into_iter().enumerate() {
+) -> impl Iterator<Item = Result<HeldOut, Failure>> {
+    let batches = held_out_batches(session, stage).into_iter().enumerate();
+    batches.map(move |(number, ids)| {
         let frames = frames_tensor(session, &ids)?;
         let mask = (model == ModelKind::Dynamics).then(|| {
             let place = Place {
@@ -95,12 +151,11 @@ pub(super) fn held_out(
             ModelKind::VideoTokenizer | ModelKind::LatentActions => Some(moving(session, &ids)?),
             ModelKind::Dynamics => None,
         };
-        batches.push(HeldOut {
+        Ok(HeldOut {
             batch: MicroBatch { frames, mask },
             moving,
-        });
-    }
-    Ok(batches)
+        })
+    })
 }
 
 /// Windows `[B, T, H, W, 3]` as the models take them.
@@ -131,8 +186,8 @@ pub(super) fn token_mask(session: &Session, batch: usize, place: Place<'_>) -> T
 }
 
 /// Whole batches of held-out windows, spread evenly over all of them.
-fn held_out_batches(session: &Session) -> Vec<Vec<WindowId>> {
-    let batch = setup::largest_batch(&session.config);
+fn held_out_batches(session: &Session, stage: &StageName) -> Vec<Vec<WindowId>> {
+    let batch = session.scored_batch(stage);
     let whole = (session.windows.held_out_len() / batch).clamp(1, HELD_OUT_BATCHES_MAX);
     let ids = session.windows.held_out_spread(whole * batch);
     ids.chunks_exact(batch).map(<[WindowId]>::to_vec).collect()

@@ -1,19 +1,50 @@
 //! Samples on their way to the log: gathered in columns, flushed in blocks.
+//!
+//! A block is flushed when it is full, before any other fact, and [`WAIT_MAX`] after its first sample, also while an
+//! update takes longer than that: a thread sees to it. Invariant: facts keep their order, since whoever flushes holds
+//! the block until it is sent.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use crate::controller::Report;
 use crate::events::{Column, Event, MetricsLogged, Scalar, Steps, metric};
 use crate::machine::TrainChunk;
+use crate::store::LAZY_COMMIT;
 
 use super::super::UpdateMetrics;
+use super::Failure;
 
-/// Metric blocks may wait this long before they are appended.
-const WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long a sample may wait to be reported. The log takes as long as [`LAZY_COMMIT`] to make it durable.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+/// After this, as RELIABILITY.md promises, a sample survives a crash.
+const PROMISED: Duration = Duration::from_secs(1);
+const _: () = assert!(WAIT_MAX.as_millis() + LAZY_COMMIT.as_millis() < PROMISED.as_millis());
 /// Updates in one block at most, so that a block stays far below the log's.
 const UPDATES_MAX: usize = 256;
 
 pub(super) struct MetricBuffer {
-    since: Instant,
+    shared: Arc<Shared>,
+    /// Tells the thread when the first sample of a block came; closed, it ends the thread.
+    begun: Option<Sender<Instant>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// The event of a block, without its columns.
+    empty: MetricsLogged,
+    reports: Sender<Report>,
+    block: Mutex<Block>,
+}
+
+/// Samples that are not reported yet.
+#[derive(Default)]
+struct Block {
+    /// When its first sample came.
+    since: Option<Instant>,
     columns: Vec<Sparse>,
     updates: usize,
 }
@@ -25,22 +56,123 @@ struct Sparse {
 }
 
 impl MetricBuffer {
-    pub fn new() -> MetricBuffer {
-        MetricBuffer {
-            since: Instant::now(),
-            columns: Vec::new(),
-            updates: 0,
-        }
+    pub fn new(train: &TrainChunk, reports: &Sender<Report>) -> Result<MetricBuffer, Failure> {
+        MetricBuffer::waiting(train, reports, WAIT_MAX)
+    }
+
+    fn waiting(
+        train: &TrainChunk,
+        reports: &Sender<Report>,
+        wait: Duration,
+    ) -> Result<MetricBuffer, Failure> {
+        let shared = Arc::new(Shared {
+            empty: MetricsLogged {
+                stage: train.stage.clone(),
+                chunk: train.chunk,
+                attempt: train.attempt,
+                columns: Vec::new(),
+            },
+            reports: reports.clone(),
+            block: Mutex::default(),
+        });
+        let (begun, blocks) = unbounded();
+        let flushed = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("tinygate-metrics".to_owned())
+            .spawn(move || flushed.flush_in_time(&blocks, wait))
+            .map_err(|error| {
+                Failure::Environment(format!("the thread of metrics cannot be started: {error}"))
+            })?;
+        Ok(MetricBuffer {
+            shared,
+            begun: Some(begun),
+            thread: Some(thread),
+        })
     }
 
     /// Takes the samples of one update.
     pub fn add(
-        &mut self,
+        &self,
         step: u64,
         learning_rate: f64,
         measured: &UpdateMetrics,
         rate: Option<f64>,
-    ) {
+    ) -> Result<(), Failure> {
+        let mut block = self.shared.lock();
+        block.add(step, learning_rate, measured, rate);
+        if UPDATES_MAX <= block.updates {
+            return self.shared.flush(&mut block);
+        }
+        if block.since.is_none() {
+            let now = Instant::now();
+            block.since = Some(now);
+            if let Some(begun) = &self.begun {
+                // Without the thread the block waits for the next flush.
+                let _ = begun.send(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports what there is.
+    pub fn flush(&self) -> Result<(), Failure> {
+        self.shared.flush(&mut self.shared.lock())
+    }
+}
+
+/// After it is gone, no block is reported any more.
+impl Drop for MetricBuffer {
+    fn drop(&mut self) {
+        drop(self.begun.take());
+        if let Some(thread) = self.thread.take() {
+            // It only sends; a panic of it has lost nothing that was reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// A block is whole between two calls, whatever thread died.
+    fn lock(&self) -> MutexGuard<'_, Block> {
+        self.block.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flush(&self, block: &mut Block) -> Result<(), Failure> {
+        let Block { columns, .. } = std::mem::take(block);
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let event = Event::MetricsLogged(MetricsLogged {
+            columns: columns.into_iter().map(Sparse::column).collect(),
+            ..self.empty.clone()
+        });
+        super::tell(&self.reports, event)
+    }
+
+    /// Flushes each block of `begun` that nobody else has flushed `wait` after its first sample.
+    fn flush_in_time(&self, begun: &Receiver<Instant>, wait: Duration) {
+        let mut next = begun.recv().ok();
+        while let Some(since) = next {
+            next = match begun.recv_deadline(since + wait) {
+                // Another block has begun, so this one is flushed.
+                Ok(since) => Some(since),
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let mut block = self.lock();
+                    if block.since == Some(since) {
+                        // Without a controller the trainer ends at its next report.
+                        let _ = self.flush(&mut block);
+                    }
+                    drop(block);
+                    begun.recv().ok()
+                }
+            };
+        }
+    }
+}
+
+impl Block {
+    fn add(&mut self, step: u64, learning_rate: f64, measured: &UpdateMetrics, rate: Option<f64>) {
         let observed = &measured.observed;
         self.push(metric::LOSS, step, Some(measured.loss));
         self.push(metric::LEARNING_RATE, step, Some(learning_rate));
@@ -54,26 +186,6 @@ impl MetricBuffer {
         self.push(metric::CODEBOOK_USAGE, step, observed.codebook_usage());
         self.push(metric::UPDATES_PER_SECOND, step, rate);
         self.updates += 1;
-    }
-
-    pub fn is_due(&self) -> bool {
-        UPDATES_MAX <= self.updates || WAIT_MAX <= self.since.elapsed()
-    }
-
-    /// The block so far, and an empty buffer; `None` when there is nothing.
-    pub fn flush(&mut self, train: &TrainChunk) -> Option<Event> {
-        let columns = std::mem::take(&mut self.columns);
-        self.updates = 0;
-        self.since = Instant::now();
-        if columns.is_empty() {
-            return None;
-        }
-        Some(Event::MetricsLogged(MetricsLogged {
-            stage: train.stage.clone(),
-            chunk: train.chunk,
-            attempt: train.attempt,
-            columns: columns.into_iter().map(Sparse::column).collect(),
-        }))
     }
 
     fn push(&mut self, name: &'static str, step: u64, value: Option<f64>) {
@@ -143,6 +255,77 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    fn chunk() -> TrainChunk {
+        use crate::events::{Attempt, ChunkNumber, ModelKind, Restart, StageName, Step};
+        use crate::machine::presets;
+        TrainChunk {
+            stage: StageName::new("video_tokenizer"),
+            model: ModelKind::VideoTokenizer,
+            chunk: ChunkNumber::FIRST,
+            attempt: Attempt::FIRST,
+            restart: Restart::FIRST,
+            from: Step::FIRST,
+            to: Step::new(10),
+            settings: presets::settings(ModelKind::VideoTokenizer),
+            resume: None,
+            upstream: Vec::new(),
+            taken: Vec::new(),
+        }
+    }
+
+    fn measured() -> UpdateMetrics {
+        UpdateMetrics {
+            loss: 0.5,
+            grad_norm: 1.0,
+            observed: crate::train::Observed::default(),
+        }
+    }
+
+    /// Steps of the losses in a report.
+    fn steps(report: &Report) -> Vec<u64> {
+        let Report::Fact(Event::MetricsLogged(logged)) = report else {
+            panic!("{report:?}");
+        };
+        let losses = logged
+            .columns
+            .iter()
+            .find(|column| column.name == metric::LOSS);
+        let losses = losses.unwrap();
+        (0..losses.values.len())
+            .map(|place| losses.steps.at(place).unwrap().get())
+            .collect()
+    }
+
+    #[test]
+    fn a_sample_is_reported_in_time_while_the_next_update_takes_long() {
+        let (sender, reports) = unbounded();
+        let buffer = MetricBuffer::waiting(&chunk(), &sender, Duration::ZERO).unwrap();
+        for step in 1..=3 {
+            buffer.add(step, 1e-3, &measured(), None).unwrap();
+            // Nothing else is done until it is there.
+            assert_eq!(steps(&reports.recv().unwrap()), [step]);
+        }
+    }
+
+    #[test]
+    fn a_block_waits_for_its_time_or_its_size_or_another_fact() {
+        let (sender, reports) = unbounded();
+        let forever = Duration::from_secs(1 << 20);
+        let buffer = MetricBuffer::waiting(&chunk(), &sender, forever).unwrap();
+        for step in 1..=UPDATES_MAX as u64 {
+            assert!(reports.is_empty(), "before update {step}");
+            buffer.add(step, 1e-3, &measured(), None).unwrap();
+        }
+        assert_eq!(steps(&reports.recv().unwrap()).len(), UPDATES_MAX);
+        buffer.add(257, 1e-3, &measured(), None).unwrap();
+        buffer.flush().unwrap();
+        assert_eq!(steps(&reports.recv().unwrap()), [257]);
+        buffer.flush().unwrap();
+        buffer.add(258, 1e-3, &measured(), None).unwrap();
+        drop(buffer);
+        assert!(reports.is_empty(), "nothing follows the end of a chunk");
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::data::Frames;
 use crate::data::WindowError;
 use crate::events::{
     Attempt, CheckpointJudged, CheckpointRef, ChunkFailed, ChunkFailure, ChunkNumber, Event,
-    Rejection, StageName, Step,
+    HeldOutBatches, Rejection, StageName, Step,
 };
 use crate::machine::Command;
 use crate::picture::png::PictureError;
@@ -54,6 +54,8 @@ pub struct ActorSetup {
     pub threads: u16,
     pub stop: Arc<StopRequest>,
     pub ranks: Ranks,
+    /// As the run's first event says.
+    pub held_out: HeldOutBatches,
 }
 
 /// Starts the actor. It ends when the controller's end of the commands is gone.
@@ -347,3 +349,6 @@ fn tell(reports: &Sender<Report>, event: Event) -> Result<(), Failure> {
         .send(Report::Fact(event))
         .map_err(|_| Failure::Alone)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,14 @@
 //! What a gate sees of the held-out windows: losses, a picture and its scores.
 
+use std::path::Path;
+
 use super::super::{StageTrainer, TrainError};
 use super::Failure;
-use super::measure::{frames_tensor, held_out, named};
+use super::measure::{frames_tensor, held_out, named, without_memory};
 use super::session::Session;
 use crate::data::WindowId;
-use crate::events::{HeldOutScored, PictureScored, metric};
+use crate::durable::create_folders;
+use crate::events::{HeldOutScored, PictureScored, StageName, metric};
 use crate::machine::TrainChunk;
 use crate::picture::byte_of;
 use crate::picture::png::Grid;
@@ -20,8 +23,10 @@ pub(super) fn losses(
     train: &TrainChunk,
     trainer: &StageTrainer,
 ) -> Result<HeldOutScored, Failure> {
-    let batches = held_out(session, &train.stage, train.model)?;
-    let evaluation = trainer.evaluate(&batches)?;
+    let batches = held_out(session, &train.stage, train.model);
+    let evaluation = trainer
+        .evaluate(batches, &mut session.pieces(&train.stage))
+        .map_err(|failure| without_memory(failure, "scoring held-out windows"))?;
     let mut values = vec![named(
         metric::HELD_OUT_LOSS,
         Some(evaluation.reconstruction),
@@ -47,7 +52,7 @@ pub(super) fn picture(
     trainer: &StageTrainer,
 ) -> Result<PictureScored, Failure> {
     let ids = session.windows.held_out_spread(PICTURE_WINDOWS);
-    let (truth, prediction) = last_frames(session, trainer, &ids)?;
+    let (truth, prediction) = last_frames(session, &train.stage, trainer, &ids)?;
     let frames = session.windows.frames();
     let patch = session.config.shape.patch_size as usize;
     let scores = structure::score(&prediction, &truth, &session.mean, patch)?;
@@ -67,12 +72,13 @@ pub(super) fn picture(
     };
     session.in_place()?;
     let file = session.directory.join(&path);
-    if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| {
-            Failure::Environment(format!("`{}` cannot be made: {error}", folder.display()))
-        })?;
-    }
-    let hash = grid.draw(&truth, &prediction)?.write(&file)?;
+    let folder = format!("{}/pictures", train.stage);
+    create_folders(&session.directory, Path::new(&folder)).map_err(|error| {
+        let folder = session.directory.join(&folder);
+        Failure::Environment(format!("cannot create `{}`: {error}", folder.display()))
+    })?;
+    let picture = grid.draw(&truth, &prediction)?;
+    let hash = picture.write(&file)?;
     Ok(PictureScored {
         stage: train.stage.clone(),
         chunk: train.chunk,
@@ -80,7 +86,7 @@ pub(super) fn picture(
         step: train.to,
         path,
         blake3: hash.to_hex().to_string(),
-        pixels: None,
+        pixels: Some(picture.pixels().to_hex().to_string()),
         pooled: scores.pooled,
         frames: scores.frames,
     })
@@ -89,6 +95,7 @@ pub(super) fn picture(
 /// True and predicted last frames, u8 `[windows, H, W, 3]`.
 fn last_frames(
     session: &Session,
+    stage: &StageName,
     trainer: &StageTrainer,
     ids: &[WindowId],
 ) -> Result<(Vec<u8>, Vec<u8>), Failure> {
@@ -102,7 +109,11 @@ fn last_frames(
             .and_then(|number| frames.frame(number));
         truth.extend_from_slice(last.unwrap_or_default());
     }
-    let drawn = trainer.predict(&frames_tensor(session, ids)?)?;
+    let drawn = frames_tensor(session, ids).and_then(|input| {
+        let drawn = trainer.predict(&input, &mut session.pieces(stage));
+        drawn.map_err(Failure::from)
+    });
+    let drawn = drawn.map_err(|failure| without_memory(failure, "drawing held-out windows"))?;
     let window = drawn.time * frames.frame_bytes();
     if window == 0 || drawn.values.len() != ids.len() * window {
         let found = format!("{} values of predicted frames", drawn.values.len());

@@ -16,8 +16,8 @@ use crate::controller::{Report, StopRequest};
 use crate::data::Windows;
 use crate::data::trivial::MeanImage;
 use crate::events::{
-    CheckpointJudged, CheckpointRef, Event, FileRecord, ModelKind, Rejection, Restart, StageName,
-    Step,
+    CheckpointJudged, CheckpointRef, Event, FileRecord, HeldOutBatches, ModelKind, Rejection,
+    Restart, StageName, Step,
 };
 use crate::machine::{
     Command, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
@@ -33,6 +33,10 @@ pub(super) struct Session {
     pub device: tch::Device,
     pub stop: Arc<StopRequest>,
     pub ranks: Ranks,
+    pub held_out: HeldOutBatches,
+    /// Windows beyond which memory runs out where nothing is learned.
+    #[cfg(test)]
+    pub memory_for: Option<usize>,
     loaded: Option<Loaded>,
     /// The run's directory, once a chunk was begun in it.
     folder: Option<RunFolder>,
@@ -60,6 +64,9 @@ impl Session {
             device: setup.device,
             stop: setup.stop,
             ranks: setup.ranks,
+            held_out: setup.held_out,
+            #[cfg(test)]
+            memory_for: None,
             loaded: None,
             folder: None,
             step: Step::FIRST,

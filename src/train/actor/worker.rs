@@ -11,6 +11,7 @@ use super::session::Session;
 use super::{ActorSetup, Failure};
 use crate::config::Config;
 use crate::controller::StopRequest;
+use crate::events::HeldOutBatches;
 use crate::setup;
 use crate::train::TrainError;
 use crate::train::ranks::{
@@ -43,6 +44,8 @@ pub fn follow(joined: Joined, local_rank: u32, stop: Arc<StopRequest>) -> Result
             threads,
             stop: Arc::clone(&stop),
             ranks: Ranks::Follower(exchange),
+            // Rank 0 alone measures and scores.
+            held_out: HeldOutBatches::Stage,
         })
         .map_err(|error| error.to_string())
     });

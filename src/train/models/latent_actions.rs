@@ -45,14 +45,6 @@ pub(crate) struct ActionPass {
     pub quantized: Tensor,
 }
 
-/// The parts of the latent-action loss; the total is what is trained and logged.
-pub(crate) struct ActionLoss {
-    pub total: Tensor,
-    pub reconstruction: Tensor,
-    /// `100 * relu(0.01 - variance of the actions over the batch)`
-    pub penalty: Tensor,
-}
-
 impl LatentActions {
     pub fn new(config: &ModelConfig, device: Device) -> Result<(LatentActions, Layout)> {
         config.validate()?;
@@ -143,21 +135,24 @@ impl LatentActions {
     }
 
     /// Smooth-L1 to the frames after the first, plus the penalty on actions that do not vary.
-    pub fn loss(&self, pass: &ActionPass, rows: &Tensor) -> Result<ActionLoss> {
-        let reconstruction =
-            pass.prediction
-                .f_smooth_l1_loss(&next_frames(rows)?, Reduction::Mean, 1.0)?;
-        let variance = pass
-            .actions
-            .f_var_dim(0, false, false)?
-            .f_mean(Kind::Float)?;
+    pub fn loss(&self, pass: &ActionPass, rows: &Tensor) -> Result<Tensor> {
+        let reconstruction = self.reconstruction(pass, rows)?;
+        Ok(reconstruction.f_add(&self.penalty(&pass.actions)?)?)
+    }
+
+    /// Mean smooth-L1 to the frames after the first.
+    pub fn reconstruction(&self, pass: &ActionPass, rows: &Tensor) -> Result<Tensor> {
+        Ok(pass
+            .prediction
+            .f_smooth_l1_loss(&next_frames(rows)?, Reduction::Mean, 1.0)?)
+    }
+
+    /// The penalty on unquantized actions `[B, T - 1, A]` that do not vary over a batch:
+    /// `100 * relu(0.01 - variance)`.
+    pub fn penalty(&self, actions: &Tensor) -> Result<Tensor> {
+        let variance = actions.f_var_dim(0, false, false)?.f_mean(Kind::Float)?;
         let short = variance.f_neg()?.f_add_scalar(VARIANCE_TARGET)?;
-        let penalty = short.f_relu()?.f_mul_scalar(VARIANCE_WEIGHT)?;
-        Ok(ActionLoss {
-            total: reconstruction.f_add(&penalty)?,
-            reconstruction,
-            penalty,
-        })
+        Ok(short.f_relu()?.f_mul_scalar(VARIANCE_WEIGHT)?)
     }
 }
 

@@ -192,7 +192,7 @@ impl Crew {
             },
             ErrorKind::Network | ErrorKind::Store => LostHow::Exited,
             // Nobody else's doing.
-            ErrorKind::Other => return None,
+            ErrorKind::Other | ErrorKind::Cut => return None,
         };
         Some(together.lost(how, error))
     }
@@ -352,7 +352,7 @@ fn form(plan: &Plan, terms: &Terms) -> Result<Together, FormError> {
 fn joined_store(job: &Job, timeout: Duration) -> Result<Store, FormError> {
     let master = &job.master;
     match &master.served {
-        Some(prefix) => Store::connect(&master.host, master.port, timeout)
+        Some(prefix) => Store::connect(&master.host, master.port, timeout, None)
             .and_then(|store| store.prefixed(prefix))
             .map_err(at("the store of the launcher")),
         None => {

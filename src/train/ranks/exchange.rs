@@ -12,8 +12,8 @@ use super::RanksError;
 use crate::train::learner::CodeUse;
 use crate::train::{Accumulated, StageTrainer};
 
-/// Signals that ask for a stop, in the order in which they are counted.
-const SIGNALS: [&str; 2] = ["SIGINT", "SIGTERM"];
+/// Signals that ask for a stop, in the order in which they are counted. Any other counts as the last.
+const SIGNALS: [&str; 4] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"];
 
 /// An f64 in as many f32: each takes 24 of its 53 bits.
 const PARTS: usize = 3;
@@ -59,7 +59,7 @@ impl Exchange {
         }
         let mut sent = losses.concat();
         let flag = |yes: bool| f32::from(u8::from(yes));
-        sent.extend(SIGNALS.map(|signal| flag(stop == Some(signal))));
+        sent.extend(asked_by(stop).map(flag));
         let counted = accumulated.observed_mut();
         // Windows of an update stay far below 2^24, up to which f32 counts exactly.
         if let Some(actions) = &counted.action_counts {
@@ -161,6 +161,14 @@ impl Exchange {
     }
 }
 
+/// Which of [`SIGNALS`] asked.
+fn asked_by(stop: Option<&str>) -> [bool; SIGNALS.len()] {
+    let last = SIGNALS.len() - 1;
+    let place = stop.map(|stop| SIGNALS.iter().position(|known| *known == stop));
+    let place = place.map(|place| place.unwrap_or(last));
+    std::array::from_fn(|signal| place == Some(signal))
+}
+
 /// Numbers whose sum is exactly `value`, for every value that f32 can hold nearly.
 fn parts(value: f64) -> [f32; PARTS] {
     let first = value as f32;
@@ -179,6 +187,17 @@ fn whole(parts: &[f32; PARTS]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_signal_is_lost_between_ranks() {
+        assert_eq!(asked_by(None), [false; 4]);
+        for (place, signal) in SIGNALS.into_iter().enumerate() {
+            let asked = asked_by(Some(signal));
+            assert_eq!(asked.iter().filter(|asked| **asked).count(), 1);
+            assert!(asked[place], "{signal}");
+        }
+        assert!(asked_by(Some("SIGQUIT"))[3], "one that is not known");
+    }
 
     #[test]
     fn a_loss_arrives_with_all_of_its_bits() {

@@ -1,9 +1,10 @@
 //! The side of every other rank: joins rank 0, and does what it says until it says that there is nothing left.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tch::Device;
-use tinygate_c10d::{ErrorKind, Store};
+use tinygate_c10d::{Cut, ErrorKind, Store};
 
 use super::crew::listen_at;
 use super::exchange::Exchange;
@@ -42,7 +43,7 @@ pub enum FollowError {
     )]
     Refused { text: String },
     #[error(
-        "stopped by {signal} while rank 0 said nothing\n\nhint: the run goes on with `tinygate resume` on every rank"
+        "stopped by {signal} while waiting for rank 0\n\nhint: resume the run with `tinygate resume` on every rank"
     )]
     Stopped { signal: String },
     #[error(
@@ -65,6 +66,8 @@ pub enum FollowError {
 pub struct Joined {
     store: Store,
     job: Job,
+    /// By it this rank gives up waiting for the others, if anything but rank 0 may end it.
+    stop: Option<Arc<StopRequest>>,
     pub config: Config,
     /// BLAKE3 of the frames that rank 0 has, in hex.
     pub dataset: String,
@@ -82,7 +85,7 @@ pub struct Follower {
 impl Joined {
     /// Introduces this rank to rank 0. `own` is the config it was started with, which must be rank 0's if they are
     /// `compared`; this rank's device, threads and data are taken from it in any case. `None`: there is nothing left to
-    /// do.
+    /// do. A request to `stop` ends every wait until the ranks are together.
     ///
     /// # Errors
     /// No rank 0, or one that refuses this one.
@@ -92,17 +95,24 @@ impl Joined {
         own: Option<&Config>,
         compared: bool,
         timeout: Duration,
+        stop: Option<Arc<StopRequest>>,
     ) -> Result<Option<Joined>, FollowError> {
         let master = &job.master;
-        let store = Store::connect(&master.host, master.port, timeout)
+        let cut = stop
+            .clone()
+            .map(|stop| -> Cut { Arc::new(move || stop.requested().is_some()) });
+        let store = Store::connect(&master.host, master.port, timeout, cut.as_ref())
             .and_then(|store| match &master.served {
                 Some(prefix) => store.prefixed(prefix),
                 None => Ok(store),
             })
-            .map_err(|source| FollowError::NoLeader {
-                master: master.clone(),
-                source,
+            .map_err(|source| {
+                stopped(stop.as_deref(), &source).unwrap_or_else(|| FollowError::NoLeader {
+                    master: master.clone(),
+                    source,
+                })
             })?;
+        let lost = |source| leader_lost(stop.as_deref(), source);
         let hello = Hello {
             versions: versions(),
             host,
@@ -111,10 +121,8 @@ impl Joined {
         };
         store
             .set(&hello_key(job.rank), &serde_json::to_vec(&hello)?)
-            .map_err(FollowError::LeaderLost)?;
-        let answer = store
-            .get(WELCOME_KEY, timeout)
-            .map_err(FollowError::LeaderLost)?;
+            .map_err(lost)?;
+        let answer = store.get(WELCOME_KEY, timeout).map_err(lost)?;
         let answer = answer.ok_or_else(|| FollowError::Silent {
             master: master.clone(),
             seconds: timeout.as_secs(),
@@ -135,6 +143,7 @@ impl Joined {
                 Ok(Some(Joined {
                     store,
                     job: job.clone(),
+                    stop,
                     config: match own {
                         Some(own) => config.with_process_of(own),
                         None => config,
@@ -157,22 +166,32 @@ impl Joined {
         device: Device,
     ) -> Result<(Follower, Exchange), FollowError> {
         let Joined {
-            store, job, config, ..
+            mut store,
+            job,
+            config,
+            stop,
+            ..
         } = self;
         store
             .set(&ready_key(job.rank), &serde_json::to_vec(&ready)?)
-            .map_err(FollowError::LeaderLost)?;
+            .map_err(|source| leader_lost(stop.as_deref(), source))?;
         if let Err(text) = ready {
             return Err(FollowError::Data { text });
         }
         let timeout = Duration::from_secs(config.rank_timeout_seconds.into());
         let listen = listen_at(&job)?;
         let own = (job.rank, job.size);
-        let (group, device) =
-            group(&store, own, &listen, device, timeout).map_err(|source| FormError::Group {
-                place: "the ranks could not connect to each other",
-                source,
-            })?;
+        let (group, device) = group(&store, own, &listen, device, timeout).map_err(|source| {
+            stopped(stop.as_deref(), &source).unwrap_or_else(|| {
+                FormError::Group {
+                    place: "the ranks could not connect to each other",
+                    source,
+                }
+                .into()
+            })
+        })?;
+        // From here on all ranks stop together.
+        store.uncut();
         let exchange = Exchange {
             group,
             rank: job.rank,
@@ -228,6 +247,16 @@ impl Follower {
     }
 }
 
+/// The signal for which a wait was given up.
+fn stopped(stop: Option<&StopRequest>, error: &tinygate_c10d::Error) -> Option<FollowError> {
+    let signal = stop.filter(|_| error.kind == ErrorKind::Cut)?.requested()?;
+    Some(FollowError::Stopped { signal })
+}
+
+fn leader_lost(stop: Option<&StopRequest>, source: tinygate_c10d::Error) -> FollowError {
+    stopped(stop, &source).unwrap_or(FollowError::LeaderLost(source))
+}
+
 /// Tells rank 0 that its last word was read. It may be gone by then.
 fn say_bye(store: &Store, rank: u32) {
     let _ = store.set(&bye_key(rank), b"");
@@ -237,6 +266,6 @@ fn say_bye(store: &Store, rank: u32) {
 pub fn cause_of(kind: ErrorKind) -> Cause {
     match kind {
         ErrorKind::TimedOut | ErrorKind::Network | ErrorKind::Store => Cause::OtherRank,
-        ErrorKind::Other => Cause::Own,
+        ErrorKind::Other | ErrorKind::Cut => Cause::Own,
     }
 }

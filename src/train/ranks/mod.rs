@@ -224,10 +224,7 @@ fn group(
         return Ok((group, Device::Cpu));
     }
     let loopback = matches!(listen, Listen::Address(address) if address == "127.0.0.1");
-    let group = Group::nccl(&store, rank, size, loopback, timeout)?;
-    // The first collective is what connects the ranks.
-    let mut one = tch::Tensor::ones([1], (tch::Kind::Float, device));
-    group.sum(&mut [&mut one])?;
+    let group = Group::nccl(&store, rank, size, device, loopback, timeout)?;
     Ok((group, device))
 }
 

@@ -140,6 +140,18 @@ fn mean_loss(metrics: &[UpdateMetrics]) -> f64 {
     metrics.iter().map(|m| m.loss).sum::<f64>() / metrics.len() as f64
 }
 
+fn ok<T>(value: T) -> Result<T> {
+    Ok(value)
+}
+
+fn evaluate<const N: usize>(
+    trainer: &StageTrainer,
+    held_out: [HeldOut; N],
+    pieces: &mut Pieces,
+) -> Evaluation {
+    trainer.evaluate(held_out.map(ok), pieces).unwrap()
+}
+
 #[test]
 fn every_stage_learns_moving_pictures() {
     for (which, factor) in [
@@ -292,7 +304,7 @@ fn held_out_losses_match_the_training_loss_and_change_nothing() {
             batch: micro_batch(which, 77, BATCH),
             moving,
         }];
-        let found = trainer.evaluate(&held_out).unwrap();
+        let found = evaluate(&trainer, held_out, &mut Pieces::whole());
         let loss = trainer
             .accumulate(&[micro_batch(which, 77, BATCH)], Wanted::default())
             .unwrap()
@@ -309,6 +321,88 @@ fn held_out_losses_match_the_training_loss_and_change_nothing() {
             );
         }
         assert_eq!(trainer.export().unwrap(), before, "{which:?}");
+    }
+}
+
+/// Held-out batches of 5 and 3 windows, the moving pixels of each in its ball's corner of the court.
+fn two_batches(which: Which) -> [HeldOut; 2] {
+    [(70, 5), (71, 3)].map(|(seed, batch)| {
+        let pixels = Tensor::zeros([batch as i64, 4, 16, 16], (Kind::Uint8, Device::Cpu));
+        for sample in 0..batch as i64 {
+            let _ = pixels.narrow(0, sample, 1).narrow(2, sample, 3).fill_(1);
+        }
+        HeldOut {
+            batch: micro_batch(which, seed, batch),
+            moving: (!matches!(which, Which::Dynamics)).then_some(pixels),
+        }
+    })
+}
+
+#[test]
+fn a_held_out_loss_does_not_depend_on_how_many_samples_fit_into_memory() {
+    for which in ALL {
+        let mut trainer = trainer(which);
+        train(&mut trainer, which, 0..30);
+        if matches!(which, Which::Latent) {
+            // Before the actions vary enough, so that the penalty counts.
+            trainer = self::trainer(which);
+        }
+        let whole = evaluate(&trainer, two_batches(which), &mut Pieces::whole());
+        assert_eq!(whole.penalty > 0.0, matches!(which, Which::Latent));
+        for fits in [1, 2, 3, 4] {
+            let mut pieces = Pieces::with_memory_for(fits);
+            let found = evaluate(&trainer, two_batches(which), &mut pieces);
+            let values =
+                |e: &Evaluation| [e.loss, e.reconstruction, e.penalty, e.moving.unwrap_or(0.0)];
+            for (found, whole) in values(&found).into_iter().zip(values(&whole)) {
+                assert!(
+                    (found - whole).abs() <= 1e-6 * whole.abs().max(1.0),
+                    "{which:?}, {fits} at once: {found}, whole {whole}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn pictures_and_token_counts_do_not_depend_on_how_many_samples_fit_into_memory() {
+    for which in ALL {
+        let trainer = trainer(which);
+        let predict = |pieces: &mut Pieces| trainer.predict(&windows(3, 5), pieces).unwrap();
+        let whole = predict(&mut Pieces::whole());
+        for fits in [1, 2, 3] {
+            let found = predict(&mut Pieces::with_memory_for(fits));
+            assert_eq!((found.batch, found.time), (whole.batch, whole.time));
+            let off = found.values.iter().zip(&whole.values);
+            let off = off.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off <= 1e-6, "{which:?}, {fits} at once: off by {off}");
+        }
+    }
+    let trainer = trainer(Which::Dynamics);
+    let measure = |pieces: &mut Pieces| {
+        let batches = [(1, 5), (2, 3)].map(|(seed, batch)| ok(windows(seed, batch)));
+        let counts = trainer.token_counts(batches, pieces).unwrap();
+        let held_out = two_batches(Which::Dynamics).map(ok);
+        let loss = trainer.marginal_loss(&counts, held_out, pieces).unwrap();
+        (counts, loss)
+    };
+    let whole = measure(&mut Pieces::whole());
+    for fits in [1, 2, 3] {
+        assert_eq!(measure(&mut Pieces::with_memory_for(fits)), whole, "{fits}");
+    }
+}
+
+#[test]
+fn one_sample_beyond_all_memory_is_an_error() {
+    let none = || Pieces::with_memory_for(0);
+    for which in ALL {
+        let trainer = trainer(which);
+        let out = |error: TrainError| matches!(error, TrainError::OutOfMemory { .. });
+        let held_out = two_batches(which).map(ok);
+        assert!(out(trainer.evaluate(held_out, &mut none()).unwrap_err()));
+        assert!(out(trainer
+            .predict(&windows(1, 2), &mut none())
+            .unwrap_err()));
     }
 }
 
@@ -333,14 +427,17 @@ fn the_loss_of_moving_pixels_is_taken_over_those_alone() {
         batch: MicroBatch { frames, mask: None },
         moving: Some(pixels),
     }];
-    let found = trainer.evaluate(&held_out).unwrap().moving.unwrap();
+    let found = evaluate(&trainer, held_out, &mut Pieces::whole());
+    let found = found.moving.unwrap();
     assert!((found - want).abs() < 1e-6, "{found} {want}");
 }
 
 #[test]
 fn predictions_have_the_shape_of_what_the_stage_draws() {
     for (which, time) in [(Which::Video, 4), (Which::Latent, 3), (Which::Dynamics, 1)] {
-        let found = trainer(which).predict(&windows(1, 2)).unwrap();
+        let found = trainer(which)
+            .predict(&windows(1, 2), &mut Pieces::whole())
+            .unwrap();
         assert_eq!(
             (found.batch, found.time, found.size, found.values.len()),
             (2, time, 16, 2 * time * 16 * 16 * 3),
@@ -395,17 +492,23 @@ fn dynamics_does_not_see_the_frame_it_predicts() {
 fn the_marginal_predictor_is_beaten_by_nothing_on_constant_tokens() {
     let trainer = trainer(Which::Dynamics);
     let frames = windows(4, 2);
-    let counts = trainer.token_counts([&frames]).unwrap();
+    let whole = &mut Pieces::whole();
+    let counts = trainer.token_counts([ok(frames.copy())], whole).unwrap();
     assert_eq!(counts.counts.iter().sum::<u64>(), 2 * 4 * 16);
     assert!((1..=64).contains(&counts.distinct()));
-    let held_out = [HeldOut {
-        batch: MicroBatch {
-            frames,
-            mask: Some(mask(1, 2)),
-        },
-        moving: None,
-    }];
-    let loss = trainer.marginal_loss(&counts, &held_out).unwrap();
+    let mut marginal_loss = |counts: &TokenCounts| {
+        let held_out = HeldOut {
+            batch: MicroBatch {
+                frames: frames.copy(),
+                mask: Some(mask(1, 2)),
+            },
+            moving: None,
+        };
+        trainer
+            .marginal_loss(counts, [ok(held_out)], whole)
+            .unwrap()
+    };
+    let loss = marginal_loss(&counts);
     assert!(
         loss > 0.0 && loss < 64_f64.ln(),
         "{loss}: better than guessing among 64 codes"
@@ -414,7 +517,7 @@ fn the_marginal_predictor_is_beaten_by_nothing_on_constant_tokens() {
         counts: vec![0; 16 * 64],
         ..counts
     };
-    let loss = trainer.marginal_loss(&nothing, &held_out).unwrap();
+    let loss = marginal_loss(&nothing);
     assert!((loss - 64_f64.ln()).abs() < 1e-12, "{loss}: guessing");
 }
 
@@ -470,12 +573,12 @@ fn batches_that_do_not_fit_are_refused_in_words() {
     );
     check_error(
         "an empty evaluation",
-        video.evaluate(&[]),
+        video.evaluate::<TrainError>([], &mut Pieces::whole()),
         "held-out batches is empty, expected at least one",
     );
     check_error(
         "tokens of video",
-        video.token_counts([&windows(1, 1)]),
+        video.token_counts([ok(windows(1, 1))], &mut Pieces::whole()),
         "the stage is without tokens, expected dynamics",
     );
 }

@@ -63,15 +63,17 @@ impl Comparison {
         for (key, ours) in &retrained.files {
             let theirs = recorded.files.get(key);
             comparison.files += 1;
-            if theirs == Some(ours) {
+            let beside = theirs.map(|theirs| theirs.beside(ours));
+            if beside.is_some_and(|(theirs, ours)| theirs == ours) {
                 comparison.files_equal += 1;
                 continue;
             }
+            let retrained = beside.map_or(ours.bytes.as_str(), |(_, ours)| ours);
             note(Difference {
                 update: key.0.get(),
                 name: key.1.clone(),
-                recorded: theirs.cloned(),
-                retrained: Some(ours.clone()),
+                recorded: beside.map(|(theirs, _)| theirs.to_owned()),
+                retrained: Some(retrained.to_owned()),
                 off_by: None,
             });
         }
@@ -110,7 +112,7 @@ impl std::fmt::Display for Difference {
 /// What differs between the machine that trained a chunk and this one, in words.
 pub fn machines(then: &ProcessStarted, now: &ProcessStarted) -> Vec<String> {
     let rows = [
-        ("device", then.devices.join(", "), now.devices.join(", ")),
+        ("device", devices(then, now), devices(now, then)),
         ("threads", then.threads.to_string(), now.threads.to_string()),
         (
             "libtorch",
@@ -130,8 +132,17 @@ pub fn machines(then: &ProcessStarted, now: &ProcessStarted) -> Vec<String> {
         .collect()
 }
 
+/// The devices of `one`, with the names of their cards where both sides have them.
+fn devices(one: &ProcessStarted, other: &ProcessStarted) -> String {
+    if one.cards.is_empty() || other.cards.is_empty() {
+        return one.devices.join(", ");
+    }
+    tinygate_replay::hardware(one)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::recorded::FileHash;
     use super::*;
     use tinygate::events::Step;
 
@@ -140,7 +151,11 @@ mod tests {
             ((Step::new(step), name.to_owned()), Scalar::new(value))
         };
         let file = |&(step, name, hash): &(u64, &str, &str)| {
-            ((Step::new(step), name.to_owned()), hash.to_owned())
+            let hash = FileHash {
+                bytes: hash.to_owned(),
+                pixels: None,
+            };
+            ((Step::new(step), name.to_owned()), hash)
         };
         Found {
             samples: samples.iter().map(sample).collect(),
@@ -237,6 +252,72 @@ mod tests {
             &found(&[], &[]),
             [0, 0, 0, 0],
             None,
+        );
+    }
+
+    #[test]
+    fn pictures_are_compared_by_their_pixels_where_both_sides_have_them() {
+        let picture = |bytes: &str, pixels: Option<&str>| {
+            let hash = FileHash {
+                bytes: bytes.to_owned(),
+                pixels: pixels.map(str::to_owned),
+            };
+            let mut found = found(&[], &[]);
+            found
+                .files
+                .insert((Step::new(4), "picture".to_owned()), hash);
+            found
+        };
+        let now = picture("bytes", Some("pixels"));
+        check(
+            "compressed otherwise",
+            &picture("other bytes", Some("pixels")),
+            &now,
+            [0, 0, 1, 1],
+            None,
+        );
+        check(
+            "other pixels",
+            &picture("bytes", Some("other")),
+            &now,
+            [0, 0, 1, 0],
+            Some("first difference at update 4, picture: recorded other, trained again pixels"),
+        );
+        check(
+            "a log of an older build",
+            &picture("bytes", None),
+            &now,
+            [0, 0, 1, 1],
+            None,
+        );
+        check(
+            "a log of an older build, compressed otherwise",
+            &picture("old", None),
+            &now,
+            [0, 0, 1, 0],
+            Some("first difference at update 4, picture: recorded old, trained again bytes"),
+        );
+    }
+
+    #[test]
+    fn cards_are_compared_where_both_logs_have_them() {
+        let process = |cards: &[&str]| ProcessStarted {
+            host: "host".to_owned(),
+            pid: 1,
+            tinygate_version: "1".to_owned(),
+            libtorch_version: "2".to_owned(),
+            devices: vec!["cuda:0".to_owned()],
+            threads: 1,
+            cards: cards.iter().map(|card| (*card).to_owned()).collect(),
+        };
+        assert_eq!(
+            machines(&process(&["A"]), &process(&["B"])),
+            ["device: cuda:0 (A) then, cuda:0 (B) now"]
+        );
+        assert!(machines(&process(&["A"]), &process(&["A"])).is_empty());
+        assert!(
+            machines(&process(&[]), &process(&["B"])).is_empty(),
+            "an older log does not say"
         );
     }
 }

@@ -17,7 +17,7 @@ use tinygate::checkpoint;
 use tinygate::config::Config;
 use tinygate::controller::{Report, StopRequest, Trainer};
 use tinygate::data::Frames;
-use tinygate::events::{Event, ProcessStarted, Record, Step};
+use tinygate::events::{Event, HeldOutBatches, ProcessStarted, Record, Step};
 use tinygate::machine::{Command, RunState, TrainChunk, apply};
 use tinygate::setup;
 use tinygate::train::actor::{self, ActorSetup};
@@ -70,7 +70,9 @@ pub fn perform(args: &ReplayArgs, dir: &Path) -> anyhow::Result<Exit> {
     let records: Vec<Record> = records(dir)?.collect::<Result<_, _>>()?;
     let (config, state) = config(args, dir, &records)?;
     let chunks = chosen(args, chunks(&records), &state)?;
-    let mut bench = Bench::new(dir, &config, args.json)?;
+    let created = state.created.as_ref();
+    let held_out = created.map_or(HeldOutBatches::Largest, |created| created.held_out_batches);
+    let mut bench = Bench::new(dir, &config, held_out, args.json)?;
     let mut answers = Vec::new();
     let mut totals = Totals::default();
     for chunk in &chunks {
@@ -173,6 +175,7 @@ struct Bench {
     run: PathBuf,
     scratch: tempfile::TempDir,
     config: Config,
+    held_out: HeldOutBatches,
     frames: Arc<Frames>,
     stop: Arc<StopRequest>,
     team: Option<Team>,
@@ -187,7 +190,12 @@ struct Team {
 }
 
 impl Bench {
-    fn new(dir: &Path, config: &Config, quiet: bool) -> anyhow::Result<Bench> {
+    fn new(
+        dir: &Path,
+        config: &Config,
+        held_out: HeldOutBatches,
+        quiet: bool,
+    ) -> anyhow::Result<Bench> {
         let scratch = tempfile::Builder::new()
             .prefix("tinygate-retrain-")
             .tempdir()
@@ -196,6 +204,7 @@ impl Bench {
             run: std::path::absolute(dir)?,
             scratch,
             config: config.clone(),
+            held_out,
             frames: setup::frames(config)?,
             stop: signals::listen(quiet).context("cannot listen to signals")?,
             team: None,
@@ -218,6 +227,7 @@ impl Bench {
                     threads: gathered.threads,
                     stop: Arc::clone(&self.stop),
                     ranks: gathered.ranks,
+                    held_out: self.held_out,
                 })?;
                 Team {
                     ranks,

@@ -40,8 +40,27 @@ pub enum End {
 pub struct Found {
     /// By name; bit for bit. Without the throughput, which is the clock's.
     pub samples: BTreeMap<(Step, String), Scalar>,
-    /// BLAKE3 by the file's name.
-    pub files: BTreeMap<(Step, String), String>,
+    /// By the file's name.
+    pub files: BTreeMap<(Step, String), FileHash>,
+}
+
+/// What a file holds, by BLAKE3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileHash {
+    /// Of the file's bytes.
+    pub bytes: String,
+    /// Of a picture's pixels, which do not depend on how it is compressed.
+    pub pixels: Option<String>,
+}
+
+impl FileHash {
+    /// The hashes that are compared: of pixels where both sides have them, else of bytes.
+    pub fn beside<'a>(&'a self, other: &'a FileHash) -> (&'a str, &'a str) {
+        match (&self.pixels, &other.pixels) {
+            (Some(ours), Some(theirs)) => (ours, theirs),
+            (Some(_), None) | (None, _) => (&self.bytes, &other.bytes),
+        }
+    }
 }
 
 impl Found {
@@ -55,12 +74,20 @@ impl Found {
         }
         if let Event::PictureScored(scored) = event {
             let key = (scored.step, "picture".to_owned());
-            self.files.insert(key, scored.blake3.clone());
+            let hash = FileHash {
+                bytes: scored.blake3.clone(),
+                pixels: scored.pixels.clone(),
+            };
+            self.files.insert(key, hash);
         }
         if let Event::CheckpointWritten(written) = event {
             for file in &written.files {
                 let key = (written.checkpoint.step, file.name.clone());
-                self.files.insert(key, file.blake3.clone());
+                let hash = FileHash {
+                    bytes: file.blake3.clone(),
+                    pixels: None,
+                };
+                self.files.insert(key, hash);
             }
         }
     }
