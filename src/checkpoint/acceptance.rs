@@ -123,7 +123,7 @@ pub enum RejectReason {
     },
     #[error("`{name}` is not a `torch.save` archive")]
     NotAnArchive { name: String },
-    #[error("`{name}` breaks off before its end")]
+    #[error("`{name}` breaks off before its end, or more than 64 KiB of other bytes follow it")]
     Truncated { name: String },
     #[error("`{name}` is damaged: {what}")]
     Damaged { name: String, what: String },

@@ -171,6 +171,10 @@ fn start(stage: &StageState) -> Option<&CheckpointRef> {
 /// acceptance to find.
 fn is_missing(dir: &Path, checkpoint: &Checkpoint) -> bool {
     let folder = dir.join(&checkpoint.reference.path);
+    // A given checkpoint may be one file.
+    if folder.is_file() {
+        return false;
+    }
     !folder.exists()
         || checkpoint
             .files
