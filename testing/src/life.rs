@@ -57,10 +57,12 @@ fn live_on(
     observer: &mut dyn Observer,
 ) -> Result<Life, ControlError> {
     for fact in facts {
-        match fact {
-            Event::SettingChanged(change) => controller.record_changes([change])?,
-            Event::PruneRequested(asked) => controller.prune(asked, observer)?,
-            fact => controller.record_fact(fact)?,
+        if let Event::SettingChanged(change) = fact {
+            controller.record_changes([change])?;
+        } else if let Event::PruneRequested(asked) = fact {
+            controller.prune(asked, observer)?;
+        } else {
+            controller.record_fact(fact)?;
         }
     }
     let pid = 1000 + controller.state().process.starts;

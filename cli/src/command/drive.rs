@@ -29,6 +29,7 @@ pub fn begin(
 ) -> anyhow::Result<Exit> {
     let fallback = gathered.fallback.clone();
     let held_out = prepared.created.held_out_batches;
+    let warnings = prepared.warnings();
     let process = Process::start(
         dir,
         &prepared.config,
@@ -42,6 +43,12 @@ pub fn begin(
     }
     let store = Store::create(dir, &prepared.created.run)
         .with_context(|| format!("cannot start a run in `{}`", dir.display()))?;
+    if !quiet {
+        let read = output::dataset::lines(&prepared.created.dataset);
+        read.iter()
+            .chain(&warnings)
+            .for_each(|line| output::say(line));
+    }
     let mut controller = Controller::open(&store, dir, now_ms)?;
     controller.record_fact(Event::RunCreated(Box::new(prepared.created)))?;
     if let Some(granted) = fallback {

@@ -18,8 +18,8 @@ use tinygate::checkpoint::{
 use tinygate::config::{Config, Override};
 use tinygate::data::Frames;
 use tinygate::events::{
-    CheckpointRef, Dataset, Event, HeldOutBatches, InitFrom, ModelKind, Parent, RunCreated,
-    SettingPatch, StageName, StagePolicy, Step,
+    CheckpointRef, Event, HeldOutBatches, InitFrom, ModelKind, Parent, RunCreated, SettingPatch,
+    StageName, StagePolicy, Step,
 };
 use tinygate::machine::RULES;
 use tinygate::setup;
@@ -87,9 +87,6 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
         init_from,
         held_out_batches: HeldOutBatches::Stage,
     };
-    if !args.quiet {
-        say_data(&created.dataset, &frames, args.dry_run);
-    }
     Ok(Prepared {
         config,
         frames,
@@ -97,15 +94,11 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     })
 }
 
-/// A dry run has its own place for what was read.
-fn say_data(dataset: &Dataset, frames: &Frames, dry_run: bool) {
-    if !dry_run {
-        for line in output::dataset::lines(dataset) {
-            output::say(&line);
-        }
-    }
-    for line in output::dataset::warnings(dataset, frames) {
-        output::say(&line);
+#[cfg(feature = "train")]
+impl Prepared {
+    /// What is to be known of the data once nothing refuses the run any more.
+    pub fn warnings(&self) -> Vec<String> {
+        output::dataset::warnings(&self.created.dataset, &self.frames)
     }
 }
 

@@ -70,14 +70,19 @@ fn resume(args: &ResumeArgs, begun: &mut bool) -> anyhow::Result<Exit> {
         return Err(EmptyLog { place }.into());
     };
     // All that may be refused is refused before anything is recorded.
-    let given_up = given_up(args, controller.state())?;
+    let lost = Lost::of(&args.dir, controller.state());
+    let given_up = given_up(args, lost.as_ref())?;
     let state = after_undecided(controller.state(), &given_up);
     let continued = if state.phase == RunPhase::Finished {
         refuse_changes_of_a_finished_run(args, &created, &state, &store)?;
         None
     } else {
+        let continued = prepare_resume(args, &created, &state, &store)?;
         lost::refuse_missing_upstream(&args.dir, &state)?;
-        Some(prepare_resume(args, &created, &state, &store)?)
+        if let Some(lost) = lost.filter(|_| !args.give_up) {
+            lost.refuse(&args.dir)?;
+        }
+        Some(continued)
     };
     for event in given_up {
         controller.record_fact(event)?;
@@ -213,17 +218,16 @@ fn name_of(change: &SettingChange) -> String {
 }
 
 /// Where checkpoints are missing, an older one takes their place only if the person says so.
-fn given_up(args: &ResumeArgs, state: &RunState) -> anyhow::Result<Vec<Event>> {
-    let Some(lost) = Lost::of(&args.dir, state) else {
-        if args.give_up && !args.quiet {
+fn given_up(args: &ResumeArgs, lost: Option<&Lost>) -> anyhow::Result<Vec<Event>> {
+    if !args.give_up {
+        return Ok(Vec::new());
+    }
+    let Some(lost) = lost else {
+        if !args.quiet {
             output::say("no checkpoint is missing, so none is given up");
         }
         return Ok(Vec::new());
     };
-    if !args.give_up {
-        lost.refuse(&args.dir)?;
-        return Ok(Vec::new());
-    }
     let events = lost.give_up(&user::name(), "its files are missing")?;
     Ok(events.into_iter().map(Event::CheckpointGivenUp).collect())
 }

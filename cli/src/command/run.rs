@@ -61,7 +61,15 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
     prepared.created.world_size = gathered.ranks.size();
     match &args.dir {
         Some(dir) if !args.dry_run => drive::begin(dir, prepared, gathered, args.json, args.quiet),
-        Some(_) | None => dry_run::perform(&prepared, gathered, args.json, args.quiet),
+        Some(_) | None => {
+            if !args.quiet {
+                prepared
+                    .warnings()
+                    .iter()
+                    .for_each(|line| output::say(line));
+            }
+            dry_run::perform(&prepared, gathered, args.json, args.quiet)
+        }
     }
 }
 

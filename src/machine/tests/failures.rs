@@ -693,11 +693,10 @@ fn prune(run: &mut Run, keep_last: u32) -> Vec<String> {
         keep_last,
         who: "somebody".to_owned(),
     }));
-    let deleted = run.log[before..].iter().filter_map(|event| match event {
-        Event::CheckpointDeleted(deleted) => Some(deleted.checkpoint.path.clone()),
-        _ => None,
-    });
-    deleted.collect()
+    let deleted = pick!(run.log[before..], CheckpointDeleted);
+    deleted
+        .map(|deleted| deleted.checkpoint.path.clone())
+        .collect()
 }
 
 /// Three gates passed, each with a checkpoint before it.

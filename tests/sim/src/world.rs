@@ -505,7 +505,7 @@ impl World {
             controller.record_fact(fact)?;
         }
         let give_up = !self.plan.exact
-            && (is_between_chunks(controller.state()) || (wild && number % 3 == 0));
+            && (is_between_chunks(controller.state()) || (wild && number.is_multiple_of(3)));
         if give_up && let Some(given_up) = newest_given_up(controller.state()) {
             self.tally("checkpoint given up");
             controller.record_fact(given_up)?;
@@ -515,7 +515,7 @@ impl World {
             process,
             shelf: &self.shelf,
         };
-        if wild && number % 2 == 0 {
+        if wild && number.is_multiple_of(2) {
             self.tally("checkpoints pruned");
             let asked = PruneRequested {
                 keep_last: (number % 3) as u32,
