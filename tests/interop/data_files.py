@@ -293,7 +293,8 @@ def _(folder, mode):
 EARLY = """
 import h5py, numpy, os, sys
 file = h5py.File(sys.argv[1], "w", libver=eval(sys.argv[2]))
-file.create_dataset("frames", data=numpy.zeros((24, 8, 8, 3), "u1"), compression="gzip")
+made = file.create_dataset("frames", (24, 8, 8, 3), "u1", chunks=(4, 8, 8, 3), maxshape=(None, 8, 8, 3), compression="gzip")
+made[:] = 1
 os._exit(0)
 """
 
