@@ -422,6 +422,19 @@ def _(folder):
     return Read(BASE, lengths=[COUNT])
 
 
+@row("h5: frames at the top and in groups")
+def _(folder):
+    def fill(file):
+        file["frames"] = BASE
+        file["again/frames"] = file["frames"]
+        for number in range(3):
+            file[f"ep{number}/frames"] = BASE
+
+    hdf5(folder, fill)
+    why = "array `frames` in a group, beside the one at the top"
+    return Read(BASE, passed_over=[(why, 3, "/ep0/frames")])
+
+
 @row("h5: groups in a ring")
 def _(folder):
     def fill(file):
