@@ -36,6 +36,9 @@ const RANGE_BYTES_MAX: u64 = 1 << 30;
 /// How many arrays are looked at for one that is called `frames`.
 const MEMBERS_MAX: usize = 10_000;
 
+/// How many arrays of other names are looked into for one that may be frames.
+const OTHERS_MAX: usize = 100;
+
 /// HDF5's own filters, and the registered ones that data is found to be compressed with.
 const FILTERS: [(u16, &str); 31] = [
     (4, "szip"),
@@ -114,8 +117,17 @@ fn read_arrays(source: &Source<'_>, file_bytes: u64, into: &mut Loading) -> Resu
         File::open_streaming(source.path).map_err(|error| of_parser(source, None, &error))?;
     let place = source.path.display();
     match arrays(source, &file)? {
-        Arrays::Top(array) => {
-            read_array(source, &file, &array, &place.to_string(), file_bytes, into)
+        Arrays::Top { path, more } => {
+            let shown = place.to_string();
+            read_array(source, &file, &path, &shown, file_bytes, into)?;
+            into.passed_over
+                .extend(more.first().map(|first| PassedOver {
+                    path: shown,
+                    why: "array `frames` in a group, beside the one at the top".to_owned(),
+                    count: more.len() as u64,
+                    example: first.clone(),
+                }));
+            Ok(())
         }
         Arrays::InGroups(arrays) => arrays.iter().try_for_each(|array| {
             let shown = format!("{place}:{array}");
@@ -126,7 +138,11 @@ fn read_arrays(source: &Source<'_>, file_bytes: u64, into: &mut Loading) -> Resu
 
 /// Paths of the arrays to read.
 enum Arrays {
-    Top(String),
+    Top {
+        path: String,
+        /// Arrays of the same name in groups, which are not read beside it.
+        more: Vec<String>,
+    },
     InGroups(Vec<String>),
 }
 
@@ -136,7 +152,7 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
         links::Links::open(source.path, superblock).map_err(|error| source.io(error))?;
     // What this reader of links does not know, the parser of the whole may.
     let at_top = match links.find(NAME) {
-        Ok(Some(Found::Hard(path))) => Some(path),
+        Ok(Some(Found::Hard { path, address })) => Some((path, Some(address))),
         Ok(Some(Found::Elsewhere(target))) => return Err(elsewhere(source, target)),
         Ok(None) | Err(_) => None,
     };
@@ -146,9 +162,16 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
         Err(Error::Format(FormatError::PathNotFound(_))) => Ok(false),
         Err(error) => Err(of_parser(source, Some(path), &error)),
     };
-    let top = at_top.unwrap_or_else(|| NAME.to_owned());
+    let (top, address) = at_top.unwrap_or_else(|| (NAME.to_owned(), None));
     if is_array(&top)? {
-        return Ok(Arrays::Top(top));
+        let members = links.walk().unwrap_or_default();
+        let more = members.iter().filter(|member| {
+            is_frames(member) && member.address != address && file.dataset(&member.path).is_ok()
+        });
+        return Ok(Arrays::Top {
+            path: top,
+            more: more.map(|member| member.path.clone()).collect(),
+        });
     }
     let members = match links.walk() {
         Ok(members) => members,
@@ -162,12 +185,13 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
     let mut others = Vec::new();
     let mut seen = BTreeSet::new();
     for member in members {
-        let named = member.named.rsplit('/').next() == Some(NAME);
-        if named && is_array(&member.path)? {
+        if is_frames(&member) && is_array(&member.path)? {
             if member.address.is_none_or(|address| seen.insert(address)) {
                 found.push(member.path);
             }
-        } else if let Ok(array) = file.dataset(&member.path) {
+        } else if others.len() < OTHERS_MAX
+            && let Ok(array) = file.dataset(&member.path)
+        {
             let sides = array.shape().map_or(0, |shape| shape.len());
             others.push((sides, member.path.trim_start_matches('/').to_owned()));
         }
@@ -191,6 +215,10 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
     }
     names::sort_paths(&mut found);
     Ok(Arrays::InGroups(found))
+}
+
+fn is_frames(member: &Member) -> bool {
+    member.named.rsplit('/').next() == Some(NAME)
 }
 
 /// The same walk by the parser of arrays, which knows hard links alone, but all of them.

@@ -293,7 +293,8 @@ def _(folder, mode):
 EARLY = """
 import h5py, numpy, os, sys
 file = h5py.File(sys.argv[1], "w", libver=eval(sys.argv[2]))
-file.create_dataset("frames", data=numpy.zeros((24, 8, 8, 3), "u1"), compression="gzip")
+made = file.create_dataset("frames", (24, 8, 8, 3), "u1", chunks=(4, 8, 8, 3), maxshape=(None, 8, 8, 3), compression="gzip")
+made[:] = 1
 os._exit(0)
 """
 
@@ -419,6 +420,19 @@ def _(folder):
 
     hdf5(folder, fill)
     return Read(BASE, lengths=[COUNT])
+
+
+@row("h5: frames at the top and in groups")
+def _(folder):
+    def fill(file):
+        file["frames"] = BASE
+        file["again/frames"] = file["frames"]
+        for number in range(3):
+            file[f"ep{number}/frames"] = BASE
+
+    hdf5(folder, fill)
+    why = "array `frames` in a group, beside the one at the top"
+    return Read(BASE, passed_over=[(why, 3, "/ep0/frames")])
 
 
 @row("h5: groups in a ring")

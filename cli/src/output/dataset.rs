@@ -85,7 +85,7 @@ fn gap(recording: &Recording) -> String {
 
 /// Hidden files and notes lie beside any pictures.
 fn is_worth_a_word(passed_over: &PassedOver) -> bool {
-    ["picture", "chunk", "file of arrays"]
+    ["picture", "chunk", "file of arrays", "array"]
         .iter()
         .any(|start| passed_over.why.starts_with(start))
 }

@@ -39,7 +39,10 @@ pub(super) enum Target {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// A path of hard links alone.
-    Hard(String),
+    Hard {
+        path: String,
+        address: u64,
+    },
     Elsewhere(Target),
 }
 
@@ -100,7 +103,7 @@ impl Links {
     pub fn find(&mut self, name: &str) -> Known<Option<Found>> {
         let wanted = vec![name.to_owned()];
         match self.follow(wanted)? {
-            Followed::Hard(path, _) => Ok(Some(Found::Hard(path))),
+            Followed::Hard(path, address) => Ok(Some(Found::Hard { path, address })),
             Followed::Elsewhere(target) => Ok(Some(Found::Elsewhere(target))),
             Followed::Nothing(None) => Ok(None),
             Followed::Nothing(Some(path)) => Ok(Some(Found::Elsewhere(Target::Soft(path)))),
