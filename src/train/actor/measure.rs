@@ -15,8 +15,10 @@ use crate::random::Place;
 use crate::setup;
 
 /// Held-out batches a gate looks at: enough for a steady mean, and no more than
-/// an update or two a hundred costs.
+/// an update or two a hundred costs ..
 const HELD_OUT_BATCHES_MAX: usize = 32;
+/// .. or more of them where they are small, up to so many windows.
+const HELD_OUT_WINDOWS: usize = 128;
 /// Training batches whose tokens are counted for the marginal distribution ..
 const MARGINAL_BATCHES_MAX: usize = 64;
 /// .. or more of them, up to so many windows: too few tokens make a poor predictor, which every model beats.
@@ -96,6 +98,14 @@ impl Session {
         }
     }
 
+    /// `batches`, or as many as `windows` fill.
+    pub(super) fn batches_max(&self, batches: usize, windows: usize, batch: usize) -> usize {
+        match self.held_out {
+            HeldOutBatches::Largest => batches,
+            HeldOutBatches::Stage => batches.max(windows / batch),
+        }
+    }
+
     /// How many windows go through a stage's model at once while it is measured and scored.
     pub(super) fn pieces(&self, stage: &StageName) -> Pieces {
         #[cfg(test)]
@@ -114,10 +124,7 @@ impl Session {
 fn marginal_batches(session: &Session, stage: &StageName) -> impl Iterator<Item = Vec<WindowId>> {
     let batch = session.scored_batch(stage);
     let whole = session.windows.train_len() / batch;
-    let most = match session.held_out {
-        HeldOutBatches::Largest => MARGINAL_BATCHES_MAX,
-        HeldOutBatches::Stage => MARGINAL_BATCHES_MAX.max(MARGINAL_WINDOWS / batch),
-    };
+    let most = session.batches_max(MARGINAL_BATCHES_MAX, MARGINAL_WINDOWS, batch);
     let used = whole.clamp(1, most);
     (0..used).map(move |number| {
         let first = number * whole / used * batch;
@@ -188,7 +195,8 @@ pub(super) fn token_mask(session: &Session, batch: usize, place: Place<'_>) -> T
 /// Whole batches of held-out windows, spread evenly over all of them.
 fn held_out_batches(session: &Session, stage: &StageName) -> Vec<Vec<WindowId>> {
     let batch = session.scored_batch(stage);
-    let whole = (session.windows.held_out_len() / batch).clamp(1, HELD_OUT_BATCHES_MAX);
+    let most = session.batches_max(HELD_OUT_BATCHES_MAX, HELD_OUT_WINDOWS, batch);
+    let whole = (session.windows.held_out_len() / batch).clamp(1, most);
     let ids = session.windows.held_out_spread(whole * batch);
     ids.chunks_exact(batch).map(<[WindowId]>::to_vec).collect()
 }

@@ -138,7 +138,7 @@ fn scores(session: &mut Session) -> Vec<(String, f64)> {
 fn each_stage_is_scored_in_batches_of_its_own() {
     let place = tempfile::tempdir().unwrap();
     let batches = |form: HeldOutBatches| {
-        let session = session(place.path(), form);
+        let session = self::session(place.path(), form);
         STAGES.map(|(stage, model, _)| {
             let stage = StageName::new(stage);
             let held_out = measure::held_out(&session, &stage, model);
@@ -157,6 +157,9 @@ fn each_stage_is_scored_in_batches_of_its_own() {
         STAGES.map(|_| vec![6]),
         "as runs of older builds go on"
     );
+    let session = self::session(place.path(), HeldOutBatches::Stage);
+    let most = [1, 2, 8, 500].map(|batch| session.batches_max(32, 128, batch));
+    assert_eq!(most, [128, 64, 32, 32], "small batches are more");
 }
 
 #[test]
