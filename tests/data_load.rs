@@ -922,15 +922,15 @@ fn what_is_not_read_is_counted() {
 fn subfolders_are_recordings_of_their_own() {
     let folder = pictures(&[
         ("top.png", 1),
-        ("ep10/0.png", 100),
-        ("ep9/1.png", 91),
-        ("ep9/0.png", 90),
+        ("ep1.10/0.png", 100),
+        ("ep1.9/1.png", 91),
+        ("ep1.9/0.png", 90),
         ("deep/er/0.png", 50),
     ]);
     let frames = Frames::load(&[folder.path()], 4).unwrap();
     assert_eq!(grays(&frames), [1, 50, 90, 91, 100]);
     assert_eq!(frames.segments(), [0..1, 1..2, 2..4, 4..5]);
-    let ends: Vec<bool> = ["", "deep/er", "ep9", "ep10"]
+    let ends: Vec<bool> = ["", "deep/er", "ep1.9", "ep1.10"]
         .iter()
         .zip(frames.recordings())
         .map(|(end, recording)| recording.path.ends_with(end))

@@ -141,7 +141,7 @@ fn look_into(folder: &Path, depth: usize, found: &mut Found) -> Result<(), DataE
             .recordings
             .push((folder.to_owned(), pictures, missing));
     }
-    names::sort(&mut subfolders);
+    names::sort_folders(&mut subfolders);
     for subfolder in subfolders {
         let before = found.recordings.len();
         look_into(&subfolder, depth + 1, found)?;

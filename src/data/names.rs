@@ -13,7 +13,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::iter::Peekable;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::CharIndices;
 
 /// Characters after which a `-` is a sign.
@@ -23,6 +23,17 @@ const BEFORE_A_SIGN: &str = "_=([,";
 pub(super) fn sort<P: AsRef<Path>>(paths: &mut Vec<P>) -> u64 {
     let names = paths.iter().map(|path| stem(path.as_ref())).collect();
     sort_by(paths, names)
+}
+
+/// Sorts folders, whose names have no endings.
+pub(super) fn sort_folders(paths: &mut Vec<PathBuf>) {
+    let names = paths.iter().map(|path| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    });
+    let names = names.collect();
+    sort_by(paths, names);
 }
 
 /// Sorts paths of arrays in one file, groups included.
