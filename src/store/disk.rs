@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::presence::{is_bare, sled_is_bare};
+use super::presence::{is_bare, sled_copy, sled_is_bare};
 use super::sled_mirror::SledMirror;
 
 pub const JOURNAL: &str = "log/journal.tgj";
@@ -36,6 +36,11 @@ pub trait Disk: Send + Sync {
 
     /// Opens the second copy; `None` if there is none and `create` is not set.
     fn mirror(&self, create: bool) -> Result<Option<Box<dyn Mirror>>, MirrorError>;
+
+    /// The second copy, to look at: opening it for writing may change what is damaged.
+    fn mirror_to_read(&self) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
+        self.mirror(false)
+    }
 
     /// Whether the second copy holds no event, for certain; `None` if there is none.
     fn mirror_is_bare(&self) -> Result<Option<bool>, MirrorError> {
@@ -183,6 +188,10 @@ impl Disk for RealDisk {
         }
         let mirror = SledMirror::open(&path, self.patience)?;
         Ok(Some(Box::new(mirror)))
+    }
+
+    fn mirror_to_read(&self) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
+        sled_copy(&self.path(SLED), self.patience)
     }
 
     fn mirror_is_bare(&self) -> Result<Option<bool>, MirrorError> {

@@ -11,6 +11,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use super::block::{BLOCK_MAGIC, FileHeader, HeadMarker, HeaderError};
 use super::disk::{
@@ -75,6 +76,14 @@ pub(super) fn presence_on(disk: &dyn Disk) -> Result<Presence, OpenError> {
         .open(JOURNAL)
         .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
     of_copies(journal, || disk.mirror_is_bare())
+}
+
+/// Whether there is no journal with an event, or with damage where one may have been.
+pub(super) fn journal_is_bare(disk: &dyn Disk) -> Result<bool, OpenError> {
+    let journal = disk
+        .open(JOURNAL)
+        .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
+    journal.map_or(Ok(true), is_fresh)
 }
 
 fn of_copies(
@@ -148,10 +157,7 @@ pub(super) fn is_bare(mirror: &mut dyn Mirror) -> Result<bool, MirrorError> {
 
 /// Whether the sled folder at `path` holds no event; `None` where there is no folder.
 /// Its bytes are looked at first: a folder that was killed while it was made does not open.
-pub(super) fn sled_is_bare(
-    path: &Path,
-    patience: std::time::Duration,
-) -> Result<Option<bool>, MirrorError> {
+pub(super) fn sled_is_bare(path: &Path, patience: Duration) -> Result<Option<bool>, MirrorError> {
     let failed = |error: io::Error| MirrorError::Failed(error.to_string());
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {}
@@ -167,11 +173,52 @@ pub(super) fn sled_is_bare(
     if found.not_zero <= BARE_SLED {
         return Ok(Some(true));
     }
+    match sled_copy(path, patience)? {
+        Some(mut mirror) => is_bare(mirror.as_mut()).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A copy of the sled folder at `path`, opened; `None` where there is no folder.
+pub(super) fn sled_copy(
+    path: &Path,
+    patience: Duration,
+) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
+    let failed = |error: io::Error| MirrorError::Failed(error.to_string());
+    if !path.try_exists().map_err(failed)? {
+        return Ok(None);
+    }
     let scratch = Scratch::make().map_err(failed)?;
     let copy = scratch.path().join("sled");
     copy_folder(path, &copy).map_err(failed)?;
-    let mut mirror = SledMirror::open(&copy, patience)?;
-    is_bare(&mut mirror).map(Some)
+    Ok(Some(Box::new(Copied {
+        mirror: SledMirror::open(&copy, patience)?,
+        _scratch: scratch,
+    })))
+}
+
+/// A copy of a second copy. The folder is removed after sled was closed.
+struct Copied {
+    mirror: SledMirror,
+    _scratch: Scratch,
+}
+
+impl Mirror for Copied {
+    fn get(&mut self, key: MirrorKey) -> Result<Option<Vec<u8>>, MirrorError> {
+        self.mirror.get(key)
+    }
+
+    fn blocks(&mut self, from: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, MirrorError> {
+        self.mirror.blocks(from, limit)
+    }
+
+    fn put(&mut self, _: Vec<(MirrorKey, Option<Vec<u8>>)>) -> Result<(), MirrorError> {
+        Err(MirrorError::Failed("a copy is only read".to_owned()))
+    }
+
+    fn sync(&mut self) -> Result<(), MirrorError> {
+        Ok(())
+    }
 }
 
 /// What the files of a folder hold.

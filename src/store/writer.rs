@@ -16,7 +16,7 @@ use super::disk::{
     Disk, DiskFile, JOURNAL, Mirror, MirrorError, MirrorKey, NEW_JOURNAL, SLED, is_full, write_full,
 };
 use super::error::{AppendError, OpenError, Repair};
-use super::presence::{Presence, presence_on};
+use super::presence::{Presence, journal_is_bare, presence_on};
 use super::recover::{BATCH, Loss, compare, quarantine_name, restore};
 use crate::events::stored::frame::{Frame, HEADER};
 use crate::events::stored::{Form, MAX_BODY, encode_into};
@@ -194,6 +194,13 @@ impl Writer {
             .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
         let missing = journal.is_none();
         presence_on(disk.as_ref())?.expect_log()?;
+        if loss == Loss::Refused && journal_is_bare(disk.as_ref())? {
+            // sled may be the only copy, and drops what is damaged in it when it is opened
+            look_at_sled(disk.as_ref(), journal)?;
+        }
+        let journal = disk
+            .open(JOURNAL)
+            .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
         let (mut mirror, unopened) = match disk.mirror(false) {
             Ok(mirror) => (mirror, None),
             Err(error) => (None, Some(error)),
@@ -430,4 +437,24 @@ fn new_mirror(disk: &dyn Disk, header: &FileHeader) -> Result<Box<dyn Mirror>, M
     ])?;
     mirror.sync()?;
     Ok(mirror)
+}
+
+/// Finds out on a copy of sled whether it gives a log.
+///
+/// # Errors
+/// Those of [`compare`], and damage where it has no event after all.
+fn look_at_sled(disk: &dyn Disk, journal: Option<Box<dyn DiskFile>>) -> Result<(), OpenError> {
+    let mut copy = disk.mirror_to_read();
+    let mirror = match &mut copy {
+        Ok(mirror) => Ok(mirror.as_deref_mut()),
+        Err(error) => Err(error.clone()),
+    };
+    let compared = compare(journal, mirror, Loss::Refused)?;
+    if compared.end.number == 0 {
+        return Err(OpenError::Damaged {
+            sound: Seq::FIRST,
+            what: "the journal has no event, and no event of sled can be read".to_owned(),
+        });
+    }
+    Ok(())
 }

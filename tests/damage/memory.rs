@@ -265,6 +265,17 @@ fn judge(case: &Case) -> Judged {
         Err(OpenError::Damaged { sound, what }) => {
             judge_refused(case, &disk, sound.get(), &what, &truth)
         }
+        // Cut within its first append, a journal is what a process leaves that is killed early.
+        Err(error @ OpenError::NotALog { .. })
+            if case.floor == 0
+                && case.covered == 0
+                && in_memory(Sled::Absent)
+                    .journal()
+                    .starts_with(&disk.journal()) =>
+        {
+            let all = truth.len() as u64;
+            Judged::new(&case.name, Outcome::CutOff, error.to_string()).losing(all, 0, 0)
+        }
         Err(other) => Judged::new(&case.name, Outcome::WrongAnswer, other.to_string()),
     }
 }
