@@ -334,6 +334,17 @@ fn a_cut_journal_beside_checkpoints_is_damage() {
         Store::create(&run.path, "anew"),
         Err(OpenError::Exists)
     ));
+    let accepting = Wishes {
+        accept_loss: true,
+        keep: None,
+    };
+    for error in [
+        Store::open(&run.path).err(),
+        Store::repair(&run.path, Wishes::default()).err(),
+        Store::repair(&run.path, accepting).err(),
+    ] {
+        assert!(matches!(error, Some(OpenError::NoEventLeft)), "{error:?}");
+    }
 }
 
 #[test]

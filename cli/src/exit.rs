@@ -129,8 +129,11 @@ pub fn of_read(error: &ReadError) -> Exit {
 pub fn of_open(error: &OpenError) -> Exit {
     match error {
         OpenError::NewerVersion(_) => Exit::NewerBuild,
-        OpenError::Forked { .. } | OpenError::Damaged { .. } => Exit::LogDamaged,
+        OpenError::Forked { .. } | OpenError::Damaged { .. } | OpenError::NoEventLeft => {
+            Exit::LogDamaged
+        }
         OpenError::Locked { .. }
+        | OpenError::ReaderKeepsLock { .. }
         | OpenError::SledInUse
         | OpenError::NotALog { .. }
         | OpenError::Clock

@@ -67,9 +67,12 @@ impl From<&ReadErrorKind> for Outcome {
 impl From<&OpenError> for Outcome {
     fn from(error: &OpenError) -> Outcome {
         match error {
-            OpenError::Forked { .. } | OpenError::Damaged { .. } => Outcome::Damaged,
+            OpenError::Forked { .. } | OpenError::Damaged { .. } | OpenError::NoEventLeft => {
+                Outcome::Damaged
+            }
             OpenError::NewerVersion(_) => Outcome::NewerVersion,
             OpenError::Locked { .. }
+            | OpenError::ReaderKeepsLock { .. }
             | OpenError::SledInUse
             | OpenError::NotALog { .. }
             | OpenError::Clock

@@ -172,6 +172,14 @@ pub enum OpenError {
         "both copies of the log are damaged; events before {sound} are sound, nothing was changed: {what}\nhint: `tinygate repair DIR --accept-loss` goes on with the sound events and keeps the rest aside; `tinygate export` only copies them"
     )]
     Damaged { sound: Seq, what: String },
+    #[error(
+        "the run has checkpoints, and no event is left in either copy of its log; nothing was changed\nhint: bring `log/` back from a backup, or move it away and start a run from a checkpoint with `tinygate run CONFIG --dir DIR --init-from CHECKPOINT`"
+    )]
+    NoEventLeft,
+    #[error(
+        "a process that reads this run has kept its lock for {seconds} s\nhint: find it with `fuser DIR/lock`, end it, and try again"
+    )]
+    ReaderKeepsLock { seconds: u64 },
     #[error("the disk is full: cannot write `{what}`\nhint: free some space and try again")]
     DiskFull { what: String },
     #[error(

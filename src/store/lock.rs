@@ -6,7 +6,7 @@
 //! starts at that moment waits, and is refused only where another writer is.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ impl RunLock {
             .truncate(false)
             .open(run.join(LOCK))
             .map_err(error)?;
-        if !lock_alone(&file).map_err(error)? {
+        if !lock_alone(&file)? {
             return Err(held_by(&mut file));
         }
         let text = format!("pid {}\nhost {}\n", std::process::id(), host_name());
@@ -89,25 +89,25 @@ impl RunLock {
 }
 
 /// Takes the lock exclusively, once readers have let it go. False: a writer has it.
-fn lock_alone(file: &File) -> io::Result<bool> {
+fn lock_alone(file: &File) -> Result<bool, OpenError> {
+    let error = |source| OpenError::disk("lock", LOCK, source);
     let begun = Instant::now();
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(true),
-            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::Error(source)) => return Err(error(source)),
             Err(TryLockError::WouldBlock) => {}
         }
         // readers share it with this process, a writer does not
         match file.try_lock_shared() {
-            Ok(()) => file.unlock()?,
+            Ok(()) => file.unlock().map_err(error)?,
             Err(TryLockError::WouldBlock) => return Ok(false),
-            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::Error(source)) => return Err(error(source)),
         }
         if READERS_MOST < begun.elapsed() {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "a process that reads this run does not let its lock go",
-            ));
+            return Err(OpenError::ReaderKeepsLock {
+                seconds: READERS_MOST.as_secs(),
+            });
         }
         sleep(PAUSE);
     }

@@ -93,7 +93,9 @@ pub fn verify(run: &Path) -> Result<Verification, OpenError> {
                 OpenError::Forked { seq, .. } => seq.get(),
                 OpenError::NewerVersion(_) => return Err(error),
                 OpenError::Locked { .. }
+                | OpenError::ReaderKeepsLock { .. }
                 | OpenError::SledInUse
+                | OpenError::NoEventLeft
                 | OpenError::NotALog { .. }
                 | OpenError::Clock
                 | OpenError::Exists
