@@ -64,6 +64,10 @@ fn found(folder: &Path) -> String {
                 other => format!("wrong: {sound} events were sound, {other:?} were kept"),
             }
         }
+        // With neither a journal nor sled's one file of data nothing shows that there was an event.
+        Err(error @ OpenError::NotALog { .. }) if !folder.join(SLED).join("db").exists() => {
+            format!("refused 0 {error}")
+        }
         Err(other) => format!("wrong: {other}"),
     }
 }
