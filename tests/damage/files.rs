@@ -64,8 +64,10 @@ fn found(folder: &Path) -> String {
                 other => format!("wrong: {sound} events were sound, {other:?} were kept"),
             }
         }
-        // With neither a journal nor sled's one file of data nothing shows that there was an event.
-        Err(error @ OpenError::NotALog { .. }) if !folder.join(SLED).join("db").exists() => {
+        // With neither a journal nor a byte of sled's data nothing shows that there was an event.
+        Err(error @ OpenError::NotALog { .. })
+            if fs::metadata(folder.join(SLED).join("db")).map_or(0, |db| db.len()) == 0 =>
+        {
             format!("refused 0 {error}")
         }
         Err(other) => format!("wrong: {other}"),
