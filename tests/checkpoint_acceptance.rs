@@ -987,12 +987,58 @@ fn a_model_in_one_file_is_read() {
     check_file("a wrapped one", "weights: no_optimizer", |model, _| {
         Value::dict([("state_dict", model), ("epoch", Value::Int(3))])
     });
+    check_file("a name under `model`", "resume", |model, optimizer| {
+        let name = Value::from("vit");
+        Value::dict([
+            ("model", name.clone()),
+            ("state_dict", model),
+            ("optimizer", name),
+            ("optim", optimizer),
+        ])
+    });
+    check_file("settings under `model`", "resume", |model, optimizer| {
+        let settings = Value::dict([("depth", Value::Int(2)), ("mean", noise(3))]);
+        Value::dict([("model", settings), ("weights", model), ("opt", optimizer)])
+    });
+    check_file(
+        "only a name for the optimizer",
+        "weights: no_optimizer",
+        |model, _| Value::dict([("model", model), ("optimizer", "adamw".into())]),
+    );
+    check_file(
+        "an empty model beside a tensor",
+        "nothing: empty_dict",
+        |_, _| Value::dict([("model", Value::Dict(vec![])), ("rng_state", noise(400))]),
+    );
     check_file("no model", "nothing: no_model", |_, optimizer| {
         Value::dict([("optimizer", optimizer)])
     });
     check_file("a list", "nothing: not_a_dict", |model, _| {
         Value::List(vec![model])
     });
+}
+
+fn noise(count: usize) -> Value {
+    let values = vec![0.5; count];
+    Tensor::from_f32(vec![count], &values).unwrap().into()
+}
+
+#[test]
+fn tensors_beside_a_model_are_not_the_model() {
+    for key in ["rng_state", "loss_history", "mean", "data.mean"] {
+        check_file(key, "resume", |model, optimizer| {
+            let beside = noise(400);
+            Value::dict([("model", model), ("optimizer", optimizer), (key, beside)])
+        });
+        check_file(
+            &format!("{key}, further in"),
+            "resume",
+            |model, optimizer| {
+                let inner = Value::dict([(key, noise(400)), ("state_dict", model)]);
+                Value::dict([("model", inner), ("optimizer", optimizer)])
+            },
+        );
+    }
 }
 
 #[test]
