@@ -279,6 +279,9 @@ def define_rows():
     single("`state_dict` of a Lightning kind", "resume", lambda made: {"state_dict": {f"model.{k}": v for k, v in made.model.items()}, "optimizer_states": [made.optimizer], "global_step": 7}, file="last.ckpt")
     single("a file with a Namespace", "resume", lambda made: {"model": made.model, "optimizer": made.optimizer, "args": argparse.Namespace(lr=1)})
     single("a model in a model", "resume", lambda made: {"model": {"state_dict": made.model}, "optimizer": made.optimizer})
+    beside = lambda made: {"model": made.model, "optimizer": made.optimizer, "rng_state": torch.get_rng_state(), "loss_history": torch.rand(50), "mean": torch.rand(3)}
+    single("tensors beside the model", "resume", beside)
+    single("a name at `model`", "resume", lambda made: {"model": "vit", "state_dict": made.model, "optimizer": made.optimizer})
     single("a plain state dict", "weights_only", lambda made: made.model, "no_optimizer")
     single("`{'state_dict': ..}` alone", "weights_only", lambda made: {"state_dict": made.model}, "no_optimizer")
     single("`{'model_state_dict': .., 'epoch': 3}`", "weights_only", lambda made: {"model_state_dict": made.model, "epoch": 3}, "no_optimizer", file="m.pt")
@@ -292,6 +295,8 @@ def define_rows():
         changed(f"names with `{prefix}`", "resume", lambda made, prefix=prefix: made.renamed(lambda name: prefix + name))
     changed("one block compiled", "resume", lambda made: made.renamed(lambda name: name.replace("encoder.", "encoder._orig_mod.")))
     changed("FSDP's wrappers", "resume", lambda made: made.renamed(lambda name: "_fsdp_wrapped_module." + name.replace("encoder.", "encoder._fsdp_wrapped_module.")))
+    # PyTorch's own hook takes these off, and DeepSpeed's and older files have them.
+    changed("names of checkpointed activations", "resume", lambda made: made.renamed(lambda name: name.replace("encoder.", "encoder._checkpoint_wrapped_module.")))
     changed("half of the names", "nothing", half_renamed, "mixed_prefix", looked_at=False)
     changed("the same name twice", "nothing", clash, "mixed_prefix", looked_at=False)
     changed("an optimizer by name", "resume", lambda made: by_name(made) and None)
@@ -313,7 +318,7 @@ def define_rows():
     def _(folder):
         made = Made()
         made.net.encoder = checkpoint_wrapper(made.net.encoder)
-        made.model = {f"encoder._checkpoint_wrapped_module{k[7:]}" if k.startswith("encoder.") else k: v for k, v in made.model.items()}
+        made.model = copy.deepcopy(made.net.state_dict())
         return made.save(folder), made.model
 
     @row("an optimizer made of names", "resume")
@@ -379,12 +384,21 @@ def define_rows():
         "Adagrad": lambda model: torch.optim.Adagrad(groups(model)),
         "RMSprop": lambda model: torch.optim.RMSprop(groups(model)),
         "Adafactor": lambda model: torch.optim.Adafactor(groups(model)),
+        "Adam with weight decay": lambda model: torch.optim.Adam(groups(model)),
+        "RAdam": lambda model: torch.optim.RAdam(groups(model)),
+        "NAdam": lambda model: torch.optim.NAdam(groups(model)),
+        "Adamax": lambda model: torch.optim.Adamax(groups(model)),
     }.items():
 
         @row(f"an optimizer of another kind: {name}", "weights_only", "optimizer")
         def _(folder, make=make):
             made = Made(make)
             return made.save(folder), made.model
+
+    @row("an Adam without weight decay", "resume")
+    def _(folder):
+        made = Made(lambda model: torch.optim.Adam(model.parameters()))
+        return made.save(folder), made.model
 
     @row("PyTorch's own Muon", "weights_only", "optimizer")
     def _(folder):
