@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::{
     CheckpointContent, FILE_NAMES, FileRecord, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,
-    UPDATES_DONE, file_size, load, read_bounded,
+    UPDATES_DONE, file_size, read_bounded,
 };
 use super::names::{step_name, unwrapped};
-use super::optimizer::{moments_of, updates_in};
+use super::optimizer::{moments_for, updates_in};
 use super::place::{NoParts, Parts, Place, split};
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, DType, ReadError, Tensor, Value};
 
@@ -219,7 +219,7 @@ pub fn accept(path: &Path, expected_files: Option<&[FileRecord]>) -> Acceptance 
 /// Judges the checkpoint at `path` for what it is needed for.
 pub fn accept_for(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> Acceptance {
     match judge(need, path, expected) {
-        Ok(accepted) => Acceptance::Accepted(accepted),
+        Ok(judged) => Acceptance::Accepted(judged.accepted),
         Err(reason) => Acceptance::Rejected { reason },
     }
 }
@@ -228,28 +228,43 @@ pub fn accept_for(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> A
 /// takes any optimizer's state: to go on, it must be that of an AdamW of this model.
 pub fn appraise(path: &Path, expected: Option<&[FileRecord]>) -> Appraisal {
     let reason = match judge(Need::Resume, path, expected) {
-        Ok(accepted) => match resumable(path) {
-            Ok(()) => return Appraisal::Resume(accepted),
-            Err(what) => RejectReason::Optimizer { what },
-        },
+        Ok(judged) => {
+            return match judged.moments() {
+                Ok(()) => Appraisal::Resume(judged.accepted),
+                Err(what) => {
+                    Appraisal::WeightsOnly(judged.accepted, RejectReason::Optimizer { what })
+                }
+            };
+        }
         Err(reason) => reason,
     };
     match judge(Need::Weights, path, expected) {
-        Ok(accepted) => Appraisal::WeightsOnly(accepted, reason),
+        Ok(judged) => Appraisal::WeightsOnly(judged.accepted, reason),
         Err(reason) => Appraisal::Nothing(reason),
     }
 }
 
-fn resumable(path: &Path) -> Result<(), String> {
-    let content = load(path).map_err(|error| error.to_string())?;
-    moments_of(&content).map(drop)
+/// A verdict, and what was read for it: nothing is read twice, since a file may change
+/// in between.
+struct Judged {
+    accepted: Accepted,
+    /// Names without wrappers, and shapes, of what training changes.
+    parameters: Vec<(String, Vec<usize>)>,
+    optimizer: Value,
 }
 
-fn judge(
-    need: Need,
-    path: &Path,
-    expected: Option<&[FileRecord]>,
-) -> Result<Accepted, RejectReason> {
+impl Judged {
+    /// Whether the optimizer is an AdamW of this model.
+    fn moments(&self) -> Result<(), String> {
+        let parameters = self.parameters.iter();
+        let parameters: Vec<_> = parameters
+            .map(|(name, shape)| (name.as_str(), shape.as_slice()))
+            .collect();
+        moments_for(&parameters, &self.optimizer).map(drop)
+    }
+}
+
+fn judge(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> Result<Judged, RejectReason> {
     if path.join(".metadata").is_file() && !path.join(MODEL_FILE).exists() {
         return Err(RejectReason::OtherFormat {
             name: ".metadata".to_owned(),
@@ -271,7 +286,7 @@ fn judge(
 fn judge_directory(
     directory: &Path,
     expected: Option<&[FileRecord]>,
-) -> Result<Accepted, RejectReason> {
+) -> Result<Judged, RejectReason> {
     for name in FILE_NAMES {
         check_size(directory, name)?;
     }
@@ -290,7 +305,7 @@ fn judge_directory(
         return Err(not_a_dict(STATE_FILE, &state));
     }
     let (step, origin) = step_of(directory, &state, Some(&optimizer));
-    Ok(model.accepted(step, origin, files))
+    Ok(model.judged(step, origin, files, optimizer))
 }
 
 /// The model's file alone; of the others only that they are what the log says, if it
@@ -298,7 +313,7 @@ fn judge_directory(
 fn judge_weights(
     directory: &Path,
     expected: Option<&[FileRecord]>,
-) -> Result<Accepted, RejectReason> {
+) -> Result<Judged, RejectReason> {
     check_size(directory, MODEL_FILE)?;
     let bytes = read(directory, MODEL_FILE)?;
     let mut files = vec![recorded(MODEL_FILE, &bytes, expected)?];
@@ -323,14 +338,14 @@ fn judge_weights(
     if found.0.is_none() {
         found = step_of(directory, &state, value(OPTIMIZER_FILE).as_ref());
     }
-    Ok(model.accepted(found.0, found.1, files))
+    Ok(model.judged(found.0, found.1, files, Value::None))
 }
 
 fn judge_file(
     need: Need,
     file: &Path,
     expected: Option<&[FileRecord]>,
-) -> Result<Accepted, RejectReason> {
+) -> Result<Judged, RejectReason> {
     let name = file
         .file_name()
         .unwrap_or_default()
@@ -360,7 +375,8 @@ fn judge_file(
         (Need::Weights, optimizer) => optimizer,
     };
     let (step, origin) = step_of(file, &state, optimizer.as_ref());
-    Ok(model.accepted(step, origin, files))
+    let optimizer = optimizer.unwrap_or(Value::None);
+    Ok(model.judged(step, origin, files, optimizer))
 }
 
 fn no_parts(name: &str, error: NoParts) -> RejectReason {
@@ -499,17 +515,29 @@ struct Model {
     tensors: usize,
     elements: u64,
     rounded: bool,
+    parameters: Vec<(String, Vec<usize>)>,
 }
 
 impl Model {
-    fn accepted(self, step: Option<u64>, origin: Origin, files: Vec<FileRecord>) -> Accepted {
-        Accepted {
+    fn judged(
+        self,
+        step: Option<u64>,
+        origin: Origin,
+        files: Vec<FileRecord>,
+        optimizer: Value,
+    ) -> Judged {
+        let accepted = Accepted {
             step,
             origin,
             tensors: self.tensors,
             elements: self.elements,
             rounded: self.rounded,
             files,
+        };
+        Judged {
+            accepted,
+            parameters: self.parameters,
+            optimizer,
         }
     }
 }
@@ -519,8 +547,9 @@ fn check_model(file: &str, entries: Vec<(Value, Value)>) -> Result<Model, Reject
         tensors: entries.len(),
         elements: 0,
         rounded: false,
+        parameters: Vec::new(),
     };
-    let mut names = Vec::new();
+    let (mut names, mut tensors) = (Vec::new(), Vec::new());
     for (key, value) in &entries {
         let (Some(name), Some(tensor)) = (key.as_str(), value.as_tensor()) else {
             return Err(RejectReason::NotATensor {
@@ -533,13 +562,19 @@ fn check_model(file: &str, entries: Vec<(Value, Value)>) -> Result<Model, Reject
         };
         check_weight(name, tensor)?;
         names.push(name);
+        tensors.push(tensor);
         model.elements += tensor.elements() as u64;
         model.rounded |= tensor.dtype() == DType::F64;
     }
-    unwrapped(&names).map_err(|error| RejectReason::MixedPrefix {
+    let plain = unwrapped(&names).map_err(|error| RejectReason::MixedPrefix {
         name: file.to_owned(),
         what: error.to_string(),
     })?;
+    let floats = plain.into_iter().zip(tensors);
+    let floats = floats.filter(|(_, tensor)| tensor.dtype().is_float());
+    model.parameters = floats
+        .map(|(name, tensor)| (name, tensor.shape().to_vec()))
+        .collect();
     match experts(&names) {
         0 => Ok(model),
         experts => Err(RejectReason::MixtureOfExperts { experts }),

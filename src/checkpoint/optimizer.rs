@@ -485,25 +485,32 @@ pub fn decays(name: &str, dimensions: usize) -> bool {
 /// # Errors
 /// What the state lacks, or how its parameters are not the model's.
 pub fn moments_of(content: &CheckpointContent) -> Result<Vec<(String, Moments)>, String> {
-    let state = AdamWState::from_value(&content.optimizer).map_err(|error| error.to_string())?;
-    let parameters: Vec<&(String, Tensor)> = content
-        .model
-        .iter()
-        .filter(|(_, tensor)| tensor.dtype().is_float())
+    let floats = content.model.iter();
+    let floats = floats.filter(|(_, tensor)| tensor.dtype().is_float());
+    let parameters: Vec<_> = floats
+        .map(|(name, tensor)| (name.as_str(), tensor.shape()))
         .collect();
-    let mut moments = named_moments(&parameters, state)?;
+    moments_for(&parameters, &content.optimizer)
+}
+
+/// As [`moments_of`], for parameters by name and shape.
+pub(super) fn moments_for(
+    parameters: &[(&str, &[usize])],
+    optimizer: &Value,
+) -> Result<Vec<(String, Moments)>, String> {
+    let state = AdamWState::from_value(optimizer).map_err(|error| error.to_string())?;
+    let mut moments = named_moments(parameters, state)?;
     let mut ordered = Vec::new();
-    for (name, tensor) in parameters {
-        let of = moments.remove(name);
+    for (name, shape) in parameters {
+        let of = moments.remove(*name);
         let of = of.ok_or_else(|| format!("the optimizer has no moments of parameter `{name}`"))?;
-        if of.exp_avg.shape() != tensor.shape() {
+        if of.exp_avg.shape() != *shape {
             return Err(format!(
-                "the moments of parameter `{name}` have shape {:?}, expected its own, {:?}",
+                "the moments of parameter `{name}` have shape {:?}, expected its own, {shape:?}",
                 of.exp_avg.shape(),
-                tensor.shape()
             ));
         }
-        ordered.push((name.clone(), of));
+        ordered.push(((*name).to_owned(), of));
     }
     match moments.into_keys().next() {
         Some(name) => Err(format!(
@@ -514,7 +521,7 @@ pub fn moments_of(content: &CheckpointContent) -> Result<Vec<(String, Moments)>,
 }
 
 fn named_moments(
-    model: &[&(String, Tensor)],
+    model: &[(&str, &[usize])],
     state: AdamWState,
 ) -> Result<BTreeMap<String, Moments>, String> {
     let groups = state.groups.iter();
@@ -534,7 +541,7 @@ fn named_moments(
     }
     let (mut order, plain): (Vec<_>, Vec<_>) = model
         .iter()
-        .partition(|(name, tensor)| decays(name, tensor.shape().len()));
+        .partition(|(name, shape)| decays(name, shape.len()));
     if sizes == [model.len()] {
         order = model.to_vec();
     } else if sizes == [order.len(), plain.len()] {
@@ -547,19 +554,18 @@ fn named_moments(
         ));
     }
     let mut moments = BTreeMap::new();
-    for (number, ((name, tensor), one)) in order.into_iter().zip(parameters).enumerate() {
+    for (number, ((name, shape), one)) in order.into_iter().zip(parameters).enumerate() {
         let Some(of) = one.moments else {
             continue;
         };
-        if of.exp_avg.shape() != tensor.shape() {
+        if of.exp_avg.shape() != shape {
             return Err(format!(
-                "the optimizer's parameter {number} has shape {:?}, expected {:?} of `{name}`, which stands there in \
+                "the optimizer's parameter {number} has shape {:?}, expected {shape:?} of `{name}`, which stands there in \
                  TinyWorlds' order",
                 of.exp_avg.shape(),
-                tensor.shape()
             ));
         }
-        moments.insert(name.clone(), of);
+        moments.insert(name.to_owned(), of);
     }
     Ok(moments)
 }
