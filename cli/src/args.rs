@@ -278,7 +278,7 @@ pub enum CopyName {
 pub enum CheckpointCommand {
     /// Say of each checkpoint for what it is good, and why not for more
     ///
-    /// `resume`: training can go on from it. `weights only`: a stage can build upon it, or begin from
+    /// `resume`: training can resume from it. `weights only`: a stage can build upon it, or begin from
     /// its weights with --fresh-optimizer. `nothing`: not even that. Exits with 0 if each is good for
     /// `resume` (with --weights: for its weights), with 1 otherwise.
     Verify(VerifyArgs),

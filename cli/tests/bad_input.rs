@@ -174,7 +174,7 @@ fn a_given_checkpoint_that_cannot_be_gone_on_from() {
         &place,
         &["--init-from", given],
         &[
-            "`video_tokenizer` cannot go on from the checkpoint",
+            "`video_tokenizer` cannot resume from the checkpoint",
             "`optim_state_dict.pt` is missing",
             "`--fresh-optimizer` takes its weights",
         ],

@@ -1,5 +1,5 @@
 //! Checkpoint acceptance: whether a checkpoint, ours or TinyWorlds' own, holds
-//! weights that training can go on from. The rules, in order:
+//! weights that training can resume from. The rules, in order:
 //!
 //! 1. the three files exist, or one file holds all of it;
 //! 2. the model's and the optimizer's file have at least [`BYTES_MIN`] bytes;
@@ -38,7 +38,7 @@ pub const MAGNITUDE_MAX: f64 = 1e18;
 /// What a checkpoint is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// To go on: weights and moments.
+    /// To resume: weights and moments.
     Resume,
     /// To build upon, or to begin from with fresh moments.
     Weights,
@@ -48,7 +48,7 @@ pub enum Need {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Appraisal {
     Resume(Accepted),
-    /// Its weights are sound; the reason says why training cannot go on with its moments.
+    /// Its weights are sound; the reason says why training cannot resume with its moments.
     WeightsOnly(Accepted, RejectReason),
     Nothing(RejectReason),
 }
@@ -210,7 +210,7 @@ impl RejectReason {
     }
 }
 
-/// Judges the checkpoint at `path`, to go on from. `expected_files` is what the log
+/// Judges the checkpoint at `path`, to resume from. `expected_files` is what the log
 /// says of a checkpoint that it names, and `None` for one that no log names.
 pub fn accept(path: &Path, expected_files: Option<&[FileRecord]>) -> Acceptance {
     accept_for(Need::Resume, path, expected_files)
@@ -225,7 +225,7 @@ pub fn accept_for(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> A
 }
 
 /// Says for what the checkpoint at `path` is good. Stricter than [`accept`], which
-/// takes any optimizer's state: to go on, it must be that of an AdamW of this model.
+/// takes any optimizer's state: to resume, it must be that of an AdamW of this model.
 pub fn appraise(path: &Path, expected: Option<&[FileRecord]>) -> Appraisal {
     let reason = match judge(Need::Resume, path, expected) {
         Ok(judged) => {
