@@ -96,7 +96,7 @@ pub struct RunArgs {
     /// Take only the weights of the checkpoint that a stage starts from; its moments start at zero
     #[arg(long, requires = "init_from")]
     pub fresh_optimizer: bool,
-    /// Take a checkpoint whose weights fit although its own config says other settings
+    /// Take a checkpoint that fits although its own config or its optimizer has other settings
     #[arg(long, requires = "init_from")]
     pub allow_other_settings: bool,
     /// Go on with fewer devices than ranks, with more accumulation

@@ -184,6 +184,32 @@ impl AdamWState {
     }
 }
 
+/// Settings in which an AdamW differs from tinygate's, which are PyTorch's defaults: each as
+/// "`betas` = (0.9, 0.95) (tinygate has (0.9, 0.999))". Its rates and its weight decay are
+/// not among them.
+pub fn other_settings(state: &AdamWState) -> Vec<String> {
+    // A setting may have been a float32.
+    let same = |one: f64, other: f64| (one - other).abs() <= 1e-6 * other.abs();
+    let mut found = BTreeSet::new();
+    let used = state.groups.iter();
+    for group in used.filter(|group| !group.parameters.is_empty()) {
+        let (first, second) = group.betas;
+        if !same(first, BETAS.0) || !same(second, BETAS.1) {
+            found.insert(format!(
+                "`betas` = {:?} (tinygate has {BETAS:?})",
+                group.betas
+            ));
+        }
+        if !same(group.eps, EPSILON) {
+            found.insert(format!(
+                "`eps` = {:?} (tinygate has {EPSILON:?})",
+                group.eps
+            ));
+        }
+    }
+    found.into_iter().collect()
+}
+
 /// The optimizer's name by what it keeps and how it is set: `AdamW`, `Muon`.
 pub fn optimizer_name(optimizer: &Value) -> Option<&'static str> {
     optimizer.as_dict()?;
@@ -638,6 +664,46 @@ mod tests {
         let read = AdamWState::from_value(&value).unwrap();
         let want = parameter(Some("w"), Some(moments(2, &[1.0])));
         assert_eq!(read.groups[0].parameters, vec![want]);
+    }
+
+    #[track_caller]
+    fn check_settings(name: &str, change: impl FnOnce(&mut ParameterGroup), want: &[&str]) {
+        let mut state = sample();
+        change(&mut state.groups[1]);
+        assert_eq!(other_settings(&state), want, "{name}");
+    }
+
+    #[test]
+    fn settings_unlike_tinygates_are_named() {
+        check_settings("none", |_| {}, &[]);
+        check_settings(
+            "as float32",
+            |group| group.betas = (f64::from(0.9_f32), f64::from(0.999_f32)),
+            &[],
+        );
+        check_settings(
+            "other betas",
+            |group| group.betas = (0.9, 0.95),
+            &["`betas` = (0.9, 0.95) (tinygate has (0.9, 0.999))"],
+        );
+        check_settings(
+            "another eps",
+            |group| group.eps = 1e-6,
+            &["`eps` = 1e-6 (tinygate has 1e-8)"],
+        );
+        check_settings(
+            "not a number",
+            |group| group.eps = f64::NAN,
+            &["`eps` = NaN (tinygate has 1e-8)"],
+        );
+        check_settings(
+            "a group without parameters",
+            |group| {
+                group.eps = 1e-6;
+                group.parameters.clear();
+            },
+            &[],
+        );
     }
 
     #[track_caller]
