@@ -138,7 +138,7 @@ fn stages_and_checkpoints_that_are_none() {
     refused(
         &place,
         &["--init-from", &empty],
-        &["is missing", "checkpoint verify"],
+        &["is missing", "hint: copy the checkpoint again"],
     );
     let bare = place.arg("empty");
     refused(

@@ -208,6 +208,47 @@ impl RejectReason {
             Self::Optimizer { .. } => "optimizer",
         }
     }
+
+    /// What to do about it; `None` where the reason says so itself.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::OtherFormat { .. } | Self::SeveralFiles { .. } => return None,
+            Self::MissingFile { .. } => {
+                "copy the checkpoint again, with all three files, or name a model in one file"
+            }
+            Self::Unreadable { .. } => "make it a regular file that can be read",
+            Self::TooSmall { .. } => "copy the file again; this one is a placeholder",
+            Self::TooLarge { .. } => {
+                "save the model's `state_dict()` alone, or without what it does not need"
+            }
+            Self::NotInLog { .. } | Self::SizeMismatch { .. } | Self::HashMismatch { .. } => {
+                "the file was changed or replaced after the run wrote it; copy it back, or take an earlier checkpoint"
+            }
+            Self::NotAnArchive { .. } => "save it again with `torch.save`",
+            Self::Truncated { .. } | Self::Damaged { .. } => "copy or download the file again",
+            Self::Unsupported { .. } => {
+                "load it with PyTorch, and save its `state_dict()` again with `torch.save`"
+            }
+            Self::ForeignCode { .. } => {
+                "load it where its code is trusted, and save its `state_dict()` alone"
+            }
+            Self::NotADict { .. } | Self::NoModel { .. } => {
+                "save the model's `state_dict()`, or a dict that has it at `model`"
+            }
+            Self::EmptyDict { .. } => "save the checkpoint after at least one update",
+            Self::NotATensor { .. } => {
+                "save the model's `state_dict()` alone, with dense tensors of real numbers"
+            }
+            Self::MixedPrefix { .. } => "save the `state_dict()` of the model without its wrappers",
+            Self::NonFinite { .. } | Self::TooLargeWeight { .. } | Self::Overflow { .. } => {
+                "take a checkpoint from before training diverged"
+            }
+            Self::MixtureOfExperts { .. } => "give a model that was trained with `use_moe=false`",
+            Self::NoOptimizer { .. } | Self::BadMoment { .. } | Self::Optimizer { .. } => {
+                "`run --init-from` takes its weights with `--fresh-optimizer`"
+            }
+        })
+    }
 }
 
 /// Judges the checkpoint at `path`, to resume from. `expected_files` is what the log

@@ -397,11 +397,8 @@ fn given(path: &Path, stage: &StageName, with_moments: bool) -> anyhow::Result<A
 }
 
 fn refused(path: &Path, reason: &RejectReason) -> String {
-    let hint = if let RejectReason::MixtureOfExperts { .. } = reason {
-        "give a model that was trained with `use_moe=false`"
-    } else {
-        "`tinygate checkpoint verify` looks into others"
-    };
+    let hint = reason.hint();
+    let hint = hint.unwrap_or("`tinygate checkpoint verify` looks into others");
     format!(
         "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: {hint}",
         path.display()
