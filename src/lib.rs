@@ -6,6 +6,7 @@ pub mod controller;
 pub mod data;
 mod durable;
 pub mod events;
+mod float16;
 pub mod machine;
 pub mod picture;
 pub mod random;

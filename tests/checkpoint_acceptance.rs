@@ -897,11 +897,89 @@ fn what_tinygate_cannot_train_is_named() {
     };
     assert_eq!(
         reason.to_string(),
-        "the optimizer is Muon, which keeps `momentum_buffer`; tinygate's AdamW needs `exp_avg` and `exp_avg_sq`"
+        "the optimizer is Muon, which keeps `momentum_buffer`; \
+         expected AdamW, which keeps `exp_avg` and `exp_avg_sq`"
     );
     check_good_for("experts", "nothing: mixture_of_experts", |parts| {
         parts.rename(|name| name.replace(".ffn.", ".ffn.experts.0."));
     });
+}
+
+/// The optimizer's name in the reason why it cannot be resumed, or `resume`.
+#[track_caller]
+fn check_optimizer(want: &str, change: impl FnOnce(&mut Parts)) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut parts = Parts::of_fixture();
+    change(&mut parts);
+    let found = match appraise(&parts.write(directory.path()), None) {
+        Appraisal::Resume(_) => "resume".to_owned(),
+        Appraisal::WeightsOnly(_, reason) | Appraisal::Nothing(reason) => reason.to_string(),
+    };
+    assert_eq!(found, want);
+}
+
+/// Something more that the optimizer keeps of its first parameter.
+fn keep(parts: &mut Parts, key: &str, value: Value) {
+    let Value::Dict(state) = entry(&mut parts.optimizer, "state") else {
+        panic!("a dict")
+    };
+    let Value::Dict(moments) = &mut state[0].1 else {
+        panic!("a dict")
+    };
+    moments.push((key.into(), value));
+}
+
+#[test]
+fn optimizers_that_keep_nearly_the_same_are_told_apart() {
+    check_optimizer("resume", |parts| keep(parts, "max_exp_avg_sq", Value::None));
+    check_optimizer(
+        "the optimizer is NAdam, which keeps `exp_avg`, `exp_avg_sq`, `mu_product`; \
+         expected AdamW, which keeps `exp_avg` and `exp_avg_sq`",
+        |parts| keep(parts, "mu_product", Tensor::scalar_f32(0.5).into()),
+    );
+    check_optimizer(
+        "the optimizer is of another kind, which keeps `exp_avg`, `exp_avg_diff`, `exp_avg_sq`; \
+         expected AdamW, which keeps `exp_avg` and `exp_avg_sq`",
+        |parts| keep(parts, "exp_avg_diff", noise(3)),
+    );
+    check_optimizer(
+        "the optimizer is Adamax, which keeps `exp_avg`, `exp_inf`; \
+         expected AdamW, which keeps `exp_avg` and `exp_avg_sq`",
+        |parts| {
+            let Value::Dict(state) = entry(&mut parts.optimizer, "state") else {
+                panic!("a dict")
+            };
+            for (_, moments) in state.iter_mut() {
+                let first = entry(moments, "exp_avg").clone();
+                *moments = Value::dict([("exp_avg", first.clone()), ("exp_inf", first)]);
+            }
+        },
+    );
+    check_optimizer(
+        "the optimizer is RAdam, which makes another update of the same moments; expected AdamW",
+        |parts| {
+            parts.set("decoupled_weight_decay", true.into());
+            parts.set("foreach", Value::None);
+            for group in parts.groups() {
+                group.retain(|(key, _)| !matches!(key.as_str(), Some("amsgrad" | "fused")));
+            }
+        },
+    );
+}
+
+#[test]
+fn an_adam_has_the_moments_of_an_adamw_unless_weights_decay_in_them() {
+    check_optimizer("resume", |parts| {
+        parts.set("decoupled_weight_decay", false.into());
+        parts.set("weight_decay", Value::Float(0.0));
+    });
+    check_optimizer(
+        "the optimizer is Adam, whose moments have a weight decay of 0.01 in them; expected AdamW",
+        |parts| {
+            parts.set("decoupled_weight_decay", false.into());
+            parts.set("weight_decay", Value::Float(0.01));
+        },
+    );
 }
 
 #[test]
@@ -987,12 +1065,58 @@ fn a_model_in_one_file_is_read() {
     check_file("a wrapped one", "weights: no_optimizer", |model, _| {
         Value::dict([("state_dict", model), ("epoch", Value::Int(3))])
     });
+    check_file("a name under `model`", "resume", |model, optimizer| {
+        let name = Value::from("vit");
+        Value::dict([
+            ("model", name.clone()),
+            ("state_dict", model),
+            ("optimizer", name),
+            ("optim", optimizer),
+        ])
+    });
+    check_file("settings under `model`", "resume", |model, optimizer| {
+        let settings = Value::dict([("depth", Value::Int(2)), ("mean", noise(3))]);
+        Value::dict([("model", settings), ("weights", model), ("opt", optimizer)])
+    });
+    check_file(
+        "only a name for the optimizer",
+        "weights: no_optimizer",
+        |model, _| Value::dict([("model", model), ("optimizer", "adamw".into())]),
+    );
+    check_file(
+        "an empty model beside a tensor",
+        "nothing: empty_dict",
+        |_, _| Value::dict([("model", Value::Dict(vec![])), ("rng_state", noise(400))]),
+    );
     check_file("no model", "nothing: no_model", |_, optimizer| {
         Value::dict([("optimizer", optimizer)])
     });
     check_file("a list", "nothing: not_a_dict", |model, _| {
         Value::List(vec![model])
     });
+}
+
+fn noise(count: usize) -> Value {
+    let values = vec![0.5; count];
+    Tensor::from_f32(vec![count], &values).unwrap().into()
+}
+
+#[test]
+fn tensors_beside_a_model_are_not_the_model() {
+    for key in ["rng_state", "loss_history", "mean", "data.mean"] {
+        check_file(key, "resume", |model, optimizer| {
+            let beside = noise(400);
+            Value::dict([("model", model), ("optimizer", optimizer), (key, beside)])
+        });
+        check_file(
+            &format!("{key}, further in"),
+            "resume",
+            |model, optimizer| {
+                let inner = Value::dict([(key, noise(400)), ("state_dict", model)]);
+                Value::dict([("model", inner), ("optimizer", optimizer)])
+            },
+        );
+    }
 }
 
 #[test]

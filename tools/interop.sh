@@ -29,4 +29,5 @@ for folder in tests/fixtures/tinyworlds_checkpoint/*_step_* "$scratch"/trained/r
 done
 "$interop_python" tests/interop/torch_files.py --reader "$CARGO_TARGET_DIR/debug/examples/torch_file" "${checkpoints[@]}"
 
-"$interop_python" tests/interop/checkpoint_files.py --tinygate "$CARGO_TARGET_DIR/debug/tinygate"
+"$interop_python" tests/interop/checkpoint_files.py --tinygate "$CARGO_TARGET_DIR/debug/tinygate" \
+    --fixtures tests/fixtures

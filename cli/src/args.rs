@@ -96,7 +96,7 @@ pub struct RunArgs {
     /// Take only the weights of the checkpoint that a stage starts from; its moments start at zero
     #[arg(long, requires = "init_from")]
     pub fresh_optimizer: bool,
-    /// Take a checkpoint whose weights fit although its own config says other settings
+    /// Take a checkpoint that fits although its own config or its optimizer has other settings
     #[arg(long, requires = "init_from")]
     pub allow_other_settings: bool,
     /// Go on with fewer devices than ranks, with more accumulation
@@ -278,7 +278,7 @@ pub enum CopyName {
 pub enum CheckpointCommand {
     /// Say of each checkpoint for what it is good, and why not for more
     ///
-    /// `resume`: training can go on from it. `weights only`: a stage can build upon it, or begin from
+    /// `resume`: training can resume from it. `weights only`: a stage can build upon it, or begin from
     /// its weights with --fresh-optimizer. `nothing`: not even that. Exits with 0 if each is good for
     /// `resume` (with --weights: for its weights), with 1 otherwise.
     Verify(VerifyArgs),

@@ -138,7 +138,7 @@ fn stages_and_checkpoints_that_are_none() {
     refused(
         &place,
         &["--init-from", &empty],
-        &["is missing", "checkpoint verify"],
+        &["is missing", "hint: copy the checkpoint again"],
     );
     let bare = place.arg("empty");
     refused(
@@ -174,7 +174,7 @@ fn a_given_checkpoint_that_cannot_be_gone_on_from() {
         &place,
         &["--init-from", given],
         &[
-            "`video_tokenizer` cannot go on from the checkpoint",
+            "`video_tokenizer` cannot resume from the checkpoint",
             "`optim_state_dict.pt` is missing",
             "`--fresh-optimizer` takes its weights",
         ],
@@ -245,6 +245,57 @@ fn a_checkpoint_that_was_made_with_other_settings() {
             "its weights have the right shapes",
             "`num_heads` = 4 (the config has 8)",
             "--allow-other-settings",
+        ],
+    );
+    more.push("--allow-other-settings");
+    start(&place, &more).expect(0);
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn a_checkpoint_whose_optimizer_had_other_settings() {
+    fn with_betas(value: Value) -> Value {
+        let betas = || Value::Tuple(vec![Value::Float(0.9), Value::Float(0.95)]);
+        let entry = |(key, value): (Value, Value)| match key.as_str() {
+            Some("betas") => (key, betas()),
+            _ => (key, with_betas(value)),
+        };
+        match value {
+            Value::Dict(entries) => Value::Dict(entries.into_iter().map(entry).collect()),
+            Value::List(items) => Value::List(items.into_iter().map(with_betas).collect()),
+            other => other,
+        }
+    }
+
+    let place = Place::with_config(200);
+    let read = |name: &str| {
+        let path = Path::new(&tinyworlds_checkpoint()).join(name);
+        torch_file::read(&fs::read(path).unwrap()).unwrap().value
+    };
+    let top = Value::dict([
+        ("model", read("model_state_dict.pt")),
+        ("optimizer", with_betas(read("optim_state_dict.pt"))),
+    ]);
+    let bytes = torch_file::write("archive", &top).unwrap();
+    let given = place.write("video_tokenizer_step_149.pt", bytes);
+    let mut more = vec!["--stage", "video_tokenizer", "--init-from", &given];
+    let shape = [
+        "patch_size=8",
+        "latent_dim=5",
+        "num_bins=4",
+        "video_tokenizer.embed_dim=16",
+        "video_tokenizer.hidden_dim=64",
+        "video_tokenizer.num_heads=4",
+        "video_tokenizer.n_updates=160",
+    ];
+    more.extend(shape.iter().flat_map(|set| ["--set", set]));
+    refused(
+        &place,
+        &more,
+        &[
+            "its optimizer was set to `betas` = (0.9, 0.95) (tinygate has (0.9, 0.999))",
+            "--allow-other-settings",
+            "--fresh-optimizer",
         ],
     );
     more.push("--allow-other-settings");

@@ -188,6 +188,8 @@ fn it_says_for_what_each_is_good() {
         "{}",
         done.stdout
     );
+    let hint = "hint: `run --init-from` takes its weights with `--fresh-optimizer`";
+    assert!(done.stdout.contains(hint), "{}", done.stdout);
     run(["checkpoint", "verify", "--weights", &moments]).expect(0);
 
     let weights = published(&place, "weights.pth", |model, _| spoil(model));

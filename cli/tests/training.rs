@@ -393,7 +393,7 @@ fn a_stage_alone_takes_what_it_builds_on_from_checkpoints() {
     );
     run(["replay", &place.arg("second")]).expect(0);
 
-    // A stage may also go on from its own.
+    // A stage may also resume from its own.
     let more = [
         "--stage",
         "video_tokenizer",
@@ -554,7 +554,7 @@ fn a_given_checkpoint_that_changed_is_not_gone_on_from() {
         fs::copy(other.join(file), given.join(file)).unwrap();
     }
     run(["resume", &place.arg("run"), "--quiet"])
-        .expect_error(2, &["to go on from is no longer what the log names"]);
+        .expect_error(2, &["to resume from is no longer what the log names"]);
 }
 
 #[test]

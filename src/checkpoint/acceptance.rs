@@ -1,5 +1,5 @@
 //! Checkpoint acceptance: whether a checkpoint, ours or TinyWorlds' own, holds
-//! weights that training can go on from. The rules, in order:
+//! weights that training can resume from. The rules, in order:
 //!
 //! 1. the three files exist, or one file holds all of it;
 //! 2. the model's and the optimizer's file have at least [`BYTES_MIN`] bytes;
@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::{
     CheckpointContent, FILE_NAMES, FileRecord, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,
-    UPDATES_DONE, file_size, load, read_bounded,
+    UPDATES_DONE, file_size, read_bounded,
 };
 use super::names::{step_name, unwrapped};
-use super::optimizer::{moments_of, updates_in};
+use super::optimizer::{moments_for, updates_in};
 use super::place::{NoParts, Parts, Place, split};
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, DType, ReadError, Tensor, Value};
 
@@ -38,7 +38,7 @@ pub const MAGNITUDE_MAX: f64 = 1e18;
 /// What a checkpoint is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// To go on: weights and moments.
+    /// To resume: weights and moments.
     Resume,
     /// To build upon, or to begin from with fresh moments.
     Weights,
@@ -48,7 +48,7 @@ pub enum Need {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Appraisal {
     Resume(Accepted),
-    /// Its weights are sound; the reason says why training cannot go on with its moments.
+    /// Its weights are sound; the reason says why training cannot resume with its moments.
     WeightsOnly(Accepted, RejectReason),
     Nothing(RejectReason),
 }
@@ -208,9 +208,50 @@ impl RejectReason {
             Self::Optimizer { .. } => "optimizer",
         }
     }
+
+    /// What to do about it; `None` where the reason says so itself.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::OtherFormat { .. } | Self::SeveralFiles { .. } => return None,
+            Self::MissingFile { .. } => {
+                "copy the checkpoint again, with all three files, or name a model in one file"
+            }
+            Self::Unreadable { .. } => "make it a regular file that can be read",
+            Self::TooSmall { .. } => "copy the file again; this one is a placeholder",
+            Self::TooLarge { .. } => {
+                "save the model's `state_dict()` alone, or without what it does not need"
+            }
+            Self::NotInLog { .. } | Self::SizeMismatch { .. } | Self::HashMismatch { .. } => {
+                "the file was changed or replaced after the run wrote it; copy it back, or take an earlier checkpoint"
+            }
+            Self::NotAnArchive { .. } => "save it again with `torch.save`",
+            Self::Truncated { .. } | Self::Damaged { .. } => "copy or download the file again",
+            Self::Unsupported { .. } => {
+                "load it with PyTorch, and save its `state_dict()` again with `torch.save`"
+            }
+            Self::ForeignCode { .. } => {
+                "load it where its code is trusted, and save its `state_dict()` alone"
+            }
+            Self::NotADict { .. } | Self::NoModel { .. } => {
+                "save the model's `state_dict()`, or a dict that has it at `model`"
+            }
+            Self::EmptyDict { .. } => "save the checkpoint after at least one update",
+            Self::NotATensor { .. } => {
+                "save the model's `state_dict()` alone, with dense tensors of real numbers"
+            }
+            Self::MixedPrefix { .. } => "save the `state_dict()` of the model without its wrappers",
+            Self::NonFinite { .. } | Self::TooLargeWeight { .. } | Self::Overflow { .. } => {
+                "take a checkpoint from before training diverged"
+            }
+            Self::MixtureOfExperts { .. } => "give a model that was trained with `use_moe=false`",
+            Self::NoOptimizer { .. } | Self::BadMoment { .. } | Self::Optimizer { .. } => {
+                "`run --init-from` takes its weights with `--fresh-optimizer`"
+            }
+        })
+    }
 }
 
-/// Judges the checkpoint at `path`, to go on from. `expected_files` is what the log
+/// Judges the checkpoint at `path`, to resume from. `expected_files` is what the log
 /// says of a checkpoint that it names, and `None` for one that no log names.
 pub fn accept(path: &Path, expected_files: Option<&[FileRecord]>) -> Acceptance {
     accept_for(Need::Resume, path, expected_files)
@@ -219,37 +260,52 @@ pub fn accept(path: &Path, expected_files: Option<&[FileRecord]>) -> Acceptance 
 /// Judges the checkpoint at `path` for what it is needed for.
 pub fn accept_for(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> Acceptance {
     match judge(need, path, expected) {
-        Ok(accepted) => Acceptance::Accepted(accepted),
+        Ok(judged) => Acceptance::Accepted(judged.accepted),
         Err(reason) => Acceptance::Rejected { reason },
     }
 }
 
 /// Says for what the checkpoint at `path` is good. Stricter than [`accept`], which
-/// takes any optimizer's state: to go on, it must be that of an AdamW of this model.
+/// takes any optimizer's state: to resume, it must be that of an AdamW of this model.
 pub fn appraise(path: &Path, expected: Option<&[FileRecord]>) -> Appraisal {
     let reason = match judge(Need::Resume, path, expected) {
-        Ok(accepted) => match resumable(path) {
-            Ok(()) => return Appraisal::Resume(accepted),
-            Err(what) => RejectReason::Optimizer { what },
-        },
+        Ok(judged) => {
+            return match judged.moments() {
+                Ok(()) => Appraisal::Resume(judged.accepted),
+                Err(what) => {
+                    Appraisal::WeightsOnly(judged.accepted, RejectReason::Optimizer { what })
+                }
+            };
+        }
         Err(reason) => reason,
     };
     match judge(Need::Weights, path, expected) {
-        Ok(accepted) => Appraisal::WeightsOnly(accepted, reason),
+        Ok(judged) => Appraisal::WeightsOnly(judged.accepted, reason),
         Err(reason) => Appraisal::Nothing(reason),
     }
 }
 
-fn resumable(path: &Path) -> Result<(), String> {
-    let content = load(path).map_err(|error| error.to_string())?;
-    moments_of(&content).map(drop)
+/// A verdict, and what was read for it: nothing is read twice, since a file may change
+/// in between.
+struct Judged {
+    accepted: Accepted,
+    /// Names without wrappers, and shapes, of what training changes.
+    parameters: Vec<(String, Vec<usize>)>,
+    optimizer: Value,
 }
 
-fn judge(
-    need: Need,
-    path: &Path,
-    expected: Option<&[FileRecord]>,
-) -> Result<Accepted, RejectReason> {
+impl Judged {
+    /// Whether the optimizer is an AdamW of this model.
+    fn moments(&self) -> Result<(), String> {
+        let parameters = self.parameters.iter();
+        let parameters: Vec<_> = parameters
+            .map(|(name, shape)| (name.as_str(), shape.as_slice()))
+            .collect();
+        moments_for(&parameters, &self.optimizer).map(drop)
+    }
+}
+
+fn judge(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> Result<Judged, RejectReason> {
     if path.join(".metadata").is_file() && !path.join(MODEL_FILE).exists() {
         return Err(RejectReason::OtherFormat {
             name: ".metadata".to_owned(),
@@ -271,7 +327,7 @@ fn judge(
 fn judge_directory(
     directory: &Path,
     expected: Option<&[FileRecord]>,
-) -> Result<Accepted, RejectReason> {
+) -> Result<Judged, RejectReason> {
     for name in FILE_NAMES {
         check_size(directory, name)?;
     }
@@ -290,7 +346,7 @@ fn judge_directory(
         return Err(not_a_dict(STATE_FILE, &state));
     }
     let (step, origin) = step_of(directory, &state, Some(&optimizer));
-    Ok(model.accepted(step, origin, files))
+    Ok(model.judged(step, origin, files, optimizer))
 }
 
 /// The model's file alone; of the others only that they are what the log says, if it
@@ -298,7 +354,7 @@ fn judge_directory(
 fn judge_weights(
     directory: &Path,
     expected: Option<&[FileRecord]>,
-) -> Result<Accepted, RejectReason> {
+) -> Result<Judged, RejectReason> {
     check_size(directory, MODEL_FILE)?;
     let bytes = read(directory, MODEL_FILE)?;
     let mut files = vec![recorded(MODEL_FILE, &bytes, expected)?];
@@ -323,14 +379,14 @@ fn judge_weights(
     if found.0.is_none() {
         found = step_of(directory, &state, value(OPTIMIZER_FILE).as_ref());
     }
-    Ok(model.accepted(found.0, found.1, files))
+    Ok(model.judged(found.0, found.1, files, Value::None))
 }
 
 fn judge_file(
     need: Need,
     file: &Path,
     expected: Option<&[FileRecord]>,
-) -> Result<Accepted, RejectReason> {
+) -> Result<Judged, RejectReason> {
     let name = file
         .file_name()
         .unwrap_or_default()
@@ -360,7 +416,8 @@ fn judge_file(
         (Need::Weights, optimizer) => optimizer,
     };
     let (step, origin) = step_of(file, &state, optimizer.as_ref());
-    Ok(model.accepted(step, origin, files))
+    let optimizer = optimizer.unwrap_or(Value::None);
+    Ok(model.judged(step, origin, files, optimizer))
 }
 
 fn no_parts(name: &str, error: NoParts) -> RejectReason {
@@ -499,17 +556,29 @@ struct Model {
     tensors: usize,
     elements: u64,
     rounded: bool,
+    parameters: Vec<(String, Vec<usize>)>,
 }
 
 impl Model {
-    fn accepted(self, step: Option<u64>, origin: Origin, files: Vec<FileRecord>) -> Accepted {
-        Accepted {
+    fn judged(
+        self,
+        step: Option<u64>,
+        origin: Origin,
+        files: Vec<FileRecord>,
+        optimizer: Value,
+    ) -> Judged {
+        let accepted = Accepted {
             step,
             origin,
             tensors: self.tensors,
             elements: self.elements,
             rounded: self.rounded,
             files,
+        };
+        Judged {
+            accepted,
+            parameters: self.parameters,
+            optimizer,
         }
     }
 }
@@ -519,8 +588,9 @@ fn check_model(file: &str, entries: Vec<(Value, Value)>) -> Result<Model, Reject
         tensors: entries.len(),
         elements: 0,
         rounded: false,
+        parameters: Vec::new(),
     };
-    let mut names = Vec::new();
+    let (mut names, mut tensors) = (Vec::new(), Vec::new());
     for (key, value) in &entries {
         let (Some(name), Some(tensor)) = (key.as_str(), value.as_tensor()) else {
             return Err(RejectReason::NotATensor {
@@ -533,13 +603,19 @@ fn check_model(file: &str, entries: Vec<(Value, Value)>) -> Result<Model, Reject
         };
         check_weight(name, tensor)?;
         names.push(name);
+        tensors.push(tensor);
         model.elements += tensor.elements() as u64;
         model.rounded |= tensor.dtype() == DType::F64;
     }
-    unwrapped(&names).map_err(|error| RejectReason::MixedPrefix {
+    let plain = unwrapped(&names).map_err(|error| RejectReason::MixedPrefix {
         name: file.to_owned(),
         what: error.to_string(),
     })?;
+    let floats = plain.into_iter().zip(tensors);
+    let floats = floats.filter(|(_, tensor)| tensor.dtype().is_float());
+    model.parameters = floats
+        .map(|(name, tensor)| (name, tensor.shape().to_vec()))
+        .collect();
     match experts(&names) {
         0 => Ok(model),
         experts => Err(RejectReason::MixtureOfExperts { experts }),

@@ -29,6 +29,6 @@ pub use directory::{
 pub use names::{MixedPrefix, StepName, step_name};
 pub use optimizer::{
     AdamWState, Moments, OptimizerError, Parameter, ParameterGroup, decays, moments_of,
-    optimizer_name,
+    optimizer_name, other_settings,
 };
 pub use place::{Place, SeveralFiles, is_checkpoint_file};

@@ -1,6 +1,8 @@
 //! Names: of checkpoints (`<stage>_step_<n>`), and of tensors behind the wrappers that
 //! training puts around a model.
 
+use std::collections::{BTreeMap, VecDeque};
+
 /// What a checkpoint's name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepName<'n> {
@@ -45,35 +47,56 @@ const OUTERMOST: [&str; 2] = ["module", "model"];
 /// # Errors
 /// If a wrapper stands before some of the names below a module and not before others.
 pub fn unwrapped(names: &[&str]) -> Result<Vec<String>, MixedPrefix> {
-    let mut names: Vec<Vec<&str>> = names.iter().map(|name| name.split('.').collect()).collect();
-    while let Some((at, wrapper)) = first_wrapper(&names) {
-        let parent: Vec<&str> = at.to_vec();
-        let below = |name: &&Vec<&str>| name.starts_with(&parent);
-        let of = names.iter().filter(below).count();
-        let wrapped = |name: &&Vec<&str>| name.get(parent.len()) == Some(&wrapper);
-        let with = names.iter().filter(below).filter(wrapped).count();
-        if with != of {
-            let parts = parent.iter().chain([&wrapper]);
-            let prefix = parts.map(|part| format!("{part}.")).collect();
-            return Err(MixedPrefix { prefix, with, of });
+    let mut left: Vec<VecDeque<&str>> =
+        names.iter().map(|name| name.split('.').collect()).collect();
+    let mut plain: Vec<Vec<&str>> = vec![Vec::new(); names.len()];
+    // Names of one module, by their indices. Each part is looked at once or twice: names
+    // of a foreign file may be long and many.
+    let mut modules: Vec<Vec<usize>> = vec![(0..names.len()).collect()];
+    while let Some(module) = modules.pop() {
+        let next = |index: usize| -> Option<&str> {
+            let parts = left.get(index)?;
+            // The last part is the tensor itself.
+            parts.front().copied().filter(|_| parts.len() > 1)
+        };
+        let parent = module.first().and_then(|first| plain.get(*first));
+        let outermost = parent.is_none_or(Vec::is_empty);
+        let is_wrapper =
+            |part: &&str| WRAPPERS.contains(part) || (outermost && OUTERMOST.contains(part));
+        let wrapper = module
+            .iter()
+            .find_map(|index| next(*index).filter(is_wrapper));
+        if let Some(wrapper) = wrapper {
+            let has = |index: &&usize| next(**index) == Some(wrapper);
+            let (with, of) = (module.iter().filter(has).count(), module.len());
+            if with != of {
+                let parts = parent.into_iter().flatten().chain([&wrapper]);
+                let prefix = parts.map(|part| format!("{part}.")).collect();
+                return Err(MixedPrefix { prefix, with, of });
+            }
+            for index in &module {
+                left.get_mut(*index).and_then(VecDeque::pop_front);
+            }
+            modules.push(module);
+            continue;
         }
-        for name in names.iter_mut().filter(|name| name.starts_with(&parent)) {
-            name.remove(parent.len());
+        let mut below: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for index in module {
+            let Some((left, plain)) = left.get_mut(index).zip(plain.get_mut(index)) else {
+                continue;
+            };
+            let last = left.len() <= 1;
+            let Some(part) = left.pop_front() else {
+                continue;
+            };
+            plain.push(part);
+            if !last {
+                below.entry(part).or_default().push(index);
+            }
         }
+        modules.extend(below.into_values().rev());
     }
-    Ok(names.iter().map(|name| name.join(".")).collect())
-}
-
-/// The first wrapper in any name, and the modules before it.
-fn first_wrapper<'n>(names: &[Vec<&'n str>]) -> Option<(Vec<&'n str>, &'n str)> {
-    names.iter().find_map(|name| {
-        // The last part is the tensor itself.
-        let modules = name.get(..name.len().checked_sub(1)?)?;
-        let at = modules.iter().enumerate().position(|(index, part)| {
-            WRAPPERS.contains(part) || (index == 0 && OUTERMOST.contains(part))
-        })?;
-        Some((name.get(..at)?.to_vec(), *name.get(at)?))
-    })
+    Ok(plain.iter().map(|name| name.join(".")).collect())
 }
 
 #[cfg(test)]
@@ -139,11 +162,31 @@ mod tests {
     }
 
     #[test]
+    fn long_names_and_many_wrappers_are_read_in_one_pass() {
+        let long = format!("{}a.weight", "_orig_mod.".repeat(200_000));
+        check("a long name", &[&long], Ok(&["a.weight"]));
+        let deep = format!("{}weight", "a.".repeat(200_000));
+        check("a deep name", &[&deep], Ok(&[deep.as_str()]));
+        let names = |part: &str| -> Vec<String> {
+            let name = |index| format!("blocks.{index}.{part}weight");
+            (0..50_000).map(name).collect()
+        };
+        let (wrapped, plain) = (names("_fsdp_wrapped_module."), names(""));
+        let wrapped: Vec<&str> = wrapped.iter().map(String::as_str).collect();
+        assert_eq!(unwrapped(&wrapped).as_ref(), Ok(&plain), "many modules");
+    }
+
+    #[test]
     fn wrappers_before_some_names_are_refused() {
         check(
             "a clash",
             &["a.weight", "_orig_mod.a.weight"],
             Err("`_orig_mod.` stands before 1 of 2 names; expected all or none"),
+        );
+        check(
+            "a tensor of the wrapper's name",
+            &["module.a", "module"],
+            Err("`module.` stands before 1 of 2 names; expected all or none"),
         );
         check(
             "half of DDP",

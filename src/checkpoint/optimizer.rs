@@ -10,7 +10,7 @@
 //! Invariant: what [`AdamWState::to_value`] makes, [`AdamWState::from_value`] reads
 //! back equal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::CheckpointContent;
 use super::names::{MixedPrefix, unwrapped};
@@ -73,9 +73,11 @@ pub enum OptimizerError {
         expected: &'static str,
     },
     #[error(
-        "the optimizer is {kind}, which keeps {kept}; tinygate's AdamW needs `exp_avg` and `exp_avg_sq`"
+        "the optimizer is {kind}, which keeps {kept}; expected AdamW, which keeps `exp_avg` and `exp_avg_sq`"
     )]
     Kind { kind: &'static str, kept: String },
+    #[error("the optimizer is {kind}; expected AdamW")]
+    Related { kind: String },
     #[error("the names of the optimizer's parameters: {0}")]
     Wrappers(#[from] MixedPrefix),
     #[error("the optimizer's state has `{setting}` set, which changes how moments are kept")]
@@ -136,6 +138,14 @@ impl AdamWState {
         if let Some((kind, kept)) = other_kind(value) {
             return Err(OptimizerError::Kind { kind, kept });
         }
+        if is_radam(value) {
+            let kind = "RAdam, which makes another update of the same moments".to_owned();
+            return Err(OptimizerError::Related { kind });
+        }
+        if let Some(decay) = decay_in_moments(value) {
+            let kind = format!("Adam, whose moments have a weight decay of {decay} in them");
+            return Err(OptimizerError::Related { kind });
+        }
         let state = value.get("state").and_then(Value::as_dict);
         let mut unused = BTreeMap::new();
         for (key, moments) in state.ok_or_else(|| missing("state", "dict"))? {
@@ -174,25 +184,74 @@ impl AdamWState {
     }
 }
 
+/// Settings in which an AdamW differs from tinygate's, which are PyTorch's defaults: each as
+/// "`betas` = (0.9, 0.95) (tinygate has (0.9, 0.999))". Its rates and its weight decay are
+/// not among them.
+pub fn other_settings(state: &AdamWState) -> Vec<String> {
+    // A setting may have been a float32.
+    let same = |one: f64, other: f64| (one - other).abs() <= 1e-6 * other.abs();
+    let mut found = BTreeSet::new();
+    let used = state.groups.iter();
+    for group in used.filter(|group| !group.parameters.is_empty()) {
+        let (first, second) = group.betas;
+        if !same(first, BETAS.0) || !same(second, BETAS.1) {
+            found.insert(format!(
+                "`betas` = {:?} (tinygate has {BETAS:?})",
+                group.betas
+            ));
+        }
+        if !same(group.eps, EPSILON) {
+            found.insert(format!(
+                "`eps` = {:?} (tinygate has {EPSILON:?})",
+                group.eps
+            ));
+        }
+    }
+    found.into_iter().collect()
+}
+
 /// The optimizer's name by what it keeps and how it is set: `AdamW`, `Muon`.
 pub fn optimizer_name(optimizer: &Value) -> Option<&'static str> {
     optimizer.as_dict()?;
-    let Some((kind, _)) = other_kind(optimizer) else {
-        let decoupled = group_has(optimizer, "decoupled_weight_decay", Some(false));
-        return match kept_of(optimizer) {
-            kept if kept.is_empty() => None,
-            _ if decoupled => Some("Adam"),
-            _ => Some("AdamW"),
-        };
-    };
-    Some(kind)
+    if let Some((kind, _)) = other_kind(optimizer) {
+        return Some(kind);
+    }
+    let decoupled = group_has(optimizer, "decoupled_weight_decay", Some(false));
+    match kept_of(optimizer) {
+        kept if kept.is_empty() => None,
+        _ if is_radam(optimizer) => Some("RAdam"),
+        _ if decoupled => Some("Adam"),
+        _ => Some("AdamW"),
+    }
 }
+
+/// PyTorch's RAdam keeps what AdamW keeps, and lacks two of its settings.
+fn is_radam(optimizer: &Value) -> bool {
+    let set = |key| group_has(optimizer, key, None);
+    set("decoupled_weight_decay") && set("foreach") && !set("amsgrad") && !set("fused")
+}
+
+/// An Adam without weight decay has the moments of an AdamW. One with it adds the weights
+/// to the gradient first, so that its moments are of that sum.
+fn decay_in_moments(optimizer: &Value) -> Option<f64> {
+    let groups = optimizer.get("param_groups").and_then(Value::as_items)?;
+    groups.iter().find_map(|group| {
+        let coupled = group.get("decoupled_weight_decay").and_then(Value::as_bool) == Some(false);
+        let decay = group.get("weight_decay").and_then(Value::as_number);
+        decay.filter(|decay| coupled && *decay != 0.0)
+    })
+}
+
+/// Names that are listed of what an optimizer keeps.
+const KEPT_LISTED: usize = 8;
 
 /// An optimizer that keeps other moments than an AdamW, and the names of those.
 fn other_kind(optimizer: &Value) -> Option<(&'static str, String)> {
     let kept = kept_of(optimizer);
-    let has = |name: &str| kept.contains(&name);
-    if kept.is_empty() || (has("exp_avg") && has("exp_avg_sq") && !has("momentum_buffer")) {
+    let has = |name: &str| kept.contains(name);
+    let adamw = ["exp_avg", "exp_avg_sq"];
+    let amsgrad = "max_exp_avg_sq";
+    if kept.is_empty() || (adamw.iter().all(|name| has(name)) && kept.len() == adamw.len()) {
         return None;
     }
     let muon = ["backend_steps", "ns_steps", "ns_coefficients"];
@@ -206,32 +265,37 @@ fn other_kind(optimizer: &Value) -> Option<(&'static str, String)> {
         "Adafactor"
     } else if has("state1") || has("qmap1") {
         "an Adam of 8 bits"
-    } else if has("exp_avg") {
+    } else if has("mu_product") {
+        "NAdam"
+    } else if has("exp_inf") {
+        "Adamax"
+    } else if has(amsgrad) && kept.len() == adamw.len() + 1 {
+        "AMSGrad"
+    } else if has("exp_avg") && kept.len() == 1 {
         "one with a first moment only (Lion)"
     } else {
         "of another kind"
     };
-    let names: Vec<String> = kept.iter().map(|name| format!("`{name}`")).collect();
+    let listed = kept.iter().take(KEPT_LISTED);
+    let mut names: Vec<String> = listed.map(|name| format!("`{name}`")).collect();
+    if kept.len() > KEPT_LISTED {
+        names.push(format!("{} more", kept.len() - KEPT_LISTED));
+    }
     Some((kind, names.join(", ")))
 }
 
 /// What an optimizer keeps of its parameters, without the count of updates.
-fn kept_of(optimizer: &Value) -> Vec<&str> {
+fn kept_of(optimizer: &Value) -> BTreeSet<&str> {
     let state = optimizer.get("state").and_then(Value::as_dict);
-    let mut kept: Vec<&str> = Vec::new();
-    let moments = state
+    state
         .unwrap_or_default()
         .iter()
-        .filter_map(|(_, moments)| moments.as_dict());
-    for (key, _) in moments.flatten() {
-        if let Some(name) = key.as_str()
-            && name != "step"
-            && !kept.contains(&name)
-        {
-            kept.push(name);
-        }
-    }
-    kept
+        .filter_map(|(_, moments)| moments.as_dict())
+        .flatten()
+        .filter(|(_, value)| *value != Value::None)
+        .filter_map(|(key, _)| key.as_str())
+        .filter(|name| *name != "step")
+        .collect()
 }
 
 fn group_has(optimizer: &Value, key: &str, value: Option<bool>) -> bool {
@@ -447,25 +511,32 @@ pub fn decays(name: &str, dimensions: usize) -> bool {
 /// # Errors
 /// What the state lacks, or how its parameters are not the model's.
 pub fn moments_of(content: &CheckpointContent) -> Result<Vec<(String, Moments)>, String> {
-    let state = AdamWState::from_value(&content.optimizer).map_err(|error| error.to_string())?;
-    let parameters: Vec<&(String, Tensor)> = content
-        .model
-        .iter()
-        .filter(|(_, tensor)| tensor.dtype().is_float())
+    let floats = content.model.iter();
+    let floats = floats.filter(|(_, tensor)| tensor.dtype().is_float());
+    let parameters: Vec<_> = floats
+        .map(|(name, tensor)| (name.as_str(), tensor.shape()))
         .collect();
-    let mut moments = named_moments(&parameters, state)?;
+    moments_for(&parameters, &content.optimizer)
+}
+
+/// As [`moments_of`], for parameters by name and shape.
+pub(super) fn moments_for(
+    parameters: &[(&str, &[usize])],
+    optimizer: &Value,
+) -> Result<Vec<(String, Moments)>, String> {
+    let state = AdamWState::from_value(optimizer).map_err(|error| error.to_string())?;
+    let mut moments = named_moments(parameters, state)?;
     let mut ordered = Vec::new();
-    for (name, tensor) in parameters {
-        let of = moments.remove(name);
+    for (name, shape) in parameters {
+        let of = moments.remove(*name);
         let of = of.ok_or_else(|| format!("the optimizer has no moments of parameter `{name}`"))?;
-        if of.exp_avg.shape() != tensor.shape() {
+        if of.exp_avg.shape() != *shape {
             return Err(format!(
-                "the moments of parameter `{name}` have shape {:?}, expected its own, {:?}",
+                "the moments of parameter `{name}` have shape {:?}, expected its own, {shape:?}",
                 of.exp_avg.shape(),
-                tensor.shape()
             ));
         }
-        ordered.push((name.clone(), of));
+        ordered.push(((*name).to_owned(), of));
     }
     match moments.into_keys().next() {
         Some(name) => Err(format!(
@@ -476,7 +547,7 @@ pub fn moments_of(content: &CheckpointContent) -> Result<Vec<(String, Moments)>,
 }
 
 fn named_moments(
-    model: &[&(String, Tensor)],
+    model: &[(&str, &[usize])],
     state: AdamWState,
 ) -> Result<BTreeMap<String, Moments>, String> {
     let groups = state.groups.iter();
@@ -496,7 +567,7 @@ fn named_moments(
     }
     let (mut order, plain): (Vec<_>, Vec<_>) = model
         .iter()
-        .partition(|(name, tensor)| decays(name, tensor.shape().len()));
+        .partition(|(name, shape)| decays(name, shape.len()));
     if sizes == [model.len()] {
         order = model.to_vec();
     } else if sizes == [order.len(), plain.len()] {
@@ -509,19 +580,18 @@ fn named_moments(
         ));
     }
     let mut moments = BTreeMap::new();
-    for (number, ((name, tensor), one)) in order.into_iter().zip(parameters).enumerate() {
+    for (number, ((name, shape), one)) in order.into_iter().zip(parameters).enumerate() {
         let Some(of) = one.moments else {
             continue;
         };
-        if of.exp_avg.shape() != tensor.shape() {
+        if of.exp_avg.shape() != shape {
             return Err(format!(
-                "the optimizer's parameter {number} has shape {:?}, expected {:?} of `{name}`, which stands there in \
+                "the optimizer's parameter {number} has shape {:?}, expected {shape:?} of `{name}`, which stands there in \
                  TinyWorlds' order",
                 of.exp_avg.shape(),
-                tensor.shape()
             ));
         }
-        moments.insert(name.clone(), of);
+        moments.insert(name.to_owned(), of);
     }
     Ok(moments)
 }
@@ -594,6 +664,46 @@ mod tests {
         let read = AdamWState::from_value(&value).unwrap();
         let want = parameter(Some("w"), Some(moments(2, &[1.0])));
         assert_eq!(read.groups[0].parameters, vec![want]);
+    }
+
+    #[track_caller]
+    fn check_settings(name: &str, change: impl FnOnce(&mut ParameterGroup), want: &[&str]) {
+        let mut state = sample();
+        change(&mut state.groups[1]);
+        assert_eq!(other_settings(&state), want, "{name}");
+    }
+
+    #[test]
+    fn settings_unlike_tinygates_are_named() {
+        check_settings("none", |_| {}, &[]);
+        check_settings(
+            "as float32",
+            |group| group.betas = (f64::from(0.9_f32), f64::from(0.999_f32)),
+            &[],
+        );
+        check_settings(
+            "other betas",
+            |group| group.betas = (0.9, 0.95),
+            &["`betas` = (0.9, 0.95) (tinygate has (0.9, 0.999))"],
+        );
+        check_settings(
+            "another eps",
+            |group| group.eps = 1e-6,
+            &["`eps` = 1e-6 (tinygate has 1e-8)"],
+        );
+        check_settings(
+            "not a number",
+            |group| group.eps = f64::NAN,
+            &["`eps` = NaN (tinygate has 1e-8)"],
+        );
+        check_settings(
+            "a group without parameters",
+            |group| {
+                group.eps = 1e-6;
+                group.parameters.clear();
+            },
+            &[],
+        );
     }
 
     #[track_caller]

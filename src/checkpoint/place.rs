@@ -148,14 +148,14 @@ pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
     if top.is_empty() {
         return Err(NoParts::Empty);
     }
-    if top.iter().any(is_named_tensor) {
-        return Ok(Parts {
-            model: Value::OrderedDict(top),
-            optimizer: None,
-            state: Value::Dict(Vec::new()),
-        });
-    }
-    let Some(model_key) = first_key(&top, &MODEL_KEYS) else {
+    let Some(model_key) = model_key(&top) else {
+        if top.iter().any(is_named_tensor) {
+            return Ok(Parts {
+                model: Value::OrderedDict(top),
+                optimizer: None,
+                state: Value::Dict(Vec::new()),
+            });
+        }
         let keys = top.iter().take(12).map(|(key, _)| match key.as_str() {
             Some(key) => format!("`{key}`"),
             None => format!("a {}", key.kind()),
@@ -166,10 +166,7 @@ pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
     };
     let mut model = take(&mut top, model_key);
     for _ in 0..WRAPPINGS_MOST {
-        let inner = model
-            .as_dict()
-            .filter(|dict| !dict.iter().any(is_named_tensor));
-        let Some(key) = inner.and_then(|dict| first_key(dict, &MODEL_KEYS)) else {
+        let Some(key) = self::model_key(model.as_dict().unwrap_or_default()) else {
             break;
         };
         if let Value::Dict(mut dict) | Value::OrderedDict(mut dict) = model {
@@ -181,10 +178,13 @@ pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
     if let Value::Opaque { class } | Value::Object { class, .. } = model {
         return Err(NoParts::Module { class });
     }
-    let optimizer = first_key(&top, &OPTIMIZER_KEYS).map(|key| take(&mut top, key));
-    if !top.iter().any(|(key, _)| key.as_str() == Some("config"))
-        && let Some(key) = first_key(&top, &CONFIG_KEYS)
+    let optimizer = optimizer_key(&top).map(|key| take(&mut top, key));
+    let is_config = |value: &Value| value.as_dict().is_some() || is_object(value);
+    if let Some(key) = first_key(&top, &CONFIG_KEYS, is_config)
+        && key != "config"
     {
+        // A string or a path may stand at `config`.
+        take(&mut top, "config");
         let config = take(&mut top, key);
         top.push(("config".into(), config));
     }
@@ -207,8 +207,59 @@ fn is_scalar(value: &Value) -> bool {
         .is_some_and(|tensor| tensor.elements() <= 1)
 }
 
-fn first_key<'k>(dict: &[(Value, Value)], keys: &[&'k str]) -> Option<&'k str> {
-    let has = |key: &&str| dict.iter().any(|(k, _)| k.as_str() == Some(key));
+/// The key of the model: one of a dict that holds only tensors, else some, else a whole
+/// module. A dict without tensors is a model that something is wrong with.
+fn model_key(dict: &[(Value, Value)]) -> Option<&'static str> {
+    let key = |fits: fn(&Value) -> bool| first_key(dict, &MODEL_KEYS, fits);
+    key(|value| holds_tensors(value, WRAPPINGS_MOST, |dict| dict.iter().all(is_tensor)))
+        .or_else(|| {
+            key(|value| holds_tensors(value, WRAPPINGS_MOST, |dict| dict.iter().any(is_tensor)))
+        })
+        .or_else(|| key(is_object))
+        .or_else(|| key(|value| value.as_dict().is_some()))
+}
+
+/// Whether a value is such a dict of tensors, or has one at a key of models.
+fn holds_tensors(value: &Value, deeper: usize, fits: fn(&[(Value, Value)]) -> bool) -> bool {
+    let Some(dict) = value.as_dict().filter(|dict| !dict.is_empty()) else {
+        return false;
+    };
+    let inside = |(key, value): &(Value, Value)| {
+        key.as_str().is_some_and(|key| MODEL_KEYS.contains(&key))
+            && holds_tensors(value, deeper.saturating_sub(1), fits)
+    };
+    fits(dict) || (deeper > 0 && dict.iter().any(inside))
+}
+
+fn is_tensor((_, value): &(Value, Value)) -> bool {
+    value.as_tensor().is_some()
+}
+
+/// What only Python can make, such as a whole module.
+fn is_object(value: &Value) -> bool {
+    matches!(value, Value::Opaque { .. } | Value::Object { .. })
+}
+
+/// The key of an optimizer's state, else of what may be meant as one.
+fn optimizer_key(dict: &[(Value, Value)]) -> Option<&'static str> {
+    let key = |fits: fn(&Value) -> bool| first_key(dict, &OPTIMIZER_KEYS, fits);
+    key(|value| {
+        let items = value.as_items().unwrap_or(std::slice::from_ref(value));
+        items.iter().any(|item| item.get("state").is_some())
+    })
+    .or_else(|| key(|value| value.as_dict().is_some() || value.as_items().is_some()))
+}
+
+/// The first of `keys` whose value fits.
+fn first_key(
+    dict: &[(Value, Value)],
+    keys: &[&'static str],
+    fits: impl Fn(&Value) -> bool,
+) -> Option<&'static str> {
+    let has = |key: &&str| {
+        let mut entries = dict.iter();
+        entries.any(|(k, value)| k.as_str() == Some(key) && fits(value))
+    };
     keys.iter().copied().find(has)
 }
 

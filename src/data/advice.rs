@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::float16::half;
+
 /// What kind of values an array has.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Kind {
@@ -114,23 +116,11 @@ fn decoder(kind: &Kind, size: usize) -> Option<fn(&[u8]) -> f64> {
             let unused = 64 - 8 * bytes.len().min(8) as u32;
             (i64::from_le_bytes(wide(bytes)) << unused >> unused) as f64
         },
-        (Kind::Float, 2) => |bytes| half(u16::from_le_bytes(wide(bytes))),
+        (Kind::Float, 2) => |bytes| half(u16::from_le_bytes(wide(bytes))).into(),
         (Kind::Float, 4) => |bytes| f64::from(f32::from_le_bytes(wide(bytes))),
         (Kind::Float, 8) => |bytes| f64::from_le_bytes(wide(bytes)),
         _ => return None,
     })
-}
-
-/// IEEE 754 half precision: 1 sign bit, 5 bits of exponent, 10 of fraction.
-fn half(bits: u16) -> f64 {
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
-    let size = match exponent {
-        0 => fraction * 2_f64.powi(-24),
-        31 if fraction == 0.0 => f64::INFINITY,
-        31 => f64::NAN,
-        _ => (1024.0 + fraction) * 2_f64.powi(exponent - 25),
-    };
-    if bits >> 15 == 1 { -size } else { size }
 }
 
 /// Whether the shape is `[frames, height, width, 3]` with nothing empty.

@@ -73,6 +73,8 @@ struct Verdict<'a> {
 struct Why {
     code: &'static str,
     text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
 }
 
 impl<'a> Verdict<'a> {
@@ -80,6 +82,7 @@ impl<'a> Verdict<'a> {
         let why = |reason: &RejectReason| Why {
             code: reason.code(),
             text: reason.to_string(),
+            hint: reason.hint(),
         };
         let (accepted, reason) = parts(appraisal);
         Verdict {
@@ -113,14 +116,24 @@ fn line(path: &Path, appraisal: &Appraisal, in_log: bool) -> String {
             format!("{accepted}  {path}  resume: {}", describe(found, in_log))
         }
         Appraisal::WeightsOnly(found, reason) => format!(
-            "{refused}  {path}  weights only: {}; no resume: {}: {reason}",
+            "{refused}  {path}  weights only: {}; no resume: {}: {reason}{}",
             describe(found, in_log),
-            reason.code()
+            reason.code(),
+            hint_below(reason)
         ),
         Appraisal::Nothing(reason) => {
-            format!("{refused}  {path}  nothing: {}: {reason}", reason.code())
+            let hint = hint_below(reason);
+            format!(
+                "{refused}  {path}  nothing: {}: {reason}{hint}",
+                reason.code()
+            )
         }
     }
+}
+
+fn hint_below(reason: &RejectReason) -> String {
+    let hint = reason.hint();
+    hint.map_or_else(String::new, |hint| format!("\n          hint: {hint}"))
 }
 
 fn describe(accepted: &Accepted, in_log: bool) -> String {
@@ -350,6 +363,9 @@ impl Shown<'_> {
                 "good for",
                 &format!("{good_for}; {}: {}", why.code, why.text),
             ),
+        }
+        if let Some(hint) = self.verdict.reason.as_ref().and_then(|why| why.hint) {
+            row("", &format!("hint: {hint}"));
         }
         row("updates", &step);
         row(

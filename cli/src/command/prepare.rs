@@ -228,7 +228,7 @@ pub fn has_log(dir: &Path) -> bool {
     presence(dir).map_or(true, |found| found == Presence::Log)
 }
 
-/// `run` begins a log and never goes on with one.
+/// `run` begins a log and never continues one.
 fn refuse_a_log(dir: &Path) -> anyhow::Result<()> {
     if has_log(dir) {
         let place = format!("cannot start a run in `{}`", dir.display());
@@ -382,7 +382,7 @@ fn given(path: &Path, stage: &StageName, with_moments: bool) -> anyhow::Result<A
     match checkpoint::appraise(path, None) {
         Appraisal::Resume(accepted) if with_moments => Ok(accepted),
         Appraisal::WeightsOnly(_, reason) if with_moments => bail!(
-            "`--init-from`: `{stage}` cannot go on from the checkpoint `{place}`: {reason}\n\
+            "`--init-from`: `{stage}` cannot resume from the checkpoint `{place}`: {reason}\n\
              hint: `--fresh-optimizer` takes its weights, which are sound, with moments that start at zero"
         ),
         // Only the model's file is recorded: no other is needed.
@@ -397,11 +397,8 @@ fn given(path: &Path, stage: &StageName, with_moments: bool) -> anyhow::Result<A
 }
 
 fn refused(path: &Path, reason: &RejectReason) -> String {
-    let hint = if let RejectReason::MixtureOfExperts { .. } = reason {
-        "give a model that was trained with `use_moe=false`"
-    } else {
-        "`tinygate checkpoint verify` looks into others"
-    };
+    let hint = reason.hint();
+    let hint = hint.unwrap_or("`tinygate checkpoint verify` looks into others");
     format!(
         "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: {hint}",
         path.display()

@@ -24,7 +24,7 @@ pub fn scalar(code: &str, bytes: &[u8]) -> Option<Scalar> {
         "u2" => Scalar::Int(u16::from_le_bytes(array(bytes)?).into()),
         "u4" => Scalar::Int(u32::from_le_bytes(array(bytes)?).into()),
         "u8" => Scalar::Int(i64::try_from(u64::from_le_bytes(array(bytes)?)).ok()?),
-        "f2" => Scalar::Float(super::value::half(u16::from_le_bytes(array(bytes)?)).into()),
+        "f2" => Scalar::Float(crate::float16::half(u16::from_le_bytes(array(bytes)?)).into()),
         "f4" => Scalar::Float(f32::from_le_bytes(array(bytes)?).into()),
         "f8" => Scalar::Float(f64::from_le_bytes(array(bytes)?)),
         _ => return None,

@@ -3,6 +3,8 @@
 //!
 //! Invariant: a [`Tensor`]'s data is exactly as long as its type and shape say.
 
+use crate::float16::half;
+
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DType {
@@ -445,24 +447,6 @@ pub(super) fn elements_of(shape: &[usize]) -> Option<usize> {
     shape
         .iter()
         .try_fold(1_usize, |product, &dim| product.checked_mul(dim))
-}
-
-/// A `float16` (IEEE 754 binary16), exactly.
-pub(super) fn half(bits: u16) -> f32 {
-    let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
-    let fraction = f32::from(bits & 0x3FF);
-    match bits >> 10 & 0x1F {
-        // 2^-24 is the smallest number above 0.
-        0 => sign * fraction * (1.0 / 16_777_216.0),
-        31 if bits & 0x3FF == 0 => sign * f32::INFINITY,
-        31 => f32::NAN,
-        // The exponent's bias is 15 here and 127 there.
-        exponent => f32::from_bits(
-            u32::from(bits & 0x8000) << 16
-                | (u32::from(exponent) + 112) << 23
-                | u32::from(bits & 0x3FF) << 13,
-        ),
-    }
 }
 
 /// A `bfloat16`: the upper half of a `float32`.

@@ -7,12 +7,12 @@ use super::super::{InitKey, Learner, Stage, TrainError};
 use super::session::model_config;
 use super::weights;
 use crate::checkpoint::torch_file::Value;
-use crate::checkpoint::{self, CheckpointContent, LoadError, Need};
+use crate::checkpoint::{self, AdamWState, CheckpointContent, LoadError, Need};
 use crate::config::Config;
 use crate::events::{ModelKind, StageName};
 use crate::train::models::ModelConfig;
 
-/// Why a checkpoint is none for a stage. Each ends with a hint.
+/// Why a stage cannot start from a checkpoint, or build on it. Each ends with a hint.
 #[derive(Debug, thiserror::Error)]
 pub enum Misfit {
     #[error(transparent)]
@@ -39,6 +39,13 @@ pub enum Misfit {
     },
     #[error("{what}\nhint: `--fresh-optimizer` takes its weights, with moments that start at zero")]
     Optimizer { what: String },
+    /// The moments fit, and are means over another span.
+    #[error(
+        "its optimizer was set to {settings}\n\
+         hint: `--allow-other-settings` continues with its moments and tinygate's settings; \
+         `--fresh-optimizer` takes its weights, with moments that start at zero"
+    )]
+    OptimizerSettings { settings: String },
     #[error(transparent)]
     Train(TrainError),
 }
@@ -61,10 +68,10 @@ fn both(settings: &[(&'static str, i64, i64)]) -> String {
 /// What is wanted of a checkpoint that the user gives.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
-    /// To go on needs the moments, too.
+    /// To resume takes the moments, too.
     pub need: Need,
-    /// Weights that fit are taken although the checkpoint's own config says that they
-    /// were made for another model.
+    /// Weights and moments that fit are taken although the checkpoint says that they were
+    /// made with other settings.
     pub other_settings: bool,
 }
 
@@ -117,6 +124,13 @@ pub fn check(
         learner
             .load(&weights, Some(&moments))
             .map_err(|error| optimizer(format!("of the optimizer, {error}")))?;
+        let state = AdamWState::from_value(&content.optimizer)
+            .map_err(|error| optimizer(error.to_string()))?;
+        let settings = checkpoint::other_settings(&state);
+        if !settings.is_empty() && !wanted.other_settings {
+            let settings = settings.join(", ");
+            return Err(Misfit::OptimizerSettings { settings });
+        }
     }
     Ok(())
 }

@@ -149,7 +149,7 @@ impl Session {
             && is_absent(reason)
         {
             // It was durable when it was named: the disk is gone, not the checkpoint wrong.
-            let refusal = refusal(&judge.checkpoint, "to go on from", reason);
+            let refusal = refusal(&judge.checkpoint, "to resume from", reason);
             return Err(Failure::Environment(refusal));
         }
         let judged = verdict(&judge.stage, &judge.checkpoint, accepted);
@@ -255,7 +255,7 @@ impl Session {
             // Another of the run's own may take its place; nothing takes that of a given one.
             let given = Path::new(&resume.checkpoint.path).is_absolute();
             return Err(if given || is_absent(&reason) {
-                Failure::Environment(refusal(&resume.checkpoint, "to go on from", &reason))
+                Failure::Environment(refusal(&resume.checkpoint, "to resume from", &reason))
             } else {
                 Failure::Rejected {
                     checkpoint: resume.checkpoint.clone(),
