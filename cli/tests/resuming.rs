@@ -172,7 +172,8 @@ fn a_loss_that_is_accepted_takes_the_checkpoints_that_went_with_it() {
     }
     let stage = state.stage().unwrap();
     let newest = stage.newest_accepted().unwrap().reference.path.clone();
-    fs::remove_dir_all(place.path("run").join(&newest)).unwrap();
+    // Retention may have deleted it already, by an event that is lost.
+    let _ = fs::remove_dir_all(place.path("run").join(&newest));
     let tried = run(["repair", &dir, "--accept-loss", "--dry-run"]).expect(0);
     assert!(
         tried.stderr.contains(&format!("given up: `{newest}`")),
@@ -180,7 +181,10 @@ fn a_loss_that_is_accepted_takes_the_checkpoints_that_went_with_it() {
         tried.stderr
     );
     run(["repair", &dir, "--accept-loss"]).expect(0);
-    assert_eq!(given_up(&place), [(newest, "somebody".to_owned())]);
+    let lost = given_up(&place);
+    assert!(lost.contains(&(newest, "somebody".to_owned())), "{lost:?}");
+    let there = |path: &str| place.path("run").join(path).exists();
+    assert!(!lost.iter().any(|(path, _)| there(path)), "{lost:?}");
     resume(&place, &END_SOON).expect(0);
     run(["replay", &dir]).expect(0);
 }
@@ -276,7 +280,8 @@ fn a_command_that_a_queue_gives_again_resumes() {
         });
     assert_eq!(
         changes.collect::<Vec<_>>(),
-        [SettingKey::CheckpointInterval]
+        [SettingKey::CheckpointInterval, SettingKey::LearningRate],
+        "what the command sets was set before"
     );
 }
 
@@ -330,7 +335,12 @@ fn a_queue_may_give_what_a_run_began_from_again() {
     fs::remove_dir_all(place.path("first")).unwrap();
     let again = command().expect(0);
     assert!(again.stderr.contains("has finished"), "{}", again.stderr);
-    let longer = ["--or-resume", "--set", "video_tokenizer.n_updates=400"];
+    let longer = [
+        "--quiet",
+        "--or-resume",
+        "--set",
+        "video_tokenizer.n_updates=400",
+    ];
     Done::of(begin(&place, &longer).output().unwrap()).expect_error(
         2,
         &[
