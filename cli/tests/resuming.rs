@@ -17,7 +17,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use support::{Done, Place, folded, journal, records, run, scripted, tinygate, wait_for};
 use tinygate::events::{Event, Seq, SettingKey, StageName};
-use tinygate::machine::{RunState, apply};
+use tinygate::machine::{Judgement, RunState, apply};
 use tinygate::store::{Durability, EventLog, LogFile, Store};
 use tinygate_testing::{Script, short_policy};
 
@@ -48,7 +48,22 @@ fn killed() -> Place {
     killed_after(40)
 }
 
+/// Until the kill leaves no checkpoint without a verdict, which a resume may accept.
 fn killed_after(step: u64) -> Place {
+    loop {
+        let place = killed_anywhere_after(step);
+        let state = folded(&records(&place.path("run")));
+        let stage = state.stage_named(&StageName::new(VIDEO)).unwrap();
+        if stage
+            .lineage_checkpoints()
+            .all(|one| one.judgement != Judgement::Pending)
+        {
+            return place;
+        }
+    }
+}
+
+fn killed_anywhere_after(step: u64) -> Place {
     let place = Place::with_config(200);
     let mut child = begin(&place, &LONG)
         .arg("--quiet")

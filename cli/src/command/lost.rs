@@ -34,7 +34,12 @@ impl Lost {
         if missing.is_empty() {
             return None;
         }
-        let start = start(stage);
+        // A newer one that waits for its verdict may be where the run resumes.
+        let start = start(stage).filter(|start| {
+            !there.iter().any(|checkpoint| {
+                checkpoint.judgement == Judgement::Pending && start.step < checkpoint.reference.step
+            })
+        });
         let is_needed = |checkpoint: &&&Checkpoint| {
             checkpoint.judgement == Judgement::Pending || Some(&checkpoint.reference) == start
         };
