@@ -33,8 +33,9 @@ const PIECE_BYTES: u64 = 64 << 20;
 /// How much of an array of another type is looked at for the range of its values.
 const RANGE_BYTES_MAX: u64 = 1 << 30;
 
-/// How many arrays are looked at for one that is called `frames`.
+/// How many arrays and groups the parser of arrays is asked for.
 const MEMBERS_MAX: usize = 10_000;
+const GROUPS_MAX: usize = 10_000;
 
 /// How many arrays of other names are looked into for one that may be frames.
 const OTHERS_MAX: usize = 100;
@@ -175,10 +176,17 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
     }
     let members = match links.walk() {
         Ok(members) => members,
-        Err(_) => {
-            let mut members = Vec::new();
-            walk(source, &file.root(), "", 0, &mut members)?;
-            members
+        Err(links::Unread::TooMuch) => {
+            return Err(too_much(source, "its groups have too many links"));
+        }
+        Err(links::Unread::Unknown) => {
+            let mut walk = Walk {
+                source,
+                groups: 0,
+                found: Vec::new(),
+            };
+            walk.group(&file.root(), "", 0)?;
+            walk.found
         }
     };
     let mut found = Vec::new();
@@ -221,31 +229,53 @@ fn is_frames(member: &Member) -> bool {
     member.named.rsplit('/').next() == Some(NAME)
 }
 
-/// The same walk by the parser of arrays, which knows hard links alone, but all of them.
-fn walk(
-    source: &Source<'_>,
-    group: &Group,
-    path: &str,
-    depth: usize,
-    found: &mut Vec<Member>,
-) -> Result<(), DataError> {
-    let broken = |error: Error| of_parser(source, None, &error);
-    for name in group.datasets().map_err(broken)? {
-        let path = format!("{path}/{name}");
-        found.push(Member {
-            named: path.clone(),
-            path,
-            address: None,
-        });
+/// The same walk by the parser of arrays, which knows hard links alone, but all of them. It gives no addresses, so a
+/// ring of groups ends at one of the limits.
+struct Walk<'a> {
+    source: &'a Source<'a>,
+    groups: usize,
+    found: Vec<Member>,
+}
+
+impl Walk<'_> {
+    fn group(&mut self, group: &Group, path: &str, depth: usize) -> Result<(), DataError> {
+        let broken = |error: Error| of_parser(self.source, None, &error);
+        self.groups += 1;
+        let (datasets, groups) = (
+            group.datasets().map_err(broken)?,
+            group.groups().map_err(broken)?,
+        );
+        if GROUPS_MAX < self.groups || (depth == links::DEPTH_MAX && !groups.is_empty()) {
+            return Err(too_much(
+                self.source,
+                "its groups are too many, or lie too deep in each other",
+            ));
+        }
+        self.found.extend(datasets.into_iter().map(|name| {
+            let path = format!("{path}/{name}");
+            Member {
+                named: path.clone(),
+                path,
+                address: None,
+            }
+        }));
+        if MEMBERS_MAX < self.found.len() {
+            return Err(too_much(self.source, "it has too many arrays in groups"));
+        }
+        for name in groups {
+            let inner = group.group(&name);
+            let inner = inner.map_err(|error| of_parser(self.source, None, &error))?;
+            self.group(&inner, &format!("{path}/{name}"), depth + 1)?;
+        }
+        Ok(())
     }
-    if depth == links::DEPTH_MAX || MEMBERS_MAX < found.len() {
-        return Ok(());
+}
+
+fn too_much(source: &Source<'_>, found: &str) -> DataError {
+    DataError::TooManyGroups {
+        path: source.path.to_owned(),
+        found: found.to_owned(),
     }
-    for name in group.groups().map_err(broken)? {
-        let inner = group.group(&name).map_err(broken)?;
-        walk(source, &inner, &format!("{path}/{name}"), depth + 1, found)?;
-    }
-    Ok(())
 }
 
 fn elsewhere(source: &Source<'_>, target: Target) -> DataError {

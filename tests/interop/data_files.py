@@ -422,6 +422,41 @@ def _(folder):
     return Read(BASE, lengths=[COUNT])
 
 
+@rows(*[
+    (f"h5: one array with several names among {count} groups, format {lib}", count, ring, {"libver": (lib, lib)})
+    for lib in VERSIONS if lib not in ("earliest", "v108") for count, ring in ((10, True), (1000, False), (1500, True))
+])
+def _(folder, count, ring, options):
+    def fill(file):
+        for number in range(count):
+            file.create_group(f"ep{number}")
+        file["ep0/frames"] = BASE
+        file["ep9/frames"] = base(seed=9)
+        file["latest"] = file["ep9"]
+        for number in range(1, 9):
+            file[f"ep{number}/frames"] = file["ep9/frames"]
+        if ring:
+            file["ep0/parent"] = file["/"]
+
+    hdf5(folder, fill, **options)
+    return Read(np.concatenate([BASE, base(seed=9)]), lengths=[COUNT, COUNT])
+
+
+@rows(*[(f"h5: 40000 links, format {version}", {"libver": (version, version)}) for version in VERSIONS if version != "earliest"])
+def _(folder, options):
+    def fill(file):
+        file["frames"] = BASE
+        file["z/frames"] = BASE
+        group = file.create_group("data")
+        for number in range(40_000):
+            group[f"a long name of a link {number}"] = file["frames"]
+        file.create_dataset("data/demo/frames", data=BASE)
+
+    hdf5(folder, fill, **options)
+    why = "array `frames` in a group, beside the one at the top"
+    return Read(BASE, passed_over=[(why, 2, "/data/demo/frames")])
+
+
 @row("h5: frames at the top and in groups")
 def _(folder):
     def fill(file):
