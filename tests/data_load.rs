@@ -787,6 +787,22 @@ fn arrays_in_groups_are_recordings_in_the_order_of_their_names() {
 }
 
 #[test]
+fn links_that_are_not_followed_beside_recordings_are_said() {
+    let frames = Frames::load(&[fixture("external_in_group.h5")], 4).unwrap();
+    assert_eq!(frames.bytes(), expected());
+    let found: Vec<(&str, &str)> = frames
+        .passed_over()
+        .iter()
+        .map(|found| (found.why.as_str(), found.example.as_str()))
+        .collect();
+    let want = [
+        ("link into another file, which is not followed", "/ep1"),
+        ("link that leads nowhere", "/ep2/frames"),
+    ];
+    assert_eq!(found, want);
+}
+
+#[test]
 fn what_hdf5_cannot_give_is_named_with_what_to_do() {
     check_refused(
         "a writer that crashed",
@@ -820,7 +836,12 @@ fn what_hdf5_cannot_give_is_named_with_what_to_do() {
 #[test]
 fn damaged_links_never_panic() {
     let folder = tempfile::tempdir().unwrap();
-    for file in ["soft_link.h5", "soft_link_new.h5", "soft_link_dense.h5"] {
+    for file in [
+        "soft_link.h5",
+        "soft_link_new.h5",
+        "soft_link_dense.h5",
+        "external_in_group.h5",
+    ] {
         let whole = std::fs::read(fixture(file)).unwrap();
         let step = whole.len() / 300 + 1;
         for place in (0..whole.len()).step_by(step) {

@@ -457,6 +457,65 @@ def _(folder, options):
     return Read(BASE, passed_over=[(why, 2, "/data/demo/frames")])
 
 
+@rows(("h5: an external link to frames in a group", "/ep1/frames", "/ep1/frames"), ("h5: an external link to a group", "/ep1", "/ep1"))
+def _(folder, name, target):
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["ep1/frames"] = BASE
+
+    def fill(file):
+        file["ep0/frames"] = BASE
+        file[name] = h5py.ExternalLink("other.h5", target)
+
+    path = hdf5(folder, fill)
+    if name.endswith("frames"):
+        return Refused("`ep1/frames` is an external link to `/ep1/frames` in `other.h5`", "hint: ", paths=[path])
+    return Read(BASE, paths=[path], passed_over=[("link into another file, which is not followed", 1, "/ep1")])
+
+
+@row("h5: groups that are all external links")
+def _(folder):
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["ep1/frames"] = BASE
+
+    def fill(file):
+        for number in range(3):
+            file[f"ep{number}"] = h5py.ExternalLink("other.h5", "/ep1")
+
+    return Refused("`ep0` is an external link to `/ep1` in `other.h5`", "hint: ", paths=[hdf5(folder, fill)])
+
+
+@row("h5: a soft link in a group to nowhere")
+def _(folder):
+    def fill(file):
+        file["ep0/frames"] = BASE
+        file["ep1/frames"] = h5py.SoftLink("/nowhere")
+
+    hdf5(folder, fill)
+    return Read(BASE, passed_over=[("link that leads nowhere", 1, "/ep1/frames")])
+
+
+@row("h5: a group too deep in others")
+def _(folder):
+    def fill(file):
+        file["ep0/frames"] = BASE
+        file["/".join("abcdefghijklmnopq") + "/frames"] = BASE
+
+    hdf5(folder, fill)
+    return Read(BASE, passed_over=[("group that lies too deep in others", 1, "/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q")])
+
+
+@row("h5: 12000 arrays in groups")
+def _(folder):
+    def fill(file):
+        for number in range(3000):
+            for name in ("actions", "rewards", "states"):
+                file[f"data/demo_{number}/{name}"] = number
+            file[f"data/demo_{number}/frames"] = BASE[:2]
+
+    hdf5(folder, fill)
+    return Read(np.concatenate([BASE[:2]] * 3000), lengths=[2] * 3000)
+
+
 @row("h5: frames at the top and in groups")
 def _(folder):
     def fill(file):

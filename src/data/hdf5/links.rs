@@ -55,6 +55,16 @@ pub(super) enum Found {
     Elsewhere(Target),
 }
 
+/// What lies in the groups of a file.
+#[derive(Debug, Default)]
+pub(super) struct Walked {
+    pub members: Vec<Member>,
+    /// Links that are not followed, by their paths.
+    pub elsewhere: Vec<(String, Target)>,
+    /// Groups that lie too deep to be looked into.
+    pub too_deep: Vec<String>,
+}
+
 /// An object that is no group.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -131,10 +141,10 @@ impl Links {
         }
     }
 
-    /// All objects that are no groups, soft links among them followed. An object with several names comes several
+    /// All objects that are no groups, soft links among them followed, and what is not looked into. An object with several names comes several
     /// times, a group is looked into once.
-    pub fn walk(&mut self) -> Known<Vec<Member>> {
-        let mut found = Vec::new();
+    pub fn walk(&mut self) -> Known<Walked> {
+        let mut found = Walked::default();
         let mut seen = BTreeSet::new();
         self.walk_group(self.root, "", 0, &mut seen, &mut found)?;
         Ok(found)
@@ -146,9 +156,13 @@ impl Links {
         path: &str,
         depth: usize,
         seen: &mut BTreeSet<u64>,
-        found: &mut Vec<Member>,
+        found: &mut Walked,
     ) -> Known<()> {
-        if DEPTH_MAX < depth || !seen.insert(address) {
+        if DEPTH_MAX < depth && !seen.contains(&address) {
+            found.too_deep.push(path.to_owned());
+            return Ok(());
+        }
+        if !seen.insert(address) {
             return Ok(());
         }
         let Some(links) = self.links(address)? else {
@@ -170,15 +184,30 @@ impl Links {
                     let steps = named.split('/').filter(|step| !step.is_empty());
                     match self.follow(steps.map(str::to_owned).collect())? {
                         Followed::Hard(path, address) => (address, path),
-                        Followed::Elsewhere(_) | Followed::Nothing(_) => continue,
+                        Followed::Elsewhere(target) => {
+                            found.elsewhere.push((named, target));
+                            continue;
+                        }
+                        Followed::Nothing(soft) => {
+                            let target = Target::Soft(soft.unwrap_or_default());
+                            found.elsewhere.push((named, target));
+                            continue;
+                        }
                     }
                 }
-                Link::External { .. } => continue,
+                Link::External { file, object } => {
+                    let target = Target::External {
+                        file: file.clone(),
+                        object: object.clone(),
+                    };
+                    found.elsewhere.push((named, target));
+                    continue;
+                }
             };
             if self.links(address)?.is_some() {
                 self.walk_group(address, &path, depth + 1, seen, found)?;
             } else {
-                found.push(Member {
+                found.members.push(Member {
                     named,
                     path,
                     address: Some(address),
