@@ -868,6 +868,29 @@ fn write_gray(path: &Path, gray: u8) {
         .unwrap();
 }
 
+#[test]
+fn folders_that_are_not_looked_into_have_a_reason() {
+    let deep = format!("{}/1.png", ["d"; 17].join("/"));
+    let folder = pictures(&[("a/1.png", 1), (&deep, 2)]);
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("a", folder.path().join("z")).unwrap();
+    let frames = Frames::load(&[folder.path()], 4).unwrap();
+    assert_eq!(frames.count(), 1);
+    let reasons: Vec<&str> = frames
+        .passed_over()
+        .iter()
+        .map(|found| found.why.as_str())
+        .collect();
+    assert!(
+        reasons.contains(&"folder that lies too deep in others"),
+        "{reasons:?}"
+    );
+    assert!(
+        cfg!(not(unix)) || reasons.contains(&"another name of a folder that is read"),
+        "{reasons:?}"
+    );
+}
+
 /// A folder of gray pictures, named by their values.
 fn pictures(names: &[(&str, u8)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

@@ -92,6 +92,7 @@ fn is_worth_a_word(passed_over: &PassedOver) -> bool {
         "array",
         "link",
         "group",
+        "folder that lies too deep",
     ]
     .iter()
     .any(|start| passed_over.why.starts_with(start))
@@ -169,6 +170,8 @@ mod tests {
             passed_over("no picture", "notes.txt"),
             passed_over("picture, but no PNG (.jpg)", "f1.jpg"),
             passed_over("link into another file, which is not followed", "/ep1"),
+            passed_over("folder without a PNG", "notes"),
+            passed_over("folder that lies too deep in others", "q"),
         ];
         let found = warnings(
             &dataset(vec![clip(0, 0), clip(1, 3)], passed_over),
@@ -178,6 +181,7 @@ mod tests {
             "warning: `ep1`: 3 numbers are missing between `f0.png` and `f9.png`; windows run across the gaps",
             "warning: `ep0`: not read: 24 x picture, but no PNG (.jpg), such as `f1.jpg`",
             "warning: `ep0`: not read: 24 x link into another file, which is not followed, such as `/ep1`",
+            "warning: `ep0`: not read: 24 x folder that lies too deep in others, such as `q`",
         ];
         assert_eq!(found, want);
         assert!(warnings(&dataset(vec![clip(0, 0)], Vec::new()), &frames(2)).is_empty());
