@@ -1244,7 +1244,7 @@ def _(folder):
     clips = [base(4, seed) for seed in range(12)]
     for number, clip in enumerate(clips):
         pictures = pngs(folder, [f"ep{number}/{name}" for name in numbered(4)], clip)
-    return Read(np.concatenate(clips), paths=[pictures], lengths=[4] * 12)
+    return Read(np.concatenate(clips), paths=[pictures], lengths=[4] * 12, first=numbered(4)[0], last=numbered(4)[-1])
 
 
 @row("png: pictures and a subfolder")
@@ -1335,7 +1335,9 @@ def check_read(reader, folder, paths, want):
         if key == "passed_over":
             found = [(one["why"], one["count"], one["example"]) for one in said["passed_over"]]
         else:
-            found = said["recordings"][0][key]
+            # A value is of all recordings, a list of each.
+            found = [recording[key] for recording in said["recordings"]]
+            value = value if isinstance(value, list) else [value] * len(found)
         need(found == value, f"{key} is {found}, expected {value}")
 
 
