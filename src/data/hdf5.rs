@@ -350,7 +350,11 @@ fn elsewhere(source: &Source<'_>, named: &str, target: Target) -> DataError {
             found: format!(
                 "`{named}` is an external link to `{object}` in `{file}`, which is not followed"
             ),
-            array: named.to_owned(),
+            array: match names_frames(named) {
+                true => named.to_owned(),
+                // Probably a group of the other file.
+                false => format!("{named}/{NAME}"),
+            },
         },
         Target::Soft(path) => DataError::NoFrames {
             path: source.path.to_owned(),

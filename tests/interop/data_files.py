@@ -481,7 +481,7 @@ def _(folder):
         for number in range(3):
             file[f"ep{number}"] = h5py.ExternalLink("other.h5", "/ep1")
 
-    return Refused("`ep0` is an external link to `/ep1` in `other.h5`", "hint: ", paths=[hdf5(folder, fill)])
+    return Refused("`ep0` is an external link to `/ep1` in `other.h5`", 'f["ep0/frames"][:]', paths=[hdf5(folder, fill)])
 
 
 @row("h5: a soft link in a group to nowhere")
