@@ -787,6 +787,22 @@ fn arrays_in_groups_are_recordings_in_the_order_of_their_names() {
 }
 
 #[test]
+fn links_that_are_not_followed_beside_recordings_are_said() {
+    let frames = Frames::load(&[fixture("external_in_group.h5")], 4).unwrap();
+    assert_eq!(frames.bytes(), expected());
+    let found: Vec<(&str, &str)> = frames
+        .passed_over()
+        .iter()
+        .map(|found| (found.why.as_str(), found.example.as_str()))
+        .collect();
+    let want = [
+        ("link into another file, which is not followed", "/ep1"),
+        ("link that leads nowhere", "/ep2/frames"),
+    ];
+    assert_eq!(found, want);
+}
+
+#[test]
 fn what_hdf5_cannot_give_is_named_with_what_to_do() {
     check_refused(
         "a writer that crashed",
@@ -820,7 +836,12 @@ fn what_hdf5_cannot_give_is_named_with_what_to_do() {
 #[test]
 fn damaged_links_never_panic() {
     let folder = tempfile::tempdir().unwrap();
-    for file in ["soft_link.h5", "soft_link_new.h5", "soft_link_dense.h5"] {
+    for file in [
+        "soft_link.h5",
+        "soft_link_new.h5",
+        "soft_link_dense.h5",
+        "external_in_group.h5",
+    ] {
         let whole = std::fs::read(fixture(file)).unwrap();
         let step = whole.len() / 300 + 1;
         for place in (0..whole.len()).step_by(step) {
@@ -845,6 +866,29 @@ fn write_gray(path: &Path, gray: u8) {
         .unwrap()
         .write_image_data(&[gray; 16])
         .unwrap();
+}
+
+#[test]
+fn folders_that_are_not_looked_into_have_a_reason() {
+    let deep = format!("{}/1.png", ["d"; 17].join("/"));
+    let folder = pictures(&[("a/1.png", 1), (&deep, 2)]);
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("a", folder.path().join("z")).unwrap();
+    let frames = Frames::load(&[folder.path()], 4).unwrap();
+    assert_eq!(frames.count(), 1);
+    let reasons: Vec<&str> = frames
+        .passed_over()
+        .iter()
+        .map(|found| found.why.as_str())
+        .collect();
+    assert!(
+        reasons.contains(&"folder that lies too deep in others"),
+        "{reasons:?}"
+    );
+    assert!(
+        cfg!(not(unix)) || reasons.contains(&"another name of a folder that is read"),
+        "{reasons:?}"
+    );
 }
 
 /// A folder of gray pictures, named by their values.

@@ -152,6 +152,12 @@ pub enum DataError {
         array: String,
     },
     #[error(
+        "`{}` cannot be searched for arrays `frames`: {found}\n\
+         hint: copy the frames into a file of their own with an array `frames` at the top",
+        path.display()
+    )]
+    TooManyGroups { path: PathBuf, found: String },
+    #[error(
         "`{}` is written in a format of HDF5 2 that is not read here (data layout version: {version})\n\
          hint: save it anew with the library's defaults, without `libver=\"latest\"`",
         path.display()

@@ -33,8 +33,9 @@ const PIECE_BYTES: u64 = 64 << 20;
 /// How much of an array of another type is looked at for the range of its values.
 const RANGE_BYTES_MAX: u64 = 1 << 30;
 
-/// How many arrays are looked at for one that is called `frames`.
+/// How many arrays and groups the parser of arrays is asked for.
 const MEMBERS_MAX: usize = 10_000;
+const GROUPS_MAX: usize = 10_000;
 
 /// How many arrays of other names are looked into for one that may be frames.
 const OTHERS_MAX: usize = 100;
@@ -129,10 +130,17 @@ fn read_arrays(source: &Source<'_>, file_bytes: u64, into: &mut Loading) -> Resu
                 }));
             Ok(())
         }
-        Arrays::InGroups(arrays) => arrays.iter().try_for_each(|array| {
-            let shown = format!("{place}:{array}");
-            read_array(source, &file, array, &shown, file_bytes, into)
-        }),
+        Arrays::InGroups {
+            paths,
+            not_looked_into,
+        } => {
+            for array in &paths {
+                let shown = format!("{place}:{array}");
+                read_array(source, &file, array, &shown, file_bytes, into)?;
+            }
+            into.passed_over.extend(not_looked_into);
+            Ok(())
+        }
     }
 }
 
@@ -143,7 +151,10 @@ enum Arrays {
         /// Arrays of the same name in groups, which are not read beside it.
         more: Vec<String>,
     },
-    InGroups(Vec<String>),
+    InGroups {
+        paths: Vec<String>,
+        not_looked_into: Vec<PassedOver>,
+    },
 }
 
 fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
@@ -153,7 +164,7 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
     // What this reader of links does not know, the parser of the whole may.
     let at_top = match links.find(NAME) {
         Ok(Some(Found::Hard { path, address })) => Some((path, Some(address))),
-        Ok(Some(Found::Elsewhere(target))) => return Err(elsewhere(source, target)),
+        Ok(Some(Found::Elsewhere(target))) => return Err(elsewhere(source, NAME, target)),
         Ok(None) | Err(_) => None,
     };
     let is_array = |path: &str| match file.dataset(path) {
@@ -164,8 +175,8 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
     };
     let (top, address) = at_top.unwrap_or_else(|| (NAME.to_owned(), None));
     if is_array(&top)? {
-        let members = links.walk().unwrap_or_default();
-        let more = members.iter().filter(|member| {
+        let walked = links.walk().unwrap_or_default();
+        let more = walked.members.iter().filter(|member| {
             is_frames(member) && member.address != address && file.dataset(&member.path).is_ok()
         });
         return Ok(Arrays::Top {
@@ -173,18 +184,35 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
             more: more.map(|member| member.path.clone()).collect(),
         });
     }
-    let members = match links.walk() {
-        Ok(members) => members,
-        Err(_) => {
-            let mut members = Vec::new();
-            walk(source, &file.root(), "", 0, &mut members)?;
-            members
+    let walked = match links.walk() {
+        Ok(walked) => walked,
+        Err(links::Unread::TooMuch) => {
+            return Err(too_much(source, "its groups have too many links"));
+        }
+        Err(links::Unread::Unknown) => {
+            let mut walk = Walk {
+                source,
+                groups: 0,
+                found: Vec::new(),
+            };
+            walk.group(&file.root(), "", 0)?;
+            links::Walked {
+                members: walk.found,
+                ..links::Walked::default()
+            }
         }
     };
     let mut found = Vec::new();
     let mut others = Vec::new();
     let mut seen = BTreeSet::new();
-    for member in members {
+    let not_looked_into = not_looked_into(source, &walked);
+    let mut outside = walked.elsewhere;
+    // What is called `frames` comes first.
+    outside.sort_by_key(|(named, _)| !names_frames(named));
+    let of_frames = |(named, target): &(String, Target)| {
+        names_frames(named) && matches!(target, Target::External { .. })
+    };
+    for member in walked.members {
         if is_frames(&member) && is_array(&member.path)? {
             if member.address.is_none_or(|address| seen.insert(address)) {
                 found.push(member.path);
@@ -196,7 +224,15 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
             others.push((sides, member.path.trim_start_matches('/').to_owned()));
         }
     }
-    if found.is_empty() {
+    let nothing = found.is_empty();
+    if let Some(at) = outside
+        .iter()
+        .position(|link| of_frames(link) || (nothing && matches!(link.1, Target::External { .. })))
+    {
+        let (named, target) = outside.swap_remove(at);
+        return Err(elsewhere(source, named.trim_start_matches('/'), target));
+    }
+    if nothing {
         // What may be frames comes first.
         others.sort_by_key(|(sides, _)| std::cmp::Reverse(*sides));
         let others: Vec<String> = others.into_iter().map(|(_, path)| path).collect();
@@ -214,52 +250,115 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
         });
     }
     names::sort_paths(&mut found);
-    Ok(Arrays::InGroups(found))
+    Ok(Arrays::InGroups {
+        paths: found,
+        not_looked_into,
+    })
 }
 
 fn is_frames(member: &Member) -> bool {
-    member.named.rsplit('/').next() == Some(NAME)
+    names_frames(&member.named)
 }
 
-/// The same walk by the parser of arrays, which knows hard links alone, but all of them.
-fn walk(
-    source: &Source<'_>,
-    group: &Group,
-    path: &str,
-    depth: usize,
-    found: &mut Vec<Member>,
-) -> Result<(), DataError> {
-    let broken = |error: Error| of_parser(source, None, &error);
-    for name in group.datasets().map_err(broken)? {
-        let path = format!("{path}/{name}");
-        found.push(Member {
-            named: path.clone(),
-            path,
-            address: None,
-        });
-    }
-    if depth == links::DEPTH_MAX || MEMBERS_MAX < found.len() {
-        return Ok(());
-    }
-    for name in group.groups().map_err(broken)? {
-        let inner = group.group(&name).map_err(broken)?;
-        walk(source, &inner, &format!("{path}/{name}"), depth + 1, found)?;
-    }
-    Ok(())
+fn names_frames(path: &str) -> bool {
+    path.rsplit('/').next() == Some(NAME)
 }
 
-fn elsewhere(source: &Source<'_>, target: Target) -> DataError {
+/// Links and groups that may lead to more recordings.
+fn not_looked_into(source: &Source<'_>, walked: &links::Walked) -> Vec<PassedOver> {
+    let outside = |wanted: bool| {
+        let links = walked.elsewhere.iter();
+        let links =
+            links.filter(move |(_, target)| matches!(target, Target::External { .. }) == wanted);
+        links.map(|(named, _)| named).collect::<Vec<_>>()
+    };
+    let kinds = [
+        (
+            "link into another file, which is not followed",
+            outside(true),
+        ),
+        ("link that leads nowhere", outside(false)),
+        (
+            "group that lies too deep in others",
+            walked.too_deep.iter().collect(),
+        ),
+    ];
+    let kinds = kinds.into_iter().filter_map(|(why, paths)| {
+        Some(PassedOver {
+            path: source.path.display().to_string(),
+            why: why.to_owned(),
+            count: paths.len() as u64,
+            example: (*paths.first()?).clone(),
+        })
+    });
+    kinds.collect()
+}
+
+/// The same walk by the parser of arrays, which knows hard links alone, but all of them. It gives no addresses, so a
+/// ring of groups ends at one of the limits.
+struct Walk<'a> {
+    source: &'a Source<'a>,
+    groups: usize,
+    found: Vec<Member>,
+}
+
+impl Walk<'_> {
+    fn group(&mut self, group: &Group, path: &str, depth: usize) -> Result<(), DataError> {
+        let broken = |error: Error| of_parser(self.source, None, &error);
+        self.groups += 1;
+        let (datasets, groups) = (
+            group.datasets().map_err(broken)?,
+            group.groups().map_err(broken)?,
+        );
+        if GROUPS_MAX < self.groups || (depth == links::DEPTH_MAX && !groups.is_empty()) {
+            return Err(too_much(
+                self.source,
+                "its groups are too many, or lie too deep in each other",
+            ));
+        }
+        self.found.extend(datasets.into_iter().map(|name| {
+            let path = format!("{path}/{name}");
+            Member {
+                named: path.clone(),
+                path,
+                address: None,
+            }
+        }));
+        if MEMBERS_MAX < self.found.len() {
+            return Err(too_much(self.source, "it has too many arrays in groups"));
+        }
+        for name in groups {
+            let inner = group.group(&name);
+            let inner = inner.map_err(|error| of_parser(self.source, None, &error))?;
+            self.group(&inner, &format!("{path}/{name}"), depth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+fn too_much(source: &Source<'_>, found: &str) -> DataError {
+    DataError::TooManyGroups {
+        path: source.path.to_owned(),
+        found: found.to_owned(),
+    }
+}
+
+fn elsewhere(source: &Source<'_>, named: &str, target: Target) -> DataError {
     match target {
         Target::External { file, object } => DataError::Elsewhere {
             path: source.path.to_owned(),
             found: format!(
-                "`{NAME}` is an external link to `{object}` in `{file}`, which is not followed"
+                "`{named}` is an external link to `{object}` in `{file}`, which is not followed"
             ),
-            array: NAME.to_owned(),
+            array: match names_frames(named) {
+                true => named.to_owned(),
+                // Probably a group of the other file.
+                false => format!("{named}/{NAME}"),
+            },
         },
         Target::Soft(path) => DataError::NoFrames {
             path: source.path.to_owned(),
-            found: vec![format!("{NAME} -> {path}")],
+            found: vec![format!("{named} -> {path}")],
             hint: "the link leads nowhere; link the array of frames, or rename it to `frames`"
                 .to_owned(),
         },
@@ -392,9 +491,13 @@ fn never_written(dataset: &Dataset, shape: &[u64], shown: &str) -> Option<Passed
         return None;
     }
     let rows = sides.first().copied()?.max(1);
+    let written: BTreeSet<u64> = stored
+        .iter()
+        .filter_map(|chunk| chunk.offset.first().copied())
+        .collect();
     let first = (0..shape.first()?.div_ceil(rows))
         .map(|chunk| chunk * rows)
-        .find(|row| !stored.iter().any(|chunk| chunk.offset.first() == Some(row)));
+        .find(|row| !written.contains(row));
     Some(PassedOver {
         path: shown.to_owned(),
         why: "chunk never written, reads as the fill value".to_owned(),

@@ -104,15 +104,28 @@ impl Found {
     }
 }
 
-fn look_into(folder: &Path, depth: usize, found: &mut Found) -> Result<(), DataError> {
+/// What came of a folder.
+#[derive(Clone, Copy)]
+enum Looked {
+    Into,
+    /// It is the same folder as another.
+    Before,
+    TooDeep,
+}
+
+fn look_into(folder: &Path, depth: usize, found: &mut Found) -> Result<Looked, DataError> {
     let io = |source| DataError::Io {
         path: folder.to_owned(),
         source,
     };
     let known = std::fs::canonicalize(folder).map_err(io)?;
-    if depth > DEPTH_MAX || !found.seen.insert(known) {
-        return Ok(());
+    if found.seen.contains(&known) {
+        return Ok(Looked::Before);
     }
+    if depth > DEPTH_MAX {
+        return Ok(Looked::TooDeep);
+    }
+    found.seen.insert(known);
     let (mut pictures, mut subfolders) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
@@ -144,12 +157,15 @@ fn look_into(folder: &Path, depth: usize, found: &mut Found) -> Result<(), DataE
     names::sort_folders(&mut subfolders);
     for subfolder in subfolders {
         let before = found.recordings.len();
-        look_into(&subfolder, depth + 1, found)?;
-        if found.recordings.len() == before {
-            found.pass_over(folder, "folder without a PNG".to_owned(), &subfolder);
-        }
+        let why = match look_into(&subfolder, depth + 1, found)? {
+            Looked::Into if found.recordings.len() == before => "folder without a PNG",
+            Looked::Into => continue,
+            Looked::Before => "another name of a folder that is read",
+            Looked::TooDeep => "folder that lies too deep in others",
+        };
+        found.pass_over(folder, why.to_owned(), &subfolder);
     }
-    Ok(())
+    Ok(Looked::Into)
 }
 
 fn is_hidden(path: &Path) -> bool {

@@ -4,14 +4,15 @@
 //! count. Names that are equal in this way (`1`, `01`) compare as bytes, so the order is total.
 //!
 //! - A point or comma between two runs of digits is a decimal point (`0.25` before `0.5`), unless some names of the
-//!   folder have more digits behind it than others and a longer one ends in 0 (`1.9`, `1.10`): those are two counters.
+//!   folder have more digits behind it than others and a longer one ends in 0 (`1.9`, `1.10`), or the numbers behind it
+//!   have one step as whole numbers (`1.7`, `1.9`, `1.11`): those are two counters.
 //!   Three runs (`1.2.3`) are never a decimal.
 //! - A `-` or `+` at the beginning, or after one of `_=([,`, is a sign. If every name has the `-` there and the numbers
 //!   are padded (`-001`), it is a separator.
 //! - `1e-05`, as Python prints it, is a number.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 use std::str::CharIndices;
@@ -186,10 +187,13 @@ impl Rules {
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut lengths = BTreeSet::new();
         let mut counters = false;
+        let mut fractions: BTreeMap<(String, &str), BTreeSet<&str>> = BTreeMap::new();
         for name in names {
             for run in runs(name) {
                 let digits = run.parts.first().copied().unwrap_or_default();
-                if let [_, fraction] = run.parts.as_slice() {
+                if let [whole, fraction] = *run.parts.as_slice() {
+                    let behind = fractions.entry((run.before.clone(), whole));
+                    behind.or_default().insert(fraction);
                     lengths.insert(fraction.len());
                     counters |= 1 < fraction.len() && fraction.ends_with('0');
                 }
@@ -207,6 +211,7 @@ impl Rules {
             .into_iter()
             .filter(|before| !unsigned.contains(before) && padded.contains(before))
             .collect();
+        counters |= have_one_step(&fractions);
         Self {
             decimals: !(counters && 1 < lengths.len()),
             separators,
@@ -259,6 +264,27 @@ impl Rules {
         );
         key
     }
+}
+
+/// Whether what is behind the points counts in one step, read as whole numbers, and beyond a power of ten.
+fn have_one_step(fractions: &BTreeMap<(String, &str), BTreeSet<&str>>) -> bool {
+    let mut steps = BTreeSet::new();
+    let mut are_counters = false;
+    for behind in fractions.values() {
+        let padded = |digits: &&str| 1 < digits.len() && digits.starts_with('0');
+        if behind.iter().any(padded) {
+            return false;
+        }
+        let numbers: Option<BTreeSet<u64>> = behind.iter().map(|part| part.parse().ok()).collect();
+        let Some(numbers) = numbers else {
+            return false;
+        };
+        let next = numbers.iter().skip(1);
+        steps.extend(numbers.iter().zip(next).map(|(one, next)| next - one));
+        let lengths: BTreeSet<usize> = behind.iter().map(|part| part.len()).collect();
+        are_counters |= 2 < numbers.len() && 1 < lengths.len();
+    }
+    are_counters && steps.len() == 1
 }
 
 /// Digits, with points or commas between them, and what belongs to the number around them.
@@ -490,6 +516,24 @@ mod tests {
         check(
             "counters, not decimals",
             &["1.1.png", "1.2.png", "1.9.png", "1.10.png", "1.11.png"],
+        );
+        check(
+            "every second of a counter",
+            &[
+                "1.5.png", "1.7.png", "1.9.png", "1.11.png", "2.1.png", "2.3.png",
+            ],
+        );
+        check(
+            "every fifth of a counter",
+            &["1.1.png", "1.6.png", "1.11.png", "1.16.png"],
+        );
+        check(
+            "quarters",
+            &["0.25.png", "0.5.png", "0.75.png", "1.25.png", "1.5.png"],
+        );
+        check(
+            "steps of a twentieth",
+            &["0.05.png", "0.15.png", "0.25.png", "0.5.png"],
         );
         check("dates", &["2024.2.3.png", "2024.2.10.png", "2024.11.1.png"]);
         check(

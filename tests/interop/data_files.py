@@ -422,6 +422,100 @@ def _(folder):
     return Read(BASE, lengths=[COUNT])
 
 
+@rows(*[
+    (f"h5: one array with several names among {count} groups, format {lib}", count, ring, {"libver": (lib, lib)})
+    for lib in VERSIONS if lib not in ("earliest", "v108") for count, ring in ((10, True), (1000, False), (1500, True))
+])
+def _(folder, count, ring, options):
+    def fill(file):
+        for number in range(count):
+            file.create_group(f"ep{number}")
+        file["ep0/frames"] = BASE
+        file["ep9/frames"] = base(seed=9)
+        file["latest"] = file["ep9"]
+        for number in range(1, 9):
+            file[f"ep{number}/frames"] = file["ep9/frames"]
+        if ring:
+            file["ep0/parent"] = file["/"]
+
+    hdf5(folder, fill, **options)
+    return Read(np.concatenate([BASE, base(seed=9)]), lengths=[COUNT, COUNT])
+
+
+@rows(*[(f"h5: 40000 links, format {version}", {"libver": (version, version)}) for version in VERSIONS if version != "earliest"])
+def _(folder, options):
+    def fill(file):
+        file["frames"] = BASE
+        file["z/frames"] = BASE
+        group = file.create_group("data")
+        for number in range(40_000):
+            group[f"a long name of a link {number}"] = file["frames"]
+        file.create_dataset("data/demo/frames", data=BASE)
+
+    hdf5(folder, fill, **options)
+    why = "array `frames` in a group, beside the one at the top"
+    return Read(BASE, passed_over=[(why, 2, "/data/demo/frames")])
+
+
+@rows(("h5: an external link to frames in a group", "/ep1/frames", "/ep1/frames"), ("h5: an external link to a group", "/ep1", "/ep1"))
+def _(folder, name, target):
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["ep1/frames"] = BASE
+
+    def fill(file):
+        file["ep0/frames"] = BASE
+        file[name] = h5py.ExternalLink("other.h5", target)
+
+    path = hdf5(folder, fill)
+    if name.endswith("frames"):
+        return Refused("`ep1/frames` is an external link to `/ep1/frames` in `other.h5`", "hint: ", paths=[path])
+    return Read(BASE, paths=[path], passed_over=[("link into another file, which is not followed", 1, "/ep1")])
+
+
+@row("h5: groups that are all external links")
+def _(folder):
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["ep1/frames"] = BASE
+
+    def fill(file):
+        for number in range(3):
+            file[f"ep{number}"] = h5py.ExternalLink("other.h5", "/ep1")
+
+    return Refused("`ep0` is an external link to `/ep1` in `other.h5`", 'f["ep0/frames"][:]', paths=[hdf5(folder, fill)])
+
+
+@row("h5: a soft link in a group to nowhere")
+def _(folder):
+    def fill(file):
+        file["ep0/frames"] = BASE
+        file["ep1/frames"] = h5py.SoftLink("/nowhere")
+
+    hdf5(folder, fill)
+    return Read(BASE, passed_over=[("link that leads nowhere", 1, "/ep1/frames")])
+
+
+@row("h5: a group too deep in others")
+def _(folder):
+    def fill(file):
+        file["ep0/frames"] = BASE
+        file["/".join("abcdefghijklmnopq") + "/frames"] = BASE
+
+    hdf5(folder, fill)
+    return Read(BASE, passed_over=[("group that lies too deep in others", 1, "/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q")])
+
+
+@row("h5: 12000 arrays in groups")
+def _(folder):
+    def fill(file):
+        for number in range(3000):
+            for name in ("actions", "rewards", "states"):
+                file[f"data/demo_{number}/{name}"] = number
+            file[f"data/demo_{number}/frames"] = BASE[:2]
+
+    hdf5(folder, fill)
+    return Read(np.concatenate([BASE[:2]] * 3000), lengths=[2] * 3000)
+
+
 @row("h5: frames at the top and in groups")
 def _(folder):
     def fill(file):
@@ -1150,7 +1244,7 @@ def _(folder):
     clips = [base(4, seed) for seed in range(12)]
     for number, clip in enumerate(clips):
         pictures = pngs(folder, [f"ep{number}/{name}" for name in numbered(4)], clip)
-    return Read(np.concatenate(clips), paths=[pictures], lengths=[4] * 12)
+    return Read(np.concatenate(clips), paths=[pictures], lengths=[4] * 12, first=numbered(4)[0], last=numbered(4)[-1])
 
 
 @row("png: pictures and a subfolder")
@@ -1241,7 +1335,9 @@ def check_read(reader, folder, paths, want):
         if key == "passed_over":
             found = [(one["why"], one["count"], one["example"]) for one in said["passed_over"]]
         else:
-            found = said["recordings"][0][key]
+            # A value is of all recordings, a list of each.
+            found = [recording[key] for recording in said["recordings"]]
+            value = value if isinstance(value, list) else [value] * len(found)
         need(found == value, f"{key} is {found}, expected {value}")
 
 

@@ -85,9 +85,17 @@ fn gap(recording: &Recording) -> String {
 
 /// Hidden files and notes lie beside any pictures.
 fn is_worth_a_word(passed_over: &PassedOver) -> bool {
-    ["picture", "chunk", "file of arrays", "array"]
-        .iter()
-        .any(|start| passed_over.why.starts_with(start))
+    [
+        "picture",
+        "chunk",
+        "file of arrays",
+        "array",
+        "link",
+        "group",
+        "folder that lies too deep",
+    ]
+    .iter()
+    .any(|start| passed_over.why.starts_with(start))
 }
 
 fn some<T>(all: &[T], indent: &str, line: impl Fn(&T) -> String) -> Vec<String> {
@@ -161,6 +169,9 @@ mod tests {
             passed_over("hidden or made by the system", ".DS_Store"),
             passed_over("no picture", "notes.txt"),
             passed_over("picture, but no PNG (.jpg)", "f1.jpg"),
+            passed_over("link into another file, which is not followed", "/ep1"),
+            passed_over("folder without a PNG", "notes"),
+            passed_over("folder that lies too deep in others", "q"),
         ];
         let found = warnings(
             &dataset(vec![clip(0, 0), clip(1, 3)], passed_over),
@@ -169,6 +180,8 @@ mod tests {
         let want = [
             "warning: `ep1`: 3 numbers are missing between `f0.png` and `f9.png`; windows run across the gaps",
             "warning: `ep0`: not read: 24 x picture, but no PNG (.jpg), such as `f1.jpg`",
+            "warning: `ep0`: not read: 24 x link into another file, which is not followed, such as `/ep1`",
+            "warning: `ep0`: not read: 24 x folder that lies too deep in others, such as `q`",
         ];
         assert_eq!(found, want);
         assert!(warnings(&dataset(vec![clip(0, 0)], Vec::new()), &frames(2)).is_empty());

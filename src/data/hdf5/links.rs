@@ -3,21 +3,30 @@
 //! The parser of arrays passes over links that are not hard, and fails on groups of the older kind that hold one. This
 //! reads the links alone, after "HDF5 File Format Specification Version 3.0", chapters III and IV.A: groups of the older
 //! kind (B-tree, symbol nodes, local heap), links within an object's header, and links in a fractal heap, as groups of
-//! many links have. A heap or index too large for its first levels is left to the parser of arrays.
+//! many links have.
 //!
-//! Everything read is bounded: no block is larger than [`BLOCK_BYTES_MAX`], no walk visits more than [`VISITS_MAX`].
+//! Everything read is bounded: no block is larger than [`BLOCK_BYTES_MAX`], all blocks and names together take at most
+//! [`BYTES_MAX`], and no walk visits more than [`VISITS_MAX`].
 
+use crate::data::names;
 use hdf5_pure::Superblock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::rc::Rc;
 
 /// The largest block of names or messages that is read.
 const BLOCK_BYTES_MAX: u64 = 16 << 20;
 
+/// How much is read in all.
+const BYTES_MAX: u64 = 256 << 20;
+
+/// The longest name or target of a link.
+const NAME_BYTES_MAX: usize = 4096;
+
 /// The most blocks and links that a walk visits.
-const VISITS_MAX: usize = 100_000;
+const VISITS_MAX: usize = 2_000_000;
 
 /// How many soft links may lead to each other.
 const SOFT_LINKS_MAX: usize = 16;
@@ -46,6 +55,16 @@ pub(super) enum Found {
     Elsewhere(Target),
 }
 
+/// What lies in the groups of a file.
+#[derive(Debug, Default)]
+pub(super) struct Walked {
+    pub members: Vec<Member>,
+    /// Links that are not followed, by their paths.
+    pub elsewhere: Vec<(String, Target)>,
+    /// Groups that lie too deep to be looked into.
+    pub too_deep: Vec<String>,
+}
+
 /// An object that is no group.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -63,17 +82,27 @@ enum Link {
     External { file: String, object: String },
 }
 
-/// Why links cannot be read.
-#[derive(Debug)]
-pub(super) struct Unknown;
+/// The links of a group by their names.
+type Group = Rc<[(String, Link)]>;
 
-impl From<io::Error> for Unknown {
+/// Why links cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Damaged, or of a kind that this reader does not know.
+    Unknown,
+    /// More than the limits allow.
+    TooMuch,
+}
+
+use Unread::{TooMuch, Unknown};
+
+impl From<io::Error> for Unread {
     fn from(_: io::Error) -> Self {
-        Self
+        Unknown
     }
 }
 
-type Known<T> = Result<T, Unknown>;
+type Known<T> = Result<T, Unread>;
 
 pub(super) struct Links {
     file: File,
@@ -82,8 +111,9 @@ pub(super) struct Links {
     offset_bytes: usize,
     length_bytes: usize,
     visits: usize,
+    bytes: u64,
     /// What has been read, by the address of the object.
-    known: BTreeMap<u64, Option<Vec<(String, Link)>>>,
+    known: BTreeMap<u64, Option<Group>>,
 }
 
 impl Links {
@@ -95,6 +125,7 @@ impl Links {
             offset_bytes: usize::from(superblock.offset_size),
             length_bytes: usize::from(superblock.length_size),
             visits: 0,
+            bytes: 0,
             known: BTreeMap::new(),
         })
     }
@@ -110,10 +141,10 @@ impl Links {
         }
     }
 
-    /// All objects that are no groups, soft links among them followed. An object with several names comes several
+    /// All objects that are no groups, soft links among them followed, and what is not looked into. An object with several names comes several
     /// times, a group is looked into once.
-    pub fn walk(&mut self) -> Known<Vec<Member>> {
-        let mut found = Vec::new();
+    pub fn walk(&mut self) -> Known<Walked> {
+        let mut found = Walked::default();
         let mut seen = BTreeSet::new();
         self.walk_group(self.root, "", 0, &mut seen, &mut found)?;
         Ok(found)
@@ -125,28 +156,58 @@ impl Links {
         path: &str,
         depth: usize,
         seen: &mut BTreeSet<u64>,
-        found: &mut Vec<Member>,
+        found: &mut Walked,
     ) -> Known<()> {
-        if DEPTH_MAX < depth || !seen.insert(address) {
+        if DEPTH_MAX < depth && !seen.contains(&address) {
+            found.too_deep.push(path.to_owned());
             return Ok(());
         }
-        for (name, link) in self.links(address)?.unwrap_or_default() {
+        if !seen.insert(address) {
+            return Ok(());
+        }
+        let Some(links) = self.links(address)? else {
+            return Ok(());
+        };
+        // In the order of names: an object with several goes by the first, however the file keeps them.
+        let mut names = links.iter().map(|(name, _)| name.clone()).collect();
+        names::sort_paths(&mut names);
+        let links: BTreeMap<&String, &Link> =
+            links.iter().map(|(name, link)| (name, link)).collect();
+        for name in &names {
+            let Some(&link) = links.get(name) else {
+                continue;
+            };
             let named = format!("{path}/{name}");
             let (address, path) = match link {
-                Link::Hard(address) => (address, named.clone()),
+                Link::Hard(address) => (*address, named.clone()),
                 Link::Soft(_) => {
                     let steps = named.split('/').filter(|step| !step.is_empty());
                     match self.follow(steps.map(str::to_owned).collect())? {
                         Followed::Hard(path, address) => (address, path),
-                        Followed::Elsewhere(_) | Followed::Nothing(_) => continue,
+                        Followed::Elsewhere(target) => {
+                            found.elsewhere.push((named, target));
+                            continue;
+                        }
+                        Followed::Nothing(soft) => {
+                            let target = Target::Soft(soft.unwrap_or_default());
+                            found.elsewhere.push((named, target));
+                            continue;
+                        }
                     }
                 }
-                Link::External { .. } => continue,
+                Link::External { file, object } => {
+                    let target = Target::External {
+                        file: file.clone(),
+                        object: object.clone(),
+                    };
+                    found.elsewhere.push((named, target));
+                    continue;
+                }
             };
             if self.links(address)?.is_some() {
                 self.walk_group(address, &path, depth + 1, seen, found)?;
             } else {
-                found.push(Member {
+                found.members.push(Member {
                     named,
                     path,
                     address: Some(address),
@@ -172,14 +233,19 @@ impl Links {
                 _ => {}
             }
             let address = at.last().map_or(self.root, |(_, address)| *address);
-            let links = self.links(address)?.unwrap_or_default();
-            match links.into_iter().find(|(name, _)| *name == step) {
+            self.visit()?;
+            let links = self.links(address)?;
+            let link = links
+                .iter()
+                .flat_map(|links| links.iter())
+                .find(|(name, _)| *name == step);
+            match link.map(|(_, link)| link.clone()) {
                 None => return Ok(Followed::Nothing(soft)),
-                Some((_, Link::Hard(address))) => at.push((step, address)),
-                Some((_, Link::External { file, object })) => {
+                Some(Link::Hard(address)) => at.push((step, address)),
+                Some(Link::External { file, object }) => {
                     return Ok(Followed::Elsewhere(Target::External { file, object }));
                 }
-                Some((_, Link::Soft(target))) => {
+                Some(Link::Soft(target)) => {
                     followed += 1;
                     if SOFT_LINKS_MAX < followed {
                         return Ok(Followed::Nothing(Some(target)));
@@ -200,11 +266,11 @@ impl Links {
     }
 
     /// The links of a group; `None` of an object that is none.
-    fn links(&mut self, address: u64) -> Known<Option<Vec<(String, Link)>>> {
+    fn links(&mut self, address: u64) -> Known<Option<Group>> {
         if let Some(links) = self.known.get(&address) {
             return Ok(links.clone());
         }
-        let links = self.read_links(address)?;
+        let links = self.read_links(address)?.map(Rc::from);
         self.known.insert(address, links.clone());
         Ok(links)
     }
@@ -257,7 +323,7 @@ impl Links {
         Ok(())
     }
 
-    /// The heap IDs of an index of links by name: a version 2 B-tree of one or two levels.
+    /// The heap IDs of an index of links by name: a version 2 B-tree.
     fn heap_ids(&mut self, index: u64) -> Known<Vec<Vec<u8>>> {
         let size = 18 + self.offset_bytes + self.length_bytes;
         let header = self.read(self.absolute(index)?, size as u64)?;
@@ -267,31 +333,62 @@ impl Links {
         }
         let node_bytes = header.number(4)? as usize;
         let record_bytes = header.number(2)? as usize;
-        let depth = header.number(2)?;
+        let depth = header.number(2)? as usize;
         header.take(2)?;
         let root = header.number(self.offset_bytes)?;
         let count = header.number(2)? as usize;
+        if DEPTH_MAX < depth {
+            return Err(Unknown);
+        }
         let fits = node_bytes.checked_sub(NODE_FRAME_BYTES).ok_or(Unknown)?;
-        let leaf_max = fits.checked_div(record_bytes).ok_or(Unknown)?;
-        let mut records = Vec::new();
-        match depth {
-            0 => self.records(root, b"BTLF", count, record_bytes, &mut records)?,
-            1 => {
-                let rest = self.records(root, b"BTIN", count, record_bytes, &mut records)?;
-                let count_bytes = if leaf_max < 256 { 1 } else { 2 };
-                let pointers = (count + 1) * (self.offset_bytes + count_bytes);
-                let pointers = self.read(rest, pointers as u64)?;
-                let mut pointers = Bytes(&pointers);
-                for _ in 0..=count {
-                    let leaf = pointers.number(self.offset_bytes)?;
-                    let count = pointers.number(count_bytes)? as usize;
-                    self.records(leaf, b"BTLF", count, record_bytes, &mut records)?;
-                }
-                rest
-            }
-            _ => return Err(Unknown),
+        let leaf_max = fits.checked_div(record_bytes).ok_or(Unknown)? as u64;
+        let mut tree = NameIndex {
+            record_bytes,
+            count_bytes: width_of(leaf_max),
+            total_bytes: vec![0],
         };
+        let mut total_max = leaf_max;
+        for level in 1..=depth {
+            let pointer = self.pointer_bytes(&tree, level);
+            let max = (fits.saturating_sub(pointer) / (record_bytes + pointer)) as u64;
+            total_max = total_max.saturating_mul(max + 1).saturating_add(max);
+            tree.total_bytes.push(width_of(total_max));
+        }
+        let mut records = Vec::new();
+        self.below(&tree, root, depth, count, &mut records)?;
         Ok(records)
+    }
+
+    /// Bytes of a pointer in a node of this level, whose children are one level below.
+    fn pointer_bytes(&self, tree: &NameIndex, level: usize) -> usize {
+        let below = level.saturating_sub(1);
+        let total = tree.total_bytes.get(below).copied().unwrap_or_default();
+        self.offset_bytes + tree.count_bytes + total
+    }
+
+    /// The heap IDs of a node and all below it.
+    fn below(
+        &mut self,
+        tree: &NameIndex,
+        node: u64,
+        level: usize,
+        count: usize,
+        into: &mut Vec<Vec<u8>>,
+    ) -> Known<()> {
+        if level == 0 {
+            self.records(node, b"BTLF", count, tree.record_bytes, into)?;
+            return Ok(());
+        }
+        let rest = self.records(node, b"BTIN", count, tree.record_bytes, into)?;
+        let pointer = self.pointer_bytes(tree, level);
+        let pointers = self.read(rest, ((count + 1) * pointer) as u64)?;
+        for pointer in pointers.chunks_exact(pointer) {
+            let mut pointer = Bytes(pointer);
+            let child = pointer.number(self.offset_bytes)?;
+            let count = pointer.number(tree.count_bytes)? as usize;
+            self.below(tree, child, level - 1, count, into)?;
+        }
+        Ok(())
     }
 
     /// The heap IDs of a node's records, which follow a hash of four bytes each; answers where they end.
@@ -349,34 +446,56 @@ impl Links {
             heap.blocks.push((0, block_bytes, self.absolute(root)?));
             return Ok(heap);
         }
+        let table = Table {
+            width,
+            block_bytes,
+            block_bytes_max,
+        };
+        self.indirect(&table, root, rows, 0, &mut heap)?;
+        Ok(heap)
+    }
+
+    /// Adds the blocks below an indirect block that begins at `start` in the heap.
+    fn indirect(
+        &mut self,
+        table: &Table,
+        address: u64,
+        rows: u64,
+        mut start: u64,
+        heap: &mut FractalHeap,
+    ) -> Known<()> {
         let frame = 5 + self.offset_bytes + heap.offset_bytes;
-        let count = rows.checked_mul(width).ok_or(Unknown)?;
+        let count = rows.checked_mul(table.width).ok_or(Unknown)?;
         let length = count.checked_mul(self.offset_bytes as u64).ok_or(Unknown)?;
-        let block = self.read(self.absolute(root)?, length.saturating_add(frame as u64))?;
+        let block = self.read(self.absolute(address)?, length.saturating_add(frame as u64))?;
         let mut block = Bytes(&block);
         if block.take(frame)?.get(..4) != Some(b"FHIB") {
             return Err(Unknown);
         }
-        let mut start = 0_u64;
         for row in 0..rows {
             let double = u32::try_from(row.saturating_sub(1)).map_err(|_| Unknown)?;
             let size = 1_u64
                 .checked_shl(double)
-                .and_then(|many| many.checked_mul(block_bytes));
+                .and_then(|many| many.checked_mul(table.block_bytes));
             let size = size.ok_or(Unknown)?;
-            if block_bytes_max < size {
-                // Blocks of blocks; an object in them is not found.
-                break;
-            }
-            for _ in 0..width {
-                let address = block.number(self.offset_bytes)?;
-                if let Ok(address) = self.absolute(address) {
-                    heap.blocks.push((start, size, address));
+            for _ in 0..table.width {
+                let child = block.take(self.offset_bytes)?;
+                let is_written = child.iter().any(|&byte| byte != 0xff);
+                let child = Bytes(child).number(self.offset_bytes)?;
+                if is_written {
+                    if size <= table.block_bytes_max {
+                        self.spend(size_of::<(u64, u64, u64)>() as u64)?;
+                        heap.blocks.push((start, size, self.absolute(child)?));
+                    } else {
+                        // Fewer rows than here, so this ends.
+                        let rows = table.rows_of(size).filter(|inner| *inner < rows);
+                        self.indirect(table, child, rows.ok_or(Unknown)?, start, heap)?;
+                    }
                 }
                 start = start.checked_add(size).ok_or(Unknown)?;
             }
         }
-        Ok(heap)
+        Ok(())
     }
 
     fn object(&mut self, heap: &FractalHeap, id: &[u8]) -> Known<Vec<u8>> {
@@ -387,12 +506,13 @@ impl Links {
         }
         let offset = id.number(heap.offset_bytes)?;
         let length = id.number(heap.length_bytes)?;
-        let block = heap
-            .blocks
-            .iter()
-            .find(|(start, size, _)| (*start..start.saturating_add(*size)).contains(&offset));
+        let after = heap.blocks.partition_point(|(start, ..)| *start <= offset);
+        let block = after.checked_sub(1).and_then(|at| heap.blocks.get(at));
         let (start, size, address) = block.ok_or(Unknown)?;
-        if size - (offset - start) < length {
+        if size
+            .checked_sub(offset - start)
+            .is_none_or(|rest| rest < length)
+        {
             return Err(Unknown);
         }
         self.read(address.checked_add(offset - start).ok_or(Unknown)?, length)
@@ -464,18 +584,28 @@ impl Links {
         Ok(())
     }
 
-    fn symbol(&self, entry: &[u8], names: &[u8]) -> Known<(String, Link)> {
+    fn symbol(&mut self, entry: &[u8], names: &[u8]) -> Known<(String, Link)> {
         let mut entry = Bytes(entry);
-        let name = terminated(names, entry.number(self.length_bytes)?)?;
+        let name = self.name(names, entry.number(self.length_bytes)?)?;
         let address = entry.number(self.offset_bytes)?;
         let cached = entry.number(4)?;
         entry.take(4)?;
         let link = if cached == CACHED_SOFT_LINK {
-            Link::Soft(terminated(names, entry.number(4)?)?)
+            Link::Soft(self.name(names, entry.number(4)?)?)
         } else {
             Link::Hard(self.absolute(address)?)
         };
         Ok((name, link))
+    }
+
+    /// A name in a heap. Many entries may share one, so each counts as read.
+    fn name(&mut self, names: &[u8], at: u64) -> Known<String> {
+        let from = usize::try_from(at).ok().and_then(|at| names.get(at..));
+        let from = from.ok_or(Unknown)?;
+        let from = from.get(..NAME_BYTES_MAX).unwrap_or(from);
+        let end = from.iter().position(|&byte| byte == 0).ok_or(Unknown)?;
+        self.spend(end as u64)?;
+        Ok(text(&from[..end]))
     }
 
     /// The names of an older group.
@@ -513,7 +643,12 @@ impl Links {
         } else {
             return Err(Unknown);
         };
+        let mut seen = BTreeSet::new();
         while let Some((at, size)) = blocks.pop() {
+            if !seen.insert(at) {
+                // A block that continues itself.
+                return Err(Unknown);
+            }
             let block = self.read(at, size)?;
             let mut block = Bytes(&block);
             let header = if newer {
@@ -532,7 +667,7 @@ impl Links {
                     let size = body.number(self.length_bytes)?;
                     // A newer block begins with a signature and ends with a checksum.
                     let (at, size) = if newer {
-                        (at + 4, size.saturating_sub(8))
+                        (at.checked_add(4).ok_or(Unknown)?, size.saturating_sub(8))
                     } else {
                         (at, size)
                     };
@@ -549,11 +684,28 @@ impl Links {
         address.checked_add(self.base).ok_or(Unknown)
     }
 
-    fn read(&mut self, at: u64, size: u64) -> Known<Vec<u8>> {
+    fn visit(&mut self) -> Known<()> {
         self.visits += 1;
-        if BLOCK_BYTES_MAX < size || VISITS_MAX < self.visits || at.checked_add(size).is_none() {
+        if VISITS_MAX < self.visits {
+            return Err(TooMuch);
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, bytes: u64) -> Known<()> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if BYTES_MAX < self.bytes {
+            return Err(TooMuch);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, at: u64, size: u64) -> Known<Vec<u8>> {
+        self.visit()?;
+        if BLOCK_BYTES_MAX < size || at.checked_add(size).is_none() {
             return Err(Unknown);
         }
+        self.spend(size)?;
         self.file.seek(SeekFrom::Start(at))?;
         let mut bytes = Vec::new();
         (&self.file).take(size).read_to_end(&mut bytes)?;
@@ -577,8 +729,37 @@ struct FractalHeap {
     /// Widths of a heap ID's parts.
     offset_bytes: usize,
     length_bytes: usize,
-    /// First offset, size and address of each direct block.
+    /// First offset, size and address of each direct block, in this order.
     blocks: Vec<(u64, u64, u64)>,
+}
+
+/// How the blocks of a heap grow: two rows of the smallest, then each row's are twice as large.
+struct Table {
+    width: u64,
+    block_bytes: u64,
+    block_bytes_max: u64,
+}
+
+impl Table {
+    /// Rows of an indirect block that stands for this many bytes.
+    fn rows_of(&self, bytes: u64) -> Option<u64> {
+        let first_row = self.block_bytes.checked_mul(self.width)?.checked_ilog2()?;
+        Some(u64::from(bytes.checked_ilog2()?.checked_sub(first_row)?) + 1)
+    }
+}
+
+/// Widths of the fields in a version 2 B-tree.
+struct NameIndex {
+    record_bytes: usize,
+    /// Of how many records a child has.
+    count_bytes: usize,
+    /// Of how many records are below a child, by the child's level; a leaf has no such field.
+    total_bytes: Vec<usize>,
+}
+
+/// Bytes that hold numbers up to this one.
+fn width_of(most: u64) -> usize {
+    (most.max(1).ilog2() / 8 + 1) as usize
 }
 
 /// Type of a version 2 B-tree that indexes links by name.
@@ -618,13 +799,98 @@ impl<'a> Bytes<'a> {
     }
 }
 
-fn terminated(names: &[u8], at: u64) -> Known<String> {
-    let from = usize::try_from(at).ok().and_then(|at| names.get(at..));
-    let from = from.ok_or(Unknown)?;
-    let end = from.iter().position(|&byte| byte == 0);
-    Ok(text(&from[..end.unwrap_or(from.len())]))
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn links_of(bytes: &[u8]) -> Links {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        Links {
+            file,
+            base: 0,
+            root: 0,
+            offset_bytes: 8,
+            length_bytes: 8,
+            visits: 0,
+            bytes: 0,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// An older object header at 0 with these messages.
+    fn header(messages: &[(u16, Vec<u8>)]) -> Vec<u8> {
+        let mut block = Vec::new();
+        for (kind, body) in messages {
+            block.extend(kind.to_le_bytes());
+            block.extend((body.len() as u16).to_le_bytes());
+            block.extend([0; 4]);
+            block.extend(body);
+        }
+        let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0];
+        bytes.extend((block.len() as u32).to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(block);
+        bytes
+    }
+
+    fn numbers(numbers: &[u64]) -> Vec<u8> {
+        numbers
+            .iter()
+            .flat_map(|number| number.to_le_bytes())
+            .collect()
+    }
+
+    /// An older group: a heap of names at 1000, and a node of 100 entries without addresses at 2000.
+    fn older_group(names: &[u8]) -> Vec<u8> {
+        let mut bytes = header(&[(17, numbers(&[2000, 1000]))]);
+        bytes.resize(1000, 0);
+        bytes.extend(b"HEAP\0\0\0\0");
+        bytes.extend(numbers(&[names.len() as u64, 0, 8000]));
+        bytes.resize(2000, 0);
+        bytes.extend(b"SNOD\x01\0\x64\0");
+        bytes.resize(8000, 0);
+        bytes.extend(names);
+        bytes
+    }
+
+    #[test]
+    fn a_header_that_continues_itself_is_not_followed() {
+        let mut messages = vec![(16, numbers(&[16, 4000]))];
+        messages.extend((0..400).map(|_| (6, vec![0; 2])));
+        let bytes = header(&messages);
+        assert!(4016 < bytes.len());
+        assert_eq!(links_of(&bytes).walk().err(), Some(Unknown));
+    }
+
+    #[test]
+    fn a_block_at_the_end_of_all_addresses_is_not_read() {
+        let mut newer = b"OHDR\x02\0\x14".to_vec();
+        newer.extend([16, 16, 0, 0]);
+        newer.extend(numbers(&[u64::MAX, 100]));
+        assert_eq!(links_of(&newer).walk().err(), Some(Unknown));
+    }
+
+    #[test]
+    fn names_count_as_often_as_they_are_read() {
+        let mut names = vec![b'a'; 1000];
+        names.push(0);
+        let mut links = links_of(&older_group(&names));
+        assert_eq!(links.links(0).unwrap().unwrap().len(), 100);
+        assert!(100_000 < links.bytes, "{}", links.bytes);
+        links.known.clear();
+        links.bytes = BYTES_MAX - 50_000;
+        assert_eq!(links.links(0).err(), Some(TooMuch));
+    }
+
+    #[test]
+    fn a_name_without_an_end_is_not_copied() {
+        let mut links = links_of(&older_group(&vec![b'a'; 1 << 20]));
+        assert_eq!(links.links(0).err(), Some(Unknown));
+    }
 }
