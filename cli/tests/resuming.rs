@@ -473,6 +473,12 @@ fn pruning_lists_first_and_deletes_on_record() {
     begin(&place, &["--quiet"]).output().unwrap();
     let dir = place.arg("run");
     let whole = fs::read(journal(&place.path("run"))).unwrap();
+    let hinted = run(["prune", &dir, "--keep", "0"]).expect(0);
+    assert!(
+        hinted.stderr.contains("--keep 0 --delete"),
+        "{}",
+        hinted.stderr
+    );
     let listed = run(["prune", &dir, "--keep", "0", "--json"]).expect(0);
     let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
     let paths: Vec<String> = listed["checkpoints"]

@@ -83,6 +83,11 @@ pub fn resume(
     if process.stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
+    for event in continued.given_up {
+        controller.record_fact(event)?;
+    }
+    let mut console = Console::new(json, quiet);
+    controller.catch_up(&mut console)?;
     if let Some(granted) = fallback {
         controller.record_fact(Event::FallbackGranted(granted))?;
     }
@@ -91,7 +96,7 @@ pub fn resume(
         output::say(&line);
     }
     controller.record_changes(continued.changes)?;
-    process.drive(dir, controller, store, Console::new(json, quiet))
+    process.drive(dir, controller, store, console)
 }
 
 /// The trainer of this process, ready and idle.

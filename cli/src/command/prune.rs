@@ -27,7 +27,7 @@ pub fn perform(args: &PruneArgs) -> anyhow::Result<Exit> {
     if args.json {
         output::data_line(&serde_json::to_string(&pruned)?)?;
     } else {
-        pruned.print(&args.dir)?;
+        pruned.print(args)?;
     }
     Ok(Exit::Done)
 }
@@ -63,7 +63,7 @@ impl Pruned {
         }
     }
 
-    fn print(&self, dir: &Path) -> anyhow::Result<()> {
+    fn print(&self, args: &PruneArgs) -> anyhow::Result<()> {
         let verb = if self.deleted {
             "deleted"
         } else {
@@ -86,8 +86,9 @@ impl Pruned {
         } else {
             output::data_line(&format!("{total}; nothing was deleted"))?;
             output::say(&format!(
-                "hint: `tinygate prune {} --delete` deletes them",
-                dir.display()
+                "hint: `tinygate prune {} --keep {} --delete` deletes them",
+                args.dir.display(),
+                args.keep
             ));
         }
         Ok(())

@@ -28,6 +28,8 @@ pub struct Continued {
     /// As the run was created, with this process's device, threads and data paths.
     pub config: Config,
     pub frames: Arc<Frames>,
+    /// Recorded before anything else, when this process can be asked to stop.
+    pub given_up: Vec<Event>,
     pub changes: Vec<SettingChanged>,
     /// Ranks that train.
     pub ranks: u32,
@@ -84,14 +86,12 @@ fn resume(args: &ResumeArgs, begun: &mut bool) -> anyhow::Result<Exit> {
         }
         Some(continued)
     };
-    for event in given_up {
-        controller.record_fact(event)?;
-    }
-    controller.catch_up(&mut Console::new(args.json, args.quiet))?;
-    let Some(continued) = continued else {
+    let Some(mut continued) = continued else {
+        controller.catch_up(&mut Console::new(args.json, args.quiet))?;
         say_finished(args, &store)?;
         return Ok(Exit::Done);
     };
+    continued.given_up = given_up;
     *begun = true;
     go_on(args, &args.dir, controller, &store, continued)
 }
@@ -333,6 +333,7 @@ fn prepare_resume(
     Ok(Continued {
         config,
         frames,
+        given_up: Vec::new(),
         changes,
         ranks: ranks(created, state),
         fell_back: state.fallback.is_some(),
