@@ -21,6 +21,9 @@ pub type Cut = Arc<dyn Fn() -> bool + Send + Sync>;
 const LOOK: Duration = Duration::from_millis(100);
 /// c10d has time limits of its own in most places, and says more when they are reached first.
 const GRACE: Duration = Duration::from_millis(500);
+/// What one look counts at most. A process that was stopped or suspended meanwhile did not wait: what was
+/// answered to it is there when it continues.
+const LOOK_MOST: Duration = Duration::from_secs(1);
 
 /// The calls of one connection.
 #[derive(Clone, Default)]
@@ -55,13 +58,13 @@ impl Calls {
         limit: Duration,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let until = Instant::now() + limit + GRACE;
+        let mut left = limit + GRACE;
         let mut unanswered = self
             .unanswered
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(earlier) = unanswered.as_ref() {
-            match self.wait(earlier, until) {
+            match self.wait(earlier, &mut left) {
                 Err(Waited::Ended) => *unanswered = None,
                 Err(Waited::GivenUp(kind)) => return Err(given_up(kind, limit)),
                 Ok(never) => match never {},
@@ -76,7 +79,7 @@ impl Calls {
             drop(ending);
         });
         spawned.map_err(|error| other(error.to_string()))?;
-        match self.wait(&answer, until) {
+        match self.wait(&answer, &mut left) {
             Ok(result) => result,
             Err(Waited::Ended) => Err(other("bug: a call of c10d panicked".to_owned())),
             Err(Waited::GivenUp(kind)) => {
@@ -86,10 +89,16 @@ impl Calls {
         }
     }
 
-    fn wait<T>(&self, receiver: &Receiver<T>, until: Instant) -> std::result::Result<T, Waited> {
+    fn wait<T>(
+        &self,
+        receiver: &Receiver<T>,
+        left: &mut Duration,
+    ) -> std::result::Result<T, Waited> {
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match receiver.recv_timeout(left.min(LOOK)) {
+            let begun = Instant::now();
+            let received = receiver.recv_timeout((*left).min(LOOK));
+            *left = left.saturating_sub(counted(begun.elapsed()));
+            match received {
                 Ok(value) => return Ok(value),
                 Err(RecvTimeoutError::Disconnected) => return Err(Waited::Ended),
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => {
@@ -103,6 +112,11 @@ impl Calls {
             }
         }
     }
+}
+
+/// How much of a time limit a look takes.
+fn counted(elapsed: Duration) -> Duration {
+    elapsed.min(LOOK_MOST)
 }
 
 enum Waited {
@@ -123,5 +137,19 @@ fn other(text: String) -> Error {
     Error {
         kind: ErrorKind::Other,
         text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_was_stopped_did_not_wait() {
+        assert_eq!(
+            counted(Duration::from_millis(100)),
+            Duration::from_millis(100)
+        );
+        assert_eq!(counted(Duration::from_secs(3600)), LOOK_MOST);
     }
 }
