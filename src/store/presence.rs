@@ -267,3 +267,31 @@ impl Bytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_of_a_folder_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = vec![0; 3 * BARE_SLED as usize];
+        file.extend([7; 5]);
+        fs::write(folder.path().join("db"), file).unwrap();
+        let mut found = Bytes::default();
+        found.of_folder(folder.path(), 2).unwrap();
+        assert_eq!(found.not_zero, 5);
+        assert!(!found.has_block);
+    }
+
+    #[test]
+    fn what_a_block_begins_with_is_found_across_two_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = vec![0; (256 << 10) - 2];
+        file.extend(BLOCK_MAGIC);
+        fs::write(folder.path().join("db"), file).unwrap();
+        let mut found = Bytes::default();
+        found.of_folder(folder.path(), 2).unwrap();
+        assert!(found.has_block);
+    }
+}
