@@ -4,7 +4,7 @@
 //! that it was told to do. A late word on an earlier command of this process is let through; the machine makes nothing
 //! of it.
 
-use crate::events::{Attempt, CheckpointRef, ChunkNumber, Event, StageName};
+use crate::events::{Attempt, CheckpointRef, ChunkNumber, Event, Source, StageName};
 use crate::machine::{Command, JudgeCheckpoint, MeasureStage, TrainChunk};
 
 /// The commands that a trainer got from this process.
@@ -58,71 +58,41 @@ impl Told {
     /// A fact that is not the trainer's to report.
     pub fn check(&self, fact: &Event) -> Result<(), Misreport> {
         let kind = fact.kind();
-        let refuse = |of: Subject| {
-            let told = self.0.last();
-            Err(Misreport::Subject {
-                kind,
-                of: of.to_string(),
-                told: told.map_or_else(|| "nothing".to_owned(), ToString::to_string),
-            })
-        };
-        let (stage, chunk, attempt) = match fact {
-            Event::StageMeasured(e) => {
-                let subject = Subject::Measure(e.stage.clone());
-                return if self.0.contains(&subject) {
-                    Ok(())
-                } else {
-                    refuse(subject)
-                };
-            }
-            Event::CheckpointJudged(e) => {
-                let is_told = |told: &Subject| match told {
-                    Subject::Measure(_) => false,
-                    Subject::Judge(stage, checkpoint) => {
-                        *stage == e.stage && *checkpoint == e.checkpoint
-                    }
-                    // That which it starts from, and those it writes.
-                    Subject::Train(stage, _, _) => *stage == e.stage,
-                };
-                return if self.0.iter().any(is_told) {
-                    Ok(())
-                } else {
-                    refuse(Subject::Judge(e.stage.clone(), e.checkpoint.clone()))
-                };
-            }
-            Event::MetricsLogged(e) => (&e.stage, e.chunk, e.attempt),
-            Event::CheckpointWritten(e) => (&e.stage, e.chunk, e.attempt),
-            Event::HeldOutScored(e) => (&e.stage, e.chunk, e.attempt),
-            Event::PictureScored(e) => (&e.stage, e.chunk, e.attempt),
-            Event::ChunkFinished(e) => (&e.stage, e.chunk, e.attempt),
-            Event::ChunkFailed(e) => (&e.stage, e.chunk, e.attempt),
-            Event::RunCreated(_)
-            | Event::ProcessStarted(_)
-            | Event::RunInterrupted(_)
-            | Event::SettingChanged(_)
-            | Event::FallbackGranted(_)
-            | Event::StoreRepaired(_)
-            | Event::CheckpointGivenUp(_)
-            | Event::PruneRequested(_)
-            | Event::StageStarted(_)
-            | Event::ChunkStarted(_)
-            | Event::SamplesSuperseded(_)
-            | Event::GateDecided(_)
-            | Event::PatchApplied(_)
-            | Event::PatchDeferred(_)
-            | Event::FailureDecided(_)
-            | Event::StageReopened(_)
-            | Event::CheckpointDeleted(_)
-            | Event::StagePassed(_)
-            | Event::StageStopped(_)
-            | Event::RunFinished(_)
-            | Event::RunStopped(_) => return Err(Misreport::Source { kind }),
-        };
-        let subject = Subject::Train(stage.clone(), chunk, attempt);
-        if self.0.contains(&subject) {
-            Ok(())
-        } else {
-            refuse(subject)
+        let of = Subject::of(fact).ok_or(Misreport::Source { kind })?;
+        if self.0.iter().any(|told| told.allows(&of)) {
+            return Ok(());
+        }
+        let told = self.0.last();
+        Err(Misreport::Subject {
+            kind,
+            of: of.to_string(),
+            told: told.map_or_else(|| "nothing".to_owned(), ToString::to_string),
+        })
+    }
+}
+
+impl Subject {
+    /// What a trainer's fact is about; `None` where no trainer may say it.
+    fn of(fact: &Event) -> Option<Subject> {
+        if fact.source() != Source::Trainer {
+            return None;
+        }
+        if let Event::StageMeasured(e) = fact {
+            return Some(Subject::Measure(e.stage.clone()));
+        }
+        if let Event::CheckpointJudged(e) = fact {
+            return Some(Subject::Judge(e.stage.clone(), e.checkpoint.clone()));
+        }
+        let (stage, chunk, attempt) = fact.of_chunk()?;
+        Some(Subject::Train(stage.clone(), chunk, attempt))
+    }
+
+    /// Whether who was told to do this may report on `of`.
+    fn allows(&self, of: &Subject) -> bool {
+        match (self, of) {
+            // The checkpoint that it starts from, and those it writes.
+            (Subject::Train(stage, _, _), Subject::Judge(judged, _)) => stage == judged,
+            _ => self == of,
         }
     }
 }

@@ -168,6 +168,43 @@ impl Event {
             | Event::RunStopped(_) => Source::Machine,
         }
     }
+
+    /// The chunk and attempt that a trainer's report belongs to, or the samples that stop to count. `None` where it
+    /// belongs to none.
+    pub fn of_chunk(&self) -> Option<(&StageName, ChunkNumber, Attempt)> {
+        let (stage, chunk, attempt) = match self {
+            Event::MetricsLogged(e) => (&e.stage, e.chunk, e.attempt),
+            Event::HeldOutScored(e) => (&e.stage, e.chunk, e.attempt),
+            Event::PictureScored(e) => (&e.stage, e.chunk, e.attempt),
+            Event::CheckpointWritten(e) => (&e.stage, e.chunk, e.attempt),
+            Event::ChunkFinished(e) => (&e.stage, e.chunk, e.attempt),
+            Event::ChunkFailed(e) => (&e.stage, e.chunk, e.attempt),
+            Event::SamplesSuperseded(e) => (&e.stage, e.chunk, e.attempt),
+            Event::RunCreated(_)
+            | Event::ProcessStarted(_)
+            | Event::RunInterrupted(_)
+            | Event::SettingChanged(_)
+            | Event::FallbackGranted(_)
+            | Event::StoreRepaired(_)
+            | Event::CheckpointGivenUp(_)
+            | Event::PruneRequested(_)
+            | Event::StageMeasured(_)
+            | Event::CheckpointJudged(_)
+            | Event::StageStarted(_)
+            | Event::ChunkStarted(_)
+            | Event::GateDecided(_)
+            | Event::PatchApplied(_)
+            | Event::PatchDeferred(_)
+            | Event::FailureDecided(_)
+            | Event::StageReopened(_)
+            | Event::CheckpointDeleted(_)
+            | Event::StagePassed(_)
+            | Event::StageStopped(_)
+            | Event::RunFinished(_)
+            | Event::RunStopped(_) => return None,
+        };
+        Some((stage, chunk, attempt))
+    }
 }
 
 /// Who an event comes from.

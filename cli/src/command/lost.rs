@@ -103,36 +103,35 @@ impl Lost {
     /// # Errors
     /// Always: which checkpoints are to be kept cannot be told while some are missing.
     pub fn refuse_pruning(&self, dir: &Path) -> anyhow::Result<()> {
-        let missing: Vec<String> = self
-            .missing
-            .iter()
-            .map(|checkpoint| format!("`{}`", checkpoint.path))
-            .collect();
         bail!(
             "checkpoints of `{}` that the log has are missing in `{}`: {}\n\
              hint: bring their files back, or give them up with `tinygate resume {} --give-up`, before others \
              are deleted",
             self.stage,
             dir.display(),
-            missing.join(", "),
+            self.missing_paths(),
             dir.display()
         )
     }
 
     fn none_left(&self) -> String {
-        let missing: Vec<String> = self
-            .missing
-            .iter()
-            .map(|checkpoint| format!("`{}`", checkpoint.path))
-            .collect();
         format!(
             "every accepted checkpoint of `{}` is missing: {}\n\
              hint: bring the files of one back; without them, train the stage anew in a run of its own \
              (`tinygate run CONFIG --stage {} --dir DIR`)",
             self.stage,
-            missing.join(", "),
+            self.missing_paths(),
             self.stage
         )
+    }
+
+    fn missing_paths(&self) -> String {
+        let paths: Vec<String> = self
+            .missing
+            .iter()
+            .map(|checkpoint| format!("`{}`", checkpoint.path))
+            .collect();
+        paths.join(", ")
     }
 }
 

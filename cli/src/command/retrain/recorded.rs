@@ -3,10 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tinygate::events::{
-    Attempt, ChunkNumber, Column, Event, Metric, ProcessStarted, Record, Scalar, StageName, Step,
-    metric,
-};
+use tinygate::events::{Column, Event, Metric, ProcessStarted, Record, Scalar, Step, metric};
 use tinygate::machine::{Command, Decision, RunState, TrainChunk, apply, decide};
 use tinygate_replay::describe;
 
@@ -169,7 +166,7 @@ pub fn chunks<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Recorded
             });
             continue;
         }
-        if let Some(of) = of_chunk(event) {
+        if let Some(of) = event.of_chunk() {
             let of_this = |chunk: &&mut Recorded| {
                 let TrainChunk {
                     stage,
@@ -232,40 +229,4 @@ impl Recorded {
         } = &self.command;
         (stage, chunk, attempt) == (&command.stage, &command.chunk, &command.attempt)
     }
-}
-
-/// The chunk that something measured, written or ended belongs to.
-fn of_chunk(event: &Event) -> Option<(&StageName, ChunkNumber, Attempt)> {
-    let (stage, chunk, attempt) = match event {
-        Event::MetricsLogged(e) => (&e.stage, e.chunk, e.attempt),
-        Event::HeldOutScored(e) => (&e.stage, e.chunk, e.attempt),
-        Event::PictureScored(e) => (&e.stage, e.chunk, e.attempt),
-        Event::CheckpointWritten(e) => (&e.stage, e.chunk, e.attempt),
-        Event::ChunkFinished(e) => (&e.stage, e.chunk, e.attempt),
-        Event::ChunkFailed(e) => (&e.stage, e.chunk, e.attempt),
-        Event::SamplesSuperseded(e) => (&e.stage, e.chunk, e.attempt),
-        Event::RunCreated(_)
-        | Event::ProcessStarted(_)
-        | Event::RunInterrupted(_)
-        | Event::SettingChanged(_)
-        | Event::FallbackGranted(_)
-        | Event::StoreRepaired(_)
-        | Event::CheckpointGivenUp(_)
-        | Event::PruneRequested(_)
-        | Event::StageMeasured(_)
-        | Event::CheckpointJudged(_)
-        | Event::StageStarted(_)
-        | Event::ChunkStarted(_)
-        | Event::GateDecided(_)
-        | Event::PatchApplied(_)
-        | Event::PatchDeferred(_)
-        | Event::FailureDecided(_)
-        | Event::StageReopened(_)
-        | Event::CheckpointDeleted(_)
-        | Event::StagePassed(_)
-        | Event::StageStopped(_)
-        | Event::RunFinished(_)
-        | Event::RunStopped(_) => return None,
-    };
-    Some((stage, chunk, attempt))
 }
