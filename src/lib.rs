@@ -5,9 +5,7 @@ pub mod config;
 pub mod controller;
 pub mod data;
 mod durable;
-pub mod events;
 mod float16;
-pub mod machine;
 pub mod picture;
 pub mod random;
 pub mod setup;
@@ -15,3 +13,6 @@ pub mod store;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod units;
+
+pub use tinygate_events as events;
+pub use tinygate_machine as machine;

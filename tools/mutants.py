@@ -24,9 +24,9 @@ HAND_MADE = ROOT / "tests/mutants"
 EQUIVALENT = HAND_MADE / "equivalent.txt"
 
 CORE = ["--no-default-features", "--package", "tinygate"]
-# The lib's own tests are the machine's. Cargo stops at the first program that fails, so quick ones come first.
+# Cargo stops at the first program that fails, so quick ones come first.
 NEAR = {
-    "machine": [*CORE, "--lib", "--test=scripted_runs"],
+    "machine": [*CORE, "--package", "tinygate-machine", "--lib", "--test=scripted_runs"],
     # without those that try every byte
     "store": [*CORE, "--lib", "--test=store_faults", "--test=store_forms", "--test=store_repair"]
     + ["--", "--skip=every_flipped", "--skip=at_any_length"],
@@ -52,6 +52,9 @@ PATIENCE_MIN = 60
 ACTIVE = "TINYGATE_MUTANT"
 SWITCH = """
 pub mod mutant {
+    // The machine has no std of its own.
+    extern crate std;
+
     pub fn active() -> usize {
         static ACTIVE: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
         *ACTIVE.get_or_init(|| std::env::var("TINYGATE_MUTANT").map_or(0, |text| text.parse().unwrap_or(0)))
@@ -160,7 +163,7 @@ class Mutant:
 
 
 def cargo_mutants(tree, *folders):
-    command = ["cargo-mutants", "mutants", "--list", "--json", "--no-config", "--package", "tinygate"]
+    command = ["cargo-mutants", "mutants", "--list", "--json", "--no-config", "--workspace"]
     command += ["--no-default-features", *(f"--file=src/{folder}/**" for folder in folders)]
     return json.loads(subprocess.run(command, cwd=tree, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -224,11 +227,17 @@ def split(lines):
     return None
 
 
+def crate_root(tree, path):
+    """The root file of the library that a source file belongs to."""
+    folder = next(folder for folder in (tree / path).parents if (folder / "Cargo.toml").is_file())
+    return next(root for root in (folder / "mod.rs", folder / "src/lib.rs") if root.is_file())
+
+
 def build_in(tree, mutants):
     """Puts mutants, by number, into the tree, side by side. Returns the lines each has got, by file and line."""
     places = {}
-    library = tree / "src/lib.rs"
-    library.write_text(library.read_text() + SWITCH)
+    for library in {crate_root(tree, mutant.path) for mutant in mutants.values()}:
+        library.write_text(library.read_text() + SWITCH)
     by_path = {}
     for number, mutant in mutants.items():
         by_path.setdefault(mutant.path, {}).setdefault((mutant.first, mutant.last), []).append((number, mutant))

@@ -6,7 +6,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 alone=(--package tinygate-replay --no-default-features)
-core=(--package tinygate --package tinygate-cli --no-default-features)
+core=(--package tinygate-sqrt --package tinygate-events --package tinygate-machine)
+core+=(--package tinygate --package tinygate-cli --no-default-features)
 export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/replay-alone
 export LIBTORCH=$root/there-is-no-libtorch-here
 unset LIBTORCH_USE_PYTORCH LIBTORCH_LIB LIBTORCH_INCLUDE

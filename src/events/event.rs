@@ -7,6 +7,10 @@
 //! These types are what today's code works with. What stands on the disk is
 //! [`super::stored`], frozen by version.
 
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Attempt, ChunkNumber, Restart, Seq, StageName, Step};
@@ -327,7 +331,7 @@ pub struct InitFrom {
     pub checkpoint: CheckpointRef,
     pub files: Vec<FileRecord>,
     /// The weights are taken without the optimizer's moments, which start at zero.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub fresh_optimizer: bool,
 }
 

@@ -4,7 +4,9 @@
 //! integers that are easily swapped. None of them adds: each has a `next` that
 //! answers `None` at the end of its range.
 
-use std::fmt;
+use alloc::string::String;
+
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 

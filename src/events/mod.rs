@@ -5,10 +5,15 @@
 //! The JSON form of the live types is stable, for people and for tools. Nothing
 //! here reads a file or a clock.
 
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
 mod event;
 mod ids;
 mod policy;
 mod scalar;
+#[cfg(feature = "stored")]
 pub mod stored;
 
 pub use event::*;

@@ -4,6 +4,9 @@
 //! them. The policy in force is part of a log's first event, so it is read by
 //! the rules version that stands beside it and never from today's defaults.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 use super::ids::StageName;

@@ -4,7 +4,7 @@
 //! compared with its replay. [`Scalar`] compares bits. In JSON a finite value is
 //! a shortest-round-trip number and the others are `"nan"`, `"inf"`, `"-inf"`.
 
-use std::fmt;
+use core::fmt;
 
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};

@@ -5,9 +5,11 @@
 //! once, so that a chunk which was interrupted folds to what one that was not
 //! folds to.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
 
-use crate::events::{
+use tinygate_events::{
     Attempt, CheckpointRef, ChunkNumber, ChunkStarted, Column, FailureCause, HeldOutScored,
     PictureScored, Restart, Scalar, Settings, Step, metric,
 };

@@ -1,6 +1,10 @@
 //! What the machine asks of the world. It performs none of it.
 
-use crate::events::{
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use tinygate_events::{
     Attempt, CheckpointRef, ChunkNumber, Event, FileRecord, ModelKind, Restart, Settings,
     StageName, Step,
 };

@@ -4,11 +4,15 @@
 //! and, where the numbers do not say it, the reason. A missing, stale or
 //! non-finite value never passes. Findings are said and decide nothing.
 
+use alloc::borrow::ToOwned;
+use alloc::vec;
+use alloc::vec::Vec;
+
 use super::chunk::{ChunkState, Previous};
 use super::rules::Edition;
 use super::stage::{Judgement, StageState};
 use super::statistics::{self, windows};
-use crate::events::{
+use tinygate_events::{
     Applies, Cause, Criterion, CriterionReason, CriterionResult, CriterionTest, Finding, Limit,
     Metric, ModelKind, PictureScored, Scalar, StageMeasured, StagePolicy, Step, StructureLimits,
     StructureScores, Verdict, metric,

@@ -5,7 +5,9 @@
 //! on record. A rung does not apply when its condition is false or its value
 //! stands at its bound already; a value that would pass its bound is held there.
 
-use crate::events::{
+use alloc::vec::Vec;
+
+use tinygate_events::{
     Bounds, PatchReason, Rung, RungSkipped, Scalar, SettingKey, SettingPatch, SettingValue,
     Settings, SkipReason,
 };

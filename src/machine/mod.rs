@@ -12,7 +12,10 @@
 //!
 //! The transition tables stand at the top of [`run`] and [`stage`].
 
-#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
 
 mod chunk;
 mod command;

@@ -7,8 +7,12 @@
 //! Invariant: every stage lists its criteria in one order: the checkpoint, the
 //! finite loss, the stage's own, skill, and the freshness of what they read.
 
-use crate::events::metric;
-use crate::events::{
+use alloc::borrow::ToOwned;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use tinygate_events::metric;
+use tinygate_events::{
     Applies, Bounds, Criterion, CriterionTest, Limit, ModelKind, Policy, RetryFrom, Rung, Scalar,
     SettingKey, Settings, StageName, StagePolicy, StructureLimits,
 };

@@ -4,10 +4,10 @@
 //! Invariant: what stands in a version of [`KNOWN`] and is released stays. A change that
 //! alters any decision is a new version behind the last.
 
-use std::fmt;
+use core::fmt;
 
 use super::{Decision, Idle, RunState, run};
-use crate::events::Event;
+use tinygate_events::Event;
 
 /// One version of the rules.
 #[derive(Clone, Copy)]

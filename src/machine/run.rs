@@ -18,11 +18,14 @@
 //! Every other event leaves the phase as it is. [`TRANSITIONS`] is the same table
 //! as data; a test holds [`rules::evolve`] to it.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 use super::command::{Decision, Idle, UpstreamModel};
 use super::rules::{Edition, KNOWN, Known};
 use super::stage::{self, Phase, RunPolicy, StageState};
 use super::{Command, rules};
-use crate::events::{
+use tinygate_events::{
     CheckpointDeleted, CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom,
     InterruptReason, Policy, RunCreated, RunFinished, RunStopped, SettingChanged, SettingKey,
     SettingValue, StageName, StageStarted, Upstream,

@@ -37,6 +37,13 @@
 //! attempt is late, doubled or void, and changes nothing. [`TRANSITIONS`] is the
 //! same table as data; a test holds [`evolve`] to it.
 
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
 use super::chunk::{ChunkState, Previous};
 use super::command::{
     Command, Decision, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
@@ -44,7 +51,7 @@ use super::command::{
 use super::gate::{self, Evaluation};
 use super::ladder::{self, Climb, Situation};
 use super::rules::Edition;
-use crate::events::{
+use tinygate_events::{
     Action, Attempt, Blocking, CheckpointDeleted, CheckpointGivenUp, CheckpointJudged,
     CheckpointRef, CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished, ChunkNumber,
     ChunkStarted, CriterionResult, CriterionTest, EffectiveBatch, Event, FailureAnswer,

@@ -3,6 +3,10 @@
 //! Only `+ - * /`, square root and comparisons: IEEE 754 fixes their bits, so
 //! a decision does not depend on a maths library. Sums run in the order given.
 
+use alloc::vec::Vec;
+
+use tinygate_sqrt::sqrt;
+
 /// Arithmetic mean; `None` of nothing.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| sum(values) / values.len() as f64)
@@ -52,7 +56,7 @@ pub fn standard_error_of_difference(a: &[f64], b: &[f64]) -> f64 {
             variance(values) / values.len() as f64
         }
     };
-    (share(a) + share(b)).sqrt()
+    sqrt(share(a) + share(b))
 }
 
 /// Squared Pearson correlation; `None` where a variance is 0 or a value is not finite.

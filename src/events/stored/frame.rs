@@ -15,10 +15,11 @@
 //! in several frames with the same kind, version and time; a whole one has both
 //! the first and the last flag.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
 
 use super::{Form, MAX_BODY, StoredError, decode};
-use crate::events::Event;
+use crate::Event;
 
 pub const HEADER: usize = 24;
 
@@ -254,7 +255,7 @@ impl Assembler {
             form: frame.form,
             time_ms: frame.time_ms,
             more: frame.more,
-            body: Cow::Owned(std::mem::take(&mut self.body)),
+            body: Cow::Owned(core::mem::take(&mut self.body)),
         }))
     }
 }

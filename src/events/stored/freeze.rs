@@ -3,11 +3,17 @@
 //! Stored are text, integers, raw bits of floats, numbers for enums, and lists
 //! and options of them. A type that may change never reaches rkyv.
 
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{MAX_DOCUMENT, StoredError};
-use crate::events::{Attempt, ChunkNumber, Policy, Restart, Scalar, Seq, StageName, Step};
+use crate::{Attempt, ChunkNumber, Policy, Restart, Scalar, Seq, StageName, Step};
 
 /// A stored form of `Live`.
 pub trait Freeze<Live>: Sized {
@@ -166,17 +172,17 @@ fn read_document<T: DeserializeOwned>(text: &str) -> Result<T, Unfit> {
 /// An enum without fields: each variant has its number for ever.
 macro_rules! numbers {
     ($($live:ident { $($variant:ident = $number:literal),+ $(,)? })+) => {$(
-        impl $crate::events::stored::freeze::Freeze<$live> for u16 {
-            fn freeze(live: &$live) -> Result<u16, $crate::events::stored::freeze::Unfit> {
+        impl $crate::stored::freeze::Freeze<$live> for u16 {
+            fn freeze(live: &$live) -> Result<u16, $crate::stored::freeze::Unfit> {
                 Ok(match live {
                     $($live::$variant => $number,)+
                 })
             }
 
-            fn thaw(self) -> Result<$live, $crate::events::stored::freeze::Unfit> {
+            fn thaw(self) -> Result<$live, $crate::stored::freeze::Unfit> {
                 match self {
                     $($number => Ok($live::$variant),)+
-                    found => Err($crate::events::stored::freeze::Unfit::UnknownNumber {
+                    found => Err($crate::stored::freeze::Unfit::UnknownNumber {
                         what: stringify!($live),
                         found,
                         known: [$($number),+].into_iter().fold(0, u16::max),
@@ -196,16 +202,16 @@ macro_rules! frozen {
             $(pub $field: $stored,)*
         }
 
-        impl $crate::events::stored::freeze::Freeze<$live> for $frozen {
-            fn freeze(live: &$live) -> Result<$frozen, $crate::events::stored::freeze::Unfit> {
+        impl $crate::stored::freeze::Freeze<$live> for $frozen {
+            fn freeze(live: &$live) -> Result<$frozen, $crate::stored::freeze::Unfit> {
                 Ok($frozen {
-                    $($field: $crate::events::stored::freeze::Freeze::freeze(&live.$field)?,)*
+                    $($field: $crate::stored::freeze::Freeze::freeze(&live.$field)?,)*
                 })
             }
 
-            fn thaw(self) -> Result<$live, $crate::events::stored::freeze::Unfit> {
+            fn thaw(self) -> Result<$live, $crate::stored::freeze::Unfit> {
                 Ok($live {
-                    $($field: $crate::events::stored::freeze::Freeze::thaw(self.$field)?,)*
+                    $($field: $crate::stored::freeze::Freeze::thaw(self.$field)?,)*
                 })
             }
         }

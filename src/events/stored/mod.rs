@@ -15,6 +15,11 @@ mod freeze;
 pub mod v1;
 pub mod v2;
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
 use super::event::Event;
 use freeze::Freeze;
 use v1::*;
@@ -86,7 +91,7 @@ macro_rules! kinds {
                     let frozen: $newest_form = Freeze::freeze(live).map_err(|what| {
                         StoredError::Malformed { kind: $name, version: $newest, what: what.to_string() }
                     })?;
-                    let written = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&frozen, std::mem::take(out));
+                    let written = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&frozen, core::mem::take(out));
                     *out = written.map_err(|error| {
                         StoredError::Malformed { kind: $name, version: $newest, what: error.to_string() }
                     })?;
@@ -204,7 +209,7 @@ fn unknown_kind(kind: u16, version: u16) -> StoredError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::RunFinished;
+    use crate::RunFinished;
 
     #[track_caller]
     fn check(name: &str, form: (u16, u16), body: &[u8], newer: Option<(u32, u32)>) {

@@ -3,8 +3,14 @@
 //! Floats are raw bits, enums without fields are numbers, enums with fields
 //! are [`TaggedV1`]. Config and policy are JSON text.
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
 use super::freeze::{Freeze, Unfit, frozen, numbers, replaced};
-use crate::events::*;
+use crate::*;
 
 replaced! {
     // by version 2
@@ -474,9 +480,9 @@ struct Fields {
     /// Highest number known.
     known: u16,
     number: u16,
-    texts: std::vec::IntoIter<String>,
-    counts: std::vec::IntoIter<u64>,
-    reals: std::vec::IntoIter<Option<u64>>,
+    texts: alloc::vec::IntoIter<String>,
+    counts: alloc::vec::IntoIter<u64>,
+    reals: alloc::vec::IntoIter<Option<u64>>,
 }
 
 impl Fields {

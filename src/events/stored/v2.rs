@@ -1,8 +1,11 @@
 //! Version 2 of the kinds that have one. Frozen like [`super::v1`], whose structs stand for what did not change.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use super::freeze::{frozen, numbers};
 use super::v1::*;
-use crate::events::*;
+use crate::*;
 
 frozen! {
     RunCreatedV2 of RunCreated {

@@ -4,9 +4,9 @@
 //! keeps the log. [`facts`] is that trainer: the same command and outcome give
 //! the same facts, whatever was interrupted before.
 
-use crate::events::*;
-use crate::machine::presets::{self, Preset};
-use crate::machine::*;
+use crate::presets::{self, Preset};
+use crate::*;
+use tinygate_events::*;
 
 /// The events of one kind, in order.
 macro_rules! pick {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::build::*;
-use crate::events::*;
-use crate::machine::*;
+use crate::*;
+use tinygate_events::*;
 
 /// Fails, restarts, lacks memory, loses a worker, and passes in the end.
 fn eventful(train: &TrainChunk) -> Outcome {

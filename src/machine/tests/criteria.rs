@@ -1,12 +1,12 @@
 //! Every criterion at its boundary.
 
 use super::build::*;
-use crate::events::CriterionReason::*;
-use crate::events::*;
-use crate::machine::chunk::{ChunkState, Previous};
-use crate::machine::gate;
-use crate::machine::rules::Edition;
-use crate::machine::{Checkpoint, Judgement, StageState};
+use crate::chunk::{ChunkState, Previous};
+use crate::gate;
+use crate::rules::Edition;
+use crate::{Checkpoint, Judgement, StageState};
+use tinygate_events::CriterionReason::*;
+use tinygate_events::*;
 
 /// One criterion over the chunk (100, 200] of a stage with the target 300, whose
 /// gate's checkpoint is accepted. Nothing is logged yet.

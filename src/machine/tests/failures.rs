@@ -1,8 +1,8 @@
 //! Chunks that fail without a gate.
 
 use super::build::*;
-use crate::events::*;
-use crate::machine::{Checkpoint, Command, Judgement, RunPhase, RunState, apply};
+use crate::{Checkpoint, Command, Judgement, RunPhase, RunState, apply};
+use tinygate_events::*;
 
 fn run_of(model: ModelKind, change: impl Fn(&mut Policy)) -> Run {
     let mut policy = policy_of(model);

@@ -1,9 +1,9 @@
 //! What a gate says besides its verdict.
 
 use super::build::*;
-use crate::events::*;
-use crate::machine::gate::vacuous_limits;
-use crate::machine::presets::{self, Preset};
+use crate::gate::vacuous_limits;
+use crate::presets::{self, Preset};
+use tinygate_events::*;
 
 fn run_of(model: ModelKind) -> Run {
     Run::start(policy_of(model))

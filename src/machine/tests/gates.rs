@@ -1,8 +1,8 @@
 //! What follows a gate: continue, retune, restart, stop.
 
 use super::build::*;
-use crate::events::*;
-use crate::machine::{RunPhase, presets};
+use crate::{RunPhase, presets};
+use tinygate_events::*;
 
 const VIDEO: ModelKind = ModelKind::VideoTokenizer;
 

@@ -1,10 +1,10 @@
 //! Rungs, bounds, conditions and the cursor.
 
 use super::build::*;
-use crate::events::SkipReason::*;
-use crate::events::*;
-use crate::machine::ladder::{self, Climb, Situation};
-use crate::machine::presets;
+use crate::ladder::{self, Climb, Situation};
+use crate::presets;
+use tinygate_events::SkipReason::*;
+use tinygate_events::*;
 
 /// A failed gate like any other.
 const PLAIN: Situation = Situation {

@@ -1,8 +1,8 @@
 //! `resume --retries N` after each kind of stop.
 
 use super::build::*;
-use crate::events::*;
-use crate::machine::RunPhase;
+use crate::RunPhase;
+use tinygate_events::*;
 
 const VIDEO: ModelKind = ModelKind::VideoTokenizer;
 
@@ -262,7 +262,7 @@ fn a_change_between_the_stop_of_stage_and_run_reopens_too() {
     let last = run.log.pop().unwrap();
     assert_eq!(last.kind(), "run_stopped");
     let mut killed = Run {
-        state: crate::machine::RunState::empty(),
+        state: crate::RunState::empty(),
         log: Vec::new(),
     };
     for event in run.log {

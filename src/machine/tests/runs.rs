@@ -1,8 +1,8 @@
 //! Whole runs: stages in their order, given checkpoints, people's changes, stray facts.
 
 use super::build::*;
-use crate::events::*;
-use crate::machine::*;
+use crate::*;
+use tinygate_events::*;
 
 fn three() -> Policy {
     policy(presets::MODELS.map(stage_policy).to_vec())

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::build::*;
-use crate::events::*;
-use crate::machine::*;
+use crate::*;
+use tinygate_events::*;
 
 /// Decisions that may follow one event: every checkpoint deleted, and some.
 const DECISIONS_MAX: usize = 100;

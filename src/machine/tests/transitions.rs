@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::build::*;
-use crate::events::*;
-use crate::machine::run::{RunPhaseKind, TRANSITIONS as RUN_TRANSITIONS};
-use crate::machine::stage::{PhaseKind, TRANSITIONS};
-use crate::machine::*;
+use crate::run::{RunPhaseKind, TRANSITIONS as RUN_TRANSITIONS};
+use crate::stage::{PhaseKind, TRANSITIONS};
+use crate::*;
+use tinygate_events::*;
 
 const PHASES: [PhaseKind; 12] = [
     PhaseKind::Pending,
