@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Attempt, ChunkNumber, Restart, Seq, StageName, Step};
+use super::kinds::event_kinds;
 use super::policy::{Policy, SettingKey, SettingValue, Settings};
 use super::scalar::Scalar;
 
@@ -28,149 +29,41 @@ pub struct Record {
     pub event: Event,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Event {
-    // facts
-    RunCreated(Box<RunCreated>),
-    ProcessStarted(ProcessStarted),
-    RunInterrupted(RunInterrupted),
-    SettingChanged(SettingChanged),
-    FallbackGranted(FallbackGranted),
-    StageMeasured(StageMeasured),
-    MetricsLogged(MetricsLogged),
-    CheckpointWritten(CheckpointWritten),
-    CheckpointJudged(CheckpointJudged),
-    HeldOutScored(HeldOutScored),
-    PictureScored(PictureScored),
-    ChunkFinished(ChunkFinished),
-    ChunkFailed(ChunkFailed),
-    StoreRepaired(StoreRepaired),
-    CheckpointGivenUp(CheckpointGivenUp),
-    PruneRequested(PruneRequested),
-    // decisions
-    StageStarted(StageStarted),
-    ChunkStarted(ChunkStarted),
-    SamplesSuperseded(SamplesSuperseded),
-    GateDecided(Box<GateDecided>),
-    PatchApplied(PatchApplied),
-    PatchDeferred(PatchDeferred),
-    FailureDecided(FailureDecided),
-    StageReopened(StageReopened),
-    CheckpointDeleted(CheckpointDeleted),
-    StagePassed(StagePassed),
-    StageStopped(StageStopped),
-    RunFinished(RunFinished),
-    RunStopped(RunStopped),
+macro_rules! live {
+    ($($number:literal $name:literal $source:ident $kind:ident($($type:tt)+): $($version:literal => $form:ident),+;)+) => {
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        pub enum Event {
+            $(#[serde(rename = $name)] $kind($($type)+),)+
+        }
+
+        impl Event {
+            /// Names of all kinds, as in the JSON form.
+            pub const KINDS: [&'static str; [$($number),+].len()] = [$($name),+];
+
+            /// Name of the kind, as in the JSON form.
+            pub const fn kind(&self) -> &'static str {
+                match self {
+                    $(Event::$kind(_) => $name,)+
+                }
+            }
+
+            /// Who says it.
+            pub const fn source(&self) -> Source {
+                match self {
+                    $(Event::$kind(_) => Source::$source,)+
+                }
+            }
+        }
+    };
 }
 
+event_kinds!(live);
+
 impl Event {
-    /// Names of all kinds, as in the JSON form.
-    pub const KINDS: [&str; 29] = [
-        "run_created",
-        "process_started",
-        "run_interrupted",
-        "setting_changed",
-        "fallback_granted",
-        "stage_measured",
-        "metrics_logged",
-        "checkpoint_written",
-        "checkpoint_judged",
-        "held_out_scored",
-        "picture_scored",
-        "chunk_finished",
-        "chunk_failed",
-        "store_repaired",
-        "checkpoint_given_up",
-        "prune_requested",
-        "stage_started",
-        "chunk_started",
-        "samples_superseded",
-        "gate_decided",
-        "patch_applied",
-        "patch_deferred",
-        "failure_decided",
-        "stage_reopened",
-        "checkpoint_deleted",
-        "stage_passed",
-        "stage_stopped",
-        "run_finished",
-        "run_stopped",
-    ];
-
-    /// Name of the kind, as in the JSON form.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Event::RunCreated(_) => "run_created",
-            Event::ProcessStarted(_) => "process_started",
-            Event::RunInterrupted(_) => "run_interrupted",
-            Event::SettingChanged(_) => "setting_changed",
-            Event::FallbackGranted(_) => "fallback_granted",
-            Event::StageMeasured(_) => "stage_measured",
-            Event::MetricsLogged(_) => "metrics_logged",
-            Event::CheckpointWritten(_) => "checkpoint_written",
-            Event::CheckpointJudged(_) => "checkpoint_judged",
-            Event::HeldOutScored(_) => "held_out_scored",
-            Event::PictureScored(_) => "picture_scored",
-            Event::ChunkFinished(_) => "chunk_finished",
-            Event::ChunkFailed(_) => "chunk_failed",
-            Event::StoreRepaired(_) => "store_repaired",
-            Event::CheckpointGivenUp(_) => "checkpoint_given_up",
-            Event::PruneRequested(_) => "prune_requested",
-            Event::StageStarted(_) => "stage_started",
-            Event::ChunkStarted(_) => "chunk_started",
-            Event::SamplesSuperseded(_) => "samples_superseded",
-            Event::GateDecided(_) => "gate_decided",
-            Event::PatchApplied(_) => "patch_applied",
-            Event::PatchDeferred(_) => "patch_deferred",
-            Event::FailureDecided(_) => "failure_decided",
-            Event::StageReopened(_) => "stage_reopened",
-            Event::CheckpointDeleted(_) => "checkpoint_deleted",
-            Event::StagePassed(_) => "stage_passed",
-            Event::StageStopped(_) => "stage_stopped",
-            Event::RunFinished(_) => "run_finished",
-            Event::RunStopped(_) => "run_stopped",
-        }
-    }
-
     /// Whether the machine made it: true for what replay recomputes.
     pub fn is_decision(&self) -> bool {
         self.source() == Source::Machine
-    }
-
-    /// Who says it.
-    pub const fn source(&self) -> Source {
-        match self {
-            Event::RunCreated(_)
-            | Event::ProcessStarted(_)
-            | Event::RunInterrupted(_)
-            | Event::SettingChanged(_)
-            | Event::FallbackGranted(_)
-            | Event::StoreRepaired(_)
-            | Event::CheckpointGivenUp(_)
-            | Event::PruneRequested(_) => Source::Process,
-            Event::StageMeasured(_)
-            | Event::MetricsLogged(_)
-            | Event::CheckpointWritten(_)
-            | Event::CheckpointJudged(_)
-            | Event::HeldOutScored(_)
-            | Event::PictureScored(_)
-            | Event::ChunkFinished(_)
-            | Event::ChunkFailed(_) => Source::Trainer,
-            Event::StageStarted(_)
-            | Event::ChunkStarted(_)
-            | Event::SamplesSuperseded(_)
-            | Event::GateDecided(_)
-            | Event::PatchApplied(_)
-            | Event::PatchDeferred(_)
-            | Event::FailureDecided(_)
-            | Event::StageReopened(_)
-            | Event::CheckpointDeleted(_)
-            | Event::StagePassed(_)
-            | Event::StageStopped(_)
-            | Event::RunFinished(_)
-            | Event::RunStopped(_) => Source::Machine,
-        }
     }
 
     /// The chunk and attempt that a trainer's report belongs to, or the samples that stop to count. `None` where it

@@ -11,6 +11,7 @@ extern crate alloc;
 
 mod event;
 mod ids;
+mod kinds;
 mod policy;
 mod scalar;
 #[cfg(feature = "stored")]

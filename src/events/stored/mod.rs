@@ -21,6 +21,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::event::Event;
+use super::kinds::event_kinds;
 use freeze::Freeze;
 use v1::*;
 use v2::*;
@@ -73,9 +74,8 @@ pub struct Kind {
     pub newest: u16,
 }
 
-/// One row per kind: `number "name" Live: [version => struct], ...`, newest version first.
-macro_rules! kinds {
-    ($($number:literal $name:literal $live:ident: $newest:literal => $newest_form:ident $(, $old:literal => $old_form:ident)*;)+) => {
+macro_rules! stored {
+    ($($number:literal $name:literal $source:ident $live:ident($($type:tt)+): $newest:literal => $newest_form:ident $(, $old:literal => $old_form:ident)*;)+) => {
         /// Every kind that this build reads and writes.
         pub const KINDS: &[Kind] = &[$(Kind { number: $number, name: $name, newest: $newest }),+];
 
@@ -139,37 +139,7 @@ macro_rules! kinds {
     };
 }
 
-kinds! {
-    1 "run_created" RunCreated: 2 => RunCreatedV2, 1 => RunCreatedV1;
-    2 "process_started" ProcessStarted: 2 => ProcessStartedV2, 1 => ProcessStartedV1;
-    3 "run_interrupted" RunInterrupted: 1 => RunInterruptedV1;
-    4 "setting_changed" SettingChanged: 1 => SettingChangedV1;
-    5 "fallback_granted" FallbackGranted: 1 => FallbackGrantedV1;
-    6 "stage_measured" StageMeasured: 1 => StageMeasuredV1;
-    7 "metrics_logged" MetricsLogged: 1 => MetricsLoggedV1;
-    8 "checkpoint_written" CheckpointWritten: 1 => CheckpointWrittenV1;
-    9 "checkpoint_judged" CheckpointJudged: 1 => CheckpointJudgedV1;
-    10 "held_out_scored" HeldOutScored: 1 => HeldOutScoredV1;
-    11 "picture_scored" PictureScored: 2 => PictureScoredV2, 1 => PictureScoredV1;
-    12 "chunk_finished" ChunkFinished: 1 => ChunkFinishedV1;
-    13 "chunk_failed" ChunkFailed: 1 => ChunkFailedV1;
-    14 "store_repaired" StoreRepaired: 1 => StoreRepairedV1;
-    15 "checkpoint_given_up" CheckpointGivenUp: 1 => CheckpointGivenUpV1;
-    16 "prune_requested" PruneRequested: 1 => PruneRequestedV1;
-    101 "stage_started" StageStarted: 1 => StageStartedV1;
-    102 "chunk_started" ChunkStarted: 1 => ChunkStartedV1;
-    103 "samples_superseded" SamplesSuperseded: 1 => SamplesSupersededV1;
-    104 "gate_decided" GateDecided: 1 => GateDecidedV1;
-    105 "patch_applied" PatchApplied: 1 => PatchAppliedV1;
-    106 "patch_deferred" PatchDeferred: 1 => PatchDeferredV1;
-    107 "failure_decided" FailureDecided: 1 => FailureDecidedV1;
-    108 "stage_reopened" StageReopened: 1 => StageReopenedV1;
-    109 "checkpoint_deleted" CheckpointDeleted: 1 => CheckpointDeletedV1;
-    110 "stage_passed" StagePassed: 1 => StagePassedV1;
-    111 "stage_stopped" StageStopped: 1 => StageStoppedV1;
-    112 "run_finished" RunFinished: 1 => RunFinishedV1;
-    113 "run_stopped" RunStopped: 1 => RunStoppedV1;
-}
+event_kinds!(stored);
 
 fn name_of(kind: u16) -> &'static str {
     KINDS
