@@ -16,3 +16,4 @@ pub mod units;
 
 pub use tinygate_events as events;
 pub use tinygate_machine as machine;
+pub use tinygate_presets as presets;

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Attempt, ChunkNumber, Restart, Seq, StageName, Step};
 use super::kinds::event_kinds;
-use super::policy::{Policy, SettingKey, SettingValue, Settings};
+use super::policy::Policy;
 use super::scalar::Scalar;
+use super::settings::{SettingKey, SettingValue, Settings};
 
 /// An event at its place in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -471,10 +472,27 @@ pub struct ChunkFailed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "failure", rename_all = "snake_case")]
 pub enum ChunkFailure {
-    OutOfMemory { detail: String },
-    WorkerExited { status: String, stderr: String },
-    WorkerTimedOut { seconds: u64, stderr: String },
-    CheckpointUnloadable { path: String, detail: String },
+    OutOfMemory {
+        detail: String,
+    },
+    WorkerExited {
+        status: String,
+        stderr: String,
+    },
+    WorkerTimedOut {
+        seconds: u64,
+        stderr: String,
+    },
+    /// The trainer said nothing for longer than it may.
+    NoProgress {
+        silence_seconds: u64,
+        limit_seconds: u64,
+        stderr: String,
+    },
+    CheckpointUnloadable {
+        path: String,
+        detail: String,
+    },
 }
 
 /// The store found one of its two copies damaged and rebuilt it from the other.
@@ -813,6 +831,7 @@ pub enum FailureCause {
     OutOfMemory,
     WorkerExited,
     WorkerTimedOut,
+    NoProgress,
     CheckpointUnloadable,
     /// The same chunk was interrupted too often without a new checkpoint.
     Interrupted,

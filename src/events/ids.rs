@@ -68,23 +68,40 @@ count!(
     Restart(u32), first = 0
 );
 
-/// Name of a stage, such as `video_tokenizer`: lower case, digits and `_`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct StageName(String);
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
 
-impl StageName {
-    pub fn new(name: impl Into<String>) -> StageName {
-        StageName(name.into())
-    }
+        impl $name {
+            pub fn new(name: impl Into<String>) -> $name {
+                $name(name.into())
+            }
 
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
 }
 
-impl fmt::Display for StageName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+name!(
+    /// Name of a stage, such as `video_tokenizer`: lower case, digits and `_`.
+    StageName
+);
+name!(
+    /// What a stage trains, in its trainer's own words, such as `dynamics`. Nothing is decided by it.
+    ModelName
+);
+name!(
+    /// Name of a knob, such as `n_actions`: lower case, digits and `_`, and no name of another setting.
+    KnobName
+);

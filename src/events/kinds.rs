@@ -8,10 +8,10 @@ macro_rules! event_kinds {
     ($with:ident) => {
         $with! {
             // facts
-            1 "run_created" Process RunCreated(Box<RunCreated>): 2 => RunCreatedV2, 1 => RunCreatedV1;
+            1 "run_created" Process RunCreated(Box<RunCreated>): 3 => RunCreatedV3, 2 => RunCreatedV2, 1 => RunCreatedV1;
             2 "process_started" Process ProcessStarted(ProcessStarted): 2 => ProcessStartedV2, 1 => ProcessStartedV1;
             3 "run_interrupted" Process RunInterrupted(RunInterrupted): 1 => RunInterruptedV1;
-            4 "setting_changed" Process SettingChanged(SettingChanged): 1 => SettingChangedV1;
+            4 "setting_changed" Process SettingChanged(SettingChanged): 2 => SettingChangedV2, 1 => SettingChangedV1;
             5 "fallback_granted" Process FallbackGranted(FallbackGranted): 1 => FallbackGrantedV1;
             6 "stage_measured" Trainer StageMeasured(StageMeasured): 1 => StageMeasuredV1;
             7 "metrics_logged" Trainer MetricsLogged(MetricsLogged): 1 => MetricsLoggedV1;
@@ -25,14 +25,14 @@ macro_rules! event_kinds {
             15 "checkpoint_given_up" Process CheckpointGivenUp(CheckpointGivenUp): 1 => CheckpointGivenUpV1;
             16 "prune_requested" Process PruneRequested(PruneRequested): 1 => PruneRequestedV1;
             // decisions
-            101 "stage_started" Machine StageStarted(StageStarted): 1 => StageStartedV1;
-            102 "chunk_started" Machine ChunkStarted(ChunkStarted): 1 => ChunkStartedV1;
+            101 "stage_started" Machine StageStarted(StageStarted): 2 => StageStartedV2, 1 => StageStartedV1;
+            102 "chunk_started" Machine ChunkStarted(ChunkStarted): 2 => ChunkStartedV2, 1 => ChunkStartedV1;
             103 "samples_superseded" Machine SamplesSuperseded(SamplesSuperseded): 1 => SamplesSupersededV1;
-            104 "gate_decided" Machine GateDecided(Box<GateDecided>): 1 => GateDecidedV1;
-            105 "patch_applied" Machine PatchApplied(PatchApplied): 1 => PatchAppliedV1;
-            106 "patch_deferred" Machine PatchDeferred(PatchDeferred): 1 => PatchDeferredV1;
-            107 "failure_decided" Machine FailureDecided(FailureDecided): 1 => FailureDecidedV1;
-            108 "stage_reopened" Machine StageReopened(StageReopened): 1 => StageReopenedV1;
+            104 "gate_decided" Machine GateDecided(Box<GateDecided>): 2 => GateDecidedV2, 1 => GateDecidedV1;
+            105 "patch_applied" Machine PatchApplied(PatchApplied): 2 => PatchAppliedV2, 1 => PatchAppliedV1;
+            106 "patch_deferred" Machine PatchDeferred(PatchDeferred): 2 => PatchDeferredV2, 1 => PatchDeferredV1;
+            107 "failure_decided" Machine FailureDecided(FailureDecided): 2 => FailureDecidedV2, 1 => FailureDecidedV1;
+            108 "stage_reopened" Machine StageReopened(StageReopened): 2 => StageReopenedV2, 1 => StageReopenedV1;
             109 "checkpoint_deleted" Machine CheckpointDeleted(CheckpointDeleted): 1 => CheckpointDeletedV1;
             110 "stage_passed" Machine StagePassed(StagePassed): 1 => StagePassedV1;
             111 "stage_stopped" Machine StageStopped(StageStopped): 1 => StageStoppedV1;

@@ -14,10 +14,12 @@ mod ids;
 mod kinds;
 mod policy;
 mod scalar;
+mod settings;
 #[cfg(feature = "stored")]
 pub mod stored;
 
 pub use event::*;
-pub use ids::{Attempt, ChunkNumber, Restart, Seq, StageName, Step};
+pub use ids::{Attempt, ChunkNumber, KnobName, ModelName, Restart, Seq, StageName, Step};
 pub use policy::*;
 pub use scalar::Scalar;
+pub use settings::{Knob, KnobRange, SettingKey, SettingValue, Settings};

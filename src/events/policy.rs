@@ -1,7 +1,7 @@
 //! The policy of a run: every number by which gates are decided, as data.
 //!
-//! The machine knows kinds of criteria and kinds of rungs; a stage is a list of
-//! them. The policy in force is part of a log's first event, so it is read by
+//! The machine knows kinds of criteria, rungs and findings, and no model: a stage is lists of
+//! these over metrics and settings that it names. The policy in force is part of a log's first event, so it is read by
 //! the rules version that stands beside it and never from today's defaults.
 
 use alloc::string::String;
@@ -9,9 +9,11 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::StageName;
+use super::ids::{KnobName, ModelName, StageName};
 use super::scalar::Scalar;
+use super::settings::{Knob, SettingKey, Settings};
 
+/// Version 2 of the document in a log's first event; `stored::document` reads the older ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
@@ -47,11 +49,25 @@ impl Policy {
     }
 }
 
+/// A stage, as the machine knows it: whatever a trainer trains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagePolicy {
     pub name: StageName,
-    pub model: ModelKind,
+    pub model: ModelName,
+    /// Metric that is the loss: gates compare it, and the best known checkpoint has the lowest.
+    pub loss: String,
+    /// Metrics whose samples are kept besides the loss and what criteria name.
+    pub metrics: Vec<String>,
+    /// What a gate says of skill, in this order.
+    pub skills: Vec<Skill>,
+    /// The best known checkpoint is one where this holds, as soon as there is one.
+    pub in_use: Option<InUse>,
+    /// What a gate looks for besides its criteria.
+    pub findings: Vec<FindingTest>,
+    /// Fewest windows of a micro-batch that the stage can train with.
+    pub batch_size_min: u32,
+    pub knobs: Vec<Knob>,
     /// Settings as configured; patches change a copy of them in the state.
     pub settings: Settings,
     pub criteria: Vec<Criterion>,
@@ -59,13 +75,58 @@ pub struct StagePolicy {
     pub bounds: Bounds,
 }
 
-/// The three models of TinyWorlds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ModelKind {
-    VideoTokenizer,
-    LatentActions,
-    Dynamics,
+impl StagePolicy {
+    /// The knob of this name.
+    pub fn knob(&self, name: &KnobName) -> Option<&Knob> {
+        self.knobs.iter().find(|knob| knob.name == *name)
+    }
+}
+
+/// Skill: 1 - held-out loss / loss of the trivial predictor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Skill {
+    /// Name in the gate's output, and for criteria.
+    pub name: String,
+    /// Metric of the model's loss on the held-out windows.
+    pub held_out: String,
+    /// Metric of the trivial predictor's loss on the same.
+    pub trivial: String,
+    /// Whether the trivial predictor may have no loss, since there may be nothing to predict:
+    /// no pixel moves, say.
+    pub trivial_may_be_null: bool,
+}
+
+/// What a model has learnt to use: the latest sample of `metric` in the chunk >= `at_least`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InUse {
+    pub metric: String,
+    pub at_least: Scalar,
+}
+
+/// What a gate looks for. A finding decides nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FindingTest {
+    /// A limit on the loss that the trivial predictor meets.
+    VacuousLimit,
+    /// The last samples lie on both sides of a limit.
+    DecidedByNoise,
+    /// A passing gate is no better than the trivial predictor.
+    NoSkill,
+    /// A passing gate where no skill can be measured.
+    NothingToMeasure,
+    /// A failing gate: whether the loss follows what the stage is given or its own learning rate.
+    Cause {
+        /// How many actions are in use.
+        actions: String,
+        /// Their entropy, in nats.
+        entropy: String,
+        /// Median entropy below which the actions say nothing.
+        entropy_max: Scalar,
+        learning_rate: String,
+    },
 }
 
 /// Which checkpoint a retry starts from. Each falls back to the newest accepted one.
@@ -75,81 +136,6 @@ pub enum RetryFrom {
     Newest,
     LastPassed,
     Best,
-}
-
-/// The settings of a stage that a rung or a person may change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Base learning rate, before warm-up and cosine.
-    pub learning_rate: Scalar,
-    /// The target, in updates.
-    pub n_updates: u64,
-    /// The updates that shape the learning-rate curve. Equal to the target until
-    /// a failed final gate extends the target without reshaping the curve.
-    pub schedule_updates: u64,
-    /// Windows per micro-batch and rank.
-    pub batch_size_per_gpu: u32,
-    pub gradient_accumulation_steps: u32,
-    /// Updates between samples of the metrics that are not logged at every update.
-    pub log_interval: u64,
-    /// Updates between two gates.
-    pub chunk_size: u64,
-    /// Updates between checkpoints; a fifth of a chunk when not set.
-    pub checkpoint_interval: Option<u64>,
-    /// Latent actions only: how many actions there are.
-    pub n_actions: Option<u32>,
-}
-
-impl Settings {
-    /// Updates between checkpoints.
-    pub fn checkpoint_every(&self) -> u64 {
-        self.checkpoint_interval
-            .unwrap_or(self.chunk_size / 5)
-            .max(1)
-    }
-}
-
-/// A setting that a patch names. Each is the config key of the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SettingKey {
-    LearningRate,
-    NUpdates,
-    ScheduleUpdates,
-    BatchSizePerGpu,
-    GradientAccumulationSteps,
-    LogInterval,
-    ChunkSize,
-    CheckpointInterval,
-    NActions,
-    MaxRetries,
-}
-
-impl SettingKey {
-    /// The config key.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            SettingKey::LearningRate => "learning_rate",
-            SettingKey::NUpdates => "n_updates",
-            SettingKey::ScheduleUpdates => "schedule_updates",
-            SettingKey::BatchSizePerGpu => "batch_size_per_gpu",
-            SettingKey::GradientAccumulationSteps => "gradient_accumulation_steps",
-            SettingKey::LogInterval => "log_interval",
-            SettingKey::ChunkSize => "chunk_size",
-            SettingKey::CheckpointInterval => "checkpoint_interval",
-            SettingKey::NActions => "n_actions",
-            SettingKey::MaxRetries => "max_retries",
-        }
-    }
-}
-
-/// Value of a setting: a count or a real number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum SettingValue {
-    Count(u64),
-    Real(Scalar),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,7 +236,10 @@ pub enum Rung {
     Add { key: SettingKey, amount: i64 },
     /// If the loss is still dropping: target += chunk size, and the rate's curve with it.
     ExtendTarget,
-    /// If entropy collapsed: `n_actions` to the next lower power of two, in the
-    /// next full cycle only.
-    DeferFewerActions,
+    /// Where a criterion on one of these metrics failed: a count to the next lower power of two, in
+    /// the next full cycle only.
+    DeferPowerOfTwo {
+        key: SettingKey,
+        when_failed: Vec<String>,
+    },
 }

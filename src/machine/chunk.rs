@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use tinygate_events::{
     Attempt, CheckpointRef, ChunkNumber, ChunkStarted, Column, FailureCause, HeldOutScored,
-    PictureScored, Restart, Scalar, Settings, Step, metric,
+    PictureScored, Restart, Scalar, Settings, Step,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,10 +125,6 @@ impl ChunkState {
             .iter()
             .map(|(_, value)| value.get())
             .collect()
-    }
-
-    pub fn losses(&self) -> Vec<f64> {
-        self.values(metric::LOSS)
     }
 
     /// Pairs of two metrics at the steps where both were logged.

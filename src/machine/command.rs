@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use tinygate_events::{
-    Attempt, CheckpointRef, ChunkNumber, Event, FileRecord, ModelKind, Restart, Settings,
+    Attempt, CheckpointRef, ChunkNumber, Event, FileRecord, ModelName, Restart, Settings,
     StageName, Step,
 };
 
@@ -49,7 +49,7 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeasureStage {
     pub stage: StageName,
-    pub model: ModelKind,
+    pub model: ModelName,
     pub settings: Settings,
     pub upstream: Vec<UpstreamModel>,
 }
@@ -64,7 +64,7 @@ pub struct JudgeCheckpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainChunk {
     pub stage: StageName,
-    pub model: ModelKind,
+    pub model: ModelName,
     pub chunk: ChunkNumber,
     pub attempt: Attempt,
     pub restart: Restart,

@@ -5,21 +5,22 @@
 //! on record. A rung does not apply when its condition is false or its value
 //! stands at its bound already; a value that would pass its bound is held there.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use tinygate_events::{
-    Bounds, PatchReason, Rung, RungSkipped, Scalar, SettingKey, SettingPatch, SettingValue,
-    Settings, SkipReason,
+    KnobName, KnobRange, PatchReason, Rung, RungSkipped, Scalar, SettingKey, SettingPatch,
+    SettingValue, Settings, SkipReason, StagePolicy,
 };
 
 /// What rungs may ask about, besides the settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Situation {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Situation<'a> {
     /// Gate loss < that of the previous gate; `None` without one.
     pub loss_dropping: Option<bool>,
-    /// `action_entropy` or `unique_actions` failed at this gate.
-    pub entropy_collapsed: bool,
-    /// The run has deferred fewer actions before.
+    /// Metrics whose criterion failed at this gate.
+    pub failed_metrics: Vec<&'a str>,
+    /// The run has deferred a patch before.
     pub deferred_before: bool,
     /// The target may be extended once more.
     pub may_extend: bool,
@@ -38,28 +39,20 @@ pub struct Climb {
     pub deferred: Option<SettingPatch>,
 }
 
-/// Tries the rungs of `ladder` from `cursor` (counted from 0).
+/// Tries the rungs of a stage's ladder from `cursor` (counted from 0).
 pub fn climb(
-    ladder: &[Rung],
+    policy: &StagePolicy,
     cursor: u32,
     settings: &Settings,
-    configured: &Settings,
-    bounds: &Bounds,
-    situation: Situation,
+    situation: &Situation<'_>,
 ) -> Climb {
+    let ladder = &policy.ladder;
     let mut skipped = Vec::new();
     let rungs = ladder.len();
     for offset in 0..rungs {
         let index = (cursor as usize + offset) % rungs;
         let number = index as u32 + 1;
-        match try_rung(
-            &ladder[index],
-            number,
-            settings,
-            configured,
-            bounds,
-            situation,
-        ) {
+        match try_rung(policy, &ladder[index], number, settings, situation) {
             Ok(Applied { patch, deferred }) => {
                 let cursor = ((index + 1) % rungs) as u32;
                 return Climb {
@@ -88,28 +81,28 @@ struct Applied {
 }
 
 fn try_rung(
+    policy: &StagePolicy,
     rung: &Rung,
     number: u32,
     settings: &Settings,
-    configured: &Settings,
-    bounds: &Bounds,
-    situation: Situation,
+    situation: &Situation<'_>,
 ) -> Result<Applied, SkipReason> {
     let why = PatchReason::Rung(number);
     let (key, to) = match rung {
-        Rung::Multiply { key, factor } => (key, multiplied(value_of(settings, *key), *factor)),
-        Rung::Add { key, amount } => (key, added(value_of(settings, *key), *amount)),
+        Rung::Multiply { key, factor } => (key, multiplied(value_of(settings, key), *factor)),
+        Rung::Add { key, amount } => (key, added(value_of(settings, key), *amount)),
         Rung::ExtendTarget => return extend_target(settings, situation, why),
-        Rung::DeferFewerActions => return defer_fewer_actions(settings, situation, why),
+        Rung::DeferPowerOfTwo { key, when_failed } => {
+            return defer_power_of_two(policy, settings, key, when_failed, situation, why);
+        }
     };
     let to = to.ok_or(SkipReason::NotASettingOfThisStage)?;
     let held = Held {
+        policy,
         settings,
-        configured,
-        bounds,
         chunk_size_min: situation.chunk_size_min,
     };
-    change(*key, to, why, held)
+    change(key, to, why, held)
 }
 
 fn multiplied(value: Option<SettingValue>, factor: Scalar) -> Option<SettingValue> {
@@ -128,7 +121,7 @@ fn added(value: Option<SettingValue>, amount: i64) -> Option<SettingValue> {
 
 fn extend_target(
     settings: &Settings,
-    situation: Situation,
+    situation: &Situation<'_>,
     why: PatchReason,
 ) -> Result<Applied, SkipReason> {
     match situation.loss_dropping {
@@ -147,40 +140,64 @@ fn extend_target(
     })
 }
 
-fn defer_fewer_actions(
+fn defer_power_of_two(
+    policy: &StagePolicy,
     settings: &Settings,
-    situation: Situation,
+    key: &SettingKey,
+    when_failed: &[String],
+    situation: &Situation<'_>,
     why: PatchReason,
 ) -> Result<Applied, SkipReason> {
-    if !situation.entropy_collapsed {
+    let failed = |metric: &String| situation.failed_metrics.contains(&metric.as_str());
+    if !when_failed.iter().any(failed) {
         return Err(SkipReason::EntropyNotCollapsed);
     }
     if situation.deferred_before {
         return Err(SkipReason::AlreadyDeferred);
     }
-    let from = settings
-        .n_actions
-        .ok_or(SkipReason::NotASettingOfThisStage)?;
-    let to = lower_power_of_two(from).ok_or(SkipReason::AtBound)?;
-    let patch = count_patch(SettingKey::NActions, u64::from(from), u64::from(to), why);
+    let Some(SettingValue::Count(from)) = value_of(settings, key) else {
+        return Err(SkipReason::NotASettingOfThisStage);
+    };
+    let least = match key_range(policy, key) {
+        Some(KnobRange::Integer { min, .. }) => min.max(1),
+        Some(KnobRange::Number { .. }) | None => 1,
+    };
+    let to = lower_power_of_two(from)
+        .filter(|to| least <= *to)
+        .ok_or(SkipReason::AtBound)?;
     Ok(Applied {
         patch: None,
-        deferred: Some(patch),
+        deferred: Some(count_patch(key.clone(), from, to, why)),
     })
+}
+
+/// The range of a knob; the core's settings have bounds of their own.
+fn key_range(policy: &StagePolicy, key: &SettingKey) -> Option<KnobRange> {
+    match key {
+        SettingKey::Knob(name) => policy.knob(name).map(|knob| knob.range),
+        SettingKey::LearningRate
+        | SettingKey::NUpdates
+        | SettingKey::ScheduleUpdates
+        | SettingKey::BatchSizePerGpu
+        | SettingKey::GradientAccumulationSteps
+        | SettingKey::LogInterval
+        | SettingKey::ChunkSize
+        | SettingKey::CheckpointInterval
+        | SettingKey::MaxRetries => None,
+    }
 }
 
 /// What values are held by.
 #[derive(Clone, Copy)]
 struct Held<'a> {
+    policy: &'a StagePolicy,
     settings: &'a Settings,
-    configured: &'a Settings,
-    bounds: &'a Bounds,
     chunk_size_min: u64,
 }
 
 /// Holds `to` at its bound; at the bound already, the rung does not apply.
 fn change(
-    key: SettingKey,
+    key: &SettingKey,
     to: SettingValue,
     why: PatchReason,
     held: Held<'_>,
@@ -194,29 +211,41 @@ fn change(
         return Err(SkipReason::AtBound);
     }
     Ok(Applied {
-        patch: Some(SettingPatch { key, from, to, why }),
+        patch: Some(SettingPatch {
+            key: key.clone(),
+            from,
+            to,
+            why,
+        }),
         deferred: None,
     })
 }
 
 /// A value configured beyond its bound is never moved away from it by holding.
-fn hold_real(key: SettingKey, value: Scalar, held: Held<'_>) -> Scalar {
-    let least = held
-        .bounds
-        .learning_rate_min
-        .get()
-        .min(held.settings.learning_rate.get());
-    if key == SettingKey::LearningRate {
-        Scalar::new(value.get().max(least))
-    } else {
-        value
+fn hold_real(key: &SettingKey, value: Scalar, held: Held<'_>) -> Scalar {
+    if *key == SettingKey::LearningRate {
+        let least = held
+            .policy
+            .bounds
+            .learning_rate_min
+            .get()
+            .min(held.settings.learning_rate.get());
+        return Scalar::new(value.get().max(least));
+    }
+    match (key_range(held.policy, key), value_of(held.settings, key)) {
+        (Some(KnobRange::Number { min, max }), Some(SettingValue::Real(now))) => {
+            let (least, most) = (min.get().min(now.get()), max.get().max(now.get()));
+            Scalar::new(value.get().max(least).min(most))
+        }
+        _ => value,
     }
 }
 
-fn hold_count(key: SettingKey, count: u64, held: Held<'_>) -> u64 {
+fn hold_count(key: &SettingKey, count: u64, held: Held<'_>) -> u64 {
     let Held {
-        settings, bounds, ..
+        policy, settings, ..
     } = held;
+    let bounds = &policy.bounds;
     match key {
         SettingKey::GradientAccumulationSteps => {
             let now = u64::from(settings.gradient_accumulation_steps);
@@ -229,10 +258,16 @@ fn hold_count(key: SettingKey, count: u64, held: Held<'_>) -> u64 {
             count.max(least.min(settings.log_interval))
         }
         SettingKey::ChunkSize => {
-            let least = share(held.configured.chunk_size, bounds.chunk_size_min_share);
+            let least = share(policy.settings.chunk_size, bounds.chunk_size_min_share);
             count.max(least.max(held.chunk_size_min).min(settings.chunk_size))
         }
-        SettingKey::BatchSizePerGpu | SettingKey::NActions => count.clamp(1, u64::from(u32::MAX)),
+        SettingKey::BatchSizePerGpu => count.clamp(1, u64::from(u32::MAX)),
+        SettingKey::Knob(_) => match (key_range(policy, key), value_of(settings, key)) {
+            (Some(KnobRange::Integer { min, max }), Some(SettingValue::Count(now))) => {
+                count.max(min.min(now)).min(max.max(now))
+            }
+            _ => count,
+        },
         SettingKey::LearningRate
         | SettingKey::NUpdates
         | SettingKey::ScheduleUpdates
@@ -258,11 +293,10 @@ fn scale(count: u64, factor: f64) -> u64 {
     (count as f64 * factor) as u64
 }
 
-/// The next lower power of two, at least 2; `None` at 2 or below.
-fn lower_power_of_two(actions: u32) -> Option<u32> {
-    let below = actions.checked_sub(1)?;
-    let power = 1_u32 << below.checked_ilog2()?;
-    (2 <= power).then_some(power)
+/// The next lower power of two; `None` at 1 or below.
+fn lower_power_of_two(count: u64) -> Option<u64> {
+    let below = count.checked_sub(1)?;
+    Some(1_u64 << below.checked_ilog2()?)
 }
 
 fn count_patch(key: SettingKey, from: u64, to: u64, why: PatchReason) -> SettingPatch {
@@ -275,7 +309,7 @@ fn count_patch(key: SettingKey, from: u64, to: u64, why: PatchReason) -> Setting
 }
 
 /// The present value of a setting; `None` where a stage has no such setting.
-pub fn value_of(settings: &Settings, key: SettingKey) -> Option<SettingValue> {
+pub fn value_of(settings: &Settings, key: &SettingKey) -> Option<SettingValue> {
     match key {
         SettingKey::LearningRate => Some(SettingValue::Real(settings.learning_rate)),
         SettingKey::NUpdates => Some(SettingValue::Count(settings.n_updates)),
@@ -289,28 +323,38 @@ pub fn value_of(settings: &Settings, key: SettingKey) -> Option<SettingValue> {
         SettingKey::LogInterval => Some(SettingValue::Count(settings.log_interval)),
         SettingKey::ChunkSize => Some(SettingValue::Count(settings.chunk_size)),
         SettingKey::CheckpointInterval => settings.checkpoint_interval.map(SettingValue::Count),
-        SettingKey::NActions => settings
-            .n_actions
-            .map(|actions| SettingValue::Count(u64::from(actions))),
+        SettingKey::Knob(name) => settings.knob(name),
         SettingKey::MaxRetries => None,
     }
 }
 
-/// Sets a setting. A value of the wrong kind or range changes nothing: no count is
-/// 0, and a learning rate is finite and above 0.
-pub fn set(settings: &mut Settings, key: SettingKey, value: SettingValue) {
-    match value {
-        SettingValue::Real(real) => {
-            if key == SettingKey::LearningRate && real.get() > 0.0 && real.get().is_finite() {
+/// Sets a setting. A value of the wrong kind or range changes nothing: no count of the core is 0,
+/// a learning rate is finite and above 0, and a knob keeps its kind.
+pub fn set(settings: &mut Settings, key: &SettingKey, value: SettingValue) {
+    match (key, value) {
+        (SettingKey::Knob(name), value) => set_knob(settings, name, value),
+        (SettingKey::LearningRate, SettingValue::Real(real)) => {
+            if real.get() > 0.0 && real.get().is_finite() {
                 settings.learning_rate = real;
             }
         }
-        SettingValue::Count(0) => {}
-        SettingValue::Count(count) => set_count(settings, key, count),
+        (_, SettingValue::Real(_) | SettingValue::Count(0)) => {}
+        (key, SettingValue::Count(count)) => set_count(settings, key, count),
     }
 }
 
-fn set_count(settings: &mut Settings, key: SettingKey, count: u64) {
+fn set_knob(settings: &mut Settings, name: &KnobName, value: SettingValue) {
+    let Some(Some(now)) = settings.knobs.get_mut(name) else {
+        return;
+    };
+    match (&now, value) {
+        (SettingValue::Count(_), SettingValue::Count(_)) => *now = value,
+        (SettingValue::Real(_), SettingValue::Real(real)) if real.get().is_finite() => *now = value,
+        (SettingValue::Count(_) | SettingValue::Real(_), _) => {}
+    }
+}
+
+fn set_count(settings: &mut Settings, key: &SettingKey, count: u64) {
     let small = u32::try_from(count).ok();
     match key {
         SettingKey::NUpdates => settings.n_updates = count,
@@ -325,7 +369,6 @@ fn set_count(settings: &mut Settings, key: SettingKey, count: u64) {
             settings.gradient_accumulation_steps =
                 small.unwrap_or(settings.gradient_accumulation_steps);
         }
-        SettingKey::NActions => settings.n_actions = small.or(settings.n_actions),
-        SettingKey::LearningRate | SettingKey::MaxRetries => {}
+        SettingKey::LearningRate | SettingKey::MaxRetries | SettingKey::Knob(_) => {}
     }
 }

@@ -19,9 +19,9 @@ extern crate alloc;
 
 mod chunk;
 mod command;
+mod findings;
 pub mod gate;
 pub mod ladder;
-pub mod presets;
 pub mod rules;
 pub mod run;
 pub mod stage;
@@ -33,6 +33,7 @@ pub use chunk::{ChunkState, Previous};
 pub use command::{
     Command, Decision, Idle, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
 };
+pub use findings::vacuous_limits;
 pub use rules::{Known, RULES, Rules, apply, decide, evolve};
 pub use run::{ProcessState, RunPhase, RunState};
 pub use stage::{Checkpoint, Judgement, Phase, StageState};

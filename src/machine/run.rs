@@ -444,7 +444,7 @@ fn on_setting_changed(state: &mut RunState, changed: &SettingChanged, event: &Ev
     match &changed.stage {
         Some(name) => to_stage(state, name, event),
         None => {
-            set_policy(state, changed.key, changed.to);
+            set_policy(state, &changed.key, changed.to);
             to_unfinished_stages(state, event);
         }
     }
@@ -459,7 +459,7 @@ fn on_setting_changed(state: &mut RunState, changed: &SettingChanged, event: &Ev
     }
 }
 
-fn set_policy(state: &mut RunState, key: SettingKey, to: SettingValue) {
+fn set_policy(state: &mut RunState, key: &SettingKey, to: SettingValue) {
     if let (SettingKey::MaxRetries, SettingValue::Count(count), Some(created)) =
         (key, to, &mut state.created)
         && let Ok(count) = u32::try_from(count)

@@ -48,14 +48,14 @@ use super::chunk::{ChunkState, Previous};
 use super::command::{
     Command, Decision, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
 };
-use super::gate::{self, Evaluation};
+use super::gate::{self, Evaluation, GateInputs};
 use super::ladder::{self, Climb, Situation};
 use super::rules::Edition;
 use tinygate_events::{
     Action, Attempt, Blocking, CheckpointDeleted, CheckpointGivenUp, CheckpointJudged,
     CheckpointRef, CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished, ChunkNumber,
-    ChunkStarted, CriterionResult, CriterionTest, EffectiveBatch, Event, FailureAnswer,
-    FailureCause, FailureDecided, FileRecord, GateDecided, Metric, MetricsLogged, ModelKind,
+    ChunkStarted, Criterion, CriterionResult, CriterionTest, EffectiveBatch, Event, FailureAnswer,
+    FailureCause, FailureDecided, FileRecord, GateDecided, InUse, Metric, MetricsLogged,
     PatchApplied, PatchDeferred, PatchReason, Policy, Rejection, Restart, RestartCause,
     RestartReason, RetryFrom, SamplesSuperseded, Scalar, SettingKey, SettingPatch, SettingValue,
     Settings, StageMeasured, StageName, StagePassed, StagePolicy, StageReopened, StageStarted,
@@ -178,8 +178,8 @@ pub enum Judgement {
 pub struct CheckpointGate {
     pub gate_loss: Option<Scalar>,
     pub passed: bool,
-    /// At least two actions were in use, or the stage has none.
-    pub actions_in_use: bool,
+    /// What the policy's `in_use` asks for holds, or it asks for nothing.
+    pub in_use: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -256,7 +256,7 @@ impl StageState {
             .checkpoints
             .iter()
             .filter_map(|checkpoint| Some((checkpoint, checkpoint.gate?)));
-        best(at_gates, self.policy.model)
+        best(at_gates, &self.policy)
     }
 
     /// The checkpoint of the gate at `step`: the last the lineage has there.
@@ -287,7 +287,7 @@ impl StageState {
         match (&self.phase, &self.chunk) {
             (Phase::Passed { checkpoint }, _) => checkpoint.step,
             (_, Some(chunk)) => chunk
-                .samples(metric::LOSS)
+                .samples(&self.policy.loss)
                 .last()
                 .map_or(chunk.start().max(chunk.from), |(step, _)| *step),
             (_, None) => self
@@ -330,16 +330,13 @@ impl Checkpoint {
 /// The lowest gate loss among checkpoints with their gates.
 fn best<'a>(
     at_gates: impl Iterator<Item = (&'a Checkpoint, CheckpointGate)>,
-    model: ModelKind,
+    policy: &StagePolicy,
 ) -> Option<&'a Checkpoint> {
     let eligible: Vec<(&Checkpoint, f64, bool)> = at_gates
         .filter(|(checkpoint, _)| checkpoint.is_usable())
-        .filter_map(|(checkpoint, gate)| {
-            Some((checkpoint, gate.gate_loss?.finite()?, gate.actions_in_use))
-        })
+        .filter_map(|(checkpoint, gate)| Some((checkpoint, gate.gate_loss?.finite()?, gate.in_use)))
         .collect();
-    let in_use_only =
-        model == ModelKind::LatentActions && eligible.iter().any(|(_, _, in_use)| *in_use);
+    let in_use_only = policy.in_use.is_some() && eligible.iter().any(|(_, _, in_use)| *in_use);
     let mut best: Option<(&Checkpoint, f64)> = None;
     for (checkpoint, loss, in_use) in eligible {
         if (in_use || !in_use_only) && best.is_none_or(|(_, lowest)| loss < lowest) {
@@ -424,7 +421,7 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
         Phase::Pending | Phase::Passed { .. } | Phase::Stopped { .. } => None,
         Phase::Measuring => Some(Decision::Act(Command::MeasureStage(MeasureStage {
             stage: name,
-            model: stage.policy.model,
+            model: stage.policy.model.clone(),
             settings: stage.settings.clone(),
             upstream: upstream(stage),
         }))),
@@ -504,7 +501,7 @@ fn train(stage: &StageState, chunk: &ChunkState) -> Decision {
     });
     Decision::Act(Command::TrainChunk(Box::new(TrainChunk {
         stage: stage.name().clone(),
-        model: stage.policy.model,
+        model: stage.policy.model.clone(),
         chunk: chunk.number,
         attempt: chunk.attempt,
         restart: chunk.restart,
@@ -765,9 +762,23 @@ fn samples_seen(stage: &StageState, resume_from: Option<&CheckpointRef>) -> u64 
         .map_or(0, |checkpoint| checkpoint.samples_seen)
 }
 
+fn evaluate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Evaluation {
+    let checkpoint = stage.gate_checkpoint(chunk.to);
+    let inputs = GateInputs {
+        chunk,
+        target: Step::new(stage.settings.n_updates),
+        checkpoint: checkpoint.map(|checkpoint| &checkpoint.judgement),
+        trivial: &stage.trivial,
+        predictor: &stage.predictor,
+        latest_window: run.policy.latest_window,
+        edition: run.edition,
+    };
+    gate::evaluate(&stage.policy, &inputs)
+}
+
 /// Evaluates the gate and decides; precedence: stop, restart, rung.
 fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> GateDecided {
-    let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window, run.edition);
+    let evaluation = evaluate(run, stage, chunk);
     if evaluation.passed() {
         let failures = if run.policy.reset_on_pass {
             0
@@ -901,12 +912,12 @@ impl Retry {
     }
 }
 
-fn situation(
+fn situation<'a>(
     run: RunPolicy<'_>,
-    stage: &StageState,
+    stage: &'a StageState,
     chunk: &ChunkState,
     evaluation: &Evaluation,
-) -> Situation {
+) -> Situation<'a> {
     Situation {
         loss_dropping: match chunk.previous {
             Previous::None => None,
@@ -915,15 +926,15 @@ fn situation(
                 (None, _) | (_, None) => false,
             }),
         },
-        entropy_collapsed: entropy_collapsed(&stage.policy, &evaluation.criteria),
+        failed_metrics: failed_metrics(&stage.policy, &evaluation.criteria),
         ..situation_without_gate(run, stage)
     }
 }
 
-fn situation_without_gate(run: RunPolicy<'_>, stage: &StageState) -> Situation {
+fn situation_without_gate<'a>(run: RunPolicy<'_>, stage: &'a StageState) -> Situation<'a> {
     Situation {
         loss_dropping: None,
-        entropy_collapsed: false,
+        failed_metrics: Vec::new(),
         deferred_before: run.deferred,
         may_extend: may_extend(stage),
         chunk_size_min: gate::updates_min(&stage.policy.criteria),
@@ -934,28 +945,25 @@ fn may_extend(stage: &StageState) -> bool {
     stage.extensions < stage.max_retries
 }
 
-fn climb(stage: &StageState, situation: Situation) -> Climb {
+fn climb(stage: &StageState, situation: Situation<'_>) -> Climb {
     let policy = &stage.policy;
-    ladder::climb(
-        &policy.ladder,
-        stage.cursor,
-        &stage.settings,
-        &policy.settings,
-        &policy.bounds,
-        situation,
-    )
+    ladder::climb(policy, stage.cursor, &stage.settings, &situation)
 }
 
-fn entropy_collapsed(policy: &StagePolicy, criteria: &[CriterionResult]) -> bool {
+/// Metrics that a criterion asked for in vain.
+fn failed_metrics<'a>(policy: &'a StagePolicy, criteria: &[CriterionResult]) -> Vec<&'a str> {
+    let failed = |(criterion, result): (&'a Criterion, &CriterionResult)| match &criterion.test {
+        CriterionTest::MetricAtLeast { metric, .. } if result.verdict == Verdict::Fail => {
+            Some(metric.as_str())
+        }
+        _ => None,
+    };
     policy
         .criteria
         .iter()
         .zip(criteria)
-        .any(|(criterion, result)| {
-            let of_actions = matches!(&criterion.test, CriterionTest::MetricAtLeast { metric, .. }
-            if metric == metric::ACTION_ENTROPY || metric == metric::UNIQUE_ACTIONS);
-            of_actions && result.verdict == Verdict::Fail
-        })
+        .filter_map(failed)
+        .collect()
 }
 
 fn retry(
@@ -988,7 +996,11 @@ fn start_after<'a>(
     evaluation: &Evaluation,
     streak: u32,
 ) -> Start<'a> {
-    let cause = if chunk.losses().iter().any(|loss| !loss.is_finite()) {
+    let cause = if chunk
+        .values(&stage.policy.loss)
+        .iter()
+        .any(|loss| !loss.is_finite())
+    {
         Some(RestartCause::NonFiniteLoss)
     } else if 2 <= streak {
         Some(RestartCause::StructureLost)
@@ -1046,7 +1058,7 @@ fn retry_point<'a>(
                 let gate = is_here.then(|| checkpoint_gate(stage, chunk, gate_loss, false));
                 Some((checkpoint, gate.or(checkpoint.gate)?))
             });
-            best(at_gates, stage.policy.model)
+            best(at_gates, &stage.policy)
         }
     };
     chosen.or_else(|| stage.newest_accepted())
@@ -1059,12 +1071,14 @@ fn checkpoint_gate(
     gate_loss: Option<Scalar>,
     passed: bool,
 ) -> CheckpointGate {
-    let actions = chunk.samples(metric::UNIQUE_ACTIONS).last();
+    let in_use = |asked: &InUse| {
+        let latest = chunk.samples(&asked.metric).last();
+        latest.is_some_and(|(_, value)| asked.at_least.get() <= value.get())
+    };
     CheckpointGate {
         gate_loss,
         passed,
-        actions_in_use: stage.policy.model != ModelKind::LatentActions
-            || actions.is_some_and(|(_, actions)| 2.0 <= actions.get()),
+        in_use: stage.policy.in_use.as_ref().is_none_or(in_use),
     }
 }
 
@@ -1074,7 +1088,7 @@ fn best_passed(stage: &StageState) -> Option<&Checkpoint> {
         let gate = checkpoint.gate.filter(|gate| gate.passed)?;
         Some((checkpoint, gate))
     });
-    best(passed, stage.policy.model)
+    best(passed, &stage.policy)
 }
 
 /// The checkpoint that the user gave the stage to begin from, while it can be used.
@@ -1114,7 +1128,7 @@ fn with_extension(
     let mut patches: Vec<SettingPatch> = rung.into_iter().collect();
     let mut patched = stage.settings.clone();
     for patch in &patches {
-        ladder::set(&mut patched, patch.key, patch.to);
+        ladder::set(&mut patched, &patch.key, patch.to);
     }
     if resume_step < patched.n_updates {
         return Ok(patches);
@@ -1173,6 +1187,7 @@ fn decide_failure(
         FailureCause::Interrupted => decided.failures = stage.failures.saturating_add(1),
         FailureCause::WorkerExited
         | FailureCause::WorkerTimedOut
+        | FailureCause::NoProgress
         | FailureCause::CheckpointUnloadable => {
             decided.chunk_failures = stage.chunk_failures.saturating_add(1);
         }
@@ -1185,14 +1200,9 @@ fn decide_failure(
     decided
 }
 
-/// Half the batch, and accumulation raised to make up for it. `None` at the floor:
-/// 1, and 2 for latent actions, whose variance penalty needs two.
+/// Half the batch, and accumulation raised to make up for it. `None` at the floor.
 fn halve_batch(stage: &StageState) -> Option<(Vec<SettingPatch>, EffectiveBatch)> {
-    let floor = if stage.policy.model == ModelKind::LatentActions {
-        2
-    } else {
-        1
-    };
+    let floor = u64::from(stage.policy.batch_size_min.max(1));
     let batch = u64::from(stage.settings.batch_size_per_gpu);
     let accumulation = u64::from(stage.settings.gradient_accumulation_steps);
     let halved = (batch / 2).max(floor);
@@ -1313,7 +1323,7 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
         reopened.config_patch_applied = halved.map(|(patches, _)| patches).unwrap_or_default();
         return reopened;
     }
-    let evaluation = gate::evaluate(stage, chunk, run.policy.latest_window, run.edition);
+    let evaluation = evaluate(run, stage, chunk);
     let start = start_after(run, stage, chunk, &evaluation, stage.visual_streak);
     reopened.resume_from = start
         .resume_from
@@ -1403,7 +1413,7 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
         Event::CheckpointGivenUp(event) => on_checkpoint_given_up(stage, event),
         Event::StagePassed(event) => on_stage_passed(stage, event),
         Event::StageStopped(event) => on_stage_stopped(stage, event),
-        Event::SettingChanged(event) => on_setting_changed(stage, event.key, event.to),
+        Event::SettingChanged(event) => on_setting_changed(stage, &event.key, event.to),
         Event::FallbackGranted(event) => {
             let raised = stage
                 .settings
@@ -1469,7 +1479,7 @@ fn on_stage_measured(stage: &mut StageState, event: &StageMeasured) {
 
 fn on_metrics_logged(stage: &mut StageState, event: &MetricsLogged) {
     for column in &event.columns {
-        if gate::is_wanted(stage, &column.name)
+        if gate::is_wanted(&stage.policy, &column.name)
             && let Some(chunk) = stage.current(event.chunk, event.attempt)
         {
             chunk.add(column);
@@ -1689,6 +1699,7 @@ fn on_chunk_failed(stage: &mut StageState, event: &ChunkFailed) {
             ChunkFailure::OutOfMemory { .. } => FailureCause::OutOfMemory,
             ChunkFailure::WorkerExited { .. } => FailureCause::WorkerExited,
             ChunkFailure::WorkerTimedOut { .. } => FailureCause::WorkerTimedOut,
+            ChunkFailure::NoProgress { .. } => FailureCause::NoProgress,
             ChunkFailure::CheckpointUnloadable { .. } => FailureCause::CheckpointUnloadable,
         };
         stage.phase = Phase::Failed {
@@ -1855,9 +1866,9 @@ fn on_patch_applied(stage: &mut StageState, patch: &SettingPatch) {
         patches.remove(0);
     }
     let target = stage.settings.n_updates;
-    ladder::set(&mut stage.settings, patch.key, patch.to);
+    ladder::set(&mut stage.settings, &patch.key, patch.to);
     if patch.why != PatchReason::OutOfMemory {
-        note_batch(stage, patch.key);
+        note_batch(stage, &patch.key);
     }
     if target < stage.settings.n_updates {
         stage.extensions = stage.extensions.saturating_add(1);
@@ -1868,12 +1879,12 @@ fn on_patch_applied(stage: &mut StageState, patch: &SettingPatch) {
     }
 }
 
-fn note_batch(stage: &mut StageState, key: SettingKey) {
+fn note_batch(stage: &mut StageState, key: &SettingKey) {
     let of_batch = [
         SettingKey::BatchSizePerGpu,
         SettingKey::GradientAccumulationSteps,
     ];
-    if of_batch.contains(&key) {
+    if of_batch.contains(key) {
         stage.effective_batch = effective_batch(&stage.settings);
     }
 }
@@ -1939,7 +1950,7 @@ fn on_stage_reopened(stage: &mut StageState, event: &StageReopened) {
     );
 }
 
-fn on_setting_changed(stage: &mut StageState, key: SettingKey, to: SettingValue) {
+fn on_setting_changed(stage: &mut StageState, key: &SettingKey, to: SettingValue) {
     if let (SettingKey::MaxRetries, SettingValue::Count(count)) = (key, to) {
         let Ok(count) = u32::try_from(count) else {
             return;
@@ -1952,7 +1963,7 @@ fn on_setting_changed(stage: &mut StageState, key: SettingKey, to: SettingValue)
     }
     ladder::set(&mut stage.settings, key, to);
     note_batch(stage, key);
-    if key == SettingKey::NUpdates && ladder::value_of(&stage.settings, key) == Some(to) {
+    if *key == SettingKey::NUpdates && ladder::value_of(&stage.settings, key) == Some(to) {
         stage.settings.schedule_updates = stage.settings.n_updates;
     }
 }

@@ -8,12 +8,14 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::convert::Infallible;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use super::{MAX_DOCUMENT, StoredError};
-use crate::{Attempt, ChunkNumber, Policy, Restart, Scalar, Seq, StageName, Step};
+use super::StoredError;
+use super::document::{self, DocumentError};
+use crate::{
+    Attempt, ChunkNumber, KnobName, ModelName, Policy, Restart, Scalar, Seq, SettingKey, StageName,
+    Step,
+};
 
 /// A stored form of `Live`.
 pub trait Freeze<Live>: Sized {
@@ -30,8 +32,17 @@ pub enum Unfit {
         found: u16,
         known: u16,
     },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     #[error("{0}")]
     Other(String),
+}
+
+/// What cannot fail is no obstacle where others may.
+impl From<Infallible> for Unfit {
+    fn from(never: Infallible) -> Unfit {
+        match never {}
+    }
 }
 
 impl Unfit {
@@ -44,11 +55,20 @@ impl Unfit {
                     known: u32::from(known),
                 }
             }
-            unfit @ (Unfit::UnknownNumber { .. } | Unfit::Other(_)) => StoredError::Malformed {
-                kind,
-                version,
-                what: unfit.to_string(),
-            },
+            Unfit::Document(DocumentError::Newer { name, found, known }) => {
+                StoredError::NewerVersion {
+                    what: format!("version of the {name} in `{kind}`"),
+                    found,
+                    known,
+                }
+            }
+            unfit @ (Unfit::UnknownNumber { .. } | Unfit::Document(_) | Unfit::Other(_)) => {
+                StoredError::Malformed {
+                    kind,
+                    version,
+                    what: unfit.to_string(),
+                }
+            }
         }
     }
 }
@@ -92,6 +112,8 @@ wrapped! {
     Attempt(u32) = get, new;
     Restart(u32) = get, new;
     StageName(String) = as_str, new;
+    KnobName(String) = as_str, new;
+    ModelName(String) = as_str, new;
     Scalar(u64) = to_bits, from_bits;
 }
 
@@ -125,48 +147,31 @@ impl<Live, Stored: Freeze<Live>> Freeze<Box<Live>> for Stored {
     }
 }
 
-/// The config: canonical JSON text (keys sorted, no spaces).
-impl Freeze<serde_json::Value> for String {
-    fn freeze(live: &serde_json::Value) -> Result<String, Unfit> {
-        document(live)
-    }
+/// The documents: versioned JSON text.
+macro_rules! documents {
+    ($($live:ty),+) => {$(
+        impl Freeze<$live> for String {
+            fn freeze(live: &$live) -> Result<String, Unfit> {
+                Ok(document::write(live)?)
+            }
 
-    fn thaw(self) -> Result<serde_json::Value, Unfit> {
-        read_document(&self)
-    }
+            fn thaw(self) -> Result<$live, Unfit> {
+                Ok(document::read(&self)?)
+            }
+        }
+    )+};
 }
 
-/// The policy: its own JSON form, which has its own names and versions.
-impl Freeze<Policy> for String {
-    fn freeze(live: &Policy) -> Result<String, Unfit> {
-        document(live)
+documents!(serde_json::Value, Policy);
+
+impl Freeze<SettingKey> for String {
+    fn freeze(live: &SettingKey) -> Result<String, Unfit> {
+        Ok(live.as_str().to_owned())
     }
 
-    fn thaw(self) -> Result<Policy, Unfit> {
-        read_document(&self)
+    fn thaw(self) -> Result<SettingKey, Unfit> {
+        Ok(SettingKey::of_name(&self))
     }
-}
-
-/// Reads back what it wrote: a document nested too deeply could be written only.
-fn document<T: Serialize + DeserializeOwned + PartialEq>(live: &T) -> Result<String, Unfit> {
-    let text = serde_json::to_string(live).map_err(|error| Unfit::Other(error.to_string()))?;
-    if read_document::<T>(&text)? == *live {
-        Ok(text)
-    } else {
-        Err(Unfit::Other(
-            "the document does not survive its JSON form".to_owned(),
-        ))
-    }
-}
-
-fn read_document<T: DeserializeOwned>(text: &str) -> Result<T, Unfit> {
-    if text.len() > MAX_DOCUMENT {
-        return Err(Unfit::Other(format!(
-            "the document has {} bytes, at most {MAX_DOCUMENT} are kept",
-            text.len()
-        )));
-    }
-    serde_json::from_str(text).map_err(|error| Unfit::Other(format!("the document: {error}")))
 }
 
 /// An enum without fields: each variant has its number for ever.

@@ -4,16 +4,19 @@
 //! says ([`frame`]), read by hand. rkyv has no schema evolution: a struct here
 //! never changes once a log was written with it. A kind that needs another
 //! field gets the next version, a struct of its own, and the old struct a
-//! `From` into it; the old struct then loses its `freeze` and is only read.
+//! `From` or `TryFrom` into it; the old struct then loses its `freeze` and is only read.
 //! Kinds, versions and the numbers of enums are never reused.
 //!
 //! Invariant: bytes of any kind and content give an event or a
 //! [`StoredError`], in memory that is a small multiple of theirs.
 
+pub mod document;
 pub mod frame;
 mod freeze;
+mod policy_v1;
 pub mod v1;
 pub mod v2;
+pub mod v3;
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -22,9 +25,10 @@ use alloc::vec::Vec;
 
 use super::event::Event;
 use super::kinds::event_kinds;
-use freeze::Freeze;
+use freeze::{Freeze, Unfit};
 use v1::*;
 use v2::*;
+use v3::*;
 
 /// Largest body of an event, and of everything appended together: 64 MiB.
 pub const MAX_BODY: usize = 64 << 20;
@@ -123,8 +127,8 @@ macro_rules! stored {
                         ($number, $old) => {
                             let frozen = rkyv::from_bytes::<$old_form, rkyv::rancor::Error>(body)
                                 .map_err(|error| malformed($name, $old, &error))?;
-                            let frozen = $newest_form::from(frozen);
-                            Ok(Event::$live(Freeze::thaw(frozen).map_err(|why| why.of($name, $old))?))
+                            let newest = $newest_form::try_from(frozen).map_err(|why| Unfit::from(why).of($name, $old))?;
+                            Ok(Event::$live(Freeze::thaw(newest).map_err(|why| why.of($name, $old))?))
                         }
                     )*
                     ($number, 1..) => Err(StoredError::NewerVersion {

@@ -60,28 +60,114 @@ replaced! {
         pooled: StructureScoresV1,
         frames: Vec<StructureScoresV1>,
     }
-}
-
-frozen! {
-    ParentV1 of Parent {
+    ParentV1 {
         run: String,
         path: String,
         patches: Vec<SettingPatchV1>,
     }
-    MetricV1 of Metric {
-        name: String,
-        value: Option<u64>,
-    }
-    RunInterruptedV1 of RunInterrupted {
-        reason: TaggedV1,
-    }
-    SettingChangedV1 of SettingChanged {
+    SettingChangedV1 {
         stage: Option<String>,
         key: u16,
         from: SettingValueV1,
         to: SettingValueV1,
         who: String,
         why: String,
+    }
+    StageStartedV1 {
+        stage: String,
+        settings: SettingsV1,
+        upstream: Vec<UpstreamV1>,
+        resume_from: Option<CheckpointRefV1>,
+    }
+    SettingsV1 {
+        learning_rate: u64,
+        n_updates: u64,
+        schedule_updates: u64,
+        batch_size_per_gpu: u32,
+        gradient_accumulation_steps: u32,
+        log_interval: u64,
+        chunk_size: u64,
+        checkpoint_interval: Option<u64>,
+        n_actions: Option<u32>,
+    }
+    ChunkStartedV1 {
+        stage: String,
+        chunk: u32,
+        attempt: u32,
+        restart: u32,
+        from: u64,
+        to: u64,
+        samples_seen: u64,
+        resume_from: Option<CheckpointRefV1>,
+        settings: SettingsV1,
+    }
+    GateDecidedV1 {
+        stage: String,
+        chunk: u32,
+        attempt: u32,
+        gate_step: u64,
+        decision: u16,
+        metrics: Vec<MetricV1>,
+        resume_from: Option<CheckpointRefV1>,
+        config_patch_applied: Vec<SettingPatchV1>,
+        criteria: Vec<CriterionResultV1>,
+        findings: Vec<TaggedV1>,
+        failures: u32,
+        cursor: u32,
+        rung: Option<u32>,
+        skipped: Vec<RungSkippedV1>,
+        deferred: Option<SettingPatchV1>,
+        restart: Option<RestartReasonV1>,
+        stop: Option<TaggedV1>,
+    }
+    SettingPatchV1 {
+        key: u16,
+        from: SettingValueV1,
+        to: SettingValueV1,
+        why: TaggedV1,
+    }
+    PatchAppliedV1 {
+        stage: String,
+        gate_step: u64,
+        patch: SettingPatchV1,
+    }
+    PatchDeferredV1 {
+        stage: String,
+        gate_step: u64,
+        patch: SettingPatchV1,
+    }
+    FailureDecidedV1 {
+        stage: String,
+        chunk: u32,
+        attempt: u32,
+        cause: u16,
+        answer: u16,
+        failures: u32,
+        chunk_failures: u32,
+        patches: Vec<SettingPatchV1>,
+        effective_batch: Option<EffectiveBatchV1>,
+    }
+    StageReopenedV1 {
+        stage: String,
+        gate_step: u64,
+        decision: u16,
+        resume_from: Option<CheckpointRefV1>,
+        config_patch_applied: Vec<SettingPatchV1>,
+        cursor: u32,
+        rung: Option<u32>,
+        skipped: Vec<RungSkippedV1>,
+        deferred: Option<SettingPatchV1>,
+        restart: Option<RestartReasonV1>,
+    }
+}
+
+frozen! {
+    MetricV1 of Metric {
+        name: String,
+        value: Option<u64>,
+    }
+    RunInterruptedV1 of RunInterrupted {
+        reason: TaggedV1,
     }
     FallbackGrantedV1 of FallbackGranted {
         ranks_wanted: u32,
@@ -176,37 +262,9 @@ frozen! {
         keep_last: u32,
         who: String,
     }
-    StageStartedV1 of StageStarted {
-        stage: String,
-        settings: SettingsV1,
-        upstream: Vec<UpstreamV1>,
-        resume_from: Option<CheckpointRefV1>,
-    }
     UpstreamV1 of Upstream {
         stage: String,
         checkpoint: CheckpointRefV1,
-    }
-    SettingsV1 of Settings {
-        learning_rate: u64,
-        n_updates: u64,
-        schedule_updates: u64,
-        batch_size_per_gpu: u32,
-        gradient_accumulation_steps: u32,
-        log_interval: u64,
-        chunk_size: u64,
-        checkpoint_interval: Option<u64>,
-        n_actions: Option<u32>,
-    }
-    ChunkStartedV1 of ChunkStarted {
-        stage: String,
-        chunk: u32,
-        attempt: u32,
-        restart: u32,
-        from: u64,
-        to: u64,
-        samples_seen: u64,
-        resume_from: Option<CheckpointRefV1>,
-        settings: SettingsV1,
     }
     SamplesSupersededV1 of SamplesSuperseded {
         stage: String,
@@ -214,31 +272,6 @@ frozen! {
         attempt: u32,
         after: u64,
         resume_from: Option<CheckpointRefV1>,
-    }
-    GateDecidedV1 of GateDecided {
-        stage: String,
-        chunk: u32,
-        attempt: u32,
-        gate_step: u64,
-        decision: u16,
-        metrics: Vec<MetricV1>,
-        resume_from: Option<CheckpointRefV1>,
-        config_patch_applied: Vec<SettingPatchV1>,
-        criteria: Vec<CriterionResultV1>,
-        findings: Vec<TaggedV1>,
-        failures: u32,
-        cursor: u32,
-        rung: Option<u32>,
-        skipped: Vec<RungSkippedV1>,
-        deferred: Option<SettingPatchV1>,
-        restart: Option<RestartReasonV1>,
-        stop: Option<TaggedV1>,
-    }
-    SettingPatchV1 of SettingPatch {
-        key: u16,
-        from: SettingValueV1,
-        to: SettingValueV1,
-        why: TaggedV1,
     }
     CriterionResultV1 of CriterionResult {
         name: String,
@@ -256,42 +289,9 @@ frozen! {
         restart: u32,
         abandoned: Vec<u32>,
     }
-    PatchAppliedV1 of PatchApplied {
-        stage: String,
-        gate_step: u64,
-        patch: SettingPatchV1,
-    }
-    PatchDeferredV1 of PatchDeferred {
-        stage: String,
-        gate_step: u64,
-        patch: SettingPatchV1,
-    }
-    FailureDecidedV1 of FailureDecided {
-        stage: String,
-        chunk: u32,
-        attempt: u32,
-        cause: u16,
-        answer: u16,
-        failures: u32,
-        chunk_failures: u32,
-        patches: Vec<SettingPatchV1>,
-        effective_batch: Option<EffectiveBatchV1>,
-    }
     EffectiveBatchV1 of EffectiveBatch {
         before: u64,
         after: u64,
-    }
-    StageReopenedV1 of StageReopened {
-        stage: String,
-        gate_step: u64,
-        decision: u16,
-        resume_from: Option<CheckpointRefV1>,
-        config_patch_applied: Vec<SettingPatchV1>,
-        cursor: u32,
-        rung: Option<u32>,
-        skipped: Vec<RungSkippedV1>,
-        deferred: Option<SettingPatchV1>,
-        restart: Option<RestartReasonV1>,
     }
     CheckpointDeletedV1 of CheckpointDeleted {
         stage: String,
@@ -324,18 +324,6 @@ frozen! {
 
 numbers! {
     Action { Continue = 1, Retune = 2, RestartStage = 3, Stop = 4 }
-    SettingKey {
-        LearningRate = 1,
-        NUpdates = 2,
-        ScheduleUpdates = 3,
-        BatchSizePerGpu = 4,
-        GradientAccumulationSteps = 5,
-        LogInterval = 6,
-        ChunkSize = 7,
-        CheckpointInterval = 8,
-        NActions = 9,
-        MaxRetries = 10,
-    }
     Verdict { Pass = 1, Fail = 2, NotApplicable = 3 }
     Cause { Upstream = 1, Dynamics = 2, Mixed = 3, Undetermined = 4 }
     SkipReason {
@@ -354,8 +342,34 @@ numbers! {
         WorkerTimedOut = 3,
         CheckpointUnloadable = 4,
         Interrupted = 5,
+        NoProgress = 6,
     }
     FailureAnswer { RunAgain = 1, Stop = 2 }
+}
+
+/// The setting that version 1 gave this number.
+pub(super) fn setting_of_number(number: u16) -> Result<String, Unfit> {
+    const NAMES: [&str; 10] = [
+        "learning_rate",
+        "n_updates",
+        "schedule_updates",
+        "batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "log_interval",
+        "chunk_size",
+        "checkpoint_interval",
+        "n_actions",
+        "max_retries",
+    ];
+    number
+        .checked_sub(1)
+        .and_then(|place| NAMES.get(usize::from(place)))
+        .map(|name| (*name).to_owned())
+        .ok_or(Unfit::UnknownNumber {
+            what: "SettingKey",
+            found: number,
+            known: NAMES.len() as u16,
+        })
 }
 
 /// A count (`number` 1) or the bits of a real (2).
@@ -575,11 +589,19 @@ impl Freeze<ChunkFailure> for TaggedV1 {
             ChunkFailure::CheckpointUnloadable { path, detail } => {
                 TaggedV1::new(4).text(path).text(detail)
             }
+            ChunkFailure::NoProgress {
+                silence_seconds,
+                limit_seconds,
+                stderr,
+            } => TaggedV1::new(5)
+                .count(*silence_seconds)
+                .count(*limit_seconds)
+                .text(stderr),
         })
     }
 
     fn thaw(self) -> Result<ChunkFailure, Unfit> {
-        let mut fields = self.fields("ChunkFailure", 4);
+        let mut fields = self.fields("ChunkFailure", 5);
         let live = match fields.number {
             1 => ChunkFailure::OutOfMemory {
                 detail: fields.text()?,
@@ -595,6 +617,11 @@ impl Freeze<ChunkFailure> for TaggedV1 {
             4 => ChunkFailure::CheckpointUnloadable {
                 path: fields.text()?,
                 detail: fields.text()?,
+            },
+            5 => ChunkFailure::NoProgress {
+                silence_seconds: fields.count()?,
+                limit_seconds: fields.count()?,
+                stderr: fields.text()?,
             },
             _ => return Err(fields.unknown()),
         };

@@ -4,9 +4,9 @@
 //! keeps the log. [`facts`] is that trainer: the same command and outcome give
 //! the same facts, whatever was interrupted before.
 
-use crate::presets::{self, Preset};
 use crate::*;
 use tinygate_events::*;
+pub use tinygate_presets::{self as presets, ModelKind, N_ACTIONS, Preset};
 
 /// The events of one kind, in order.
 macro_rules! pick {
@@ -54,8 +54,16 @@ pub fn settings() -> Settings {
         log_interval: 10,
         chunk_size: 100,
         checkpoint_interval: None,
-        n_actions: None,
+        knobs: Default::default(),
     }
+}
+
+/// With so many latent actions.
+pub fn with_actions(mut settings: Settings, actions: u64) -> Settings {
+    settings
+        .knobs
+        .insert(KnobName::new(N_ACTIONS), Some(count(actions)));
+    settings
 }
 
 /// The seed's stage for a model, with the small settings above.
@@ -63,7 +71,7 @@ pub fn stage_policy(model: ModelKind) -> StagePolicy {
     let mut stage = presets::stage(Preset::Seed, model);
     stage.settings = settings();
     if model == ModelKind::LatentActions {
-        stage.settings.n_actions = Some(8);
+        stage.settings = with_actions(stage.settings, 8);
     }
     stage
 }

@@ -48,7 +48,7 @@ fn hopeless(train: &TrainChunk) -> Outcome {
 }
 
 fn policy() -> Policy {
-    let mut policy = super::build::policy(presets::MODELS.map(stage_policy).to_vec());
+    let mut policy = super::build::policy(ModelKind::ALL.map(stage_policy).to_vec());
     policy.keep_last = 2;
     policy
 }

@@ -2,7 +2,7 @@
 
 use super::build::*;
 use crate::chunk::{ChunkState, Previous};
-use crate::gate;
+use crate::gate::{self, Evaluation, GateInputs};
 use crate::rules::Edition;
 use crate::{Checkpoint, Judgement, StageState};
 use tinygate_events::CriterionReason::*;
@@ -140,9 +140,23 @@ impl Bench {
         self
     }
 
+    fn evaluate(&self) -> Evaluation {
+        let stage = &self.stage;
+        let checkpoint = stage.gate_checkpoint(self.chunk.to);
+        let inputs = GateInputs {
+            chunk: &self.chunk,
+            target: Step::new(stage.settings.n_updates),
+            checkpoint: checkpoint.map(|checkpoint| &checkpoint.judgement),
+            trivial: &stage.trivial,
+            predictor: &stage.predictor,
+            latest_window: self.latest_window,
+            edition: self.edition,
+        };
+        gate::evaluate(&stage.policy, &inputs)
+    }
+
     fn result(&self) -> CriterionResult {
-        gate::evaluate(&self.stage, &self.chunk, self.latest_window, self.edition).criteria[0]
-            .clone()
+        self.evaluate().criteria[0].clone()
     }
 }
 
@@ -225,7 +239,7 @@ fn checkpoint_valid() {
 
 #[test]
 fn a_gate_needs_an_accepted_checkpoint_even_if_the_policy_does_not_ask() {
-    let evaluate = |bench: Bench| gate::evaluate(&bench.stage, &bench.chunk, 1, Edition::Two);
+    let evaluate = |bench: Bench| bench.evaluate();
     let silent = || bench(CriterionTest::LossFinite).losses(&[1.0]);
     assert!(evaluate(silent()).passed(), "accepted: nothing to add");
     assert_eq!(evaluate(silent()).criteria.len(), 1);

@@ -1,8 +1,7 @@
 //! What a gate says besides its verdict.
 
 use super::build::*;
-use crate::gate::vacuous_limits;
-use crate::presets::{self, Preset};
+use crate::vacuous_limits;
 use tinygate_events::*;
 
 fn run_of(model: ModelKind) -> Run {

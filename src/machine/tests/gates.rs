@@ -1,7 +1,7 @@
 //! What follows a gate: continue, retune, restart, stop.
 
 use super::build::*;
-use crate::{RunPhase, presets};
+use crate::RunPhase;
 use tinygate_events::*;
 
 const VIDEO: ModelKind = ModelKind::VideoTokenizer;
@@ -655,7 +655,10 @@ fn fewer_actions_are_deferred_once_and_change_nothing_now() {
     assert_eq!(shown(second.deferred.as_slice()), ["n_actions 8 -> 4"]);
     let deferred = pick!(run.log, PatchDeferred).last().unwrap();
     assert_eq!(Some(&deferred.patch), second.deferred.as_ref());
-    assert_eq!(run.training().settings.n_actions, Some(8));
+    assert_eq!(
+        run.training().settings.knob(&KnobName::new(N_ACTIONS)),
+        Some(count(8))
+    );
     run.gate(&collapsed(0.05));
     let fourth = run.gate(&collapsed(0.05));
     let reasons: Vec<SkipReason> = fourth.skipped.iter().map(|skipped| skipped.why).collect();
@@ -679,7 +682,7 @@ fn what_a_collapse_of_entropy_is() {
             limit: constant(if want.is_some() { 0.0 } else { 1.0 }),
         };
         policy.stages[0].criteria.push(criterion("rate", test));
-        policy.stages[0].ladder = vec![Rung::DeferFewerActions];
+        policy.stages[0].ladder = vec![presets::defer_fewer_actions()];
         let gate = Run::start(policy).gate(&outcome);
         assert_eq!(gate.rung, want, "{name}: {gate:?}");
     }

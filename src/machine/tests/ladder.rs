@@ -2,32 +2,27 @@
 
 use super::build::*;
 use crate::ladder::{self, Climb, Situation};
-use crate::presets;
 use tinygate_events::SkipReason::*;
 use tinygate_events::*;
 
 /// A failed gate like any other.
-const PLAIN: Situation = Situation {
+const PLAIN: Situation<'static> = Situation {
     loss_dropping: Some(false),
-    entropy_collapsed: false,
+    failed_metrics: Vec::new(),
     deferred_before: false,
     may_extend: true,
     chunk_size_min: 1,
 };
 
-fn climb(ladder: &[Rung], cursor: u32, now: &Settings, situation: Situation) -> Climb {
-    ladder::climb(
-        ladder,
-        cursor,
-        now,
-        &settings(),
-        &presets::bounds(),
-        situation,
-    )
+fn climb(ladder: &[Rung], cursor: u32, now: &Settings, situation: Situation<'_>) -> Climb {
+    let mut policy = stage_policy(ModelKind::LatentActions);
+    policy.settings = settings();
+    policy.ladder = ladder.to_vec();
+    ladder::climb(&policy, cursor, now, &situation)
 }
 
 /// What one rung does: its patch in words, or why it is passed over.
-fn one(rung: Rung, now: &Settings, situation: Situation) -> Result<String, SkipReason> {
+fn one(rung: Rung, now: &Settings, situation: Situation<'_>) -> Result<String, SkipReason> {
     let climb = climb(&[rung], 0, now, situation);
     match climb.skipped.first() {
         Some(skipped) => Err(skipped.why),
@@ -152,7 +147,7 @@ fn log_interval_and_chunk() {
             chunk_size: now,
             ..settings()
         };
-        one(times(SettingKey::ChunkSize, 0.5), &now, long_enough)
+        one(times(SettingKey::ChunkSize, 0.5), &now, long_enough.clone())
     };
     check(
         "held where its gate can still pass",
@@ -203,17 +198,18 @@ fn extending_the_target() {
 
 #[test]
 fn fewer_actions() {
-    let defer = |n_actions, entropy_collapsed, deferred_before| {
-        let now = Settings {
-            n_actions,
-            ..settings()
+    let defer = |actions: Option<u64>, entropy_collapsed: bool, deferred_before| {
+        let now = match actions {
+            Some(actions) => with_actions(settings(), actions),
+            None => settings(),
         };
+        let failed = [metric::LOSS, metric::ACTION_ENTROPY];
         let situation = Situation {
-            entropy_collapsed,
+            failed_metrics: failed[..1 + usize::from(entropy_collapsed)].to_vec(),
             deferred_before,
             ..PLAIN
         };
-        let climb = climb(&[Rung::DeferFewerActions], 0, &now, situation);
+        let climb = climb(&[presets::defer_fewer_actions()], 0, &now, situation);
         assert_eq!(climb.patch, None, "this run keeps its actions");
         match climb.skipped.first() {
             Some(skipped) => Err(skipped.why),
@@ -355,7 +351,7 @@ fn settings_refuse_what_they_cannot_be() {
     #[track_caller]
     fn check(name: &str, key: SettingKey, to: SettingValue) {
         let mut changed = settings();
-        ladder::set(&mut changed, key, to);
+        ladder::set(&mut changed, &key, to);
         assert_eq!(changed, settings(), "{name}");
     }
     let real = |value| SettingValue::Real(scalar(value));
@@ -373,9 +369,9 @@ fn settings_refuse_what_they_cannot_be() {
         count(1 << 32),
     );
     check(
-        "no actions past 32 bits",
-        SettingKey::NActions,
-        count(1 << 32),
+        "no knob that the stage does not have",
+        SettingKey::knob("dropout"),
+        real(0.5),
     );
     check("no rate of 0", SettingKey::LearningRate, real(0.0));
     check("no negative rate", SettingKey::LearningRate, real(-1.0));
@@ -404,18 +400,73 @@ fn a_setting_reads_as_it_was_set() {
         SettingKey::LogInterval,
         SettingKey::ChunkSize,
         SettingKey::CheckpointInterval,
-        SettingKey::NActions,
+        SettingKey::knob(N_ACTIONS),
     ];
     for key in keys {
-        let mut changed = settings();
-        ladder::set(&mut changed, key, count(77));
-        assert_eq!(ladder::value_of(&changed, key), Some(count(77)), "{key:?}");
+        let mut changed = with_actions(settings(), 4);
+        ladder::set(&mut changed, &key, count(77));
+        assert_eq!(ladder::value_of(&changed, &key), Some(count(77)), "{key:?}");
     }
     let mut changed = settings();
     let rate = SettingValue::Real(scalar(0.5));
-    ladder::set(&mut changed, SettingKey::LearningRate, rate);
+    ladder::set(&mut changed, &SettingKey::LearningRate, rate);
     assert_eq!(
-        ladder::value_of(&changed, SettingKey::LearningRate),
+        ladder::value_of(&changed, &SettingKey::LearningRate),
         Some(rate)
+    );
+}
+
+/// A knob from 0.1 to 0.9 that stands at `now`.
+fn dropout(now: f64) -> StagePolicy {
+    let mut policy = stage_policy(ModelKind::VideoTokenizer);
+    let name = KnobName::new("dropout");
+    let value = SettingValue::Real(scalar(now));
+    policy.settings.knobs.insert(name.clone(), Some(value));
+    policy.knobs = vec![Knob {
+        name,
+        range: KnobRange::Number {
+            min: scalar(0.1),
+            max: scalar(0.9),
+        },
+        unit: String::new(),
+    }];
+    policy
+}
+
+#[test]
+fn a_knob_of_the_users_own() {
+    let halve = |now: f64, factor| {
+        let mut policy = dropout(now);
+        policy.ladder = vec![times(SettingKey::knob("dropout"), factor)];
+        let climb = ladder::climb(&policy, 0, &policy.settings, &PLAIN);
+        match climb.skipped.first() {
+            Some(skipped) => Err(skipped.why),
+            None => Ok(shown(climb.patch.as_slice()).concat()),
+        }
+    };
+    check("it is halved", halve(0.8, 0.5), Ok("dropout 0.8 -> 0.4"));
+    check(
+        "held at its lower bound",
+        halve(0.15, 0.5),
+        Ok("dropout 0.15 -> 0.1"),
+    );
+    check("there it stays", halve(0.1, 0.5), Err(AtBound));
+    check(
+        "held at its upper bound",
+        halve(0.5, 4.0),
+        Ok("dropout 0.5 -> 0.9"),
+    );
+    check(
+        "configured beyond its bound it stays",
+        halve(0.05, 0.5),
+        Err(AtBound),
+    );
+    let mut settings = dropout(0.5).settings;
+    let key = SettingKey::knob("dropout");
+    ladder::set(&mut settings, &key, count(1));
+    assert_eq!(
+        ladder::value_of(&settings, &key),
+        Some(SettingValue::Real(scalar(0.5))),
+        "a knob keeps its kind"
     );
 }

@@ -5,7 +5,7 @@ use crate::*;
 use tinygate_events::*;
 
 fn three() -> Policy {
-    policy(presets::MODELS.map(stage_policy).to_vec())
+    policy(ModelKind::ALL.map(stage_policy).to_vec())
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn key() -> BoxedStrategy<SettingKey> {
         Just(SettingKey::LogInterval),
         Just(SettingKey::ChunkSize),
         Just(SettingKey::CheckpointInterval),
-        Just(SettingKey::NActions),
+        Just(SettingKey::knob(N_ACTIONS)),
         Just(SettingKey::MaxRetries),
     ]
     .boxed()
@@ -324,7 +324,7 @@ fn any_policy() -> BoxedStrategy<Policy> {
     (numbers, retry_from, sizes, any::<bool>(), 0..4_usize)
         .prop_map(
             |(numbers, retry_from, (chunk_size, n_updates), reset_on_pass, ladder)| {
-                let mut policy = policy(presets::MODELS.map(stage_policy).to_vec());
+                let mut policy = policy(ModelKind::ALL.map(stage_policy).to_vec());
                 policy.max_retries = numbers.0;
                 policy.max_chunk_failures = numbers.1;
                 policy.max_interruptions = numbers.2;

@@ -38,7 +38,7 @@ const RUN_PHASES: [RunPhaseKind; 6] = [
 
 /// Logs that between them hold every kind of event.
 fn logs() -> Vec<Vec<Event>> {
-    let mut policy = policy(presets::MODELS.map(stage_policy).to_vec());
+    let mut policy = policy(ModelKind::ALL.map(stage_policy).to_vec());
     policy.keep_last = 0;
     let mut passing = Run::start(policy.clone());
     passing.tell(Event::StoreRepaired(StoreRepaired {

@@ -1,4 +1,4 @@
-//! The two built-in policies, `seed` and `strict`, as plain data.
+//! TinyWorlds' three stages, by the two built-in policies `seed` and `strict`, as plain data.
 //!
 //! A preset is a set of defaults: a config file changes any number of it, and
 //! what comes out stands in a log's first event. Nothing here is read when a
@@ -7,14 +7,11 @@
 //! Invariant: every stage lists its criteria in one order: the checkpoint, the
 //! finite loss, the stage's own, skill, and the freshness of what they read.
 
-use alloc::borrow::ToOwned;
-use alloc::vec;
-use alloc::vec::Vec;
-
 use tinygate_events::metric;
 use tinygate_events::{
-    Applies, Bounds, Criterion, CriterionTest, Limit, ModelKind, Policy, RetryFrom, Rung, Scalar,
-    SettingKey, Settings, StageName, StagePolicy, StructureLimits,
+    Applies, Bounds, Criterion, CriterionTest, FindingTest, InUse, Knob, KnobName, KnobRange,
+    Limit, ModelName, Policy, RetryFrom, Rung, Scalar, SettingKey, SettingValue, Settings, Skill,
+    StageName, StagePolicy, StructureLimits,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +38,41 @@ impl Preset {
     }
 }
 
-/// The three models in the order in which they are trained.
-pub const MODELS: [ModelKind; 3] = [
-    ModelKind::VideoTokenizer,
-    ModelKind::LatentActions,
-    ModelKind::Dynamics,
-];
+/// The three models of TinyWorlds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ModelKind {
+    VideoTokenizer,
+    LatentActions,
+    Dynamics,
+}
 
-/// The config's name of a model, which is also its stage's.
-pub const fn model_name(model: ModelKind) -> &'static str {
-    match model {
-        ModelKind::VideoTokenizer => "video_tokenizer",
-        ModelKind::LatentActions => "latent_actions",
-        ModelKind::Dynamics => "dynamics",
+impl ModelKind {
+    /// In the order in which they are trained.
+    pub const ALL: [ModelKind; 3] = [
+        ModelKind::VideoTokenizer,
+        ModelKind::LatentActions,
+        ModelKind::Dynamics,
+    ];
+
+    /// The config's name of a model, which is also its stage's.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ModelKind::VideoTokenizer => "video_tokenizer",
+            ModelKind::LatentActions => "latent_actions",
+            ModelKind::Dynamics => "dynamics",
+        }
+    }
+
+    /// `None`: no model of TinyWorlds.
+    pub fn from_name(name: &str) -> Option<ModelKind> {
+        ModelKind::ALL
+            .into_iter()
+            .find(|model| model.as_str() == name)
+    }
+
+    /// The model that a stage trains, where it is one of TinyWorlds.
+    pub fn of(model: &ModelName) -> Option<ModelKind> {
+        ModelKind::from_name(model.as_str())
     }
 }
 
@@ -69,15 +88,22 @@ pub fn policy(preset: Preset) -> Policy {
         retry_from: RetryFrom::Newest,
         latest_window: if strict { 25 } else { 1 },
         keep_last: 5,
-        stages: MODELS.map(|model| stage(preset, model)).to_vec(),
+        stages: ModelKind::ALL.map(|model| stage(preset, model)).to_vec(),
     }
 }
 
 /// A preset's stage for a model, under the model's name.
 pub fn stage(preset: Preset, model: ModelKind) -> StagePolicy {
     StagePolicy {
-        name: StageName::new(model_name(model)),
-        model,
+        name: StageName::new(model.as_str()),
+        model: ModelName::new(model.as_str()),
+        loss: metric::LOSS.to_owned(),
+        metrics: metrics(model),
+        skills: skills(model),
+        in_use: in_use(model),
+        findings: findings(model),
+        batch_size_min: batch_size_min(model),
+        knobs: knobs(model),
         settings: settings(model),
         criteria: criteria_names(preset, model)
             .iter()
@@ -85,6 +111,93 @@ pub fn stage(preset: Preset, model: ModelKind) -> StagePolicy {
             .collect(),
         ladder: ladder(model),
         bounds: bounds(),
+    }
+}
+
+/// Metrics that are kept of a model besides its loss.
+pub fn metrics(model: ModelKind) -> Vec<String> {
+    let names: &[&str] = match model {
+        ModelKind::VideoTokenizer => &[metric::LEARNING_RATE],
+        ModelKind::LatentActions | ModelKind::Dynamics => &[
+            metric::LEARNING_RATE,
+            metric::UNIQUE_ACTIONS,
+            metric::ACTION_ENTROPY,
+        ],
+    };
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// Over whole frames, and over the pixels that move, of which there may be none. Dynamics predicts
+/// tokens, which have no pixels.
+pub fn skills(model: ModelKind) -> Vec<Skill> {
+    let frame = Skill {
+        name: metric::SKILL.to_owned(),
+        held_out: metric::HELD_OUT_LOSS.to_owned(),
+        trivial: metric::TRIVIAL_LOSS.to_owned(),
+        trivial_may_be_null: false,
+    };
+    let moving = Skill {
+        name: metric::SKILL_MOVING.to_owned(),
+        held_out: metric::HELD_OUT_LOSS_MOVING.to_owned(),
+        trivial: metric::TRIVIAL_LOSS_MOVING.to_owned(),
+        trivial_may_be_null: true,
+    };
+    match model {
+        ModelKind::VideoTokenizer | ModelKind::LatentActions => vec![frame, moving],
+        ModelKind::Dynamics => vec![frame],
+    }
+}
+
+/// Latent actions that have collapsed into one have a low loss and say nothing.
+pub fn in_use(model: ModelKind) -> Option<InUse> {
+    match model {
+        ModelKind::VideoTokenizer | ModelKind::Dynamics => None,
+        ModelKind::LatentActions => Some(InUse {
+            metric: metric::UNIQUE_ACTIONS.to_owned(),
+            at_least: Scalar::new(2.0),
+        }),
+    }
+}
+
+/// What gates of a model look for. Dynamics may fail by the actions that it is given.
+pub fn findings(model: ModelKind) -> Vec<FindingTest> {
+    let mut findings = vec![
+        FindingTest::VacuousLimit,
+        FindingTest::DecidedByNoise,
+        FindingTest::NoSkill,
+        FindingTest::NothingToMeasure,
+    ];
+    if model == ModelKind::Dynamics {
+        findings.push(FindingTest::Cause {
+            actions: metric::UNIQUE_ACTIONS.to_owned(),
+            entropy: metric::ACTION_ENTROPY.to_owned(),
+            entropy_max: Scalar::new(0.1),
+            learning_rate: metric::LEARNING_RATE.to_owned(),
+        });
+    }
+    findings
+}
+
+/// Fewest windows of a micro-batch: the variance penalty of latent actions needs two.
+pub const fn batch_size_min(model: ModelKind) -> u32 {
+    match model {
+        ModelKind::VideoTokenizer | ModelKind::Dynamics => 1,
+        ModelKind::LatentActions => 2,
+    }
+}
+
+/// Name of the knob that is the number of latent actions.
+pub const N_ACTIONS: &str = "n_actions";
+
+/// Settings that only this model has.
+pub fn knobs(model: ModelKind) -> Vec<Knob> {
+    match model {
+        ModelKind::VideoTokenizer | ModelKind::Dynamics => Vec::new(),
+        ModelKind::LatentActions => vec![Knob {
+            name: KnobName::new(N_ACTIONS),
+            range: KnobRange::Integer { min: 2, max: 1024 },
+            unit: "actions".to_owned(),
+        }],
     }
 }
 
@@ -96,7 +209,7 @@ pub fn settings(model: ModelKind) -> Settings {
         chunk_size: u64,
         log_interval: u64,
         batch_size_per_gpu: u32,
-        n_actions: Option<u32>,
+        n_actions: Option<u64>,
     }
     let row = match model {
         ModelKind::VideoTokenizer => Row {
@@ -133,7 +246,11 @@ pub fn settings(model: ModelKind) -> Settings {
         log_interval: row.log_interval,
         chunk_size: row.chunk_size,
         checkpoint_interval: None,
-        n_actions: row.n_actions,
+        knobs: row
+            .n_actions
+            .map(|count| (KnobName::new(N_ACTIONS), Some(SettingValue::Count(count))))
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -297,7 +414,7 @@ pub fn ladder(model: ModelKind) -> Vec<Rung> {
         ModelKind::LatentActions => vec![
             multiply(SettingKey::LearningRate, 0.8),
             Rung::ExtendTarget,
-            Rung::DeferFewerActions,
+            defer_fewer_actions(),
         ],
         ModelKind::Dynamics => vec![
             multiply(SettingKey::LearningRate, 0.2),
@@ -305,6 +422,16 @@ pub fn ladder(model: ModelKind) -> Vec<Rung> {
             multiply(SettingKey::LogInterval, 0.5),
             multiply(SettingKey::ChunkSize, 0.5),
         ],
+    }
+}
+
+/// Where the actions have collapsed, the next full cycle gets fewer of them.
+pub fn defer_fewer_actions() -> Rung {
+    Rung::DeferPowerOfTwo {
+        key: SettingKey::knob(N_ACTIONS),
+        when_failed: [metric::UNIQUE_ACTIONS, metric::ACTION_ENTROPY]
+            .map(str::to_owned)
+            .to_vec(),
     }
 }
 
@@ -326,7 +453,7 @@ mod tests {
     #[test]
     fn every_listed_criterion_has_a_default() {
         for preset in Preset::ALL {
-            for model in MODELS {
+            for model in ModelKind::ALL {
                 let stage = stage(preset, model);
                 let names: Vec<&str> = stage.criteria.iter().map(|c| c.name.as_str()).collect();
                 assert_eq!(names, criteria_names(preset, model));
