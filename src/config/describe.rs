@@ -8,47 +8,50 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::events::ModelKind;
+use crate::events::StagePolicy;
 use crate::machine::presets::{self, Preset};
 
+use super::criteria::{self, APPLIES, CRITERIA, LISTED};
 use super::error::Place;
-use super::keys::{self, Change, Key};
+use super::given::Given;
+use super::resolve;
+use super::row::{Change, Key, Row, Stage};
+use super::schema::{ANY_STAGE, Schema, entries, inside, join};
 use super::tree::{self, Node, Override, Value};
-use super::values::{Given, join};
-use super::{Config, entries, gate, resolve};
+use super::types::Config;
 
 /// A key and all there is to know about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRow {
     /// With `STAGE` for a stage's name.
-    pub key: &'static str,
+    pub key: String,
     /// What its value may be.
     pub kind: String,
     /// By stage and preset where they differ.
     pub default: String,
     /// Empty for what has none.
-    pub unit: &'static str,
-    pub meaning: &'static str,
+    pub unit: String,
+    pub meaning: String,
     /// Whether it may change on resume, and why not.
     pub on_resume: String,
 }
 
 /// Every key there is.
 pub fn describe() -> Vec<KeyRow> {
-    let defaults = Preset::ALL.map(|preset| (preset, entries::entries(&defaults(preset))));
-    keys::KEYS
-        .iter()
-        .map(|key| KeyRow {
-            key: key.path,
+    let defaults = Preset::ALL.map(|preset| (preset, entries(&defaults(preset))));
+    Schema::documented()
+        .keys()
+        .map(|(path, key)| KeyRow {
             kind: key.kind.to_string(),
-            default: default_text(key, &defaults),
-            unit: key.unit,
-            meaning: key.meaning,
+            default: default_text(&path, &defaults),
+            unit: key.unit.to_string(),
+            meaning: key.meaning.to_string(),
             on_resume: match key.change {
                 Change::Setting(_) => "may change, by an event".to_owned(),
                 Change::Process => "may change".to_owned(),
                 Change::Fixed(why) => format!("fixed: {why}"),
             },
+            key: path,
         })
         .collect()
 }
@@ -60,19 +63,23 @@ pub fn init(preset: Preset) -> String {
         "# Every key of tinygate with its default. A config needs only what differs:\n\
          # the one key without a default is `data.path`.\n",
     );
-    let mut writer = Writer::new(&mut out);
     let config = defaults(preset);
-    let entries = entries::entries(&config);
+    let schema = Schema::of_config(&config);
+    let mut writer = Writer::new(&mut out);
+    let entries = entries(&config);
     for (path, given) in &entries {
         let value = match path.as_str() {
             "data.path" => "\"frames.h5\"".to_owned(),
-            _ => entries::toml_value(given),
+            _ => given.to_toml(),
         };
-        if let Some(stage) = leaving_gate(path, &writer.table) {
-            writer.unused(&config, preset, stage, &entries);
+        if let Some(stage) = leaving_gate(&schema, path, &writer.table) {
+            let policy = config.policy.stages.iter();
+            for policy in policy.filter(|policy| policy.name.as_str() == stage) {
+                writer.unused(&schema, preset, policy, &entries);
+            }
         }
-        writer.explain(path);
-        if path.ends_with(".gate.criteria") {
+        writer.explain(&schema, path);
+        if schema.in_stage(path).is_some_and(|(_, key)| key == LISTED) {
             // Left to the limits below, each of which adds its criterion.
             writer.commented_out(path, &value);
         } else {
@@ -86,13 +93,13 @@ pub fn init(preset: Preset) -> String {
 pub(super) fn show(config: &Config, given: &BTreeSet<String>) -> String {
     let mut out = String::new();
     let mut writer = Writer::new(&mut out);
-    for (path, value) in entries::entries(config) {
+    for (path, value) in entries(config) {
         let note = if given.contains(&path) {
             ""
         } else {
             "  # default"
         };
-        writer.line(&path, &entries::toml_value(&value), note);
+        writer.line(&path, &value.to_toml(), note);
     }
     out
 }
@@ -115,13 +122,13 @@ fn defaults(preset: Preset) -> Config {
     loaded.config
 }
 
-fn default_text(key: &Key, defaults: &[(Preset, Vec<(String, Given)>)]) -> String {
-    if key.path == "data.path" {
+fn default_text(path: &str, defaults: &[(Preset, Vec<(String, Given)>)]) -> String {
+    if path == "data.path" {
         return "none: it must be set".to_owned();
     }
     let texts: Vec<(Preset, String)> = defaults
         .iter()
-        .map(|(preset, entries)| (*preset, by_stage(key, entries)))
+        .map(|(preset, entries)| (*preset, by_stage(path, entries)))
         .collect();
     match texts.as_slice() {
         [(_, first), rest @ ..] if rest.iter().all(|(_, text)| text == first) => first.clone(),
@@ -134,13 +141,13 @@ fn default_text(key: &Key, defaults: &[(Preset, Vec<(String, Given)>)]) -> Strin
 }
 
 /// A key's default in each stage, once where all have the same.
-fn by_stage(key: &Key, entries: &[(String, Given)]) -> String {
+fn by_stage(path: &str, entries: &[(String, Given)]) -> String {
     let value = |path: &str| {
         let given = entries.iter().find(|(known, _)| known == path);
-        given.map(|(_, given)| entries::toml_value(given))
+        given.map(|(_, given)| given.to_toml())
     };
-    let Some(rest) = key.path.strip_prefix("STAGE.") else {
-        return value(key.path).unwrap_or_else(|| "none".to_owned());
+    let Some(rest) = inside(path, ANY_STAGE) else {
+        return value(path).unwrap_or_else(|| "none".to_owned());
     };
     let found: Vec<(&str, String)> = presets::MODELS
         .into_iter()
@@ -163,9 +170,9 @@ fn by_stage(key: &Key, entries: &[(String, Given)]) -> String {
 }
 
 /// The stage whose gate's own keys end before this path.
-fn leaving_gate<'a>(path: &'a str, table: &str) -> Option<&'a str> {
-    let (stage, rest) = path.split_once('.')?;
-    let ends = table == join(stage, "gate") && rest.starts_with("gate.applies.");
+fn leaving_gate<'a>(schema: &'a Schema, path: &str, table: &str) -> Option<&'a str> {
+    let (stage, key) = schema.in_stage(path)?;
+    let ends = table == join(stage, "gate") && key.starts_with(APPLIES);
     ends.then_some(stage)
 }
 
@@ -173,7 +180,7 @@ fn leaving_gate<'a>(path: &'a str, table: &str) -> Option<&'a str> {
 struct Writer<'a> {
     out: &'a mut String,
     table: String,
-    explained: BTreeSet<&'static str>,
+    explained: BTreeSet<String>,
 }
 
 impl<'a> Writer<'a> {
@@ -205,39 +212,44 @@ impl<'a> Writer<'a> {
     }
 
     /// What a key means, the first time it is written.
-    fn explain(&mut self, path: &str) {
-        let pattern = match path.split_once('.') {
-            Some((first, rest)) if !keys::is_reserved(first) => join("STAGE", rest),
-            _ => path.to_owned(),
-        };
+    fn explain(&mut self, schema: &Schema, path: &str) {
         let (table, _) = path.rsplit_once('.').unwrap_or(("", path));
         self.header(table);
-        let Some(key) = keys::find(&pattern) else {
+        let Some(key) = schema.find(path) else {
             return;
         };
-        if !self.explained.insert(key.path) || key.path.starts_with("STAGE.gate.applies.") {
+        let documented = match schema.in_stage(path) {
+            Some((_, rest)) => join(ANY_STAGE, rest),
+            None => path.to_owned(),
+        };
+        if !self.explained.insert(documented) || key.path.starts_with(APPLIES) {
             return;
         }
-        let (meaning, kind) = (key.meaning, key.kind);
-        match key.unit {
-            "" => self.put(format_args!("# {meaning} ({kind})\n")),
-            unit => self.put(format_args!("# {meaning} [{unit}] ({kind})\n")),
+        let Key {
+            meaning,
+            kind,
+            unit,
+            ..
+        } = key;
+        if unit.is_empty() {
+            self.put(format_args!("# {meaning} ({kind})\n"));
+        } else {
+            self.put(format_args!("# {meaning} [{unit}] ({kind})\n"));
         }
     }
 
     /// The limits of the criteria that a stage could have and has not, commented out.
-    fn unused(&mut self, config: &Config, preset: Preset, stage: &str, known: &[(String, Given)]) {
-        let Some(policy) = config
-            .policy
-            .stages
-            .iter()
-            .find(|s| s.name.as_str() == stage)
-        else {
-            return;
-        };
-        for (path, value) in unused(preset, policy.model, stage) {
+    fn unused(
+        &mut self,
+        schema: &Schema,
+        preset: Preset,
+        policy: &StagePolicy,
+        known: &[(String, Given)],
+    ) {
+        let rows = schema.rows(policy.name.as_str());
+        for (path, value) in unused(preset, policy, rows) {
             if !known.iter().any(|(key, _)| *key == path) {
-                self.explain(&path);
+                self.explain(schema, &path);
                 self.commented_out(&path, &value);
             }
         }
@@ -250,20 +262,29 @@ impl<'a> Writer<'a> {
 }
 
 /// The keys that add a criterion which the model measures, with a default or an example.
-fn unused(preset: Preset, model: ModelKind, stage: &str) -> Vec<(String, String)> {
+fn unused(preset: Preset, policy: &StagePolicy, rows: &[Row<Stage>]) -> Vec<(String, String)> {
+    let (name, model) = (policy.name.as_str(), policy.model);
     let mut found = Vec::new();
-    for name in gate::CRITERIA {
-        if !gate::is_measured(model, name) {
+    for criterion in CRITERIA {
+        // The picture's limits are many, and only the list asks for it.
+        if criterion == "visual_structure" || !criteria::is_measured(model, criterion) {
             continue;
         }
-        match presets::criterion(preset, model, name) {
-            Some(criterion) => found.extend(
-                gate::entries(stage, &[criterion])
-                    .into_iter()
-                    .filter(|(path, _)| gate::adds_its_criterion(stage, path))
-                    .map(|(path, given)| (path, entries::toml_value(&given))),
-            ),
-            None => found.push((join(stage, &join("gate", name)), "0.5".to_owned())),
+        let Some(criterion) = criteria::fresh(preset, model, criterion) else {
+            continue;
+        };
+        let is_unset = criteria::is_unset(&criterion);
+        let mut stage = Stage::new(name, preset, model);
+        stage.policy.criteria = vec![criterion];
+        for row in rows.iter().filter(|row| criteria::adds(&row.key)) {
+            if let Some(given) = row.get(&stage) {
+                let value = if is_unset {
+                    "0.5".to_owned()
+                } else {
+                    given.to_toml()
+                };
+                found.push((join(name, &row.key.path), value));
+            }
         }
     }
     found

@@ -1,200 +1,228 @@
-//! Every key of a config: its kind, range, unit, meaning, and when it may change.
+//! The table of keys: every key of a config, one row each.
 //!
-//! This table is the one definition. The reader accepts what stands here and
-//! nothing else; `config init`, `config show` and the documentation are written
-//! from it. A key of a stage is written with `STAGE` for the stage's name.
-//!
-//! Invariant: a count's upper end fits 32 bits unless it counts updates or is the seed.
+//! The rows of the run come first, then the rows of each stage, which follow from
+//! the kind of the stage. The reader accepts what stands here and nothing else;
+//! `config init`, `config show`, the documentation, the JSON of a log and the
+//! comparison on resume are written from it. In the documentation a key of a stage
+//! has `STAGE` for the stage's name.
 
-use crate::events::SettingKey;
+use std::sync::LazyLock;
 
-pub(super) struct Key {
-    pub path: &'static str,
-    pub kind: Kind,
-    pub unit: &'static str,
-    pub meaning: &'static str,
-    pub change: Change,
-}
+use crate::events::{ModelKind, Policy, RetryFrom, SettingKey};
+use crate::machine::presets::{self, Preset};
 
-/// What a value may be.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Kind {
-    Count {
-        least: u64,
-        most: u64,
-    },
-    CountOrAuto {
-        least: u64,
-        most: u64,
-    },
-    Real {
-        above: Option<f64>,
-        least: f64,
-        most: f64,
-    },
-    Flag,
-    Choice(&'static [&'static str]),
-    Device,
-    Paths,
-    Stages,
-    Criteria,
-    /// A real number, or `[[step, limit], ...]`.
-    Limit {
-        least: f64,
-        most: f64,
-    },
-    Ladder,
-}
+use super::criteria;
+use super::given::{Given, names};
+use super::kind::Kind;
+use super::row::{
+    Change, Fallback, Field, Row, Stage, always, computed, field, model_of_name, row,
+};
+use super::types::{Config, Device};
 
-/// Whether a key may change when a run is resumed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Change {
-    Setting(SettingKey),
-    /// Of the process and not of the run.
-    Process,
-    Fixed(&'static str),
-}
-
-const SHAPE: Change = Change::Fixed("it is part of the model's shape");
 const DATA: Change = Change::Fixed("it changes which windows are trained on");
 const SEED: Change = Change::Fixed("all randomness of the run follows from it");
 const RANKS: Change = Change::Fixed("it changes which rank sees which window");
-const RULES: Change = Change::Fixed("it is part of the policy by which the log is decided");
+const ACTIONS: Change = Change::Fixed(
+    "it is part of the model's shape; `run --next-cycle-of` takes over what a ladder deferred",
+);
+const SHAPE: Change = Change::SHAPE;
+const RULES: Change = Change::RULES;
 
 /// Updates and steps.
-const UPDATES: Kind = Kind::Count {
-    least: 1,
-    most: 1_000_000_000,
-};
-const NOT_NEGATIVE: Kind = Kind::Real {
-    above: None,
-    least: 0.0,
-    most: 1e9,
-};
-const SHARE: Kind = Kind::Real {
-    above: Some(0.0),
-    least: 0.0,
-    most: 1.0,
-};
-const METRIC_LIMIT: Kind = Kind::Limit {
-    least: 0.0,
-    most: 1e9,
-};
-const SKILL_LIMIT: Kind = Kind::Limit {
-    least: -1e9,
-    most: 1.0,
-};
-const APPLIES: Kind = Kind::Choice(&["every_gate", "at_target"]);
+const UPDATES: Kind = count(1, 1_000_000_000);
+const NOT_NEGATIVE: Kind = real(0.0, 1e9);
+const SHARE: Kind = above(0.0, 1.0);
 
-/// Codes a codebook may have at most.
-pub(super) const CODEBOOK_MOST: u64 = 1 << 20;
-/// Entries of any list.
-pub(super) const LIST_MOST: usize = 1_000;
+const FRAMES: &str = "frames: HDF5 or .npz files, or folders of PNGs, relative to this file";
 
-const fn key(
-    path: &'static str,
-    kind: Kind,
-    unit: &'static str,
-    meaning: &'static str,
-    change: Change,
-) -> Key {
-    Key {
-        path,
-        kind,
-        unit,
-        meaning,
-        change,
-    }
-}
+pub(super) const STANDARD_STAGES: [&str; 3] = ["video_tokenizer", "latent_actions", "dynamics"];
 
 const fn count(least: u64, most: u64) -> Kind {
     Kind::Count { least, most }
 }
 
-const fn applies(path: &'static str) -> Key {
-    key(path, APPLIES, "", "when this criterion is asked", RULES)
+const fn count_or_auto(least: u64, most: u64) -> Kind {
+    Kind::CountOrAuto { least, most }
 }
 
-/// Every key, in the order in which a config is written.
+const fn real(least: f64, most: f64) -> Kind {
+    Kind::Real {
+        above: None,
+        least,
+        most,
+    }
+}
+
+const fn above(above: f64, most: f64) -> Kind {
+    Kind::Real {
+        above: Some(above),
+        least: above,
+        most,
+    }
+}
+
+/// The keys of the run, in the order of a config file.
+pub(super) fn of_run() -> &'static [Row<Config>] {
+    static ROWS: LazyLock<Vec<Row<Config>>> = LazyLock::new(run_rows);
+    &ROWS
+}
+
 #[rustfmt::skip]
-pub(super) const KEYS: &[Key] = &[
-    key("preset", Kind::Choice(&["seed", "strict"]), "", "policy that gives the defaults; `strict` is for real runs", RULES),
-    key("stages", Kind::Stages, "", "stages in the order in which they are trained; each has a table", SHAPE),
-    key("seed", count(0, i64::MAX as u64), "", "seed of all randomness: weights, order of the data, masks", SEED),
-    key("device", Kind::Device, "", "where tensors live; \"auto\" is CUDA where there is any", Change::Process),
-    key("threads", Kind::CountOrAuto { least: 1, most: 1024 }, "threads", "CPU threads of each process; \"auto\" shares all cores out among the ranks of a machine", Change::Process),
-    key("nproc_per_node", count(1, 1024), "ranks", "processes that train together, one per device", RANKS),
-    key("allow_single_gpu_fallback", Kind::Flag, "", "go on with fewer devices than ranks, with more accumulation; the grant is an event", Change::Process),
-    key("frame_size", count(2, 1024), "pixels", "side of a square frame", SHAPE),
-    key("patch_size", count(1, 256), "pixels", "side of a square patch, one token each", SHAPE),
-    key("context_length", count(2, 256), "frames", "frames of a window", SHAPE),
-    key("latent_dim", count(1, 32), "", "numbers per token of the video tokenizer", SHAPE),
-    key("num_bins", count(2, 1024), "", "values that each of these numbers may take", SHAPE),
-    key("n_actions", count(2, 1024), "actions", "latent actions, a power of two", Change::Fixed("it is part of the model's shape; `run --next-cycle-of` takes over what a ladder deferred")),
+fn run_rows() -> Vec<Row<Config>> {
+    vec![
+        row("preset", Kind::Choice(Preset::ALL.map(Preset::as_str).to_vec()), "", "policy that gives the defaults; `strict` is for real runs", RULES, always(Preset::Seed.as_str().to_owned()), preset()),
+        row("stages", Kind::Stages { is_reserved }, "", "stages in the order in which they are trained; each has a table", SHAPE, Fallback::Preset, stages()),
+        row("seed", count(0, i64::MAX as u64), "", "seed of all randomness: weights, order of the data, masks", SEED, always(0_u64), field!(Config, seed)),
+        row("device", Kind::Device, "", "where tensors live; \"auto\" is CUDA where there is any", Change::Process, always(Device::Auto), field!(Config, device)),
+        row("threads", count_or_auto(1, 1024), "threads", "CPU threads of each process; \"auto\" shares all cores out among the ranks of a machine", Change::Process, always(None::<u32>), field!(Config, threads)),
+        row("nproc_per_node", count(1, 1024), "ranks", "processes that train together, one per device", RANKS, always(1_u32), field!(Config, nproc_per_node)),
+        row("allow_single_gpu_fallback", Kind::Flag, "", "go on with fewer devices than ranks, with more accumulation; the grant is an event", Change::Process, always(false), field!(Config, allow_single_gpu_fallback)),
+        row("frame_size", count(2, 1024), "pixels", "side of a square frame", SHAPE, always(64_u32), field!(Config, shape.frame_size)),
+        row("patch_size", count(1, 256), "pixels", "side of a square patch, one token each", SHAPE, always(4_u32), field!(Config, shape.patch_size)),
+        row("context_length", count(2, 256), "frames", "frames of a window", SHAPE, always(4_u32), field!(Config, shape.context_length)),
+        row("latent_dim", count(1, 32), "", "numbers per token of the video tokenizer", SHAPE, always(5_u32), field!(Config, shape.latent_dim)),
+        row("num_bins", count(2, 1024), "", "values that each of these numbers may take", SHAPE, always(4_u32), field!(Config, shape.num_bins)),
+        row("n_actions", count(2, 1024), "actions", "latent actions, a power of two", ACTIONS, always(4_u32), field!(Config, shape.n_actions)),
 
-    key("distributed.use_ddp", Kind::Flag, "", "average gradients over the ranks", RANKS),
-    key("distributed.timeout_seconds", count(1, 86_400), "s", "how long a rank may keep the others waiting before the chunk fails", Change::Process),
+        row("distributed.use_ddp", Kind::Flag, "", "average gradients over the ranks", RANKS, always(true), field!(Config, use_ddp)),
+        row("distributed.timeout_seconds", count(1, 86_400), "s", "how long a rank may keep the others waiting before the chunk fails", Change::Process, always(600_u32), field!(Config, rank_timeout_seconds)),
 
-    key("data.path", Kind::Paths, "", "frames: HDF5 or .npz files, or folders of PNGs, relative to this file", Change::Process),
-    key("data.frame_stride", count(1, 1000), "frames", "distance between the frames of a window", DATA),
+        row("data.path", Kind::Paths, "", FRAMES, Change::Process, Fallback::Required(FRAMES), field!(Config, data.path)),
+        row("data.frame_stride", count(1, 1000), "frames", "distance between the frames of a window", DATA, always(4_u32), field!(Config, data.frame_stride)),
 
-    key("policy.max_retries", count(0, 1000), "failures", "failed gates of a stage that are retried; the next one stops", Change::Setting(SettingKey::MaxRetries)),
-    key("policy.max_chunk_failures", count(0, 1000), "failures", "chunks in a row that may fail without a gate", RULES),
-    key("policy.max_interruptions", count(1, 1000), "interruptions", "interruptions of one chunk without a new checkpoint that count as a failure", RULES),
-    key("policy.reset_on_pass", Kind::Flag, "", "a passing gate sets the stage's failures to 0", RULES),
-    key("policy.retry_from", Kind::Choice(&["newest", "last_passed", "best"]), "", "accepted checkpoint from which a retry starts", RULES),
-    key("policy.latest_window", count(1, 1_000_000), "samples", "the latest loss is the median of this many last samples", RULES),
-    key("policy.keep_last", count(1, 1_000_000), "checkpoints", "newest checkpoints kept besides best, passed and resume points", RULES),
+        row("policy.max_retries", count(0, 1000), "failures", "failed gates of a stage that are retried; the next one stops", Change::Setting(SettingKey::MaxRetries), Fallback::Preset, field!(Config, policy.max_retries)),
+        row("policy.max_chunk_failures", count(0, 1000), "failures", "chunks in a row that may fail without a gate", RULES, Fallback::Preset, field!(Config, policy.max_chunk_failures)),
+        row("policy.max_interruptions", count(1, 1000), "interruptions", "interruptions of one chunk without a new checkpoint that count as a failure", RULES, Fallback::Preset, field!(Config, policy.max_interruptions)),
+        row("policy.reset_on_pass", Kind::Flag, "", "a passing gate sets the stage's failures to 0", RULES, Fallback::Preset, field!(Config, policy.reset_on_pass)),
+        row("policy.retry_from", Kind::Choice(names::<RetryFrom>()), "", "accepted checkpoint from which a retry starts", RULES, Fallback::Preset, field!(Config, policy.retry_from)),
+        row("policy.latest_window", count(1, 1_000_000), "samples", "the latest loss is the median of this many last samples", RULES, Fallback::Preset, field!(Config, policy.latest_window)),
+        row("policy.keep_last", count(1, 1_000_000), "checkpoints", "newest checkpoints kept besides best, passed and resume points", RULES, Fallback::Preset, field!(Config, policy.keep_last)),
+    ]
+}
 
-    key("STAGE.model", Kind::Choice(&["video_tokenizer", "latent_actions", "dynamics"]), "", "model that the stage trains; by default the stage's name", SHAPE),
-    key("STAGE.n_updates", UPDATES, "updates", "target: the stage ends with the passing gate there", Change::Setting(SettingKey::NUpdates)),
-    key("STAGE.chunk_size", UPDATES, "updates", "updates between two gates", Change::Setting(SettingKey::ChunkSize)),
-    key("STAGE.learning_rate", Kind::Real { above: Some(0.0), least: 0.0, most: 10.0 }, "", "base rate: warm-up over 5 % of the target, then cosine to 1 %", Change::Setting(SettingKey::LearningRate)),
-    key("STAGE.batch_size_per_gpu", count(1, 1_000_000), "windows", "windows per micro-batch and rank", Change::Setting(SettingKey::BatchSizePerGpu)),
-    key("STAGE.gradient_accumulation_steps", count(1, 4096), "micro-batches", "micro-batches per update", Change::Setting(SettingKey::GradientAccumulationSteps)),
-    key("STAGE.log_interval", UPDATES, "updates", "updates between samples of the costlier metrics; by default at most half a chunk", Change::Setting(SettingKey::LogInterval)),
-    key("STAGE.checkpoint_interval", Kind::CountOrAuto { least: 1, most: 1_000_000_000 }, "updates", "updates between checkpoints; \"auto\" is a fifth of a chunk", Change::Setting(SettingKey::CheckpointInterval)),
-    key("STAGE.embed_dim", count(6, 8192), "", "width of the transformer, even", SHAPE),
-    key("STAGE.num_heads", count(1, 1024), "heads", "attention heads; they share the width", SHAPE),
-    key("STAGE.hidden_dim", count(2, 65_536), "", "width of the feed-forward layers, of which two thirds are used", SHAPE),
-    key("STAGE.num_blocks", count(1, 256), "blocks", "transformer blocks", SHAPE),
-    key("STAGE.ladder", Kind::Ladder, "", "what failed gates change, one rung each, in turn; [] stops at the first failure", RULES),
+/// The keys of a stage of a kind, in the order of a config file. A kind that brings
+/// keys of its own, fixed or found at run time, adds their rows here.
+pub(super) fn of_stage(model: ModelKind) -> Vec<Row<Stage>> {
+    let own = match model {
+        ModelKind::VideoTokenizer | ModelKind::LatentActions | ModelKind::Dynamics => transformer(),
+    };
+    let mut rows = schedule();
+    rows.extend(own);
+    rows.extend(ladder());
+    rows.extend(criteria::rows());
+    rows
+}
 
-    key("STAGE.bounds.learning_rate_min", NOT_NEGATIVE, "", "no rung lowers the rate below this", RULES),
-    key("STAGE.bounds.accumulation_min", count(1, 4096), "micro-batches", "no rung lowers accumulation below this", RULES),
-    key("STAGE.bounds.accumulation_max", count(1, 4096), "micro-batches", "no rung raises accumulation above this", RULES),
-    key("STAGE.bounds.log_interval_min_share", SHARE, "of a chunk", "no rung lowers the log interval below this", RULES),
-    key("STAGE.bounds.chunk_size_min_share", SHARE, "of the configured chunk", "no rung lowers the chunk below this", RULES),
+/// The keys of every kind of stage.
+pub(super) fn of_any_stage() -> Vec<Row<Stage>> {
+    let mut rows: Vec<Row<Stage>> = Vec::new();
+    for row in presets::MODELS.into_iter().flat_map(of_stage) {
+        if rows.iter().all(|known| known.key.path != row.key.path) {
+            rows.push(row);
+        }
+    }
+    rows
+}
 
-    key("STAGE.gate.criteria", Kind::Criteria, "", "what a gate asks; setting a limit below adds its criterion unless this is set", RULES),
-    key("STAGE.gate.trend_tolerance", NOT_NEGATIVE, "of the previous gate loss", "`loss_trend`: gate loss < previous + this * abs(previous)", RULES),
-    key("STAGE.gate.loss_latest", METRIC_LIMIT, "loss", "`loss_latest`: latest loss <= this", RULES),
-    key("STAGE.gate.unique_actions", METRIC_LIMIT, "actions", "`unique_actions`: latest >= this", RULES),
-    key("STAGE.gate.action_entropy", METRIC_LIMIT, "nats", "`action_entropy`: latest >= this", RULES),
-    key("STAGE.gate.codebook_usage", Kind::Limit { least: 0.0, most: 1.0 }, "of the codebook", "`codebook_usage`: latest >= this", RULES),
-    key("STAGE.gate.tolerance", NOT_NEGATIVE, "of the mean compared with", "`loss_not_rising` and `loss_delta`: rise that counts as flat", RULES),
-    key("STAGE.gate.standard_errors", NOT_NEGATIVE, "standard errors", "`loss_not_rising` and `loss_delta`: rise within the noise; the larger of the two counts", RULES),
-    key("STAGE.gate.structure_share", SHARE, "of the held-out frames", "`visual_structure`: fails when at least this share has lost its structure", RULES),
-    key("STAGE.gate.flatness_min", NOT_NEGATIVE, "ratio", "`visual_structure`: least variance, predicted over true", RULES),
-    key("STAGE.gate.flatness_max", NOT_NEGATIVE, "ratio", "`visual_structure`: most variance, predicted over true", RULES),
-    key("STAGE.gate.stripes_max", NOT_NEGATIVE, "ratio", "`visual_structure`: most variance in row or column means, predicted over true", RULES),
-    key("STAGE.gate.blockiness_max", NOT_NEGATIVE, "ratio", "`visual_structure`: most gradient across patch borders over inside, predicted over true", RULES),
-    key("STAGE.gate.ssim_min", Kind::Real { above: None, least: -1.0, most: 1.0 }, "SSIM", "`visual_structure`: least structural similarity", RULES),
-    key("STAGE.gate.mse_ratio_max", NOT_NEGATIVE, "ratio", "`visual_structure`: most squared error, over the mean image's", RULES),
-    key("STAGE.gate.min_skill", SKILL_LIMIT, "of the trivial loss", "`skill`: 1 - held-out loss / trivial predictor's must exceed this", RULES),
-    key("STAGE.gate.min_skill_moving", SKILL_LIMIT, "of the trivial loss", "`skill_moving`: the same on pixels that move must exceed this", RULES),
+/// What every stage has: when it ends, and how it gets there.
+#[rustfmt::skip]
+fn schedule() -> Vec<Row<Stage>> {
+    let setting = Change::Setting;
+    vec![
+        row("model", Kind::Choice(presets::MODELS.map(presets::model_name).to_vec()), "", "model that the stage trains; by default the stage's name", SHAPE, Fallback::Computed(Box::new(model_by_name)), Stage::model()),
+        row("n_updates", UPDATES, "updates", "target: the stage ends with the passing gate there", setting(SettingKey::NUpdates), Fallback::Preset, target()),
+        row("chunk_size", UPDATES, "updates", "updates between two gates", setting(SettingKey::ChunkSize), Fallback::Preset, field!(Stage, policy.settings.chunk_size)),
+        row("learning_rate", above(0.0, 10.0), "", "base rate: warm-up over 5 % of the target, then cosine to 1 %", setting(SettingKey::LearningRate), Fallback::Preset, field!(Stage, policy.settings.learning_rate)),
+        row("batch_size_per_gpu", count(1, 1_000_000), "windows", "windows per micro-batch and rank", setting(SettingKey::BatchSizePerGpu), Fallback::Preset, field!(Stage, policy.settings.batch_size_per_gpu)),
+        row("gradient_accumulation_steps", count(1, 4096), "micro-batches", "micro-batches per update", setting(SettingKey::GradientAccumulationSteps), Fallback::Preset, field!(Stage, policy.settings.gradient_accumulation_steps)),
+        row("log_interval", UPDATES, "updates", "updates between samples of the costlier metrics; by default at most half a chunk", setting(SettingKey::LogInterval), computed(log_interval), field!(Stage, policy.settings.log_interval)),
+        row("checkpoint_interval", count_or_auto(1, 1_000_000_000), "updates", "updates between checkpoints; \"auto\" is a fifth of a chunk", setting(SettingKey::CheckpointInterval), always(None::<u64>), field!(Stage, policy.settings.checkpoint_interval)),
+    ]
+}
 
-    applies("STAGE.gate.applies.loss_trend"),
-    applies("STAGE.gate.applies.loss_latest"),
-    applies("STAGE.gate.applies.unique_actions"),
-    applies("STAGE.gate.applies.action_entropy"),
-    applies("STAGE.gate.applies.codebook_usage"),
-    applies("STAGE.gate.applies.loss_not_rising"),
-    applies("STAGE.gate.applies.loss_delta"),
-    applies("STAGE.gate.applies.visual_structure"),
-    applies("STAGE.gate.applies.skill"),
-    applies("STAGE.gate.applies.skill_moving"),
-];
+/// TinyWorlds' sizes of a transformer.
+#[rustfmt::skip]
+fn transformer() -> Vec<Row<Stage>> {
+    vec![
+        row("embed_dim", count(6, 8192), "", "width of the transformer, even", SHAPE, always(32_u32), field!(Stage, network.embed_dim)),
+        row("num_heads", count(1, 1024), "heads", "attention heads; they share the width", SHAPE, always(8_u32), field!(Stage, network.num_heads)),
+        row("hidden_dim", count(2, 65_536), "", "width of the feed-forward layers, of which two thirds are used", SHAPE, always(128_u32), field!(Stage, network.hidden_dim)),
+        row("num_blocks", count(1, 256), "blocks", "transformer blocks", SHAPE, computed(num_blocks), field!(Stage, network.num_blocks)),
+    ]
+}
+
+/// What failed gates change, and how far.
+#[rustfmt::skip]
+fn ladder() -> Vec<Row<Stage>> {
+    vec![
+        row("ladder", Kind::Ladder, "", "what failed gates change, one rung each, in turn; [] stops at the first failure", RULES, Fallback::Preset, field!(Stage, policy.ladder)),
+
+        row("bounds.learning_rate_min", NOT_NEGATIVE, "", "no rung lowers the rate below this", RULES, Fallback::Preset, field!(Stage, policy.bounds.learning_rate_min)),
+        row("bounds.accumulation_min", count(1, 4096), "micro-batches", "no rung lowers accumulation below this", RULES, Fallback::Preset, field!(Stage, policy.bounds.accumulation_min)),
+        row("bounds.accumulation_max", count(1, 4096), "micro-batches", "no rung raises accumulation above this", RULES, Fallback::Preset, field!(Stage, policy.bounds.accumulation_max)),
+        row("bounds.log_interval_min_share", SHARE, "of a chunk", "no rung lowers the log interval below this", RULES, Fallback::Preset, field!(Stage, policy.bounds.log_interval_min_share)),
+        row("bounds.chunk_size_min_share", SHARE, "of the configured chunk", "no rung lowers the chunk below this", RULES, Fallback::Preset, field!(Stage, policy.bounds.chunk_size_min_share)),
+    ]
+}
+
+fn preset() -> Field<Config> {
+    Field::new(
+        |config: &Config| Some(Given::Text(config.policy.preset.clone())),
+        |config: &mut Config, given| {
+            if let Some(preset) = given.text().and_then(Preset::from_name) {
+                config.policy = Policy {
+                    stages: Vec::new(),
+                    ..presets::policy(preset)
+                };
+            }
+        },
+    )
+}
+
+/// Each stage is read from its own table, so setting the list does nothing here.
+fn stages() -> Field<Config> {
+    Field::new(
+        |config: &Config| {
+            let names = config.policy.stages.iter().map(|s| s.name.to_string());
+            Some(Given::Texts(names.collect()))
+        },
+        |_, _| {},
+    )
+}
+
+fn model_by_name(stage: &Stage) -> Result<Given, &'static str> {
+    let name = stage.policy.name.as_str();
+    match model_of_name(name) {
+        Some(_) => Ok(Given::Text(name.to_owned())),
+        None => Err("a stage of another name must say which model it trains"),
+    }
+}
+
+/// The target, and with it the curve of the learning rate.
+fn target() -> Field<Stage> {
+    Field::new(
+        |stage: &Stage| Some(Given::Count(stage.policy.settings.n_updates)),
+        |stage: &mut Stage, given| {
+            if let Given::Count(n) = given {
+                stage.policy.settings.n_updates = *n;
+                stage.policy.settings.schedule_updates = *n;
+            }
+        },
+    )
+}
+
+fn log_interval(stage: &Stage) -> u64 {
+    let settings = &stage.policy.settings;
+    settings.log_interval.min((settings.chunk_size / 2).max(1))
+}
+
+fn num_blocks(stage: &Stage) -> u32 {
+    match stage.policy.model {
+        ModelKind::VideoTokenizer => 4,
+        ModelKind::LatentActions => 2,
+        ModelKind::Dynamics => 8,
+    }
+}
 
 /// TinyWorlds' keys that have no counterpart, or another name, here.
 pub(super) const ELSEWHERE: &[(&str, &str)] = &[
@@ -230,64 +258,34 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("use_actions", "dynamics is always conditioned on actions"),
 ];
 
-/// The key at a path in the form of this table.
-pub(super) fn find(pattern: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == pattern)
-}
-
-/// Whether the path is a table that holds keys.
-pub(super) fn is_table(pattern: &str) -> bool {
-    KEYS.iter().any(|key| inside(key.path, pattern).is_some())
-}
-
-/// The rest of a path inside a table.
-pub(super) fn inside<'a>(path: &'a str, table: &str) -> Option<&'a str> {
-    if table.is_empty() {
-        return Some(path);
-    }
-    path.strip_prefix(table)?.strip_prefix('.')
-}
-
-/// First words of the keys that do not belong to a stage: no stage may be called so.
+/// First words of the keys of the run: no stage may be called so.
 pub(super) fn is_reserved(name: &str) -> bool {
-    KEYS.iter()
-        .filter_map(|key| key.path.split('.').next())
-        .any(|first| first == name && first != "STAGE")
+    of_run()
+        .iter()
+        .any(|row| row.key.path.split('.').next() == Some(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::schema::Schema;
 
     #[test]
     fn a_path_is_named_once_and_a_table_is_no_key() {
-        for (index, key) in KEYS.iter().enumerate() {
-            assert!(
-                KEYS.iter()
-                    .skip(index + 1)
-                    .all(|other| other.path != key.path),
-                "{}",
-                key.path
-            );
-            assert!(!is_table(key.path), "{}", key.path);
-        }
-    }
-
-    #[test]
-    fn every_key_says_what_it_means() {
-        for key in KEYS {
-            assert!(!key.meaning.is_empty(), "{}", key.path);
+        let schema = Schema::documented();
+        let paths: Vec<String> = schema.keys().map(|(path, _)| path).collect();
+        for (index, path) in paths.iter().enumerate() {
+            assert!(!paths[index + 1..].contains(path), "{path}");
+            assert!(!schema.is_table(path), "{path}");
         }
     }
 
     #[test]
     fn what_tinyworlds_calls_otherwise_is_no_key_of_ours() {
         for (name, _) in ELSEWHERE {
-            assert!(
-                KEYS.iter()
-                    .all(|key| !key.path.ends_with(&format!(".{name}")) && key.path != *name),
-                "{name}"
-            );
+            for (path, _) in Schema::documented().keys() {
+                assert_ne!(path.rsplit('.').next(), Some(*name));
+            }
         }
     }
 }

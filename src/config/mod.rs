@@ -9,107 +9,40 @@
 //!
 //! Invariant: `from_json(to_json(config))` is the same config.
 
+mod criteria;
 mod describe;
-mod entries;
 mod error;
 mod gate;
+mod given;
 mod keys;
+mod kind;
 mod ladder;
 mod resolve;
 mod resume;
+mod row;
+mod schema;
+#[cfg(test)]
+mod tests;
 mod tree;
+mod types;
 mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-
-use crate::events::{ModelKind, Policy, StageName, StagePolicy};
 
 pub use describe::{KeyRow, describe, init};
 pub use error::{ConfigError, Fault, Place, Problem};
 pub use resume::{Changeable, Resumed, SettingChange};
 pub use tree::Override;
+pub use types::{Config, DataConfig, Device, Loaded, Network, Shape};
 
 /// Bytes of a config file at most.
 pub const FILE_MOST: u64 = 1 << 20;
 /// Stands for the standard input where a config's file is named.
 pub const STDIN: &str = "-";
-
-/// Everything that defines a run, every default filled in.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config {
-    /// Below 2^63.
-    pub seed: u64,
-    pub device: Device,
-    /// `None`: all cores.
-    pub threads: Option<u32>,
-    /// Ranks.
-    pub nproc_per_node: u32,
-    pub use_ddp: bool,
-    /// How long a rank may keep the others waiting.
-    pub rank_timeout_seconds: u32,
-    pub allow_single_gpu_fallback: bool,
-    pub data: DataConfig,
-    pub shape: Shape,
-    /// One per stage of the policy.
-    pub networks: BTreeMap<StageName, Network>,
-    pub policy: Policy,
-}
-
-/// Where tensors live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// CUDA where there is any, else the CPU.
-    Auto,
-    Cpu,
-    /// `None`: one device per rank, from 0.
-    Cuda(Option<u32>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DataConfig {
-    /// Files or folders of frames, absolute where they came from a file's or a
-    /// command line's relative paths.
-    pub path: Vec<PathBuf>,
-    /// Distance between the frames of a window.
-    pub frame_stride: u32,
-}
-
-/// What all stages share about frames, tokens and actions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Pixels, a multiple of `patch_size`.
-    pub frame_size: u32,
-    /// Pixels.
-    pub patch_size: u32,
-    /// Frames of a window.
-    pub context_length: u32,
-    pub latent_dim: u32,
-    pub num_bins: u32,
-    /// A power of two.
-    pub n_actions: u32,
-}
-
-/// Size of a stage's transformer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// Even, a multiple of `num_heads`.
-    pub embed_dim: u32,
-    pub num_heads: u32,
-    pub hidden_dim: u32,
-    pub num_blocks: u32,
-}
-
-/// A config and which of its keys somebody set.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Loaded {
-    pub config: Config,
-    /// The keys of the file and of the overrides; the others have their defaults.
-    pub given: BTreeSet<String>,
-}
 
 impl Config {
     /// Reads a TOML file and lays the overrides over it; `-` is the standard input.
@@ -164,7 +97,7 @@ impl Config {
 
     /// The config with every key, as a run's first event keeps it.
     pub fn to_json(&self) -> serde_json::Value {
-        entries::to_json(&entries::entries(self))
+        given::to_json(schema::entries(self))
     }
 
     /// Reads what [`Config::to_json`] wrote, today or long ago: a key that is
@@ -200,87 +133,32 @@ impl Config {
 
     /// Every key and its value as TOML writes it, in the order of a config file.
     pub fn entries(&self) -> Vec<(String, String)> {
-        entries::entries(self)
+        schema::entries(self)
             .into_iter()
-            .map(|(key, given)| (key, entries::toml_value(&given)))
+            .map(|(key, given)| (key, given.to_toml()))
             .collect()
     }
 
     /// Whether each process of a run may have a value of its own for this key.
     pub fn is_of_process(key: &str) -> bool {
-        keys::find(key).is_some_and(|key| key.change == keys::Change::Process)
+        of_process().any(|row| row.key.path == key)
     }
 
     /// The same run in a process that has its own data, device and threads.
     #[must_use]
-    pub fn with_process_of(self, process: &Config) -> Config {
-        Config {
-            device: process.device,
-            threads: process.threads,
-            rank_timeout_seconds: process.rank_timeout_seconds,
-            allow_single_gpu_fallback: process.allow_single_gpu_fallback,
-            data: DataConfig {
-                path: process.data.path.clone(),
-                ..self.data
-            },
-            ..self
-        }
-    }
-
-    pub fn stage(&self, name: &StageName) -> Option<&StagePolicy> {
-        self.policy.stages.iter().find(|stage| stage.name == *name)
-    }
-
-    /// Stages of other models that a stage builds on, the latest of each before it.
-    pub fn upstream(&self, name: &StageName) -> Vec<&StagePolicy> {
-        let Some(place) = self.policy.stages.iter().position(|s| s.name == *name) else {
-            return Vec::new();
-        };
-        let Some((stage, before)) = self.policy.stages[..=place].split_last() else {
-            return Vec::new();
-        };
-        needs(stage.model)
-            .iter()
-            .filter_map(|model| before.iter().rev().find(|stage| stage.model == *model))
-            .collect()
-    }
-}
-
-impl Device {
-    /// Reads the config's value.
-    pub fn from_name(name: &str) -> Option<Device> {
-        match name {
-            "auto" => Some(Device::Auto),
-            "cpu" => Some(Device::Cpu),
-            "cuda" => Some(Device::Cuda(None)),
-            _ => {
-                let digits = name.strip_prefix("cuda:")?;
-                let plain = digits.bytes().all(|b| b.is_ascii_digit()) && digits.len() <= 4;
-                let index = plain.then(|| digits.parse().ok())?;
-                index.map(|index| Device::Cuda(Some(index)))
+    pub fn with_process_of(mut self, process: &Config) -> Config {
+        for row in of_process() {
+            if let Some(given) = row.get(process) {
+                row.set(&mut self, &given);
             }
         }
+        self
     }
 }
 
-impl std::fmt::Display for Device {
-    /// The config's value.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Device::Auto => f.write_str("auto"),
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(None) => f.write_str("cuda"),
-            Device::Cuda(Some(index)) => write!(f, "cuda:{index}"),
-        }
-    }
-}
-
-/// The models whose weights a model is trained on.
-fn needs(model: ModelKind) -> &'static [ModelKind] {
-    match model {
-        ModelKind::VideoTokenizer | ModelKind::LatentActions => &[],
-        ModelKind::Dynamics => &[ModelKind::VideoTokenizer, ModelKind::LatentActions],
-    }
+fn of_process() -> impl Iterator<Item = &'static row::Row<Config>> {
+    let rows = keys::of_run().iter();
+    rows.filter(|row| row.key.change == row::Change::Process)
 }
 
 fn bounded(source: impl Read) -> std::io::Result<Vec<u8>> {

@@ -6,12 +6,13 @@
 
 use crate::events::{SettingKey, SettingValue, Settings, StageName};
 
-use super::entries;
 use super::error::{ConfigError, Fault, Problem};
-use super::keys::{self, Change};
+use super::given::Given;
+use super::resolve;
+use super::row::Change;
+use super::schema::{Schema, entries, inside};
 use super::tree::{self, Override};
-use super::values::{Given, join};
-use super::{Config, resolve};
+use super::types::Config;
 
 /// Whether a key may change on resume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,22 +52,12 @@ pub struct Resumed {
 impl Config {
     /// Whether a key of this config may change on resume; `None`: no such key.
     pub fn changeable(&self, key: &str) -> Option<Changeable> {
-        let (first, rest) = key.split_once('.').unwrap_or((key, ""));
-        let stage = self
-            .policy
-            .stages
-            .iter()
-            .map(|stage| &stage.name)
-            .find(|name| name.as_str() == first);
-        let pattern = match stage {
-            Some(_) => join("STAGE", rest),
-            None if first == "STAGE" => return None,
-            None => key.to_owned(),
-        };
-        Some(match keys::find(&pattern)?.change {
+        let schema = Schema::of_config(self);
+        let stage = schema.in_stage(key);
+        Some(match schema.find(key)?.change {
             Change::Setting(key) => Changeable::Yes {
                 key,
-                stage: stage.cloned(),
+                stage: stage.map(|(name, _)| StageName::new(name)),
             },
             Change::Process => Changeable::Process,
             Change::Fixed(why) => Changeable::No { why },
@@ -121,8 +112,8 @@ impl Config {
 
     fn differences(&self, after: &Config, overrides: &[Override]) -> Differences {
         let mut found = Differences::default();
-        let old = entries::entries(self);
-        for (key, to) in entries::entries(after) {
+        let old = entries(self);
+        for (key, to) in entries(after) {
             let from = old.iter().find(|(known, _)| *known == key).map(|(_, g)| g);
             let Some(cause) = overrides.iter().rev().find(|change| change.touches(&key)) else {
                 continue;
@@ -195,6 +186,6 @@ fn keep_curves(before: &Config, after: &mut Config) {
 impl Override {
     /// Whether a key is the override's or in its table.
     fn touches(&self, key: &str) -> bool {
-        key == self.key || keys::inside(key, &self.key).is_some()
+        key == self.key || inside(key, &self.key).is_some()
     }
 }

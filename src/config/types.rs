@@ -1,0 +1,183 @@
+//! A config as the program uses it: typed, and without holes.
+//!
+//! The names that these values have in a file stand in the table of keys, which
+//! also says how each is read and written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use crate::events::{ModelKind, Policy, StageName, StagePolicy};
+use crate::machine::presets::{self, Preset};
+
+/// Everything that defines a run, every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Below 2^63.
+    pub seed: u64,
+    pub device: Device,
+    /// `None`: all cores.
+    pub threads: Option<u32>,
+    /// Ranks.
+    pub nproc_per_node: u32,
+    pub use_ddp: bool,
+    /// How long a rank may keep the others waiting.
+    pub rank_timeout_seconds: u32,
+    pub allow_single_gpu_fallback: bool,
+    pub data: DataConfig,
+    pub shape: Shape,
+    /// One per stage of the policy.
+    pub networks: BTreeMap<StageName, Network>,
+    pub policy: Policy,
+}
+
+/// Where tensors live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// CUDA where there is any, else the CPU.
+    Auto,
+    Cpu,
+    /// `None`: one device per rank, from 0.
+    Cuda(Option<u32>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataConfig {
+    /// Files or folders of frames, absolute where they came from a file's or a
+    /// command line's relative paths.
+    pub path: Vec<PathBuf>,
+    /// Distance between the frames of a window.
+    pub frame_stride: u32,
+}
+
+/// What all stages share about frames, tokens and actions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Pixels, a multiple of `patch_size`.
+    pub frame_size: u32,
+    /// Pixels.
+    pub patch_size: u32,
+    /// Frames of a window.
+    pub context_length: u32,
+    pub latent_dim: u32,
+    pub num_bins: u32,
+    /// A power of two.
+    pub n_actions: u32,
+}
+
+/// Size of a stage's transformer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Even, a multiple of `num_heads`.
+    pub embed_dim: u32,
+    pub num_heads: u32,
+    pub hidden_dim: u32,
+    pub num_blocks: u32,
+}
+
+/// A config and which of its keys somebody set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    pub config: Config,
+    /// The keys of the file and of the overrides; the others have their defaults.
+    pub given: BTreeSet<String>,
+}
+
+impl Config {
+    /// A config before its keys are read. Each key has a value or a default, so
+    /// nothing of this is left afterwards.
+    pub(super) fn blank() -> Config {
+        Config {
+            seed: 0,
+            device: Device::Auto,
+            threads: None,
+            nproc_per_node: 0,
+            use_ddp: false,
+            rank_timeout_seconds: 0,
+            allow_single_gpu_fallback: false,
+            data: DataConfig {
+                path: Vec::new(),
+                frame_stride: 0,
+            },
+            shape: Shape {
+                frame_size: 0,
+                patch_size: 0,
+                context_length: 0,
+                latent_dim: 0,
+                num_bins: 0,
+                n_actions: 0,
+            },
+            networks: BTreeMap::new(),
+            policy: Policy {
+                stages: Vec::new(),
+                ..presets::policy(Preset::Seed)
+            },
+        }
+    }
+
+    pub fn stage(&self, name: &StageName) -> Option<&StagePolicy> {
+        self.policy.stages.iter().find(|stage| stage.name == *name)
+    }
+
+    /// Stages of other models that a stage builds on, the latest of each before it.
+    pub fn upstream(&self, name: &StageName) -> Vec<&StagePolicy> {
+        let Some(place) = self.policy.stages.iter().position(|s| s.name == *name) else {
+            return Vec::new();
+        };
+        let Some((stage, before)) = self.policy.stages[..=place].split_last() else {
+            return Vec::new();
+        };
+        needs(stage.model)
+            .iter()
+            .filter_map(|model| before.iter().rev().find(|stage| stage.model == *model))
+            .collect()
+    }
+}
+
+impl Network {
+    /// A network before its keys are read.
+    pub(super) fn blank() -> Network {
+        Network {
+            embed_dim: 0,
+            num_heads: 0,
+            hidden_dim: 0,
+            num_blocks: 0,
+        }
+    }
+}
+
+impl Device {
+    /// Reads the config's value.
+    pub fn from_name(name: &str) -> Option<Device> {
+        match name {
+            "auto" => Some(Device::Auto),
+            "cpu" => Some(Device::Cpu),
+            "cuda" => Some(Device::Cuda(None)),
+            _ => {
+                let digits = name.strip_prefix("cuda:")?;
+                let plain = digits.bytes().all(|b| b.is_ascii_digit()) && digits.len() <= 4;
+                let index = plain.then(|| digits.parse().ok())?;
+                index.map(|index| Device::Cuda(Some(index)))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Device {
+    /// The config's value.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(None) => f.write_str("cuda"),
+            Device::Cuda(Some(index)) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// The models whose weights a model is trained on.
+pub(super) fn needs(model: ModelKind) -> &'static [ModelKind] {
+    match model {
+        ModelKind::VideoTokenizer | ModelKind::LatentActions => &[],
+        ModelKind::Dynamics => &[ModelKind::VideoTokenizer, ModelKind::LatentActions],
+    }
+}
