@@ -10,7 +10,8 @@ use crate::config::Config;
 use crate::data::still::{self, Needs, StillError};
 use crate::data::trivial::{self, MeanImage};
 use crate::data::{DataError, Frames, WindowError, WindowShape, Windows};
-use crate::events::{Dataset, Metric, ModelKind, PassedOver, Recording, Scalar, StagePolicy};
+use crate::events::{Dataset, Metric, PassedOver, Recording, Scalar, StagePolicy};
+use crate::presets::ModelKind;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -115,7 +116,7 @@ pub fn check_change(
     let needs = Needs {
         change: stages
             .iter()
-            .any(|stage| stage.model != ModelKind::VideoTokenizer),
+            .any(|stage| ModelKind::of(&stage.model) != Some(ModelKind::VideoTokenizer)),
     };
     let loss = |name: &str| Metric::find(trivial, name).map(Scalar::get);
     still::check(windows, needs, loss("mean_image"), loss("previous_frame"))

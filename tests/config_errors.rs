@@ -679,7 +679,7 @@ fn next(state: &mut u64) -> u64 {
 
 #[test]
 fn a_damaged_config_is_read_or_refused_and_never_panics() {
-    let whole = tinygate::config::init(tinygate::machine::presets::Preset::Strict);
+    let whole = tinygate::config::init(tinygate::presets::Preset::Strict);
     let mut state = 7;
     let (mut read, mut refused) = (0, 0);
     for _ in 0..500 {

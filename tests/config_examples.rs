@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tinygate::config::{Config, init};
-use tinygate::machine::presets::Preset;
+use tinygate::presets::Preset;
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use tinygate::config::{Changeable, Config, ConfigError, Device, Loaded, Override, describe, init};
 use tinygate::events::{
-    Applies, CriterionTest, Limit, ModelKind, Rung, Scalar, SettingKey, SettingValue, Settings,
+    Applies, CriterionTest, KnobName, Limit, Rung, Scalar, SettingKey, SettingValue, Settings,
     StageName,
 };
-use tinygate::machine::presets::{self, Preset};
+use tinygate::presets::ModelKind;
+use tinygate::presets::{self, Preset};
 
 const DATA: &str = "data.path = \"frames.h5\"\n";
 
@@ -157,8 +158,9 @@ fn defaults_that_follow_other_values() {
     assert_eq!(video.settings.schedule_updates, 300);
     assert_eq!(latent.settings.log_interval, 1);
     assert_eq!(dynamics.settings.log_interval, 2_000);
-    let actions = [video, latent, dynamics].map(|stage| stage.settings.n_actions);
-    assert_eq!(actions, [None, Some(8), None]);
+    let actions =
+        [video, latent, dynamics].map(|stage| stage.settings.knob(&KnobName::new("n_actions")));
+    assert_eq!(actions, [None, Some(SettingValue::Count(8)), None]);
 }
 
 fn names(config: &Config, stage: &str) -> Vec<String> {
@@ -212,7 +214,12 @@ fn stages_of_the_users_own() {
          coarse.model = \"video_tokenizer\"\nfine.model = \"video_tokenizer\"\nactions.model = \"latent_actions\"\n\
          fine.ladder = [\"learning_rate *= 0.1\", \"extend_target\"]",
     );
-    let models: Vec<ModelKind> = config.policy.stages.iter().map(|s| s.model).collect();
+    let models: Vec<ModelKind> = config
+        .policy
+        .stages
+        .iter()
+        .filter_map(|s| ModelKind::of(&s.model))
+        .collect();
     use ModelKind::{Dynamics, LatentActions, VideoTokenizer};
     assert_eq!(
         models,
@@ -453,7 +460,14 @@ fn a_resume_changes_what_is_in_force() {
     let found: Vec<(Option<&str>, SettingKey, SettingValue, SettingValue)> = resumed
         .settings
         .iter()
-        .map(|c| (c.stage.as_ref().map(StageName::as_str), c.key, c.from, c.to))
+        .map(|c| {
+            (
+                c.stage.as_ref().map(StageName::as_str),
+                c.key.clone(),
+                c.from,
+                c.to,
+            )
+        })
         .collect();
     let real = |x| SettingValue::Real(Scalar::new(x));
     let want = [

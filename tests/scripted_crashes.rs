@@ -8,7 +8,8 @@
 )]
 
 use tinygate::controller::Ending;
-use tinygate::events::{Event, ModelKind, Record};
+use tinygate::events::{Event, Record};
+use tinygate::presets::ModelKind;
 use tinygate_testing::{ChunkPlan, Curve, Failure, Lived, Script, first, lived, short_policy};
 
 const VIDEO: &str = "video_tokenizer";

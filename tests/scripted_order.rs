@@ -12,8 +12,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use crossbeam_channel::Receiver;
 use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress, Report, Trainer};
-use tinygate::events::{Event, ModelKind, Record, Seq};
+use tinygate::events::{Event, Record, Seq};
 use tinygate::machine::{Command, RunState};
+use tinygate::presets::ModelKind;
 use tinygate::store::{AppendError, Durability, EventLog, MemoryLog, ReadError, Records};
 use tinygate_testing::{ChunkPlan, Curve, Script, ScriptedTrainer, created, process, short_policy};
 

@@ -26,15 +26,15 @@ const LATENT: &str = "latent_actions";
 const DYNAMICS: &str = "dynamics";
 
 fn video() -> ChunkPlan {
-    ChunkPlan::good(tinygate::events::ModelKind::VideoTokenizer)
+    ChunkPlan::good(tinygate::presets::ModelKind::VideoTokenizer)
 }
 
 fn latent() -> ChunkPlan {
-    ChunkPlan::good(tinygate::events::ModelKind::LatentActions)
+    ChunkPlan::good(tinygate::presets::ModelKind::LatentActions)
 }
 
 fn dynamics() -> ChunkPlan {
-    ChunkPlan::good(tinygate::events::ModelKind::Dynamics)
+    ChunkPlan::good(tinygate::presets::ModelKind::Dynamics)
 }
 
 /// A run directory that is never there: scripted runs leave no files.
@@ -243,7 +243,7 @@ fn collapsed_actions_climb_the_ladder_to_the_deferred_rung() {
     let deferred = state.stages[1].deferred.clone().unwrap();
     assert_eq!(
         (deferred.key, deferred.to),
-        (SettingKey::NActions, SettingValue::Count(2))
+        (SettingKey::knob("n_actions"), SettingValue::Count(2))
     );
 }
 

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tinygate::data::trivial::MeanImage;
 use tinygate::data::{Frames, WindowShape, Windows};
 use tinygate::machine::gate::lost_share;
-use tinygate::machine::presets::structure_limits;
 use tinygate::picture::structure;
+use tinygate::presets::structure_limits;
 use tinygate::random::{Place, Stream};
 
 const SIDE: usize = 64;

@@ -20,7 +20,7 @@ use support::{
     CONFIG, Place, created_run, journal, npy, run, scripted, tinygate, tinyworlds_checkpoint,
 };
 use tinygate::checkpoint::torch_file::{self, Tensor, Value};
-use tinygate::events::ModelKind;
+use tinygate::presets::ModelKind;
 use tinygate::store::{EventLog, Store};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 

@@ -132,7 +132,7 @@ fn check_patches(gate: &GateDecided, rung: u32, rate: f64) {
     let deferred = gate.deferred.as_ref();
     assert_eq!(deferred.is_some(), rung == 3, "{deferred:?}");
     if let Some(patch) = deferred {
-        assert_eq!(patch.key, SettingKey::NActions);
+        assert_eq!(patch.key, SettingKey::knob("n_actions"));
         assert_eq!(
             (&patch.from, &patch.to),
             (&SettingValue::Count(4), &SettingValue::Count(2))

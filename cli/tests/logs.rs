@@ -19,9 +19,10 @@ use support::{
     Place, created_run, journal, made_newer, records, run, scripted, tinygate, workspace,
 };
 use tinygate::events::{
-    Attempt, ChunkNumber, Column, Event, InterruptReason, MetricsLogged, ModelKind, RunInterrupted,
-    Scalar, StageName, Steps,
+    Attempt, ChunkNumber, Column, Event, InterruptReason, MetricsLogged, RunInterrupted, Scalar,
+    StageName, Steps,
 };
+use tinygate::presets::ModelKind;
 use tinygate::store::{Durability, EventLog};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use support::{Place, journal, made_newer, run, scripted, tinygate};
-use tinygate::events::{Action, Event, InterruptReason, ModelKind, Record, RunInterrupted, Seq};
+use tinygate::events::{Action, Event, InterruptReason, Record, RunInterrupted, Seq};
+use tinygate::presets::ModelKind;
 use tinygate::store::{Durability, EventLog, LogFile, Store};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 

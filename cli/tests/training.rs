@@ -21,7 +21,8 @@ use support::{
     Done, Place, checkpoints, decisions, folded, records, run, scripted, tinygate,
     tinyworlds_checkpoint,
 };
-use tinygate::events::{Event, ModelKind, Record, Scalar, SettingKey, SettingValue};
+use tinygate::events::{Event, Record, Scalar, SettingKey, SettingValue};
+use tinygate::presets::ModelKind;
 use tinygate_testing::{ChunkPlan, Script, short_policy};
 
 const KEYS: [&str; 6] = [

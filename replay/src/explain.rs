@@ -10,7 +10,7 @@ use tinygate::events::{
     ProcessStarted, RestartCause, RestartReason, RungSkipped, SettingPatch, SkipReason,
     StageMeasured, StageName, StageReopened, StageStopped, StopReason, Verdict, metric,
 };
-use tinygate::machine::gate::vacuous_limits;
+use tinygate::machine::vacuous_limits;
 
 use crate::numbers::{of, plural, setting, short, times};
 
@@ -701,6 +701,7 @@ fn answer(decided: &FailureDecided) -> String {
         FailureCause::OutOfMemory => "out of memory",
         FailureCause::WorkerExited => "the worker exited",
         FailureCause::WorkerTimedOut => "the worker did not answer in time",
+        FailureCause::NoProgress => "the trainer made no progress",
         FailureCause::CheckpointUnloadable => "the checkpoint could not be loaded",
         FailureCause::Interrupted => "interrupted too often without a new checkpoint",
     };
@@ -823,6 +824,13 @@ fn failure(failure: &ChunkFailure) -> String {
         ChunkFailure::WorkerTimedOut { seconds, .. } => {
             format!("the worker did not answer for {seconds} s")
         }
+        ChunkFailure::NoProgress {
+            silence_seconds,
+            limit_seconds,
+            ..
+        } => format!(
+            "the trainer made no progress for {silence_seconds} s, {limit_seconds} s are allowed"
+        ),
         ChunkFailure::CheckpointUnloadable { path, detail } => {
             format!("checkpoint `{path}` cannot be loaded: {detail}")
         }
@@ -832,7 +840,7 @@ fn failure(failure: &ChunkFailure) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tinygate::machine::presets::{self, Preset};
+    use tinygate::presets::{self, Preset};
 
     #[test]
     fn one_is_not_said_as_many() {
@@ -887,7 +895,7 @@ mod tests {
 
     #[test]
     fn a_picture_without_structure_is_not_said_to_lack_skill() {
-        let dynamics = presets::stage(Preset::Strict, tinygate::events::ModelKind::Dynamics);
+        let dynamics = presets::stage(Preset::Strict, tinygate::presets::ModelKind::Dynamics);
         let said = |name: &str| {
             let known = dynamics.criteria.iter().find(|known| known.name == name);
             reason(

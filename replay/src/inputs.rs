@@ -1,7 +1,9 @@
 //! What a decision was made from, small enough to read.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
-use tinygate::events::{Scalar, metric};
+use tinygate::events::{Scalar, StagePolicy, metric};
 use tinygate::machine::rules::Edition;
 use tinygate::machine::stage::{CheckpointGate, PhaseKind};
 use tinygate::machine::{
@@ -33,27 +35,28 @@ pub fn inputs(state: &RunState) -> Value {
         "resume_candidates": candidates(stage),
     });
     if let (Some(chunk), Some(fields)) = (&stage.chunk, inputs.as_object_mut()) {
-        fields.insert("chunk".to_owned(), of_chunk(chunk));
+        fields.insert("chunk".to_owned(), of_chunk(&stage.policy, chunk));
         if matches!(stage.phase, Phase::Gating | Phase::Reopening { .. })
             && let Some(created) = &state.created
         {
             let edition = Edition::of(created.rules);
             let window = created.policy.latest_window;
-            let evaluation = gate::evaluate(stage, chunk, window, edition);
+            let seen = stage.gate_inputs(chunk, window, edition);
+            let evaluation = gate::evaluate(&stage.policy, &seen);
             fields.insert("criteria".to_owned(), json!(evaluation.criteria));
         }
     }
     inputs
 }
 
-fn of_chunk(chunk: &ChunkState) -> Value {
-    let losses = chunk.samples(metric::LOSS);
+fn of_chunk(policy: &StagePolicy, chunk: &ChunkState) -> Value {
+    let losses = chunk.samples(&policy.loss);
     let broken = losses
         .iter()
         .filter(|(_, loss)| loss.finite().is_none())
         .count();
     let latest = |name: &str| chunk.samples(name).last().map(|(_, value)| *value);
-    json!({
+    let mut fields = json!({
         "chunk": chunk.number,
         "attempt": chunk.attempt,
         "from": chunk.from,
@@ -70,7 +73,21 @@ fn of_chunk(chunk: &ChunkState) -> Value {
         "action_entropy": latest(metric::ACTION_ENTROPY),
         "held_out": chunk.held_out.as_ref().map(|scored| &scored.values),
         "picture": chunk.picture.as_ref().map(|picture| picture.pooled),
-    })
+    });
+    let named = [
+        metric::LEARNING_RATE,
+        metric::UNIQUE_ACTIONS,
+        metric::ACTION_ENTROPY,
+    ];
+    let others = policy.metrics.iter().map(String::as_str);
+    let others: BTreeMap<&str, Option<Scalar>> = others
+        .filter(|name| !named.contains(name))
+        .map(|name| (name, latest(name)))
+        .collect();
+    if let (false, Some(fields)) = (others.is_empty(), fields.as_object_mut()) {
+        fields.insert("metrics".to_owned(), json!(others));
+    }
+    fields
 }
 
 /// The newest checkpoints of the lineage, the newest last, and the best known.

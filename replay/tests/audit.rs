@@ -10,9 +10,10 @@
 use serde_json::Value;
 use tinygate::controller::Ending;
 use tinygate::events::{
-    Event, ModelKind, Record, Seq, SettingChanged, SettingKey, SettingValue, StageName, metric,
+    Event, Record, Seq, SettingChanged, SettingKey, SettingValue, StageName, metric,
 };
 use tinygate::machine::RULES;
+use tinygate::presets::ModelKind;
 use tinygate_replay::{Audit, DivergenceKind, Note, Outcome, SkipReason, audit, audit_file};
 use tinygate_testing::{ChunkPlan, Curve, Failure, Script, first, lived, short_policy};
 

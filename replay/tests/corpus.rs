@@ -32,11 +32,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use tinygate::events::{
-    Action, CheckpointGivenUp, CheckpointRef, Event, InitFrom, InterruptReason, ModelKind, Policy,
+    Action, CheckpointGivenUp, CheckpointRef, Event, InitFrom, InterruptReason, Policy,
     PruneRequested, Record, RunInterrupted, Seq, SettingChanged, SettingKey, SettingValue,
     StageName, Step,
 };
 use tinygate::machine::{RunState, apply};
+use tinygate::presets::ModelKind;
 use tinygate::store::disk::RealDisk;
 use tinygate::store::{Durability, EventLog, FILE_HEADER, LogFile, Store, export};
 use tinygate_replay::{Outcome, audit_file, describe, explain};

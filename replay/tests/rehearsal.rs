@@ -14,9 +14,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tinygate::controller::{ControlError, Controller};
-use tinygate::events::{Action, Event, ModelKind, Record};
+use tinygate::events::{Action, Event, Record};
 use tinygate::machine::Known;
 use tinygate::machine::rules::{KNOWN, ONE, TWO};
+use tinygate::presets::ModelKind;
 use tinygate::store::MemoryLog;
 use tinygate_replay::{Audit, Auditor, DivergenceKind, Outcome, SkipReason, audit_file};
 use tinygate_testing::rehearsal::{NEXT, REHEARSED};

@@ -7,12 +7,13 @@
 use std::borrow::Cow;
 
 use crate::events::metric;
-use crate::events::{Applies, Criterion, CriterionTest, Limit, ModelKind, Scalar};
-use crate::machine::presets::{self, Preset};
+use crate::events::{Applies, Criterion, CriterionTest, Limit, Scalar};
+use crate::presets::{self, ModelKind, Preset};
 
 use super::given::{Given, Stored, names};
 use super::kind::Kind;
-use super::row::{Change, Fallback, Field, Key, Row, Stage, computed, row};
+use super::own::Own;
+use super::row::{Change, Fallback, Field, Key, Row, Stage, StageKind, computed, row};
 
 /// Every criterion there is, in the order in which a gate asks them.
 pub(super) const CRITERIA: [&str; 13] = [
@@ -76,14 +77,32 @@ const SKILL_LIMIT: Kind = Kind::Limit {
 };
 
 /// The keys of a gate, in the order of a config file.
-#[rustfmt::skip]
 pub(super) fn rows() -> Vec<Row<Stage>> {
+    rows_over(CRITERIA.map(str::to_owned).to_vec(), parameters())
+}
+
+/// Those of a stage of the user's own.
+pub(super) fn rows_of_own(own: &Own) -> Vec<Row<Stage>> {
+    let known = own.criteria();
+    let mut rows = parameters();
+    rows.retain(|row| {
+        row.key
+            .criteria
+            .iter()
+            .any(|name| known.iter().any(|known| known == name))
+    });
+    rows.extend(own.limits());
+    rows_over(known, rows)
+}
+
+#[rustfmt::skip]
+fn rows_over(known: Vec<String>, parameters: Vec<Row<Stage>>) -> Vec<Row<Stage>> {
     let mut rows = vec![
-        row(LISTED, Kind::Criteria(&CRITERIA), "", "what a gate asks; setting a limit below adds its criterion unless this is set", RULES, computed(names_by_default), listed()),
+        row(LISTED, Kind::Criteria(known.clone()), "", "what a gate asks; setting a limit below adds its criterion unless this is set", RULES, computed(names_by_default), listed()),
     ];
-    rows.extend(parameters());
-    for name in CRITERIA.into_iter().filter(|name| !is_required(name)) {
-        rows.push(row(format!("{APPLIES}{name}"), Kind::Choice(names::<Applies>()), "", "when this criterion is asked", RULES, Fallback::Preset, applies(name)).read_by([name]));
+    rows.extend(parameters);
+    for name in known.into_iter().filter(|name| !is_required(name)) {
+        rows.push(row(format!("{APPLIES}{name}"), Kind::Choice(names::<Applies>()), "", "when this criterion is asked", RULES, Fallback::Preset, applies(name.clone())).read_by([name]));
     }
     rows
 }
@@ -192,10 +211,9 @@ fn listed() -> Field<Stage> {
             Some(Given::Texts(names.collect()))
         },
         |stage, given| {
-            let (preset, model) = (stage.preset, stage.policy.model);
             let names = given.texts().unwrap_or_default().iter();
             stage.policy.criteria = names
-                .filter_map(|name| fresh(preset, model, name))
+                .filter_map(|name| fresh(stage.preset, &stage.kind, name))
                 .collect();
         },
     )
@@ -203,23 +221,32 @@ fn listed() -> Field<Stage> {
 
 /// The preset's criteria, and those that a key of the stage adds.
 fn names_by_default(stage: &Stage) -> Vec<String> {
-    let default = presets::criteria_names(stage.preset, stage.policy.model);
+    let (known, default): (Vec<String>, Vec<String>) = match &stage.kind {
+        StageKind::TinyWorlds(model) => {
+            let default = presets::criteria_names(stage.preset, *model).iter();
+            (
+                CRITERIA.map(str::to_owned).to_vec(),
+                default.map(|name| (*name).to_owned()).collect(),
+            )
+        }
+        StageKind::Own(own) => (own.criteria(), own.names_by_default()),
+    };
     let adding = adding();
     let is_added = |name: &str| {
         let mut keys = adding.iter().filter(|(_, criterion)| criterion == name);
         keys.any(|(key, _)| stage.given.contains(key.as_ref()))
     };
-    CRITERIA
+    known
         .into_iter()
         .filter(|name| default.contains(name) || is_added(name))
-        .map(str::to_owned)
         .collect()
 }
 
-fn applies(name: &'static str) -> Field<Stage> {
+fn applies(name: String) -> Field<Stage> {
+    let of = name.clone();
     Field::new(
         move |stage: &Stage| {
-            let criterion = stage.policy.criteria.iter().find(|c| c.name == name)?;
+            let criterion = stage.policy.criteria.iter().find(|c| c.name == of)?;
             Some(criterion.applies.to_given())
         },
         move |stage: &mut Stage, given| {
@@ -234,7 +261,11 @@ fn applies(name: &'static str) -> Field<Stage> {
 }
 
 /// A criterion as the preset has it, or without a limit.
-pub(super) fn fresh(preset: Preset, model: ModelKind, name: &str) -> Option<Criterion> {
+pub(super) fn fresh(preset: Preset, kind: &StageKind, name: &str) -> Option<Criterion> {
+    let model = match kind {
+        StageKind::TinyWorlds(model) => *model,
+        StageKind::Own(own) => return own.criterion(preset, name),
+    };
     presets::criterion(preset, model, name).or_else(|| {
         Some(Criterion {
             name: name.to_owned(),
@@ -263,9 +294,12 @@ pub(super) fn is_unset(criterion: &Criterion) -> bool {
     limit(&mut criterion.test.clone()).is_some_and(unlimited)
 }
 
-/// Whether a stage of this model logs what the criterion needs.
-pub(super) fn is_measured(model: ModelKind, name: &str) -> bool {
+/// Whether a stage logs what the criterion needs.
+pub(super) fn is_measured(stage: &Stage, name: &str) -> bool {
     use ModelKind::{Dynamics, LatentActions, VideoTokenizer};
+    let Some(model) = stage.kind.tiny_worlds() else {
+        return name != metric::SKILL || !stage.policy.skills.is_empty();
+    };
     match name {
         metric::UNIQUE_ACTIONS | metric::ACTION_ENTROPY => {
             matches!(model, LatentActions | Dynamics)

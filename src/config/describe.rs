@@ -9,13 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::events::StagePolicy;
-use crate::machine::presets::{self, Preset};
+use crate::presets::{ModelKind, Preset};
 
 use super::criteria::{self, APPLIES, CRITERIA, LISTED};
 use super::error::Place;
 use super::given::Given;
 use super::resolve;
-use super::row::{Change, Key, Row, Stage};
+use super::row::{Change, Key, Row, Stage, StageKind};
 use super::schema::{ANY_STAGE, Schema, entries, inside, join};
 use super::tree::{self, Node, Override, Value};
 use super::types::Config;
@@ -46,7 +46,7 @@ pub fn describe() -> Vec<KeyRow> {
             default: default_text(&path, &defaults),
             unit: key.unit.to_string(),
             meaning: key.meaning.to_string(),
-            on_resume: match key.change {
+            on_resume: match &key.change {
                 Change::Setting(_) => "may change, by an event".to_owned(),
                 Change::Process => "may change".to_owned(),
                 Change::Fixed(why) => format!("fixed: {why}"),
@@ -149,15 +149,15 @@ fn by_stage(path: &str, entries: &[(String, Given)]) -> String {
     let Some(rest) = inside(path, ANY_STAGE) else {
         return value(path).unwrap_or_else(|| "none".to_owned());
     };
-    let found: Vec<(&str, String)> = presets::MODELS
+    let found: Vec<(&str, String)> = ModelKind::ALL
+        .map(ModelKind::as_str)
         .into_iter()
-        .map(presets::model_name)
         .filter_map(|stage| Some((stage, value(&join(stage, rest))?)))
         .collect();
     match found.as_slice() {
         [] => "none".to_owned(),
         [(_, first), others @ ..]
-            if found.len() == presets::MODELS.len() && others.iter().all(|(_, v)| v == first) =>
+            if found.len() == ModelKind::ALL.len() && others.iter().all(|(_, v)| v == first) =>
         {
             first.clone()
         }
@@ -263,18 +263,19 @@ impl<'a> Writer<'a> {
 
 /// The keys that add a criterion which the model measures, with a default or an example.
 fn unused(preset: Preset, policy: &StagePolicy, rows: &[Row<Stage>]) -> Vec<(String, String)> {
-    let (name, model) = (policy.name.as_str(), policy.model);
+    let name = policy.name.as_str();
+    let kind = StageKind::of_policy(policy);
+    let mut stage = Stage::new(name, preset, &kind);
     let mut found = Vec::new();
     for criterion in CRITERIA {
         // The picture's limits are many, and only the list asks for it.
-        if criterion == "visual_structure" || !criteria::is_measured(model, criterion) {
+        if criterion == "visual_structure" || !criteria::is_measured(&stage, criterion) {
             continue;
         }
-        let Some(criterion) = criteria::fresh(preset, model, criterion) else {
+        let Some(criterion) = criteria::fresh(preset, &kind, criterion) else {
             continue;
         };
         let is_unset = criteria::is_unset(&criterion);
-        let mut stage = Stage::new(name, preset, model);
         stage.policy.criteria = vec![criterion];
         for row in rows.iter().filter(|row| criteria::adds(&row.key)) {
             if let Some(given) = row.get(&stage) {

@@ -118,6 +118,8 @@ pub enum Fault {
     UnknownKey { key: String, hint: Option<String> },
     #[error("`{key}` is missing: {meaning}")]
     Missing { key: String, meaning: String },
+    #[error("`{key}` makes this a stage of your own, but `{model}` is a model of TinyWorlds")]
+    NotOwn { key: String, model: String },
     #[error("`{key}` is {found}, expected {expected}")]
     WrongType {
         key: String,
@@ -207,7 +209,7 @@ pub enum Fault {
     NotMeasured {
         key: String,
         criterion: String,
-        model: &'static str,
+        model: String,
     },
     #[error("criterion `{criterion}` has no limit: set `{key}`")]
     NoLimit { criterion: String, key: String },
@@ -277,6 +279,9 @@ impl Fault {
             }
             Fault::Override { .. } => {
                 "write it like `--set video_tokenizer.learning_rate=1e-3`".to_owned()
+            }
+            Fault::NotOwn { key, .. } => {
+                format!("take `{key}` out, or give the stage a `model` of another name")
             }
             Fault::Missing { key, .. } => format!("write `{key} = ...`; {KEYS}"),
             Fault::OutOfRange { .. } => format!("stay inside of it; {KEYS}"),

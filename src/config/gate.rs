@@ -3,7 +3,6 @@
 use crate::events::metric;
 use crate::events::{Criterion, CriterionTest, Limit};
 use crate::machine::gate::{WINDOW_SAMPLES_MIN, window_criterion};
-use crate::machine::presets;
 
 use super::criteria::{self, LISTED, REQUIRED};
 use super::error::Fault;
@@ -21,9 +20,9 @@ pub(super) fn check(values: &mut Values, stage: &mut Stage, rows: &[Row<Stage>])
         return;
     }
     complain_of_missing(values, &listed, &stage.policy.criteria);
-    complain_of_unmeasured(values, &listed, stage);
+    complain_of_unmeasured(values, &listed, stage, rows);
     complain_of_unread_keys(values, &name, &stage.policy.criteria, rows);
-    take_out_unset(values, &name, &mut stage.policy.criteria);
+    take_out_unset(values, &name, &mut stage.policy.criteria, rows);
     complain_of_flatness(values, &name, &stage.policy.criteria);
 }
 
@@ -40,13 +39,12 @@ fn complain_of_missing(values: &mut Values, listed: &str, criteria: &[Criterion]
     }
 }
 
-fn complain_of_unmeasured(values: &mut Values, listed: &str, stage: &Stage) {
-    let model = stage.policy.model;
+fn complain_of_unmeasured(values: &mut Values, listed: &str, stage: &Stage, rows: &[Row<Stage>]) {
     for Criterion { name, .. } in &stage.policy.criteria {
-        if criteria::is_measured(model, name) {
+        if criteria::is_measured(stage, name) {
             continue;
         }
-        let limit = limit_key(stage.policy.name.as_str(), name);
+        let limit = limit_key(stage.policy.name.as_str(), name, rows);
         let limit = limit.unwrap_or_else(|| listed.to_owned());
         let fault = Fault::NotMeasured {
             key: if values.has(listed) {
@@ -55,17 +53,17 @@ fn complain_of_unmeasured(values: &mut Values, listed: &str, stage: &Stage) {
                 limit.clone()
             },
             criterion: name.clone(),
-            model: presets::model_name(model),
+            model: stage.policy.model.to_string(),
         };
         values.complain(&[listed, &limit], fault);
     }
 }
 
 /// The key that gives a criterion its limit.
-fn limit_key(stage: &str, criterion: &str) -> Option<String> {
-    let mut adding = criteria::adding().into_iter();
-    let (key, _) = adding.find(|(_, added)| added == criterion)?;
-    Some(join(stage, &key))
+fn limit_key(stage: &str, criterion: &str, rows: &[Row<Stage>]) -> Option<String> {
+    let mut adding = rows.iter().filter(|row| criteria::adds(&row.key));
+    let row = adding.find(|row| row.key.is_read_by(criterion))?;
+    Some(join(stage, &row.key.path))
 }
 
 /// A limit that no listed criterion reads would look as if it held.
@@ -90,12 +88,17 @@ fn complain_of_unread_keys(
     }
 }
 
-fn take_out_unset(values: &mut Values, stage: &str, criteria: &mut Vec<Criterion>) {
+fn take_out_unset(
+    values: &mut Values,
+    stage: &str,
+    criteria: &mut Vec<Criterion>,
+    rows: &[Row<Stage>],
+) {
     criteria.retain(|criterion| {
         if !criteria::is_unset(criterion) {
             return true;
         }
-        if let Some(key) = limit_key(stage, &criterion.name)
+        if let Some(key) = limit_key(stage, &criterion.name, rows)
             && values.sound(&[&key])
         {
             let fault = Fault::NoLimit {

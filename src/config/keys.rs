@@ -8,15 +8,13 @@
 
 use std::sync::LazyLock;
 
-use crate::events::{ModelKind, Policy, RetryFrom, SettingKey};
-use crate::machine::presets::{self, Preset};
+use crate::events::{Policy, RetryFrom, SettingKey};
+use crate::presets::{self, ModelKind, Preset};
 
 use super::criteria;
 use super::given::{Given, names};
 use super::kind::Kind;
-use super::row::{
-    Change, Fallback, Field, Row, Stage, always, computed, field, model_of_name, row,
-};
+use super::row::{Change, Fallback, Field, Row, Stage, StageKind, always, computed, field, row};
 use super::types::{Config, Device};
 
 const DATA: Change = Change::Fixed("it changes which windows are trained on");
@@ -102,21 +100,34 @@ fn run_rows() -> Vec<Row<Config>> {
 
 /// The keys of a stage of a kind, in the order of a config file. A kind that brings
 /// keys of its own, fixed or found at run time, adds their rows here.
-pub(super) fn of_stage(model: ModelKind) -> Vec<Row<Stage>> {
-    let own = match model {
-        ModelKind::VideoTokenizer | ModelKind::LatentActions | ModelKind::Dynamics => transformer(),
-    };
-    let mut rows = schedule();
-    rows.extend(own);
-    rows.extend(ladder());
-    rows.extend(criteria::rows());
-    rows
+pub(super) fn of_stage(kind: &StageKind) -> Vec<Row<Stage>> {
+    match kind {
+        StageKind::TinyWorlds(_) => {
+            let mut rows = vec![model()];
+            rows.extend(schedule(Schedule::of_preset()));
+            rows.extend(transformer());
+            rows.extend(ladder(Vec::new()));
+            rows.extend(criteria::rows());
+            rows
+        }
+        StageKind::Own(own) => {
+            let mut rows = own.rows();
+            rows.extend(schedule(Schedule::of_user()));
+            rows.extend(ladder(own.knobs.clone().into_iter().collect()));
+            rows.extend(criteria::rows_of_own(own));
+            rows
+        }
+    }
 }
 
 /// The keys of every kind of stage.
 pub(super) fn of_any_stage() -> Vec<Row<Stage>> {
     let mut rows: Vec<Row<Stage>> = Vec::new();
-    for row in presets::MODELS.into_iter().flat_map(of_stage) {
+    for row in ModelKind::ALL
+        .map(StageKind::TinyWorlds)
+        .iter()
+        .flat_map(of_stage)
+    {
         if rows.iter().all(|known| known.key.path != row.key.path) {
             rows.push(row);
         }
@@ -124,16 +135,49 @@ pub(super) fn of_any_stage() -> Vec<Row<Stage>> {
     rows
 }
 
+#[rustfmt::skip]
+fn model() -> Row<Stage> {
+    row("model", Kind::Choice(ModelKind::ALL.map(ModelKind::as_str).to_vec()), "", "model that the stage trains; by default the stage's name", SHAPE, Fallback::Computed(Box::new(model_by_name)), Stage::model())
+}
+
+/// Defaults of a stage's schedule.
+struct Schedule {
+    target: Fallback<Stage>,
+    chunk: Fallback<Stage>,
+    rate: Fallback<Stage>,
+    batch: Fallback<Stage>,
+}
+
+impl Schedule {
+    fn of_preset() -> Schedule {
+        Schedule {
+            target: Fallback::Preset,
+            chunk: Fallback::Preset,
+            rate: Fallback::Preset,
+            batch: Fallback::Preset,
+        }
+    }
+
+    /// Nobody but the user knows what a stage of the user's own needs.
+    fn of_user() -> Schedule {
+        Schedule {
+            target: Fallback::Required("the target, in updates"),
+            chunk: computed(|stage: &Stage| (stage.policy.settings.n_updates / 10).max(1)),
+            rate: Fallback::Required("the base learning rate"),
+            batch: Fallback::Required("windows per micro-batch and rank"),
+        }
+    }
+}
+
 /// What every stage has: when it ends, and how it gets there.
 #[rustfmt::skip]
-fn schedule() -> Vec<Row<Stage>> {
+fn schedule(default: Schedule) -> Vec<Row<Stage>> {
     let setting = Change::Setting;
     vec![
-        row("model", Kind::Choice(presets::MODELS.map(presets::model_name).to_vec()), "", "model that the stage trains; by default the stage's name", SHAPE, Fallback::Computed(Box::new(model_by_name)), Stage::model()),
-        row("n_updates", UPDATES, "updates", "target: the stage ends with the passing gate there", setting(SettingKey::NUpdates), Fallback::Preset, target()),
-        row("chunk_size", UPDATES, "updates", "updates between two gates", setting(SettingKey::ChunkSize), Fallback::Preset, field!(Stage, policy.settings.chunk_size)),
-        row("learning_rate", above(0.0, 10.0), "", "base rate: warm-up over 5 % of the target, then cosine to 1 %", setting(SettingKey::LearningRate), Fallback::Preset, field!(Stage, policy.settings.learning_rate)),
-        row("batch_size_per_gpu", count(1, 1_000_000), "windows", "windows per micro-batch and rank", setting(SettingKey::BatchSizePerGpu), Fallback::Preset, field!(Stage, policy.settings.batch_size_per_gpu)),
+        row("n_updates", UPDATES, "updates", "target: the stage ends with the passing gate there", setting(SettingKey::NUpdates), default.target, target()),
+        row("chunk_size", UPDATES, "updates", "updates between two gates", setting(SettingKey::ChunkSize), default.chunk, field!(Stage, policy.settings.chunk_size)),
+        row("learning_rate", above(0.0, 10.0), "", "base rate: warm-up over 5 % of the target, then cosine to 1 %", setting(SettingKey::LearningRate), default.rate, field!(Stage, policy.settings.learning_rate)),
+        row("batch_size_per_gpu", count(1, 1_000_000), "windows", "windows per micro-batch and rank", setting(SettingKey::BatchSizePerGpu), default.batch, field!(Stage, policy.settings.batch_size_per_gpu)),
         row("gradient_accumulation_steps", count(1, 4096), "micro-batches", "micro-batches per update", setting(SettingKey::GradientAccumulationSteps), Fallback::Preset, field!(Stage, policy.settings.gradient_accumulation_steps)),
         row("log_interval", UPDATES, "updates", "updates between samples of the costlier metrics; by default at most half a chunk", setting(SettingKey::LogInterval), computed(log_interval), field!(Stage, policy.settings.log_interval)),
         row("checkpoint_interval", count_or_auto(1, 1_000_000_000), "updates", "updates between checkpoints; \"auto\" is a fifth of a chunk", setting(SettingKey::CheckpointInterval), always(None::<u64>), field!(Stage, policy.settings.checkpoint_interval)),
@@ -153,9 +197,9 @@ fn transformer() -> Vec<Row<Stage>> {
 
 /// What failed gates change, and how far.
 #[rustfmt::skip]
-fn ladder() -> Vec<Row<Stage>> {
+fn ladder(knobs: Vec<(String, bool)>) -> Vec<Row<Stage>> {
     vec![
-        row("ladder", Kind::Ladder, "", "what failed gates change, one rung each, in turn; [] stops at the first failure", RULES, Fallback::Preset, field!(Stage, policy.ladder)),
+        row("ladder", Kind::Ladder { knobs }, "", "what failed gates change, one rung each, in turn; [] stops at the first failure", RULES, Fallback::Preset, field!(Stage, policy.ladder)),
 
         row("bounds.learning_rate_min", NOT_NEGATIVE, "", "no rung lowers the rate below this", RULES, Fallback::Preset, field!(Stage, policy.bounds.learning_rate_min)),
         row("bounds.accumulation_min", count(1, 4096), "micro-batches", "no rung lowers accumulation below this", RULES, Fallback::Preset, field!(Stage, policy.bounds.accumulation_min)),
@@ -192,9 +236,11 @@ fn stages() -> Field<Config> {
 
 fn model_by_name(stage: &Stage) -> Result<Given, &'static str> {
     let name = stage.policy.name.as_str();
-    match model_of_name(name) {
+    match ModelKind::from_name(name) {
         Some(_) => Ok(Given::Text(name.to_owned())),
-        None => Err("a stage of another name must say which model it trains"),
+        None => Err(
+            "a stage of another name must say which model it trains, or name its `loss` to be your own",
+        ),
     }
 }
 
@@ -217,10 +263,10 @@ fn log_interval(stage: &Stage) -> u64 {
 }
 
 fn num_blocks(stage: &Stage) -> u32 {
-    match stage.policy.model {
-        ModelKind::VideoTokenizer => 4,
-        ModelKind::LatentActions => 2,
-        ModelKind::Dynamics => 8,
+    match stage.kind.tiny_worlds() {
+        Some(ModelKind::VideoTokenizer) | None => 4,
+        Some(ModelKind::LatentActions) => 2,
+        Some(ModelKind::Dynamics) => 8,
     }
 }
 

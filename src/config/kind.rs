@@ -38,13 +38,20 @@ pub(super) enum Kind {
     Stages {
         is_reserved: fn(&str) -> bool,
     },
-    Criteria(&'static [&'static str]),
+    /// Any text on one line.
+    Text,
+    /// A list of them, each once.
+    Texts,
+    Criteria(Vec<String>),
     /// A real number, or `[[step, limit], ...]`.
     Limit {
         least: f64,
         most: f64,
     },
-    Ladder,
+    /// Rungs over the core's settings and these knobs, of which each may be an integer.
+    Ladder {
+        knobs: Vec<(String, bool)>,
+    },
 }
 
 impl Kind {
@@ -98,7 +105,20 @@ impl Asked<'_> {
             Kind::Stages { is_reserved } => self.stages(value, *is_reserved),
             Kind::Criteria(known) => self.criteria(value, known),
             Kind::Limit { least, most } => self.limit(value, *least, *most),
-            Kind::Ladder => self.rungs(value),
+            Kind::Text => match value.text() {
+                Some(text) if is_one_line(text) => Ok(Given::Text(text.to_owned())),
+                Some(text) => {
+                    let range = "a text on one line of at most 200 characters".to_owned();
+                    Err(self.out_of_range(shortened(text), range))
+                }
+                None => Err(self.wrong_type(value)),
+            },
+            Kind::Texts => {
+                let texts = self.texts(value)?;
+                self.twice(&texts)?;
+                Ok(Given::Texts(texts))
+            }
+            Kind::Ladder { knobs } => self.rungs(value, knobs),
         }
     }
 
@@ -267,11 +287,12 @@ impl Asked<'_> {
         Ok(Given::Texts(names))
     }
 
-    fn criteria(&self, value: &Value, known: &[&str]) -> Result<Given, Fault> {
+    fn criteria(&self, value: &Value, known: &[String]) -> Result<Given, Fault> {
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let names = self.texts(value)?;
         for name in &names {
             if !known.contains(&name.as_str()) {
-                return Err(self.not_a_choice(name, known));
+                return Err(self.not_a_choice(name, &known));
             }
         }
         self.twice(&names)?;
@@ -320,12 +341,12 @@ impl Asked<'_> {
         Ok(Given::Limit(Limit::Schedule(schedule)))
     }
 
-    fn rungs(&self, value: &Value) -> Result<Given, Fault> {
+    fn rungs(&self, value: &Value, knobs: &[(String, bool)]) -> Result<Given, Fault> {
         let rungs: Result<Vec<Rung>, Fault> = self
             .texts(value)?
             .iter()
             .map(|text| {
-                ladder::parse(text).map_err(|why| Fault::Rung {
+                ladder::parse(text, knobs).map_err(|why| Fault::Rung {
                     key: self.path.to_owned(),
                     rung: shortened(text),
                     why,
@@ -334,6 +355,10 @@ impl Asked<'_> {
             .collect();
         rungs.map(Given::Ladder)
     }
+}
+
+fn is_one_line(text: &str) -> bool {
+    text.chars().count() <= 200 && !text.chars().any(char::is_control)
 }
 
 fn real_range(above: Option<f64>, least: f64, most: f64, unit: &str) -> String {
@@ -377,11 +402,13 @@ impl fmt::Display for Kind {
             Kind::Device => f.write_str("\"auto\", \"cpu\", \"cuda\" or \"cuda:N\""),
             Kind::Paths => f.write_str("a path or a list of paths"),
             Kind::Stages { .. } => f.write_str("a list of stage names"),
+            Kind::Text => f.write_str("a text"),
+            Kind::Texts => f.write_str("a list of texts"),
             Kind::Criteria(_) => f.write_str("a list of criteria"),
             Kind::Limit { least, most } => {
                 write!(f, "a number, {least} to {most}, or [[step, limit], ...]")
             }
-            Kind::Ladder => f.write_str("a list of rungs"),
+            Kind::Ladder { .. } => f.write_str("a list of rungs"),
         }
     }
 }

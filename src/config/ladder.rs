@@ -5,6 +5,7 @@
 //! so that no ladder climbs for ever.
 
 use crate::events::{Rung, Scalar, SettingKey};
+use crate::presets;
 
 /// What a rung may be; the hint of an error.
 pub(super) const FORMS: &str = "a rung is `learning_rate *= X`, `gradient_accumulation_steps += N` or `-= N`, \
@@ -13,17 +14,17 @@ pub(super) const FORMS: &str = "a rung is `learning_rate *= X`, `gradient_accumu
 const EXTEND: &str = "extend_target";
 const FEWER_ACTIONS: &str = "defer_fewer_actions";
 
-/// Reads one rung.
-pub(super) fn parse(text: &str) -> Result<Rung, String> {
+/// Reads one rung. `knobs` are those that the stage has besides, each with whether it is an integer.
+pub(super) fn parse(text: &str, knobs: &[(String, bool)]) -> Result<Rung, String> {
     let mut words = text.split_whitespace();
     match (words.next(), words.next(), words.next(), words.next()) {
         (Some(EXTEND), None, ..) => Ok(Rung::ExtendTarget),
-        (Some(FEWER_ACTIONS), None, ..) => Ok(Rung::DeferFewerActions),
+        (Some(FEWER_ACTIONS), None, ..) => Ok(presets::defer_fewer_actions()),
         (Some(key), Some(operator), Some(number), None) => {
-            let key = changed_key(key)?;
+            let (key, knob) = changed_key(key, knobs)?;
             match operator {
-                "*=" | "/=" => multiply(key, operator, number),
-                "+=" | "-=" => add(key, operator, number),
+                "*=" | "/=" => multiply(key, operator, number, knob),
+                "+=" | "-=" => add(key, operator, number, knob),
                 _ => Err(format!("`{operator}` is none of `*=`, `/=`, `+=`, `-=`")),
             }
         }
@@ -35,7 +36,7 @@ pub(super) fn parse(text: &str) -> Result<Rung, String> {
 pub(super) fn render(rung: &Rung) -> String {
     match rung {
         Rung::ExtendTarget => EXTEND.to_owned(),
-        Rung::DeferFewerActions => FEWER_ACTIONS.to_owned(),
+        Rung::DeferPowerOfTwo { .. } => FEWER_ACTIONS.to_owned(),
         Rung::Add { key, amount } => {
             let operator = if *amount < 0 { "-=" } else { "+=" };
             format!("{} {operator} {}", key.as_str(), amount.unsigned_abs())
@@ -43,7 +44,8 @@ pub(super) fn render(rung: &Rung) -> String {
         Rung::Multiply { key, factor } => {
             let factor = factor.get();
             let divisor = (1.0 / factor).round();
-            let is_count = *key != SettingKey::LearningRate;
+            // A knob has no preferred form.
+            let is_count = matches!(key, SettingKey::LogInterval | SettingKey::ChunkSize);
             if is_count && (1.0 / divisor).to_bits() == factor.to_bits() {
                 format!("{} /= {divisor}", key.as_str())
             } else {
@@ -53,7 +55,11 @@ pub(super) fn render(rung: &Rung) -> String {
     }
 }
 
-fn changed_key(name: &str) -> Result<SettingKey, String> {
+/// The setting that a rung names, and for a knob whether it is an integer.
+fn changed_key(name: &str, knobs: &[(String, bool)]) -> Result<(SettingKey, Option<bool>), String> {
+    if let Some((_, integer)) = knobs.iter().find(|(knob, _)| knob == name) {
+        return Ok((SettingKey::knob(name), Some(*integer)));
+    }
     [
         SettingKey::LearningRate,
         SettingKey::GradientAccumulationSteps,
@@ -62,10 +68,16 @@ fn changed_key(name: &str) -> Result<SettingKey, String> {
     ]
     .into_iter()
     .find(|key| key.as_str() == name)
+    .map(|key| (key, None))
     .ok_or_else(|| format!("no rung may change `{name}`"))
 }
 
-fn multiply(key: SettingKey, operator: &str, number: &str) -> Result<Rung, String> {
+fn multiply(
+    key: SettingKey,
+    operator: &str,
+    number: &str,
+    knob: Option<bool>,
+) -> Result<Rung, String> {
     let number: f64 = number
         .parse()
         .map_err(|_| format!("`{number}` is not a number"))?;
@@ -77,7 +89,14 @@ fn multiply(key: SettingKey, operator: &str, number: &str) -> Result<Rung, Strin
     if key == SettingKey::GradientAccumulationSteps {
         return Err("accumulation is changed by `+=` or `-=`".to_owned());
     }
-    if !(factor > 0.0 && factor < 1.0) {
+    // A knob has a bound on either side.
+    if knob.is_some() {
+        if !(factor > 0.0 && factor.is_finite() && factor != 1.0) {
+            return Err(format!(
+                "its factor is {factor:?}, but it must be above 0 and not 1"
+            ));
+        }
+    } else if !(factor > 0.0 && factor < 1.0) {
         return Err(format!(
             "its factor is {factor:?}, but it must lie between 0 and 1"
         ));
@@ -88,11 +107,11 @@ fn multiply(key: SettingKey, operator: &str, number: &str) -> Result<Rung, Strin
     })
 }
 
-fn add(key: SettingKey, operator: &str, number: &str) -> Result<Rung, String> {
+fn add(key: SettingKey, operator: &str, number: &str, knob: Option<bool>) -> Result<Rung, String> {
     let number: u32 = number
         .parse()
         .map_err(|_| format!("`{number}` is not a whole number"))?;
-    if key != SettingKey::GradientAccumulationSteps {
+    if key != SettingKey::GradientAccumulationSteps && knob != Some(true) {
         return Err(format!("`{}` is changed by `*=` or `/=`", key.as_str()));
     }
     if number == 0 {
@@ -108,18 +127,18 @@ fn add(key: SettingKey, operator: &str, number: &str) -> Result<Rung, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::presets;
+    use crate::presets::ModelKind;
 
     #[test]
     fn the_presets_ladders_come_back() {
-        for rung in presets::MODELS.into_iter().flat_map(presets::ladder) {
-            assert_eq!(parse(&render(&rung)), Ok(rung.clone()), "{rung:?}");
+        for rung in ModelKind::ALL.into_iter().flat_map(presets::ladder) {
+            assert_eq!(parse(&render(&rung), &[]), Ok(rung.clone()), "{rung:?}");
         }
     }
 
     #[track_caller]
     fn check(name: &str, text: &str, want: &str) {
-        let found = match parse(text) {
+        let found = match parse(text, &[]) {
             Ok(rung) => render(&rung),
             Err(why) => format!("error: {why}"),
         };

@@ -17,6 +17,7 @@ mod given;
 mod keys;
 mod kind;
 mod ladder;
+mod own;
 mod resolve;
 mod resume;
 mod row;

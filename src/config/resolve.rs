@@ -6,16 +6,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::events::{ModelKind, Rung, SettingKey, StageName, StagePolicy};
-use crate::machine::presets::{self, Preset};
+use crate::events::{KnobName, KnobRange, Rung, SettingKey, SettingValue, StageName, StagePolicy};
+use crate::presets::{ModelKind, N_ACTIONS, Preset};
 
 use super::error::{Fault, Place, Problem};
-use super::row::{Row, Stage, model_of_name};
+use super::row::{Stage, StageKind};
 use super::schema::{Schema, join};
 use super::tree::Node;
 use super::types::{Config, Loaded, Shape, needs};
 use super::values::Values;
-use super::{gate, keys};
+use super::{gate, keys, own};
 
 /// Codes a codebook may have at most.
 const CODEBOOK_MOST: u64 = 1 << 20;
@@ -40,11 +40,12 @@ pub(super) fn judge(tree: &Node, base: &Path) -> (Loaded, Vec<Problem>) {
     make_absolute(&mut values, &mut config.data.path, base);
     let preset = Preset::from_name(&config.policy.preset).unwrap_or(Preset::Seed);
     for name in schema.stages() {
-        let rows = schema.rows(name);
-        let Some(stage) = stage(&mut values, name, rows, preset, &config) else {
+        let Some(stage) = stage(&mut values, name, &schema, preset, &config) else {
             continue;
         };
-        config.networks.insert(StageName::new(name), stage.network);
+        if stage.kind.tiny_worlds().is_some() {
+            config.networks.insert(StageName::new(name), stage.network);
+        }
         config.policy.stages.push(stage.policy);
     }
     let given = values.given();
@@ -106,24 +107,36 @@ fn tidy(path: &Path) -> PathBuf {
 fn stage(
     values: &mut Values,
     name: &str,
-    rows: &[Row<Stage>],
+    schema: &Schema,
     preset: Preset,
     config: &Config,
 ) -> Option<Stage> {
     // Its model is set by its first row, or there is none.
-    let mut stage = Stage::new(name, preset, ModelKind::VideoTokenizer);
+    let unknown = StageKind::TinyWorlds(ModelKind::VideoTokenizer);
+    let kind = schema.kind(name).unwrap_or(&unknown);
+    let rows = schema.rows(name);
+    let mut stage = Stage::new(name, preset, kind);
     stage.given = values.given_in(name);
     values.fill(&mut stage, name, rows, &["stages"]);
-    if !stage.given.contains("model") {
-        model_of_name(name)?;
+    if let Some(model) = stage.kind.tiny_worlds() {
+        if !stage.given.contains("model") {
+            ModelKind::from_name(name)?;
+        }
+        if let Some(n_actions) = stage
+            .policy
+            .settings
+            .knobs
+            .get_mut(&KnobName::new(N_ACTIONS))
+        {
+            *n_actions = Some(SettingValue::Count(u64::from(config.shape.n_actions)));
+        }
+        if values.sound(&["stages"]) {
+            check_order(values, name, model, &config.policy.stages);
+        }
+        check_network(values, &stage);
+    } else {
+        check_own(values, &stage.policy);
     }
-    if let Some(n_actions) = &mut stage.policy.settings.n_actions {
-        *n_actions = config.shape.n_actions;
-    }
-    if values.sound(&["stages"]) {
-        check_order(values, &stage.policy, &config.policy.stages);
-    }
-    check_network(values, &stage);
     check_intervals(values, &stage.policy);
     gate::check(values, &mut stage, rows);
     let policy = &stage.policy;
@@ -144,13 +157,76 @@ fn stage(
     Some(stage)
 }
 
-fn check_order(values: &mut Values, stage: &StagePolicy, before: &[StagePolicy]) {
-    for need in needs(stage.model) {
-        if before.iter().all(|stage| stage.model != *need) {
+/// What a stage of the user's own must have right besides its rows.
+fn check_own(values: &mut Values, stage: &StagePolicy) {
+    let name = stage.name.as_str();
+    if ModelKind::of(&stage.model).is_some() {
+        let (model, loss) = (join(name, "model"), join(name, own::LOSS));
+        let fault = Fault::NotOwn {
+            key: loss.clone(),
+            model: stage.model.to_string(),
+        };
+        values.complain(&[&model, &loss], fault);
+    }
+    for skill in &stage.skills {
+        for (key, other, text) in [
+            ("skill.held_out", "skill.trivial", &skill.held_out),
+            ("skill.trivial", "skill.held_out", &skill.trivial),
+        ] {
+            let (key, other) = (join(name, key), join(name, other));
+            if text.is_empty() && values.sound(&[&key, &other]) {
+                let fault = Fault::Missing {
+                    key,
+                    meaning: format!("`{other}` alone gives no skill"),
+                };
+                values.complain(&[&other], fault);
+            }
+        }
+    }
+    for knob in &stage.knobs {
+        check_knob(values, stage, &knob.name, knob.range);
+    }
+}
+
+fn check_knob(values: &mut Values, stage: &StagePolicy, knob: &KnobName, range: KnobRange) {
+    let at = |bound: &str| join(stage.name.as_str(), &format!("knobs.{knob}.{bound}"));
+    let (value, min, max) = (
+        join(stage.name.as_str(), knob.as_str()),
+        at("min"),
+        at("max"),
+    );
+    let Some(now) = stage.settings.knob(knob) else {
+        return;
+    };
+    if !values.sound(&[&value, &min, &max]) || range.contains(now) {
+        return;
+    }
+    let (least, most) = match range {
+        KnobRange::Integer { min, max } => (min.to_string(), max.to_string()),
+        KnobRange::Number { min, max } => (min.to_string(), max.to_string()),
+    };
+    let found = match now {
+        SettingValue::Count(count) => count.to_string(),
+        SettingValue::Real(real) => real.to_string(),
+    };
+    let fault = Fault::OutOfRange {
+        key: value.clone(),
+        found,
+        range: format!("{least} to {most} of `{min}` and `{max}`"),
+    };
+    values.complain(&[&value, &min, &max], fault);
+}
+
+fn check_order(values: &mut Values, name: &str, model: ModelKind, before: &[StagePolicy]) {
+    for need in needs(model) {
+        if before
+            .iter()
+            .all(|stage| ModelKind::of(&stage.model) != Some(*need))
+        {
             let fault = Fault::StageOrder {
-                stage: stage.name.to_string(),
-                model: presets::model_name(stage.model),
-                needs: presets::model_name(*need),
+                stage: name.to_owned(),
+                model: model.as_str(),
+                needs: need.as_str(),
             };
             values.complain(&["stages"], fault);
         }
@@ -198,13 +274,17 @@ fn check_intervals(values: &mut Values, stage: &StagePolicy) {
             );
         }
     }
-    if stage.model == ModelKind::LatentActions && settings.batch_size_per_gpu < 2 {
-        let batch_key = key(SettingKey::BatchSizePerGpu);
+    let batch_key = key(SettingKey::BatchSizePerGpu);
+    if settings.batch_size_per_gpu < stage.batch_size_min && values.sound(&[&batch_key]) {
+        let why = match ModelKind::of(&stage.model) {
+            Some(_) => "the variance penalty compares the windows of a batch",
+            None => "the stage cannot train with fewer",
+        };
         let fault = Fault::Below {
             key: batch_key.clone(),
             found: settings.batch_size_per_gpu.to_string(),
-            least: "2 windows".to_owned(),
-            why: "the variance penalty compares the windows of a batch",
+            least: format!("{} windows", stage.batch_size_min),
+            why,
         };
         values.complain(&[&batch_key], fault);
     }
@@ -237,7 +317,14 @@ fn check_bounds(values: &mut Values, stage: &StagePolicy) {
 }
 
 fn check_ladder(values: &mut Values, stage: &StagePolicy) {
-    if stage.ladder.contains(&Rung::DeferFewerActions) && stage.model != ModelKind::LatentActions {
+    let defers = |rung: &Rung| match rung {
+        Rung::DeferPowerOfTwo {
+            key: SettingKey::Knob(name),
+            ..
+        } => stage.knob(name).is_none(),
+        _ => false,
+    };
+    if stage.ladder.iter().any(defers) {
         let ladder = join(stage.name.as_str(), "ladder");
         let fault = Fault::Rung {
             key: ladder.clone(),

@@ -54,7 +54,7 @@ impl Config {
     pub fn changeable(&self, key: &str) -> Option<Changeable> {
         let schema = Schema::of_config(self);
         let stage = schema.in_stage(key);
-        Some(match schema.find(key)?.change {
+        Some(match schema.find(key)?.change.clone() {
             Change::Setting(key) => Changeable::Yes {
                 key,
                 stage: stage.map(|(name, _)| StageName::new(name)),
@@ -81,7 +81,10 @@ impl Config {
         for (name, settings) in in_force {
             for stage in &mut before.policy.stages {
                 if stage.name == *name {
+                    let knobs = stage.settings.knobs.keys().cloned().collect::<Vec<_>>();
                     stage.settings = settings.clone();
+                    // Settings of older logs name knobs that the stage does not have.
+                    stage.settings.knobs.retain(|name, _| knobs.contains(name));
                 }
             }
         }

@@ -8,11 +8,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::events::{ModelKind, SettingKey, StageName, StagePolicy};
-use crate::machine::presets::{self, Preset};
+use crate::events::{SettingKey, StageName, StagePolicy};
+use crate::presets::{self, ModelKind, Preset};
 
 use super::given::{Given, Stored};
 use super::kind::Kind;
+use super::own::Own;
 use super::types::{Config, Network};
 
 /// What is said about a key, whatever keeps its value.
@@ -37,7 +38,7 @@ impl Key {
 }
 
 /// Whether a key may change when a run is resumed.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Change {
     Setting(SettingKey),
     /// Of the process and not of the run.
@@ -86,8 +87,11 @@ impl<S> Row<S> {
     }
 
     /// The criteria of a gate that read the key.
-    pub fn read_by(mut self, criteria: impl IntoIterator<Item = &'static str>) -> Row<S> {
-        self.key.criteria = criteria.into_iter().map(Cow::Borrowed).collect();
+    pub fn read_by<N: Into<Cow<'static, str>>>(
+        mut self,
+        criteria: impl IntoIterator<Item = N>,
+    ) -> Row<S> {
+        self.key.criteria = criteria.into_iter().map(N::into).collect();
         self
     }
 }
@@ -175,10 +179,38 @@ pub(super) fn row<S>(
     }
 }
 
+/// What a stage trains, which says what keys it has.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum StageKind {
+    TinyWorlds(ModelKind),
+    Own(Own),
+}
+
+impl StageKind {
+    pub fn of_policy(policy: &StagePolicy) -> StageKind {
+        match Own::of_policy(policy) {
+            Some(own) => StageKind::Own(own),
+            None => {
+                let model = ModelKind::of(&policy.model);
+                StageKind::TinyWorlds(model.unwrap_or(ModelKind::VideoTokenizer))
+            }
+        }
+    }
+
+    /// `None`: a stage of the user's own.
+    pub fn tiny_worlds(&self) -> Option<ModelKind> {
+        match self {
+            StageKind::TinyWorlds(model) => Some(*model),
+            StageKind::Own(_) => None,
+        }
+    }
+}
+
 /// A stage while its rows are read or written.
 #[derive(Clone)]
 pub(super) struct Stage {
     pub preset: Preset,
+    pub kind: StageKind,
     pub policy: StagePolicy,
     pub network: Network,
     /// Which keys of its table somebody set.
@@ -187,13 +219,17 @@ pub(super) struct Stage {
 
 impl Stage {
     /// A stage before its rows are read, as the preset has it for a model.
-    pub fn new(name: &str, preset: Preset, model: ModelKind) -> Stage {
-        let policy = StagePolicy {
-            name: StageName::new(name),
-            ..presets::stage(preset, model)
+    pub fn new(name: &str, preset: Preset, kind: &StageKind) -> Stage {
+        let policy = match kind {
+            StageKind::TinyWorlds(model) => StagePolicy {
+                name: StageName::new(name),
+                ..presets::stage(preset, *model)
+            },
+            StageKind::Own(own) => own.policy(name, preset),
         };
         Stage {
             preset,
+            kind: kind.clone(),
             policy,
             network: Network::blank(),
             given: BTreeSet::new(),
@@ -204,6 +240,7 @@ impl Stage {
     pub fn of(config: &Config, policy: &StagePolicy) -> Stage {
         Stage {
             preset: Preset::from_name(&config.policy.preset).unwrap_or(Preset::Seed),
+            kind: StageKind::of_policy(policy),
             policy: policy.clone(),
             network: match config.networks.get(&policy.name) {
                 Some(network) => *network,
@@ -217,23 +254,16 @@ impl Stage {
     /// for that model.
     pub fn model() -> Field<Stage> {
         Field::new(
-            |stage: &Stage| {
-                let name = presets::model_name(stage.policy.model);
-                Some(Given::Text(name.to_owned()))
-            },
+            |stage: &Stage| Some(Given::Text(stage.policy.model.as_str().to_owned())),
             |stage, given| {
-                if let Some(model) = given.text().and_then(model_of_name) {
+                if let Some(model) = given.text().and_then(ModelKind::from_name) {
+                    let kind = StageKind::TinyWorlds(model);
                     *stage = Stage {
                         given: std::mem::take(&mut stage.given),
-                        ..Stage::new(stage.policy.name.as_str(), stage.preset, model)
+                        ..Stage::new(stage.policy.name.as_str(), stage.preset, &kind)
                     };
                 }
             },
         )
     }
-}
-
-pub(super) fn model_of_name(name: &str) -> Option<ModelKind> {
-    let mut models = presets::MODELS.into_iter();
-    models.find(|model| presets::model_name(*model) == name)
 }

@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use crate::events::ModelKind;
+use crate::presets::ModelKind;
 
 use super::given::Given;
 use super::keys;
 use super::kind::LIST_MOST;
-use super::row::{Key, Row, Stage, model_of_name};
-use super::tree::{Node, Value};
+use super::own::Own;
+use super::row::{Key, Row, Stage, StageKind};
+use super::tree::Node;
 use super::types::Config;
 
 /// Stands for a stage's name in the documentation.
@@ -24,6 +25,8 @@ pub(super) struct Schema {
 /// The table of a stage.
 struct StageTable {
     name: String,
+    /// `None`: nobody knows what it trains.
+    kind: Option<StageKind>,
     rows: Rows,
 }
 
@@ -46,17 +49,24 @@ impl Schema {
         };
         let names = if names.is_empty() { standard() } else { names };
         Schema::new(names.into_iter().map(|name| {
-            let model = entry(tree, &name).and_then(|table| entry(table, "model"));
+            let table = entry(tree, &name);
+            if let Some(own) = table.and_then(Own::of_tree) {
+                return (name, Some(StageKind::Own(own)));
+            }
+            let model = table.and_then(|table| entry(table, "model"));
             let model = model.and_then(|model| model.value.text()).unwrap_or(&name);
-            let model = model_of_name(model);
-            (name, model)
+            let kind = ModelKind::from_name(model).map(StageKind::TinyWorlds);
+            (name, kind)
         }))
     }
 
     /// The keys of a config.
     pub fn of_config(config: &Config) -> Schema {
         let stages = config.policy.stages.iter();
-        Schema::new(stages.map(|stage| (stage.name.to_string(), Some(stage.model))))
+        Schema::new(stages.map(|stage| {
+            let kind = StageKind::of_policy(stage);
+            (stage.name.to_string(), Some(kind))
+        }))
     }
 
     /// Every key there is, with [`ANY_STAGE`] for the stages.
@@ -64,20 +74,22 @@ impl Schema {
         Schema::new([(ANY_STAGE.to_owned(), None)])
     }
 
-    fn new(stages: impl IntoIterator<Item = (String, Option<ModelKind>)>) -> Schema {
-        let mut tables: Vec<(Option<ModelKind>, Rows)> = Vec::new();
-        let stages = stages.into_iter().map(|(name, model)| {
-            let known = tables.iter().find(|(of, _)| *of == model);
+    fn new(stages: impl IntoIterator<Item = (String, Option<StageKind>)>) -> Schema {
+        let mut tables: Vec<(Option<StageKind>, Rows)> = Vec::new();
+        let stages = stages.into_iter().map(|(name, kind)| {
+            let known = tables.iter().find(|(of, _)| *of == kind);
             let rows = match known {
                 Some((_, rows)) => Arc::clone(rows),
                 None => {
-                    let rows = model.map_or_else(keys::of_any_stage, keys::of_stage);
+                    let rows = kind
+                        .as_ref()
+                        .map_or_else(keys::of_any_stage, keys::of_stage);
                     let rows: Rows = Arc::from(rows);
-                    tables.push((model, Arc::clone(&rows)));
+                    tables.push((kind.clone(), Arc::clone(&rows)));
                     rows
                 }
             };
-            StageTable { name, rows }
+            StageTable { name, kind, rows }
         });
         Schema {
             stages: stages.collect(),
@@ -87,6 +99,12 @@ impl Schema {
     /// The names of the stages, in order.
     pub fn stages(&self) -> impl Iterator<Item = &str> {
         self.stages.iter().map(|stage| stage.name.as_str())
+    }
+
+    /// What a stage trains. `None`: nobody knows.
+    pub fn kind(&self, stage: &str) -> Option<&StageKind> {
+        let table = self.stages.iter().find(|table| table.name == stage)?;
+        table.kind.as_ref()
     }
 
     /// The rows of a stage.
@@ -159,11 +177,7 @@ impl Schema {
 }
 
 fn entry<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
-    if let Value::Table(entries) = &node.value {
-        entries.get(name)
-    } else {
-        None
-    }
+    node.entry(name)
 }
 
 fn find<'a, S>(rows: &'a [Row<S>], path: &str) -> Option<&'a Key> {

@@ -62,7 +62,9 @@ fn candidates(kind: &Kind) -> Vec<String> {
             lists.push(few);
             lists
         }
-        Kind::Ladder => texts(&["[]"]),
+        Kind::Ladder { .. } => texts(&["[]"]),
+        Kind::Text => texts(&["\"a text\""]),
+        Kind::Texts => texts(&["[\"a text\"]"]),
     }
 }
 
@@ -202,12 +204,15 @@ fn every_key_changes_on_resume_as_its_row_says() {
         let in_force = before.policy.stages.iter().map(|s| (&s.name, &s.settings));
         let retries = before.policy.max_retries;
         let resumed = before.resume(in_force, retries, &[Override::parse(&set).unwrap()]);
-        match (key.change, before.changeable(&path).unwrap()) {
+        match (key.change.clone(), before.changeable(&path).unwrap()) {
             (Change::Setting(setting), Changeable::Yes { key, .. }) => {
                 let changes = resumed.unwrap().settings;
                 assert_eq!(key, setting, "{path}");
                 assert_eq!(
-                    changes.iter().map(|change| change.key).collect::<Vec<_>>(),
+                    changes
+                        .iter()
+                        .map(|change| change.key.clone())
+                        .collect::<Vec<_>>(),
                     [setting],
                     "{path}"
                 );
@@ -310,7 +315,9 @@ fn every_bound_is_refused_one_past_it() {
             | Kind::Paths
             | Kind::Stages { .. }
             | Kind::Criteria(_)
-            | Kind::Ladder => return,
+            | Kind::Ladder { .. }
+            | Kind::Text
+            | Kind::Texts => return,
         };
         let unit = if key.unit.is_empty() { "" } else { " " };
         for value in outside {

@@ -18,6 +18,27 @@ pub(super) struct Node {
     pub value: Value,
 }
 
+impl Node {
+    /// What stands under a name, where this is a table that has it.
+    pub fn entry(&self, name: &str) -> Option<&Node> {
+        if let Value::Table(entries) = &self.value {
+            entries.get(name)
+        } else {
+            None
+        }
+    }
+
+    /// The entries of a table, by name; none where this is no table.
+    pub fn entries(&self) -> impl Iterator<Item = (&String, &Node)> {
+        let entries = if let Value::Table(entries) = &self.value {
+            Some(entries)
+        } else {
+            None
+        };
+        entries.into_iter().flatten()
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(String),

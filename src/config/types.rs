@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::events::{ModelKind, Policy, StageName, StagePolicy};
-use crate::machine::presets::{self, Preset};
+use crate::events::{Policy, StageName, StagePolicy};
+use crate::presets::{self, ModelKind, Preset};
 
 /// Everything that defines a run, every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,9 +126,10 @@ impl Config {
         let Some((stage, before)) = self.policy.stages[..=place].split_last() else {
             return Vec::new();
         };
-        needs(stage.model)
-            .iter()
-            .filter_map(|model| before.iter().rev().find(|stage| stage.model == *model))
+        let is_of = |stage: &StagePolicy, model| ModelKind::of(&stage.model) == Some(model);
+        let needed = ModelKind::of(&stage.model).map_or(&[][..], needs).iter();
+        needed
+            .filter_map(|model| before.iter().rev().find(|stage| is_of(stage, *model)))
             .collect()
     }
 }

@@ -113,10 +113,10 @@ impl std::fmt::Display for Subject {
 mod tests {
     use super::*;
     use crate::events::{
-        CheckpointJudged, ChunkFailed, ChunkFailure, MetricsLogged, ModelKind, Restart,
+        CheckpointJudged, ChunkFailed, ChunkFailure, MetricsLogged, ModelName, Restart,
         RunFinished, StageMeasured, Step,
     };
-    use crate::machine::presets::{self, Preset};
+    use crate::presets::{self, Preset};
 
     const STAGE: &str = "video_tokenizer";
 
@@ -131,7 +131,7 @@ mod tests {
         let policy = presets::policy(Preset::Seed);
         Command::TrainChunk(Box::new(TrainChunk {
             stage: StageName::new(STAGE),
-            model: ModelKind::VideoTokenizer,
+            model: ModelName::new("video_tokenizer"),
             chunk: ChunkNumber::new(chunk),
             attempt: Attempt::new(attempt),
             restart: Restart::FIRST,
@@ -173,7 +173,7 @@ mod tests {
     fn a_trainer_reports_what_it_was_told_to_do() {
         let measure = Command::MeasureStage(MeasureStage {
             stage: StageName::new(STAGE),
-            model: ModelKind::VideoTokenizer,
+            model: ModelName::new("video_tokenizer"),
             settings: presets::policy(Preset::Seed).stages[0].settings.clone(),
             upstream: Vec::new(),
         });

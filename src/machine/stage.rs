@@ -264,6 +264,25 @@ impl StageState {
         self.checkpoints.get(self.place_at(step)?)
     }
 
+    /// What the gate of a chunk may see.
+    pub fn gate_inputs<'a>(
+        &'a self,
+        chunk: &'a ChunkState,
+        latest_window: u32,
+        edition: Edition,
+    ) -> GateInputs<'a> {
+        let checkpoint = self.gate_checkpoint(chunk.to);
+        GateInputs {
+            chunk,
+            target: Step::new(self.settings.n_updates),
+            checkpoint: checkpoint.map(|checkpoint| &checkpoint.judgement),
+            trivial: &self.trivial,
+            predictor: &self.predictor,
+            latest_window,
+            edition,
+        }
+    }
+
     fn place_at(&self, step: Step) -> Option<usize> {
         let is_at = |place: &&usize| {
             self.checkpoints
@@ -763,16 +782,7 @@ fn samples_seen(stage: &StageState, resume_from: Option<&CheckpointRef>) -> u64 
 }
 
 fn evaluate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Evaluation {
-    let checkpoint = stage.gate_checkpoint(chunk.to);
-    let inputs = GateInputs {
-        chunk,
-        target: Step::new(stage.settings.n_updates),
-        checkpoint: checkpoint.map(|checkpoint| &checkpoint.judgement),
-        trivial: &stage.trivial,
-        predictor: &stage.predictor,
-        latest_window: run.policy.latest_window,
-        edition: run.edition,
-    };
+    let inputs = stage.gate_inputs(chunk, run.policy.latest_window, run.edition);
     gate::evaluate(&stage.policy, &inputs)
 }
 

@@ -365,6 +365,27 @@ pub fn criterion(preset: Preset, model: ModelKind, name: &str) -> Option<Criteri
     })
 }
 
+/// A criterion that any stage can have, as the preset has it. Where only the user can know the
+/// limit, it is NaN.
+pub fn common_criterion(preset: Preset, name: &str) -> Option<Criterion> {
+    let test = match name {
+        "checkpoint_valid" | "loss_finite" | "loss_trend" | "loss_not_rising" | "loss_delta"
+        | "visual_structure" | "skill" | "metrics_fresh" => {
+            // The same for every model.
+            return criterion(preset, ModelKind::VideoTokenizer, name);
+        }
+        "loss_latest" => CriterionTest::LossLatest {
+            limit: Limit::Constant(Scalar::new(f64::NAN)),
+        },
+        _ => return None,
+    };
+    Some(Criterion {
+        name: name.to_owned(),
+        applies: applies(preset, name),
+        test,
+    })
+}
+
 /// When a criterion is asked. An absolute limit needs the whole of the training,
 /// so `strict` asks for it at the target only.
 pub fn applies(preset: Preset, name: &str) -> Applies {

@@ -5,7 +5,7 @@ use tinygate::events::{
     StagePolicy,
 };
 use tinygate::machine::RULES;
-use tinygate::machine::presets::{self, Preset};
+use tinygate::presets::{self, Preset};
 
 /// The preset `seed` with two short chunks in each stage.
 pub fn short_policy() -> Policy {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use tinygate::events::{ModelKind, StageName};
+use tinygate::events::{Metric, ModelName, StageName, metric};
+use tinygate::presets::ModelKind;
 
 use crate::curve::Curve;
 
@@ -12,6 +13,7 @@ use crate::curve::Curve;
 pub struct Script {
     pub(crate) seed: u64,
     plans: BTreeMap<Key, ChunkPlan>,
+    trivial: BTreeMap<StageName, Vec<Metric>>,
 }
 
 type Key = (StageName, Option<u32>, Option<u32>);
@@ -22,6 +24,7 @@ impl Script {
         Script {
             seed,
             plans: BTreeMap::new(),
+            trivial: BTreeMap::new(),
         }
     }
 
@@ -29,6 +32,17 @@ impl Script {
     #[must_use]
     pub fn stage(self, stage: &str, plan: ChunkPlan) -> Script {
         self.with((StageName::new(stage), None, None), plan)
+    }
+
+    /// What the trivial predictor of a stage of the user's own scores.
+    #[must_use]
+    pub fn trivial(mut self, stage: &str, metrics: Vec<Metric>) -> Script {
+        self.trivial.insert(StageName::new(stage), metrics);
+        self
+    }
+
+    pub(crate) fn trivial_of(&self, stage: &StageName) -> Vec<Metric> {
+        self.trivial.get(stage).cloned().unwrap_or_default()
     }
 
     /// A plan for every attempt at a chunk.
@@ -50,7 +64,7 @@ impl Script {
     pub(crate) fn plan(
         &self,
         stage: &StageName,
-        model: ModelKind,
+        model: &ModelName,
         chunk: u32,
         attempt: u32,
     ) -> ChunkPlan {
@@ -62,14 +76,18 @@ impl Script {
         keys.iter()
             .find_map(|key| self.plans.get(key))
             .cloned()
-            .unwrap_or_else(|| ChunkPlan::good(model))
+            .unwrap_or_else(|| ModelKind::of(model).map_or_else(ChunkPlan::plain, ChunkPlan::good))
     }
 }
 
 /// All that a chunk's training will show. `None`: never logged, scored or drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChunkPlan {
+    /// Name of the metric that is the loss.
+    pub loss_metric: String,
     pub loss: Curve,
+    /// Other metrics, logged at every log interval.
+    pub others: Vec<(String, Curve)>,
     pub unique_actions: Option<Curve>,
     pub action_entropy: Option<Curve>,
     pub codebook_usage: Option<Curve>,
@@ -85,6 +103,7 @@ pub struct ChunkPlan {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeldOut {
+    pub metric: &'static str,
     pub loss: f64,
     pub moving: Option<f64>,
 }
@@ -128,6 +147,7 @@ impl ChunkPlan {
             ModelKind::VideoTokenizer => (
                 Curve::decay(0.1, 2.0),
                 HeldOut {
+                    metric: metric::HELD_OUT_LOSS,
                     loss: 0.0005,
                     moving: Some(0.01),
                 },
@@ -135,6 +155,7 @@ impl ChunkPlan {
             ModelKind::LatentActions => (
                 Curve::decay(0.3, 2.0),
                 HeldOut {
+                    metric: metric::HELD_OUT_LOSS,
                     loss: 0.0006,
                     moving: Some(0.02),
                 },
@@ -142,6 +163,7 @@ impl ChunkPlan {
             ModelKind::Dynamics => (
                 Curve::decay(5.0, 30.0),
                 HeldOut {
+                    metric: metric::HELD_OUT_LOSS,
                     loss: 1.5,
                     moving: None,
                 },
@@ -149,6 +171,8 @@ impl ChunkPlan {
         };
         let acts = model != ModelKind::VideoTokenizer;
         ChunkPlan {
+            loss_metric: metric::LOSS.to_owned(),
+            others: Vec::new(),
             loss: loss.noisy(0.01),
             unique_actions: acts.then(|| Curve::flat(4.0)),
             action_entropy: acts.then(|| Curve::flat(1.2).noisy(0.05)),
@@ -159,6 +183,27 @@ impl ChunkPlan {
             at_gate: Files::Sound,
             fails: None,
         }
+    }
+
+    /// A falling loss and checkpoints, and nothing of any model.
+    pub fn plain() -> ChunkPlan {
+        ChunkPlan {
+            unique_actions: None,
+            action_entropy: None,
+            codebook_usage: None,
+            held_out: None,
+            picture: None,
+            ..ChunkPlan::good(ModelKind::VideoTokenizer)
+        }
+    }
+
+    /// Under other names than TinyWorlds has.
+    #[must_use]
+    pub fn named(mut self, loss: &str, others: &[(&str, Curve)]) -> ChunkPlan {
+        self.loss_metric = loss.to_owned();
+        let owned = |(name, curve): &(&str, Curve)| ((*name).to_owned(), curve.clone());
+        self.others = others.iter().map(owned).collect();
+        self
     }
 
     #[must_use]

@@ -10,10 +10,11 @@ use crossbeam_channel::{Receiver, Sender};
 use tinygate::controller::{Progress, Report};
 use tinygate::events::{
     CheckpointJudged, CheckpointRef, CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished,
-    Column, Event, FileRecord, HeldOutScored, Metric, MetricsLogged, ModelKind, PictureScored,
-    Rejection, Scalar, StageMeasured, StageName, Step, Steps, StructureScores, metric,
+    Column, Event, FileRecord, HeldOutScored, Metric, MetricsLogged, PictureScored, Rejection,
+    Scalar, StageMeasured, StageName, Step, Steps, StructureScores, metric,
 };
 use tinygate::machine::{Command, JudgeCheckpoint, MeasureStage, TrainChunk};
+use tinygate::presets::ModelKind;
 
 use crate::curve::{Curve, Place};
 use crate::script::{ChunkPlan, Disturbance, Failure, Files, Script, Trouble};
@@ -92,7 +93,7 @@ impl ScriptedTrainer {
     /// Everything that is reported on one command.
     pub fn answer(&mut self, command: &Command) -> Answer {
         match command {
-            Command::MeasureStage(measure) => Answer::fact(measured(measure)),
+            Command::MeasureStage(measure) => Answer::fact(measured(&self.script, measure)),
             Command::JudgeCheckpoint(judge) => Answer::fact(judged(judge)),
             Command::TrainChunk(train) => self.train(train),
         }
@@ -101,7 +102,7 @@ impl ScriptedTrainer {
     fn train(&mut self, train: &TrainChunk) -> Answer {
         let plan = self.script.plan(
             &train.stage,
-            train.model,
+            &train.model,
             train.chunk.get(),
             train.attempt.get(),
         );
@@ -161,7 +162,7 @@ struct Session<'a> {
     block: usize,
     step: u64,
     samples_seen: u64,
-    columns: Vec<(&'static str, Vec<(u64, Scalar)>)>,
+    columns: Vec<(&'a str, Vec<(u64, Scalar)>)>,
     reports: Vec<Report>,
     /// Stands for the weights, where they are chained.
     weights: Option<String>,
@@ -214,12 +215,16 @@ impl<'a> Session<'a> {
         }
         self.samples_seen += u64::from(settings.batch_size_per_gpu)
             * u64::from(settings.gradient_accumulation_steps);
-        let loss = self.value(&self.plan.loss, metric::LOSS);
-        self.sample(metric::LOSS, loss);
+        let plan = self.plan;
+        let loss = self.value(&plan.loss, &plan.loss_metric);
+        self.sample(&plan.loss_metric, loss);
         self.sample(metric::LEARNING_RATE, learning_rate(self.train, update));
         self.sample(metric::GRAD_NORM, loss * 2.0);
         if update.is_multiple_of(settings.log_interval.max(1)) || update == self.train.to.get() {
-            let plan = self.plan;
+            for (name, curve) in &plan.others {
+                let value = self.value(curve, name);
+                self.sample(name, value);
+            }
             for (name, curve) in [
                 (metric::UNIQUE_ACTIONS, &plan.unique_actions),
                 (metric::ACTION_ENTROPY, &plan.action_entropy),
@@ -263,7 +268,7 @@ impl<'a> Session<'a> {
         f64::from(u32::from_le_bytes(word)) / f64::from(u32::MAX) * 2.0 - 1.0
     }
 
-    fn sample(&mut self, name: &'static str, value: f64) {
+    fn sample(&mut self, name: &'a str, value: f64) {
         let sample = (self.step, Scalar::new(value));
         match self.columns.iter_mut().find(|(known, _)| *known == name) {
             Some((_, samples)) => samples.push(sample),
@@ -383,7 +388,7 @@ impl<'a> Session<'a> {
         let step = train.to;
         if let Some(held_out) = self.plan.held_out {
             let values = [
-                (metric::HELD_OUT_LOSS, Some(held_out.loss)),
+                (held_out.metric, Some(held_out.loss)),
                 (metric::HELD_OUT_LOSS_MOVING, held_out.moving),
             ];
             self.tell(Event::HeldOutScored(HeldOutScored {
@@ -498,23 +503,24 @@ const fn scores(
 
 /// What the mean image, the previous frame and the marginal tokens were measured
 /// to score on Pong; moving parts and tokens are plausible numbers.
-fn measured(measure: &MeasureStage) -> Event {
-    let (predictor, trivial) = match measure.model {
-        ModelKind::VideoTokenizer => (
+fn measured(script: &Script, measure: &MeasureStage) -> Event {
+    let (predictor, trivial) = match ModelKind::of(&measure.model) {
+        None => ("constant", script.trivial_of(&measure.stage)),
+        Some(ModelKind::VideoTokenizer) => (
             "mean_image",
             vec![
                 named(metric::TRIVIAL_LOSS, 0.00077),
                 named(metric::TRIVIAL_LOSS_MOVING, 0.08),
             ],
         ),
-        ModelKind::LatentActions => (
+        Some(ModelKind::LatentActions) => (
             "previous_frame",
             vec![
                 named(metric::TRIVIAL_LOSS, 0.00066),
                 named(metric::TRIVIAL_LOSS_MOVING, 0.06),
             ],
         ),
-        ModelKind::Dynamics => ("token_marginals", vec![named(metric::TRIVIAL_LOSS, 2.25)]),
+        Some(ModelKind::Dynamics) => ("token_marginals", vec![named(metric::TRIVIAL_LOSS, 2.25)]),
     };
     Event::StageMeasured(StageMeasured {
         stage: measure.stage.clone(),

@@ -3,6 +3,8 @@
 //! `Gen::covering(i)` picks variant `i % n` of every enum, so that a handful of
 //! samples has each variant; `Gen::new(seed)` picks at random.
 
+use std::collections::BTreeMap;
+
 use tinygate::events::*;
 
 /// SplitMix64 with a bound on the length of lists.
@@ -172,6 +174,26 @@ impl Any for StageName {
     }
 }
 
+impl Any for ModelName {
+    fn any(g: &mut Gen) -> ModelName {
+        ModelName::new(["video_tokenizer", "resnet"][g.below(2) as usize])
+    }
+}
+
+impl Any for KnobName {
+    fn any(g: &mut Gen) -> KnobName {
+        KnobName::new(["n_actions", "dropout", "depth"][g.below(3) as usize])
+    }
+}
+
+impl<K: Any + Ord, V: Any> Any for BTreeMap<K, V> {
+    fn any(g: &mut Gen) -> BTreeMap<K, V> {
+        (0..g.below(g.longest + 1))
+            .map(|_| (K::any(g), V::any(g)))
+            .collect()
+    }
+}
+
 /// Structs, field by field.
 macro_rules! structs {
     ($($name:ident { $($field:ident),* })+) => {$(
@@ -255,8 +277,11 @@ structs! {
     RunFinished { stages }
     RunStopped { stage }
     Policy { preset, max_retries, max_chunk_failures, max_interruptions, reset_on_pass, retry_from, latest_window, keep_last, stages }
-    StagePolicy { name, model, settings, criteria, ladder, bounds }
-    Settings { learning_rate, n_updates, schedule_updates, batch_size_per_gpu, gradient_accumulation_steps, log_interval, chunk_size, checkpoint_interval, n_actions }
+    StagePolicy { name, model, loss, metrics, skills, in_use, findings, batch_size_min, knobs, settings, criteria, ladder, bounds }
+    Settings { learning_rate, n_updates, schedule_updates, batch_size_per_gpu, gradient_accumulation_steps, log_interval, chunk_size, checkpoint_interval, knobs }
+    Knob { name, range, unit }
+    Skill { name, held_out, trivial, trivial_may_be_null }
+    InUse { metric, at_least }
     Bounds { learning_rate_min, accumulation_min, accumulation_max, log_interval_min_share, chunk_size_min_share }
     Criterion { name, applies, test }
     StructureLimits { flatness_min, flatness_max, stripes_max, blockiness_max, ssim_min, mse_ratio_max }
@@ -272,7 +297,7 @@ enums! {
     InterruptReason { Signal { name }, Environment { detail } }
     HeldOutBatches { Largest, Stage }
     Steps { Stride { first, stride }, List(steps) }
-    ChunkFailure { OutOfMemory { detail }, WorkerExited { status, stderr }, WorkerTimedOut { seconds, stderr }, CheckpointUnloadable { path, detail } }
+    ChunkFailure { NoProgress { silence_seconds, limit_seconds, stderr }, OutOfMemory { detail }, WorkerExited { status, stderr }, WorkerTimedOut { seconds, stderr }, CheckpointUnloadable { path, detail } }
     Action { Continue, Retune, RestartStage, Stop }
     PatchReason { Rung(rung), Extension, OutOfMemory }
     Verdict { Pass, Fail, NotApplicable }
@@ -293,14 +318,15 @@ enums! {
         RetriesExceeded { failures, max_retries }, NoRungApplies, ExtensionsExceeded { extensions, max_extensions },
         ChunkFailuresExceeded { failures, max_chunk_failures }, OutOfMemoryAtFloor { batch_size_per_gpu }, CountersExhausted,
     }
-    FailureCause { OutOfMemory, WorkerExited, WorkerTimedOut, CheckpointUnloadable, Interrupted }
+    FailureCause { OutOfMemory, WorkerExited, WorkerTimedOut, CheckpointUnloadable, Interrupted, NoProgress }
     FailureAnswer { RunAgain, Stop }
-    ModelKind { VideoTokenizer, LatentActions, Dynamics }
     RetryFrom { Newest, LastPassed, Best }
     SettingKey {
         LearningRate, NUpdates, ScheduleUpdates, BatchSizePerGpu, GradientAccumulationSteps, LogInterval, ChunkSize,
-        CheckpointInterval, NActions, MaxRetries,
+        CheckpointInterval, MaxRetries, Knob(name),
     }
+    KnobRange { Integer { min, max }, Number { min, max } }
+    FindingTest { VacuousLimit, DecidedByNoise, NoSkill, NothingToMeasure, Cause { actions, entropy, entropy_max, learning_rate } }
     SettingValue { Count(count), Real(real) }
     Applies { EveryGate, AtTarget }
     CriterionTest {
@@ -309,7 +335,7 @@ enums! {
         SkillAbove { metric, limit }, MetricsFresh,
     }
     Limit { Constant(limit), Schedule(steps) }
-    Rung { Multiply { key, factor }, Add { key, amount }, ExtendTarget, DeferFewerActions }
+    Rung { Multiply { key, factor }, Add { key, amount }, ExtendTarget, DeferPowerOfTwo { key, when_failed } }
 }
 
 /// An event of one kind, counted in the order of the enum.

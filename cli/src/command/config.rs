@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tinygate::config::{self, Config};
-use tinygate::machine::presets::Preset;
+use tinygate::presets::Preset;
 
 use super::overrides;
 use crate::args::{CheckArgs, InitArgs, PresetName, ShowArgs};

@@ -18,10 +18,11 @@ use tinygate::checkpoint::{
 use tinygate::config::{Config, Override};
 use tinygate::data::Frames;
 use tinygate::events::{
-    CheckpointRef, Event, HeldOutBatches, InitFrom, ModelKind, Parent, RunCreated, SettingPatch,
+    CheckpointRef, Event, HeldOutBatches, InitFrom, ModelName, Parent, RunCreated, SettingPatch,
     StageName, StagePolicy, Step,
 };
 use tinygate::machine::RULES;
+use tinygate::presets::ModelKind;
 use tinygate::setup;
 use tinygate::store::{OpenError, Presence, check_clock, presence};
 
@@ -454,7 +455,7 @@ fn check_upstream(
 ) -> anyhow::Result<()> {
     for needed in config.upstream(name) {
         let same_model = |stage: &StageName| {
-            config.stage(stage).map(|policy| policy.model) == Some(needed.model)
+            config.stage(stage).map(|policy| &policy.model) == Some(&needed.model)
         };
         let before = stages.iter().take_while(|stage| stage.name != *name);
         let trained = before.into_iter().any(|stage| stage.model == needed.model);
@@ -462,7 +463,7 @@ fn check_upstream(
             bail!(
                 "`{name}` builds on {}, which this run does not train\n\
                  hint: give its checkpoint with `--init-from {}=CHECKPOINT`",
-                model_name(needed.model),
+                model_name(&needed.model),
                 needed.name
             );
         }
@@ -470,11 +471,12 @@ fn check_upstream(
     Ok(())
 }
 
-fn model_name(model: ModelKind) -> &'static str {
-    match model {
-        ModelKind::VideoTokenizer => "a video tokenizer",
-        ModelKind::LatentActions => "latent actions",
-        ModelKind::Dynamics => "dynamics",
+fn model_name(model: &ModelName) -> &str {
+    match ModelKind::of(model) {
+        Some(ModelKind::VideoTokenizer) => "a video tokenizer",
+        Some(ModelKind::LatentActions) => "latent actions",
+        Some(ModelKind::Dynamics) => "dynamics",
+        None => model.as_str(),
     }
 }
 

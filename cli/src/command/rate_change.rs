@@ -91,8 +91,9 @@ fn another_process() -> ProcessStarted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tinygate::events::{ModelKind, SettingValue};
-    use tinygate::machine::presets;
+    use tinygate::events::SettingValue;
+    use tinygate::presets;
+    use tinygate::presets::ModelKind;
     use tinygate::store::MemoryLog;
     use tinygate_testing::{
         Disturbance, Quiet, Script, ScriptedTrainer, Ticks, Trouble, created, live, short_policy,

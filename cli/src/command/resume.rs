@@ -278,13 +278,13 @@ fn leave_out_repeated(
         let at_first = match &change.stage {
             Some(stage) => original
                 .stage(stage)
-                .and_then(|stage| ladder::value_of(&stage.settings, change.key)),
+                .and_then(|stage| ladder::value_of(&stage.settings, &change.key)),
             None => Some(SettingValue::Count(u64::from(original.policy.max_retries)))
                 .filter(|_| change.key == SettingKey::MaxRetries),
         };
         let set_before = before
             .iter()
-            .any(|old| (&old.stage, old.key, old.to) == (&change.stage, change.key, change.to));
+            .any(|old| (&old.stage, &old.key, old.to) == (&change.stage, &change.key, change.to));
         at_first != Some(change.to) && !set_before
     });
     Ok(())
@@ -408,7 +408,7 @@ fn changes(
     let who = user::name();
     let changed = |change: &SettingChange| SettingChanged {
         stage: change.stage.clone(),
-        key: change.key,
+        key: change.key.clone(),
         from: change.from,
         to: change.to,
         who: who.clone(),

@@ -182,10 +182,11 @@ fn skill(gate: &GateDecided) -> Option<String> {
 mod tests {
     use super::*;
     use tinygate::events::{
-        Attempt, CheckpointRef, ChunkNumber, CriterionReason, ModelKind, PatchReason, SettingKey,
-        StageName, StageReopened, Step,
+        Attempt, CheckpointRef, ChunkNumber, CriterionReason, PatchReason, SettingKey, StageName,
+        StageReopened, Step,
     };
-    use tinygate::machine::presets::{self, Preset};
+    use tinygate::presets::ModelKind;
+    use tinygate::presets::{self, Preset};
 
     fn gate() -> GateDecided {
         let metric = |name: &str, value: Option<f64>| Metric {

@@ -2,7 +2,7 @@
 
 use super::build::*;
 use crate::chunk::{ChunkState, Previous};
-use crate::gate::{self, Evaluation, GateInputs};
+use crate::gate::{self, Evaluation};
 use crate::rules::Edition;
 use crate::{Checkpoint, Judgement, StageState};
 use tinygate_events::CriterionReason::*;
@@ -142,16 +142,7 @@ impl Bench {
 
     fn evaluate(&self) -> Evaluation {
         let stage = &self.stage;
-        let checkpoint = stage.gate_checkpoint(self.chunk.to);
-        let inputs = GateInputs {
-            chunk: &self.chunk,
-            target: Step::new(stage.settings.n_updates),
-            checkpoint: checkpoint.map(|checkpoint| &checkpoint.judgement),
-            trivial: &stage.trivial,
-            predictor: &stage.predictor,
-            latest_window: self.latest_window,
-            edition: self.edition,
-        };
+        let inputs = stage.gate_inputs(&self.chunk, self.latest_window, self.edition);
         gate::evaluate(&stage.policy, &inputs)
     }
 

@@ -9,7 +9,8 @@ use super::weights;
 use crate::checkpoint::torch_file::Value;
 use crate::checkpoint::{self, AdamWState, CheckpointContent, LoadError, Need};
 use crate::config::Config;
-use crate::events::{ModelKind, StageName};
+use crate::events::StageName;
+use crate::presets::ModelKind;
 use crate::train::models::ModelConfig;
 
 /// Why a stage cannot start from a checkpoint, or build on it. Each ends with a hint.

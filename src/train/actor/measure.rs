@@ -9,8 +9,9 @@ use super::Failure;
 use super::session::Session;
 use crate::data::WindowId;
 use crate::data::trivial;
-use crate::events::{HeldOutBatches, Metric, ModelKind, Scalar, StageMeasured, StageName, metric};
+use crate::events::{HeldOutBatches, Metric, Scalar, StageMeasured, StageName, metric};
 use crate::machine::MeasureStage;
+use crate::presets::ModelKind;
 use crate::random::Place;
 use crate::setup;
 

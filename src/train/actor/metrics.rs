@@ -258,8 +258,9 @@ mod tests {
     }
 
     fn chunk() -> TrainChunk {
-        use crate::events::{Attempt, ChunkNumber, ModelKind, Restart, StageName, Step};
-        use crate::machine::presets;
+        use crate::events::{Attempt, ChunkNumber, Restart, StageName, Step};
+        use crate::presets;
+        use crate::presets::ModelKind;
         TrainChunk {
             stage: StageName::new("video_tokenizer"),
             model: ModelKind::VideoTokenizer,

@@ -9,7 +9,7 @@ use super::Failure;
 use super::measure::{frames_tensor, token_mask};
 use super::session::Session;
 use crate::data::order::{Order, samples_for};
-use crate::events::ModelKind;
+use crate::presets::ModelKind;
 use crate::random::Place;
 
 /// A chunk on its way through the data.

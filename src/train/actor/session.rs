@@ -16,12 +16,13 @@ use crate::controller::{Report, StopRequest};
 use crate::data::Windows;
 use crate::data::trivial::MeanImage;
 use crate::events::{
-    CheckpointJudged, CheckpointRef, Event, FileRecord, HeldOutBatches, ModelKind, Rejection,
-    Restart, StageName, Step,
+    CheckpointJudged, CheckpointRef, Event, FileRecord, HeldOutBatches, Rejection, Restart,
+    StageName, Step,
 };
 use crate::machine::{
     Command, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
 };
+use crate::presets::ModelKind;
 use crate::setup;
 use crate::store::RunFolder;
 

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::events::{ChunkNumber, HeldOutBatches, Metric, ModelKind, Restart};
+use crate::events::{ChunkNumber, HeldOutBatches, Metric, Restart};
 use crate::machine::{MeasureStage, TrainChunk, UpstreamModel};
+use crate::presets::ModelKind;
 
 const SIDE: usize = 8;
 /// The stages in their order, and the windows of a micro-batch of each.

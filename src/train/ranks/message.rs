@@ -4,8 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::events::{ModelKind, Settings, StageName};
+use crate::events::{Settings, StageName};
 use crate::machine::TrainChunk;
+use crate::presets::ModelKind;
 
 /// A rank introduces itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

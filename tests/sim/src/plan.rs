@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use tinygate::events::{
-    CheckpointRef, Event, InitFrom, ModelKind, Policy, RetryFrom, Settings, StageName, Step,
+    CheckpointRef, Event, InitFrom, Policy, RetryFrom, Settings, StageName, Step,
 };
-use tinygate::machine::presets::{self, Preset};
+use tinygate::presets::ModelKind;
+use tinygate::presets::{self, Preset};
 use tinygate_testing::disk::{Moment, Trouble};
 use tinygate_testing::{ChunkPlan, Curve, Failure, Files, HeldOut, Picture, Rng, Script, created};
 
@@ -160,13 +161,14 @@ impl Plan {
     fn script(&mut self, policy: &Policy, rng: &mut Rng) {
         let calm = rng.one_in(6);
         for stage in &policy.stages {
-            let good = ChunkPlan::good(stage.model);
+            let model = ModelKind::of(&stage.model).unwrap_or(ModelKind::VideoTokenizer);
+            let good = ChunkPlan::good(model);
             if rng.one_in(12) {
-                let plan = good.clone().loss(flat(stage.model));
+                let plan = good.clone().loss(flat(model));
                 self.plan(&stage.name, 0, 0, plan, vec!["loss plateaus"]);
             }
             // Gate after gate, so that the whole ladder is climbed.
-            if stage.model == ModelKind::LatentActions && rng.one_in(6) {
+            if model == ModelKind::LatentActions && rng.one_in(6) {
                 let plan = good.clone().collapsing();
                 self.plan(&stage.name, 0, 0, plan, vec!["entropy collapses"]);
                 continue;
@@ -176,7 +178,7 @@ impl Plan {
                     continue;
                 }
                 let length = stage.settings.chunk_size;
-                let (plan, mood) = bad(&good, stage.model, length, rng);
+                let (plan, mood) = bad(&good, model, length, rng);
                 if plan.fails.is_none() {
                     self.plan(&stage.name, chunk, 0, plan, vec![mood]);
                     continue;
