@@ -246,7 +246,7 @@ fn choices_and_names() {
     check(
         "a stage of an unknown model",
         "stages = [\"warm_up\"]",
-        "run.toml:2: `warm_up.model` is missing: a stage of another name must say which model it trains",
+        "run.toml:2: `warm_up.model` is missing: a stage of another name must say which model it trains, or name its `loss` to be your own",
     );
     check(
         "dynamics before what it is trained on",

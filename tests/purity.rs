@@ -155,7 +155,7 @@ impl Copy {
             .lines()
             .map(|line| {
                 if line.starts_with("members = ") {
-                    r#"members = ["src/events", "src/machine", "src/machine/sqrt"]"#
+                    r#"members = ["src/events", "src/machine", "src/machine/sqrt", "src/presets"]"#
                 } else {
                     line
                 }
@@ -168,10 +168,9 @@ impl Copy {
             &root().join("src/events"),
             &folder.path().join("src/events"),
         );
-        copy_tree(
-            &root().join("src/machine"),
-            &folder.path().join("src/machine"),
-        );
+        for source in ["src/events", "src/machine", "src/presets"] {
+            copy_tree(&root().join(source), &folder.path().join(source));
+        }
         Copy { folder }
     }
 

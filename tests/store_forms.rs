@@ -67,6 +67,19 @@ fn write_golden(kind: usize, name: &str) {
     std::fs::write(golden(name), text).unwrap();
 }
 
+/// Says anew what the bytes of an older version come to today; the bytes stay.
+fn write_upgraded(name: &str, form: Form) {
+    let text = std::fs::read_to_string(golden(name)).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut upgraded = String::new();
+    for body in lines.chunks(2).filter_map(|pair| pair.get(1)) {
+        let event = stored::decode(form, &unhex(body)).unwrap();
+        let json = serde_json::to_string(&event).unwrap();
+        let _ = writeln!(upgraded, "{json}\n{body}");
+    }
+    std::fs::write(golden(name), upgraded).unwrap();
+}
+
 #[test]
 fn golden_bytes_of_every_kind_and_version() {
     let write = std::env::var_os("TINYGATE_WRITE_GOLDEN").is_some();
@@ -89,8 +102,12 @@ fn golden_bytes_of_every_kind_and_version() {
                 kind: kind.number,
                 version,
             };
+            wanted.push(name.clone());
+            if write && version < kind.newest {
+                write_upgraded(&name, form);
+                continue;
+            }
             check_golden(&name, form, version == kind.newest, &text);
-            wanted.push(name);
         }
     }
     for file in std::fs::read_dir(golden("")).unwrap() {

@@ -106,14 +106,17 @@ pub(super) fn of_stage(kind: &StageKind) -> Vec<Row<Stage>> {
             let mut rows = vec![model()];
             rows.extend(schedule(Schedule::of_preset()));
             rows.extend(transformer());
-            rows.extend(ladder(Vec::new()));
+            rows.push(ladder(Vec::new()));
+            rows.extend(bounds());
             rows.extend(criteria::rows());
             rows
         }
         StageKind::Own(own) => {
             let mut rows = own.rows();
             rows.extend(schedule(Schedule::of_user()));
-            rows.extend(ladder(own.knobs.clone().into_iter().collect()));
+            rows.push(ladder(own.knobs.clone().into_iter().collect()));
+            rows.extend(own.tables());
+            rows.extend(bounds());
             rows.extend(criteria::rows_of_own(own));
             rows
         }
@@ -195,12 +198,16 @@ fn transformer() -> Vec<Row<Stage>> {
     ]
 }
 
-/// What failed gates change, and how far.
+/// What failed gates change.
 #[rustfmt::skip]
-fn ladder(knobs: Vec<(String, bool)>) -> Vec<Row<Stage>> {
-    vec![
-        row("ladder", Kind::Ladder { knobs }, "", "what failed gates change, one rung each, in turn; [] stops at the first failure", RULES, Fallback::Preset, field!(Stage, policy.ladder)),
+fn ladder(knobs: Vec<(String, bool)>) -> Row<Stage> {
+    row("ladder", Kind::Ladder { knobs }, "", "what failed gates change, one rung each, in turn; [] stops at the first failure", RULES, Fallback::Preset, field!(Stage, policy.ladder))
+}
 
+/// How far rungs may go.
+#[rustfmt::skip]
+fn bounds() -> Vec<Row<Stage>> {
+    vec![
         row("bounds.learning_rate_min", NOT_NEGATIVE, "", "no rung lowers the rate below this", RULES, Fallback::Preset, field!(Stage, policy.bounds.learning_rate_min)),
         row("bounds.accumulation_min", count(1, 4096), "micro-batches", "no rung lowers accumulation below this", RULES, Fallback::Preset, field!(Stage, policy.bounds.accumulation_min)),
         row("bounds.accumulation_max", count(1, 4096), "micro-batches", "no rung raises accumulation above this", RULES, Fallback::Preset, field!(Stage, policy.bounds.accumulation_max)),

@@ -200,13 +200,24 @@ impl Own {
             row(LOSS, Kind::Text, "", "the metric that is the loss; a stage that names it is your own", RULES, Fallback::Required("the metric that is the loss"), field!(Stage, policy.loss)),
             row("metrics", Kind::Texts, "", "metrics whose samples are kept besides the loss and what the gate asks for", RULES, always(Vec::<String>::new()), field!(Stage, policy.metrics)),
             row("batch_size_min", Kind::Count { least: 1, most: 1_000_000 }, "windows", "smallest micro-batch that the stage can train with", RULES, always(1_u32), field!(Stage, policy.batch_size_min)),
+        ];
+        for (name, integer) in &self.knobs {
+            rows.push(knob_row(name, *integer));
+        }
+        rows
+    }
+
+    /// Those that stand in tables of their own, after the keys that every stage has.
+    #[rustfmt::skip]
+    pub fn tables(&self) -> Vec<Row<Stage>> {
+        let mut rows = vec![
             row("skill.held_out", Kind::Text, "", "metric of the loss on held-out data; with `skill.trivial` it gives the skill", RULES, always(String::new()), skill(|skill| &skill.held_out, |skill, text| skill.held_out = text)),
             row("skill.trivial", Kind::Text, "", "metric of the trivial predictor's loss on the same data", RULES, always(String::new()), skill(|skill| &skill.trivial, |skill, text| skill.trivial = text)),
             row("in_use.metric", Kind::Text, "", "the best checkpoint is one where this metric reaches `in_use.at_least`", RULES, always(String::new()), in_use(|in_use| Given::Text(in_use.metric.clone()), |in_use, given| if let Some(text) = given.text() { in_use.metric = text.to_owned() })),
             row("in_use.at_least", Kind::Real { above: None, least: -1e9, most: 1e9 }, "", "least value of `in_use.metric`", RULES, always(Scalar::new(0.0)), in_use(|in_use| Given::Real(in_use.at_least), |in_use, given| if let Given::Real(least) = given { in_use.at_least = *least })),
         ];
         for (name, integer) in &self.knobs {
-            rows.extend(knob_rows(name, *integer));
+            rows.extend(range_rows(name, *integer));
         }
         rows
     }
@@ -242,23 +253,36 @@ fn is_free(metric: &str) -> bool {
     !metric.is_empty() && !metric.contains('.') && !CRITERIA.contains(&metric)
 }
 
-/// The value of a knob, and its range.
-#[rustfmt::skip]
-fn knob_rows(name: &str, integer: bool) -> Vec<Row<Stage>> {
-    let (value, bound) = if integer {
-        (Kind::Count { least: 0, most: i64::MAX as u64 }, Kind::Count { least: 0, most: i64::MAX as u64 })
+fn knob_kind(integer: bool) -> Kind {
+    if integer {
+        Kind::Count {
+            least: 0,
+            most: i64::MAX as u64,
+        }
     } else {
-        let number = || Kind::Real { above: None, least: -1e300, most: 1e300 };
-        (number(), number())
-    };
-    let key = SettingKey::knob(name);
+        Kind::Real {
+            above: None,
+            least: -1e300,
+            most: 1e300,
+        }
+    }
+}
+
+/// The value of a knob.
+#[rustfmt::skip]
+fn knob_row(name: &str, integer: bool) -> Row<Stage> {
+    row(name.to_owned(), knob_kind(integer), "", "a knob of the stage", Change::Setting(SettingKey::knob(name)), Fallback::Required("a value to begin with"), knob_value(name))
+}
+
+/// The range of a knob.
+#[rustfmt::skip]
+fn range_rows(name: &str, integer: bool) -> Vec<Row<Stage>> {
     let at = |bound: &str| format!("{KNOBS}.{name}.{bound}");
     let range = "a range that rungs are held in";
     vec![
-        row(at("min"), bound.clone(), "", "smallest value of the knob", RULES, Fallback::Required(range), range_end(name, true)),
-        row(at("max"), bound, "", "largest value of the knob", RULES, Fallback::Required(range), range_end(name, false)),
+        row(at("min"), knob_kind(integer), "", "smallest value of the knob", RULES, Fallback::Required(range), range_end(name, true)),
+        row(at("max"), knob_kind(integer), "", "largest value of the knob", RULES, Fallback::Required(range), range_end(name, false)),
         row(at("unit"), Kind::Text, "", "unit of the knob, for people", RULES, always(String::new()), knob_unit(name)),
-        row(name.to_owned(), value, "", "a knob of the stage", Change::Setting(key), Fallback::Required("a value to begin with"), knob_value(name)),
     ]
 }
 
