@@ -106,8 +106,21 @@ impl Layout {
         self.entries.push(Entry::Buffer { name, values });
     }
 
-    /// Draws the first weights and lays everything out.
+    /// Parameters with the first weights that follow from `key`.
     pub fn build(self, key: &InitKey, device: Device) -> Result<Parameters> {
+        self.lay_out(|name, count, init| key.values(name, count, init), device)
+    }
+
+    /// Parameters that are all zero.
+    pub fn zeros(self, device: Device) -> Result<Parameters> {
+        self.lay_out(|_, count, _| vec![0.0; count], device)
+    }
+
+    fn lay_out(
+        self,
+        first: impl Fn(&str, usize, Init) -> Vec<f32>,
+        device: Device,
+    ) -> Result<Parameters> {
         let mut pieces: Vec<Piece> = (0..self.pieces).map(|_| Piece::default()).collect();
         for entry in &self.entries {
             if let Entry::Parameter {
@@ -148,7 +161,7 @@ impl Layout {
                     let count: i64 = shape.iter().product();
                     let offset = piece.filled;
                     piece.filled += count;
-                    let values = key.values(&name, count as usize, init);
+                    let values = first(&name, count as usize, init);
                     let flat = &mut numbers[piece.group as usize];
                     flat[offset as usize..][..values.len()].copy_from_slice(&values);
                     Stored {

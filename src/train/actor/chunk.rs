@@ -33,7 +33,7 @@ impl Session {
         self.set_step(train.start());
         self.hold_directory()?;
         let mut trainer = self.take_trainer(train)?;
-        self.check_space(train, trainer.learner().parameters().count() as u64)?;
+        self.check_space(train, trainer.model().parameters().count() as u64)?;
         let mut at = train
             .resume
             .as_ref()
@@ -64,11 +64,11 @@ impl Session {
 
         tell(
             reports,
-            Event::HeldOutScored(scores::losses(self, train, &trainer)?),
+            Event::HeldOutScored(scores::losses(self, train, trainer.pipeline())?),
         )?;
         tell(
             reports,
-            Event::PictureScored(scores::picture(self, train, &trainer)?),
+            Event::PictureScored(scores::picture(self, train, trainer.pipeline())?),
         )?;
         let finished = ChunkFinished {
             stage: train.stage.clone(),

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::super::{
-    HeldOut, MicroBatch, Pieces, StageTrainer, TokenMask, TrainError, maskgit_mask,
+    HeldOut, MicroBatch, Pieces, TokenCounts, TokenMask, TrainError, Upstream, maskgit_mask,
 };
 use super::Failure;
 use super::session::Session;
@@ -55,15 +55,15 @@ pub(super) fn frames(session: &Session, measure: &MeasureStage) -> Result<StageM
 pub(super) fn tokens(
     session: &Session,
     measure: &MeasureStage,
-    trainer: &StageTrainer,
+    upstream: &Upstream,
 ) -> Result<StageMeasured, Failure> {
     let mut pieces = session.pieces(&measure.stage);
     let marginal = marginal_batches(session, &measure.stage);
     let marginal = marginal.map(|ids| frames_tensor(session, &ids));
-    let counts = trainer.token_counts(marginal, &mut pieces);
+    let counts = TokenCounts::of(upstream, marginal, &mut pieces);
     let loss = counts.and_then(|counts| {
         let held_out = held_out(session, &measure.stage, ModelKind::Dynamics);
-        trainer.marginal_loss(&counts, held_out, &mut pieces)
+        counts.loss(upstream, held_out, &mut pieces)
     });
     let loss = loss.map_err(|failure| without_memory(failure, "measuring the data"))?;
     Ok(StageMeasured {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::{StageTrainer, TrainError};
+use super::super::{Pipeline, TrainError};
 use super::Failure;
 use super::measure::{frames_tensor, held_out, named, without_memory};
 use super::session::Session;
@@ -21,10 +21,10 @@ const PICTURE_WINDOWS: usize = 16;
 pub(super) fn losses(
     session: &Session,
     train: &TrainChunk,
-    trainer: &StageTrainer,
+    pipeline: &Pipeline,
 ) -> Result<HeldOutScored, Failure> {
     let batches = held_out(session, &train.stage, train.model);
-    let evaluation = trainer
+    let evaluation = pipeline
         .evaluate(batches, &mut session.pieces(&train.stage))
         .map_err(|failure| without_memory(failure, "scoring held-out windows"))?;
     let mut values = vec![named(
@@ -49,10 +49,10 @@ pub(super) fn losses(
 pub(super) fn picture(
     session: &Session,
     train: &TrainChunk,
-    trainer: &StageTrainer,
+    pipeline: &Pipeline,
 ) -> Result<PictureScored, Failure> {
     let ids = session.windows.held_out_spread(PICTURE_WINDOWS);
-    let (truth, prediction) = last_frames(session, &train.stage, trainer, &ids)?;
+    let (truth, prediction) = last_frames(session, &train.stage, pipeline, &ids)?;
     let frames = session.windows.frames();
     let patch = session.config.shape.patch_size as usize;
     let scores = structure::score(&prediction, &truth, &session.mean, patch)?;
@@ -96,7 +96,7 @@ pub(super) fn picture(
 fn last_frames(
     session: &Session,
     stage: &StageName,
-    trainer: &StageTrainer,
+    pipeline: &Pipeline,
     ids: &[WindowId],
 ) -> Result<(Vec<u8>, Vec<u8>), Failure> {
     let frames = session.windows.frames();
@@ -110,7 +110,7 @@ fn last_frames(
         truth.extend_from_slice(last.unwrap_or_default());
     }
     let drawn = frames_tensor(session, ids).and_then(|input| {
-        let drawn = trainer.predict(&input, &mut session.pieces(stage));
+        let drawn = pipeline.predict(&input, &mut session.pieces(stage));
         drawn.map_err(Failure::from)
     });
     let drawn = drawn.map_err(|failure| without_memory(failure, "drawing held-out windows"))?;

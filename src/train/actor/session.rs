@@ -7,8 +7,7 @@ use crossbeam_channel::Sender;
 
 use super::super::models::ModelConfig;
 use super::super::ranks::{Ranks, Task};
-use super::super::stage_trainer::FrozenConfigs;
-use super::super::{FrozenModel, FrozenModels, InitKey, Stage, StageKind, StageTrainer};
+use super::super::{InitKey, Model, Pipeline, StageTrainer, Upstream};
 use super::{ActorSetup, Failure, measure, tell, weights};
 use crate::checkpoint::{self, Acceptance, Need, OPTIMIZER_FILE, RejectReason};
 use crate::config::Config;
@@ -127,14 +126,11 @@ impl Session {
     }
 
     fn measure(&mut self, measure: &MeasureStage, reports: &Sender<Report>) -> Result<(), Failure> {
-        let kind = self.stage_kind(measure.model, &measure.upstream)?;
-        let key = self.init_key(&measure.stage, Restart::FIRST);
-        let config = self.model_config(&measure.stage);
-        let measured = match kind {
-            StageKind::VideoTokenizer | StageKind::LatentActions => measure::frames(self, measure)?,
-            StageKind::Dynamics(_) => {
-                let trainer = StageTrainer::new(kind, &config, &key, self.device)?;
-                measure::tokens(self, measure, &trainer)?
+        let measured = match measure.model {
+            ModelKind::VideoTokenizer | ModelKind::LatentActions => measure::frames(self, measure)?,
+            ModelKind::Dynamics => {
+                let upstream = self.upstream(&measure.stage, &measure.upstream)?;
+                measure::tokens(self, measure, &upstream)?
             }
         };
         tell(reports, Event::StageMeasured(measured))
@@ -190,10 +186,14 @@ impl Session {
         {
             return Ok(loaded.trainer);
         }
-        let kind = self.stage_kind(train.model, &train.upstream)?;
+        let upstream = match train.model {
+            ModelKind::VideoTokenizer | ModelKind::LatentActions => None,
+            ModelKind::Dynamics => Some(self.upstream(&train.stage, &train.upstream)?),
+        };
         let key = self.init_key(&train.stage, train.restart);
-        let mut trainer =
-            StageTrainer::new(kind, &self.model_config(&train.stage), &key, self.device)?;
+        let config = self.model_config(&train.stage);
+        let model = Model::new(train.model, &config, &key, self.device)?;
+        let mut trainer = StageTrainer::new(Pipeline::new(model, upstream)?)?;
         if let Some(resume) = &train.resume {
             self.load(&mut trainer, resume)?;
         }
@@ -202,30 +202,28 @@ impl Session {
 
     /// A trainer for a task of rank 0, which shares its weights.
     pub fn trainer_for(&self, task: &Task) -> Result<StageTrainer, Failure> {
-        let stage = match task.model {
-            ModelKind::VideoTokenizer => Stage::VideoTokenizer,
-            ModelKind::LatentActions => Stage::LatentActions,
-            ModelKind::Dynamics => Stage::Dynamics,
+        let model = |kind: ModelKind, stage: &StageName| {
+            Model::zeros(kind, &self.model_config(stage), self.device)
         };
-        let upstream = |model: ModelKind| {
+        let newest = |kind: ModelKind| {
             let mut stages = task.upstream.iter().rev();
-            let found = stages.find(|stage| self.model_of(stage) == Some(model));
-            found.map(|stage| self.model_config(stage))
+            stages.find(|stage| self.model_of(stage) == Some(kind))
         };
-        let frozen = upstream(ModelKind::VideoTokenizer)
-            .zip(upstream(ModelKind::LatentActions))
-            .map(|(video_tokenizer, latent_actions)| FrozenConfigs {
-                video_tokenizer,
-                latent_actions,
-            });
-        let frozen = frozen.filter(|_| task.model == ModelKind::Dynamics);
-        let key = InitKey {
-            run_seed: self.config.seed,
-            stage: task.stage.as_str().to_owned(),
-            restart: u32::try_from(task.restart).unwrap_or(u32::MAX),
+        let upstream = match (
+            task.model,
+            newest(ModelKind::VideoTokenizer),
+            newest(ModelKind::LatentActions),
+        ) {
+            (ModelKind::Dynamics, Some(tokenizer), Some(actions)) => Some(Upstream::new(
+                model(ModelKind::VideoTokenizer, tokenizer)?,
+                model(ModelKind::LatentActions, actions)?,
+            )?),
+            (ModelKind::Dynamics | ModelKind::VideoTokenizer | ModelKind::LatentActions, _, _) => {
+                None
+            }
         };
-        let config = self.model_config(&task.stage);
-        let trainer = StageTrainer::awaiting(stage, &config, frozen.as_ref(), &key, self.device)?;
+        let model = model(task.model, &task.stage)?;
+        let trainer = StageTrainer::new(Pipeline::new(model, upstream)?)?;
         if trainer.signature() == task.signature {
             return Ok(trainer);
         }
@@ -283,30 +281,25 @@ impl Session {
             .map_err(|error| unloadable(error.to_string()))
     }
 
-    fn stage_kind(
-        &self,
-        model: ModelKind,
-        upstream: &[UpstreamModel],
-    ) -> Result<StageKind, Failure> {
-        match model {
-            ModelKind::VideoTokenizer => Ok(StageKind::VideoTokenizer),
-            ModelKind::LatentActions => Ok(StageKind::LatentActions),
-            ModelKind::Dynamics => Ok(StageKind::Dynamics(Box::new(FrozenModels {
-                video_tokenizer: self.frozen(ModelKind::VideoTokenizer, upstream)?,
-                latent_actions: self.frozen(ModelKind::LatentActions, upstream)?,
-            }))),
-        }
+    /// The upstream models of a dynamics stage.
+    fn upstream(&self, stage: &StageName, upstream: &[UpstreamModel]) -> Result<Upstream, Failure> {
+        let models = Upstream::new(
+            self.frozen(ModelKind::VideoTokenizer, upstream)?,
+            self.frozen(ModelKind::LatentActions, upstream)?,
+        )?;
+        models.check(&self.model_config(stage))?;
+        Ok(models)
     }
 
     /// The newest upstream model of a kind.
-    fn frozen(&self, model: ModelKind, upstream: &[UpstreamModel]) -> Result<FrozenModel, Failure> {
+    fn frozen(&self, kind: ModelKind, upstream: &[UpstreamModel]) -> Result<Model, Failure> {
         let found = upstream
             .iter()
             .rev()
-            .find(|upstream| self.model_of(&upstream.stage) == Some(model));
+            .find(|upstream| self.model_of(&upstream.stage) == Some(kind));
         let upstream = found.ok_or_else(|| {
             Failure::Environment(format!(
-                "dynamics needs the checkpoint of a `{model:?}` stage, and the run has none"
+                "dynamics needs the checkpoint of a `{kind:?}` stage, and the run has none"
             ))
         })?;
         self.accept_for(Need::Weights, &upstream.checkpoint, &upstream.files)
@@ -320,10 +313,8 @@ impl Session {
             checkpoint: upstream.checkpoint.clone(),
             detail,
         })?;
-        Ok(FrozenModel {
-            config: self.model_config(&upstream.stage),
-            weights,
-        })
+        let config = self.model_config(&upstream.stage);
+        Ok(Model::from_weights(kind, &config, &weights, self.device)?)
     }
 
     fn model_of(&self, stage: &StageName) -> Option<ModelKind> {

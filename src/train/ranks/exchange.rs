@@ -9,8 +9,7 @@ use tch::{Device, Tensor};
 use tinygate_c10d::Group;
 
 use super::RanksError;
-use crate::train::learner::CodeUse;
-use crate::train::{Accumulated, StageTrainer};
+use crate::train::{Accumulated, CodeUse, StageTrainer};
 
 /// Signals that ask for a stop, in the order in which they are counted. Any other counts as the last.
 const SIGNALS: [&str; 4] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"];

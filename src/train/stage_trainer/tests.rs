@@ -1,6 +1,14 @@
+use tch::{Device, Kind, Reduction};
+
 use super::*;
+use crate::events::ModelKind;
+use crate::train::model::Network;
+use crate::train::models::dynamics::Tokens;
 use crate::train::models::frame_tensor;
-use crate::train::{learning_rate, maskgit_mask};
+use crate::train::{
+    Batch, Evaluation, HeldOut, InitKey, Pieces, TokenCounts, TokenMask, TrainError, Upstream,
+    learning_rate, maskgit_mask,
+};
 
 const BATCH: usize = 4;
 
@@ -89,21 +97,28 @@ const ALL: [Which; 3] = [Which::Video, Which::Latent, Which::Dynamics];
 fn trainer(which: Which) -> StageTrainer {
     // Tests run beside each other: more threads each would only wait for one another.
     crate::train::use_threads(1);
-    let kind = match which {
-        Which::Video => StageKind::VideoTokenizer,
-        Which::Latent => StageKind::LatentActions,
+    let upstream = match which {
+        Which::Video | Which::Latent => None,
         Which::Dynamics => {
-            let frozen = |which| FrozenModel {
-                config: config(),
-                weights: trainer(which).export().unwrap(),
-            };
-            StageKind::Dynamics(Box::new(FrozenModels {
-                video_tokenizer: frozen(Which::Video),
-                latent_actions: frozen(Which::Latent),
-            }))
+            Some(Upstream::new(frozen(Which::Video), frozen(Which::Latent)).unwrap())
         }
     };
-    StageTrainer::new(kind, &config(), &key(), Device::Cpu).unwrap()
+    let model = Model::new(kind(which), &config(), &key(), Device::Cpu).unwrap();
+    StageTrainer::new(Pipeline::new(model, upstream).unwrap()).unwrap()
+}
+
+fn kind(which: Which) -> ModelKind {
+    match which {
+        Which::Video => ModelKind::VideoTokenizer,
+        Which::Latent => ModelKind::LatentActions,
+        Which::Dynamics => ModelKind::Dynamics,
+    }
+}
+
+/// A model with the weights of a trainer.
+fn frozen(which: Which) -> Model {
+    let weights = trainer(which).export().unwrap();
+    Model::from_weights(kind(which), &config(), &weights, Device::Cpu).unwrap()
 }
 
 fn micro_batch(which: Which, seed: u64, batch: usize) -> MicroBatch {
@@ -149,7 +164,10 @@ fn evaluate<const N: usize>(
     held_out: [HeldOut; N],
     pieces: &mut Pieces,
 ) -> Evaluation {
-    trainer.evaluate(held_out.map(ok), pieces).unwrap()
+    trainer
+        .pipeline()
+        .evaluate(held_out.map(ok), pieces)
+        .unwrap()
 }
 
 #[test]
@@ -208,7 +226,7 @@ fn two_micro_batches_give_the_mean_of_their_gradients() {
         let trainer = trainer(which);
         let floats = |batches: &[MicroBatch]| {
             let accumulated = trainer.accumulate(batches, Wanted::default()).unwrap();
-            let tensors = trainer.learner().export_gradients(&accumulated).unwrap();
+            let tensors = trainer.model().export_gradients(&accumulated).unwrap();
             let bytes = tensors
                 .into_iter()
                 .flat_map(|tensor| tensor.bytes)
@@ -368,7 +386,8 @@ fn a_held_out_loss_does_not_depend_on_how_many_samples_fit_into_memory() {
 fn pictures_and_token_counts_do_not_depend_on_how_many_samples_fit_into_memory() {
     for which in ALL {
         let trainer = trainer(which);
-        let predict = |pieces: &mut Pieces| trainer.predict(&windows(3, 5), pieces).unwrap();
+        let predict =
+            |pieces: &mut Pieces| trainer.pipeline().predict(&windows(3, 5), pieces).unwrap();
         let whole = predict(&mut Pieces::whole());
         for fits in [1, 2, 3] {
             let found = predict(&mut Pieces::with_memory_for(fits));
@@ -379,11 +398,12 @@ fn pictures_and_token_counts_do_not_depend_on_how_many_samples_fit_into_memory()
         }
     }
     let trainer = trainer(Which::Dynamics);
+    let upstream = trainer.pipeline().upstream().unwrap();
     let measure = |pieces: &mut Pieces| {
         let batches = [(1, 5), (2, 3)].map(|(seed, batch)| ok(windows(seed, batch)));
-        let counts = trainer.token_counts(batches, pieces).unwrap();
+        let counts = TokenCounts::of(upstream, batches, pieces).unwrap();
         let held_out = two_batches(Which::Dynamics).map(ok);
-        let loss = trainer.marginal_loss(&counts, held_out, pieces).unwrap();
+        let loss = counts.loss(upstream, held_out, pieces).unwrap();
         (counts, loss)
     };
     let whole = measure(&mut Pieces::whole());
@@ -399,8 +419,12 @@ fn one_sample_beyond_all_memory_is_an_error() {
         let trainer = trainer(which);
         let out = |error: TrainError| matches!(error, TrainError::OutOfMemory { .. });
         let held_out = two_batches(which).map(ok);
-        assert!(out(trainer.evaluate(held_out, &mut none()).unwrap_err()));
         assert!(out(trainer
+            .pipeline()
+            .evaluate(held_out, &mut none())
+            .unwrap_err()));
+        assert!(out(trainer
+            .pipeline()
             .predict(&windows(1, 2), &mut none())
             .unwrap_err()));
     }
@@ -414,7 +438,7 @@ fn the_loss_of_moving_pixels_is_taken_over_those_alone() {
     let _ = pixels.narrow(2, 5, 1).narrow(3, 6, 2).fill_(1);
     let batch = Batch::from_frames(&frames, &config(), Device::Cpu).unwrap();
     let drawn = trainer
-        .learner()
+        .model()
         .output(&batch)
         .unwrap()
         .permute([0, 1, 3, 4, 2]);
@@ -436,6 +460,7 @@ fn the_loss_of_moving_pixels_is_taken_over_those_alone() {
 fn predictions_have_the_shape_of_what_the_stage_draws() {
     for (which, time) in [(Which::Video, 4), (Which::Latent, 3), (Which::Dynamics, 1)] {
         let found = trainer(which)
+            .pipeline()
             .predict(&windows(1, 2), &mut Pieces::whole())
             .unwrap();
         assert_eq!(
@@ -460,10 +485,10 @@ fn dynamics_does_not_see_the_frame_it_predicts() {
     let frames = windows(1, 2);
     let changed = frames.copy();
     let _ = changed.narrow(1, 3, 1).narrow(2, 0, 8).fill_(255);
-    let frozen = trainer.frozen.as_ref().unwrap();
+    let upstream = trainer.pipeline().upstream().unwrap();
     let (tokens, other) = (
-        frozen.tokens(&frames).unwrap(),
-        frozen.tokens(&changed).unwrap(),
+        upstream.tokens(&frames).unwrap(),
+        upstream.tokens(&changed).unwrap(),
     );
     let unlike = |a: &Tensor, b: &Tensor| a.ne_tensor(b).sum(Kind::Int64).int64_value(&[]);
     assert!(
@@ -475,11 +500,11 @@ fn dynamics_does_not_see_the_frame_it_predicts() {
         0,
         "and no earlier ones"
     );
-    let StageModel::Dynamics(model) = &trainer.learner.model else {
+    let Network::Dynamics(model) = trainer.model().network() else {
         panic!()
     };
     let mask = TokenMask::last_frame(2, 4, 16);
-    let weights = trainer.learner.frozen().unwrap();
+    let weights = trainer.model().weights().unwrap();
     let other = Tokens {
         actions: tokens.actions.shallow_clone(),
         ..other
@@ -491,9 +516,10 @@ fn dynamics_does_not_see_the_frame_it_predicts() {
 #[test]
 fn the_marginal_predictor_is_beaten_by_nothing_on_constant_tokens() {
     let trainer = trainer(Which::Dynamics);
+    let upstream = trainer.pipeline().upstream().unwrap();
     let frames = windows(4, 2);
     let whole = &mut Pieces::whole();
-    let counts = trainer.token_counts([ok(frames.copy())], whole).unwrap();
+    let counts = TokenCounts::of(upstream, [ok(frames.copy())], whole).unwrap();
     assert_eq!(counts.counts.iter().sum::<u64>(), 2 * 4 * 16);
     assert!((1..=64).contains(&counts.distinct()));
     let mut marginal_loss = |counts: &TokenCounts| {
@@ -504,9 +530,7 @@ fn the_marginal_predictor_is_beaten_by_nothing_on_constant_tokens() {
             },
             moving: None,
         };
-        trainer
-            .marginal_loss(counts, [ok(held_out)], whole)
-            .unwrap()
+        counts.loss(upstream, [ok(held_out)], whole).unwrap()
     };
     let loss = marginal_loss(&counts);
     assert!(
@@ -573,13 +597,10 @@ fn batches_that_do_not_fit_are_refused_in_words() {
     );
     check_error(
         "an empty evaluation",
-        video.evaluate::<TrainError>([], &mut Pieces::whole()),
+        video
+            .pipeline()
+            .evaluate::<TrainError>([], &mut Pieces::whole()),
         "held-out batches is empty, expected at least one",
-    );
-    check_error(
-        "tokens of video",
-        video.token_counts([ok(windows(1, 1))], &mut Pieces::whole()),
-        "the stage is without tokens, expected dynamics",
     );
 }
 
@@ -657,39 +678,54 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() {
 
 #[test]
 fn frozen_models_of_another_shape_are_refused() {
-    let frozen = |which, config: ModelConfig| FrozenModel {
-        config,
-        weights: trainer(which).export().unwrap(),
+    let pipeline = |tokenizer: ModelConfig, actions: ModelConfig| {
+        let model = |which, config: ModelConfig| {
+            Model::new(kind(which), &config, &key(), Device::Cpu).unwrap()
+        };
+        let upstream = Upstream::new(
+            model(Which::Video, tokenizer),
+            model(Which::Latent, actions),
+        );
+        Pipeline::new(model(Which::Dynamics, config()), Some(upstream?))
     };
-    let kind = StageKind::Dynamics(Box::new(FrozenModels {
-        video_tokenizer: frozen(
-            Which::Video,
-            ModelConfig {
-                num_bins: 3,
-                ..config()
-            },
-        ),
-        latent_actions: frozen(Which::Latent, config()),
-    }));
+    let other_codebook = ModelConfig {
+        num_bins: 3,
+        ..config()
+    };
     check_error(
         "another codebook",
-        StageTrainer::new(kind, &config(), &key(), Device::Cpu),
+        pipeline(other_codebook, config()),
         "the frozen video tokenizer has `num_bins` = 3, expected this stage's 4",
     );
-    let kind = StageKind::Dynamics(Box::new(FrozenModels {
-        video_tokenizer: frozen(Which::Video, config()),
-        latent_actions: frozen(
-            Which::Latent,
-            ModelConfig {
-                n_actions: 2,
-                ..config()
-            },
-        ),
-    }));
+    let other_actions = ModelConfig {
+        n_actions: 2,
+        ..config()
+    };
     check_error(
         "other actions",
-        StageTrainer::new(kind, &config(), &key(), Device::Cpu),
+        pipeline(config(), other_actions),
         "the frozen latent-action model has `n_actions` = 2, expected this stage's 4",
+    );
+}
+
+#[test]
+fn only_dynamics_has_upstream_models_and_each_of_its_kind() {
+    let model = |which| Model::new(kind(which), &config(), &key(), Device::Cpu).unwrap();
+    let upstream = || Upstream::new(model(Which::Video), model(Which::Latent)).unwrap();
+    check_error(
+        "dynamics without them",
+        Pipeline::new(model(Which::Dynamics), None),
+        "the pair of upstream models is missing, expected two for dynamics",
+    );
+    check_error(
+        "a video tokenizer with them",
+        Pipeline::new(model(Which::Video), Some(upstream())),
+        "the pair of upstream models is given, expected none outside dynamics",
+    );
+    check_error(
+        "the wrong way round",
+        Upstream::new(model(Which::Latent), model(Which::Video)),
+        "an upstream model of dynamics is of kind LatentActions, expected VideoTokenizer",
     );
 }
 
@@ -707,19 +743,19 @@ fn the_default_models_have_tinyworlds_parameter_counts() {
         num_bins: 4,
         n_actions: 4,
     };
-    let count = |stage, num_blocks| {
+    let count = |kind, num_blocks| {
         let config = ModelConfig {
             num_blocks,
             ..default.clone()
         };
-        Learner::new(stage, &config, &key(), Device::Cpu)
+        Model::new(kind, &config, &key(), Device::Cpu)
             .unwrap()
             .parameters()
             .count()
     };
-    assert_eq!(count(Stage::VideoTokenizer, 4), 138_821);
-    assert_eq!(count(Stage::LatentActions, 2), 74_066);
-    assert_eq!(count(Stage::Dynamics, 8), 173_077);
+    assert_eq!(count(ModelKind::VideoTokenizer, 4), 138_821);
+    assert_eq!(count(ModelKind::LatentActions, 2), 74_066);
+    assert_eq!(count(ModelKind::Dynamics, 8), 173_077);
 }
 
 #[test]
