@@ -9,6 +9,7 @@
 pub mod actor;
 mod error;
 mod init;
+mod libtorch;
 mod mask;
 mod mean;
 mod micro_batch;
@@ -26,6 +27,7 @@ mod upstream;
 
 pub use error::{Result, StateError, TrainError};
 pub use init::{Init, InitKey};
+pub use libtorch::{DeviceError, LIBTORCH_VERSION, device, devices, use_threads};
 pub use mask::{TokenMask, maskgit_mask};
 pub use micro_batch::{HeldOut, MicroBatch};
 pub use model::{Accumulated, Batch, CodeUse, Model, Observed, TokenBatch, Wanted};
@@ -38,11 +40,3 @@ pub use stage_trainer::StageTrainer;
 pub use tinygate_c10d::cuda_card;
 pub use token_counts::TokenCounts;
 pub use upstream::Upstream;
-
-/// Sets how many threads libtorch computes with on a CPU, in this process; at least one.
-///
-/// The count is part of a run's identity: sums are split by it, so another count gives other
-/// bits. Call it on the thread that trains, before the first tensor.
-pub fn use_threads(count: u16) {
-    tch::set_num_threads(i32::from(count.max(1)));
-}

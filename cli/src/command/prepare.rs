@@ -41,7 +41,7 @@ pub struct Prepared {
 
 /// The version of libtorch as the log records it.
 #[cfg(feature = "train")]
-pub const LIBTORCH_VERSION: &str = tinygate::train::actor::LIBTORCH_VERSION;
+pub const LIBTORCH_VERSION: &str = tinygate::train::LIBTORCH_VERSION;
 #[cfg(not(feature = "train"))]
 pub const LIBTORCH_VERSION: &str = "none";
 

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use tinygate::config::Config;
 use tinygate::data::Frames;
 use tinygate::events::FallbackGranted;
-use tinygate::train::actor;
+use tinygate::train;
 use tinygate::train::ranks::{self, Crew, Job, Plan, Ranks, Terms};
 
 use crate::output;
@@ -94,7 +94,7 @@ pub fn gather(
         turn_away(job, Some(&error));
         return Err(error);
     }
-    let (size, why) = match (&job, actor::devices(config.device)) {
+    let (size, why) = match (&job, train::devices(config.device)) {
         (None, Some(devices)) if devices < wanted => (
             (1..=devices.max(1))
                 .rev()
@@ -154,12 +154,12 @@ fn fits(config: &Config, job: &Job, wanted: u32) -> anyhow::Result<()> {
             job.size
         );
     }
-    actor::device(config.device, job.local_rank)?;
+    train::device(config.device, job.local_rank)?;
     Ok(())
 }
 
 fn together(config: &Config, frames: &Frames, plan: Plan) -> anyhow::Result<Gathered> {
-    let device = actor::device(config.device, plan.local_rank())?;
+    let device = train::device(config.device, plan.local_rank())?;
     let local_size = plan.local_size();
     let threads = threads(config, local_size);
     let ranks = match plan {

@@ -4,7 +4,7 @@
 //! loaded into it, as training would.
 
 use super::super::{AdamW, Model, TrainError};
-use super::session::model_config;
+use super::stages::model_config;
 use super::weights;
 use crate::checkpoint::torch_file::Value;
 use crate::checkpoint::{self, AdamWState, CheckpointContent, LoadError, Need};

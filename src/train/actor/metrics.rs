@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use crate::controller::Report;
 use crate::events::{Column, Event, MetricsLogged, Scalar, Steps, metric};
 use crate::machine::TrainChunk;
 use crate::store::LAZY_COMMIT;
 
 use super::super::UpdateMetrics;
-use super::Failure;
+use super::failure::Failure;
+use super::reports::Reports;
 
 /// How long a sample may wait to be reported. The log takes as long as [`LAZY_COMMIT`] to make it durable.
 const WAIT_MAX: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ pub(super) struct MetricBuffer {
 struct Shared {
     /// The event of a block, without its columns.
     empty: MetricsLogged,
-    reports: Sender<Report>,
+    reports: Reports,
     block: Mutex<Block>,
 }
 
@@ -56,13 +56,13 @@ struct Sparse {
 }
 
 impl MetricBuffer {
-    pub fn new(train: &TrainChunk, reports: &Sender<Report>) -> Result<MetricBuffer, Failure> {
+    pub fn new(train: &TrainChunk, reports: &Reports) -> Result<MetricBuffer, Failure> {
         MetricBuffer::waiting(train, reports, WAIT_MAX)
     }
 
     fn waiting(
         train: &TrainChunk,
-        reports: &Sender<Report>,
+        reports: &Reports,
         wait: Duration,
     ) -> Result<MetricBuffer, Failure> {
         let shared = Arc::new(Shared {
@@ -146,7 +146,7 @@ impl Shared {
             columns: columns.into_iter().map(Sparse::column).collect(),
             ..self.empty.clone()
         });
-        super::tell(&self.reports, event)
+        self.reports.fact(event)
     }
 
     /// Flushes each block of `begun` that nobody else has flushed `wait` after its first sample.
@@ -237,6 +237,7 @@ impl Sparse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::Report;
 
     #[track_caller]
     fn check(name: &str, steps: &[u64], want: Steps) {
@@ -301,7 +302,8 @@ mod tests {
     #[test]
     fn a_sample_is_reported_in_time_while_the_next_update_takes_long() {
         let (sender, reports) = unbounded();
-        let buffer = MetricBuffer::waiting(&chunk(), &sender, Duration::ZERO).unwrap();
+        let buffer =
+            MetricBuffer::waiting(&chunk(), &Reports::new(sender), Duration::ZERO).unwrap();
         for step in 1..=3 {
             buffer.add(step, 1e-3, &measured(), None).unwrap();
             // Nothing else is done until it is there.
@@ -313,7 +315,7 @@ mod tests {
     fn a_block_waits_for_its_time_or_its_size_or_another_fact() {
         let (sender, reports) = unbounded();
         let forever = Duration::from_secs(1 << 20);
-        let buffer = MetricBuffer::waiting(&chunk(), &sender, forever).unwrap();
+        let buffer = MetricBuffer::waiting(&chunk(), &Reports::new(sender), forever).unwrap();
         for step in 1..=UPDATES_MAX as u64 {
             assert!(reports.is_empty(), "before update {step}");
             buffer.add(step, 1e-3, &measured(), None).unwrap();

@@ -5,7 +5,7 @@
 //! two such runs (a time, a host) is written into the files.
 
 use super::super::{Element, NamedTensor, OptimizerState, StageTrainer, WEIGHT_DECAY, decays};
-use super::Failure;
+use super::failure::Failure;
 use crate::checkpoint::torch_file::{DType, Tensor, Value};
 use crate::checkpoint::{
     AdamWState, CheckpointContent, Moments, Parameter, ParameterGroup, UPDATES_DONE, moments_of,

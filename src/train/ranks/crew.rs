@@ -220,7 +220,7 @@ impl Together {
             return;
         }
         let until = Instant::now() + PARTING;
-        await_byes(&self.store, self.exchange.size, until);
+        await_byes(&self.store, self.exchange.size(), until);
         all_ended(
             &mut self.workers,
             until.saturating_duration_since(Instant::now()),
@@ -238,7 +238,7 @@ impl Together {
                 .iter_mut()
                 .filter_map(|worker| Some((worker.rank, worker.ended(Duration::ZERO)?)))
                 .collect();
-            let notes: Vec<(u32, GivenUp)> = (1..self.exchange.size)
+            let notes: Vec<(u32, GivenUp)> = (1..self.exchange.size())
                 .filter_map(|rank| Some((rank, read(&self.store, &gave_up_key(rank)).ok()??)))
                 .collect();
             let noted = |rank: u32| notes.iter().any(|(noted, _)| *noted == rank);
@@ -249,7 +249,7 @@ impl Together {
             if let Some((rank, _)) = ended.iter().find(|(rank, _)| !noted(*rank)) {
                 return self.blame(*rank, LostHow::Exited, &error.text);
             }
-            let silent: Vec<u32> = (1..self.exchange.size)
+            let silent: Vec<u32> = (1..self.exchange.size())
                 .filter(|rank| !noted(*rank))
                 .collect();
             let Some(first) = silent.first() else {
@@ -436,12 +436,7 @@ fn meet(
         .map_err(at("the ranks could not connect to each other"))?;
     Ok(Together {
         store,
-        exchange: Exchange {
-            group,
-            rank: 0,
-            size: job.size,
-            device,
-        },
+        exchange: Exchange::new(group, 0, job.size, device),
         workers,
         instructions: 0,
     })

@@ -18,14 +18,31 @@ const SIGNALS: [&str; 4] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"];
 const PARTS: usize = 3;
 
 pub struct Exchange {
-    pub(super) group: Group,
-    pub rank: u32,
-    pub size: u32,
+    group: Group,
+    rank: u32,
+    size: u32,
     /// Where the group's tensors live: Gloo sums on the CPU alone.
-    pub(super) device: Device,
+    device: Device,
 }
 
 impl Exchange {
+    pub(super) fn new(group: Group, rank: u32, size: u32, device: Device) -> Exchange {
+        Exchange {
+            group,
+            rank,
+            size,
+            device,
+        }
+    }
+
+    pub fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
     /// Gives every rank the weights and moments of rank 0.
     pub fn share(&self, trainer: &mut StageTrainer) -> Result<(), RanksError> {
         let mut steps =

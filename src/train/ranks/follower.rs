@@ -192,12 +192,7 @@ impl Joined {
         })?;
         // From here on all ranks stop together.
         store.uncut();
-        let exchange = Exchange {
-            group,
-            rank: job.rank,
-            size: job.size,
-            device,
-        };
+        let exchange = Exchange::new(group, job.rank, job.size, device);
         let follower = Follower {
             store,
             rank: job.rank,

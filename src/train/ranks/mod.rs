@@ -28,8 +28,7 @@ pub use local::{LEADER_VARIABLE, WORKER_COMMAND};
 pub use message::{Cause, Instruction, Task};
 
 use super::error::says_out_of_memory;
-use super::{Accumulated, StageTrainer, TrainError};
-use crate::controller::StopRequest;
+use super::{StageTrainer, TrainError};
 
 /// How the ranks of a run come about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,11 +68,10 @@ impl Plan {
     }
 }
 
-/// This process's part in a run.
+/// The ranks of a run, as rank 0 has them.
 pub enum Ranks {
     Alone,
     Leader(Box<Crew>),
-    Follower(Exchange),
 }
 
 /// What went wrong among ranks.
@@ -141,71 +139,38 @@ impl Ranks {
         match self {
             Ranks::Alone => 1,
             Ranks::Leader(crew) => crew.size(),
-            Ranks::Follower(exchange) => exchange.size,
-        }
-    }
-
-    pub fn rank(&self) -> u32 {
-        match self {
-            Ranks::Alone | Ranks::Leader(_) => 0,
-            Ranks::Follower(exchange) => exchange.rank,
         }
     }
 
     /// Rank 0 tells the others to train a chunk, and shares its weights with them.
     pub fn begin(&mut self, task: &Task, trainer: &mut StageTrainer) -> Result<(), RanksError> {
         match self {
-            Ranks::Alone | Ranks::Follower(_) => Ok(()),
+            Ranks::Alone => Ok(()),
             Ranks::Leader(crew) => crew.begin(task, trainer),
         }
     }
 
-    /// The mean over all ranks of what they accumulated, and the signal by which any of them was asked to stop.
-    pub fn mean(
-        &self,
-        accumulated: &mut Accumulated,
-        stop: &StopRequest,
-    ) -> Result<Option<&'static str>, RanksError> {
-        match self.exchange()? {
-            None => Ok(None),
-            Some(exchange) => exchange.mean(accumulated, stop.requested().as_deref()),
+    /// What this rank computes with the others; `None` when it is the only one.
+    pub fn exchange(&self) -> Result<Option<&Exchange>, RanksError> {
+        match self {
+            Ranks::Alone => Ok(None),
+            Ranks::Leader(crew) => crew.exchange().map(Some),
         }
-    }
-
-    /// # Errors
-    /// [`RanksError::Differ`] when not all have the same weights and moments.
-    pub fn agree(&self, trainer: &StageTrainer) -> Result<(), RanksError> {
-        match self.exchange()? {
-            None => Ok(()),
-            Some(exchange) => exchange.agree(trainer),
-        }
-    }
-
-    /// Whether a stop is agreed upon with others, and not by this process alone.
-    pub fn are_several(&self) -> bool {
-        !matches!(self, Ranks::Alone)
     }
 
     /// All ranks have come to the end of a chunk, and wait for the next.
     pub fn rest(&mut self) {
-        if let Ranks::Leader(crew) = self {
-            crew.rest();
+        match self {
+            Ranks::Alone => {}
+            Ranks::Leader(crew) => crew.rest(),
         }
     }
 
     /// Parts from all other ranks after `error`, and finds out which of them was to blame.
     pub fn part(&mut self, error: Option<&RanksError>) -> Option<Lost> {
         match self {
-            Ranks::Alone | Ranks::Follower(_) => None,
+            Ranks::Alone => None,
             Ranks::Leader(crew) => crew.part(error),
-        }
-    }
-
-    fn exchange(&self) -> Result<Option<&Exchange>, RanksError> {
-        match self {
-            Ranks::Alone => Ok(None),
-            Ranks::Follower(exchange) => Ok(Some(exchange)),
-            Ranks::Leader(crew) => crew.exchange().map(Some),
         }
     }
 }
@@ -232,7 +197,7 @@ fn group(
 fn versions() -> [String; 2] {
     [
         env!("CARGO_PKG_VERSION").to_owned(),
-        super::actor::LIBTORCH_VERSION.to_owned(),
+        super::LIBTORCH_VERSION.to_owned(),
     ]
 }
 
