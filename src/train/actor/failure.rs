@@ -148,7 +148,7 @@ impl Failure {
                 },
             })],
             Failure::Interrupted { signal } => vec![Report::Interrupted { signal }],
-            Failure::Ranks(RanksError::Parted) => vec![Report::Environment { detail: text }],
+            Failure::Ranks(RanksError::Disconnected) => vec![Report::Environment { detail: text }],
             Failure::Write(error) if error.is_environment() => {
                 vec![Report::Environment { detail: text }]
             }

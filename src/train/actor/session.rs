@@ -83,7 +83,7 @@ impl Session {
         } else {
             None
         };
-        match (self.ranks.part(error), self.stop.requested()) {
+        match (self.ranks.disconnect(error), self.stop.requested()) {
             // Whoever asked this rank to stop asked the others too, and they may have exited first.
             (Some(_), Some(signal)) => Failure::Interrupted { signal },
             (Some(lost), None) => Failure::RankLost(lost),
