@@ -20,13 +20,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{
-    CheckpointContent, FILE_NAMES, FileRecord, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,
-    UPDATES_DONE, file_size, read_bounded,
-};
+use super::directory::{CheckpointContent, FileRecord, UPDATES_DONE, file_size, read_bounded};
+use super::location::{FILE_NAMES, Location, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE};
 use super::names::{step_name, unwrapped};
 use super::optimizer::{moments_for, updates_in};
-use super::place::{NoParts, Parts, Place, split};
+use super::parts::{NoParts, Parts, split};
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, DType, ReadError, Tensor, Value};
 
 /// A model or optimizer file smaller than this is a placeholder.
@@ -314,13 +312,13 @@ fn judge(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> Result<Jud
                 .to_owned(),
         });
     }
-    let place = Place::of(path).map_err(|error| RejectReason::SeveralFiles {
+    let location = Location::of(path).map_err(|error| RejectReason::SeveralFiles {
         what: error.to_string(),
     })?;
-    match (place, need) {
-        (Place::Directory(directory), Need::Resume) => judge_directory(&directory, expected),
-        (Place::Directory(directory), Need::Weights) => judge_weights(&directory, expected),
-        (Place::File(file), need) => judge_file(need, &file, expected),
+    match (location, need) {
+        (Location::Directory(directory), Need::Resume) => judge_directory(&directory, expected),
+        (Location::Directory(directory), Need::Weights) => judge_weights(&directory, expected),
+        (Location::File(file), need) => judge_file(need, &file, expected),
     }
 }
 

@@ -13,16 +13,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::location::{FILE_NAMES, Location, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, SeveralFiles};
 use super::names::{MixedPrefix, unwrapped};
-use super::place::{NoParts, Place, SeveralFiles, split};
+use super::parts::{NoParts, split};
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, ReadError, Tensor, Value};
 use crate::events;
-
-pub const MODEL_FILE: &str = "model_state_dict.pt";
-pub const OPTIMIZER_FILE: &str = "optim_state_dict.pt";
-pub const STATE_FILE: &str = "state.pt";
-/// The files of a checkpoint, in the order they are written and checked.
-pub const FILE_NAMES: [&str; 3] = [MODEL_FILE, OPTIMIZER_FILE, STATE_FILE];
 
 /// The key of `state.pt` under which our checkpoints have their number of updates.
 /// TinyWorlds' own have only `step`, the index of the last update, one less.
@@ -222,12 +217,12 @@ pub fn load_weights(path: &Path) -> Result<CheckpointContent, LoadError> {
 }
 
 fn load_parts(path: &Path, whole: bool) -> Result<CheckpointContent, LoadError> {
-    let place = Place::of(path).map_err(|error| LoadError::Several {
+    let place = Location::of(path).map_err(|error| LoadError::Several {
         path: path.to_owned(),
         error,
     })?;
     match place {
-        Place::Directory(directory) => {
+        Location::Directory(directory) => {
             let model = directory.join(MODEL_FILE);
             let state = load_file(&directory.join(STATE_FILE)).map(|loaded| loaded.value);
             Ok(CheckpointContent {
@@ -242,7 +237,7 @@ fn load_parts(path: &Path, whole: bool) -> Result<CheckpointContent, LoadError> 
                 },
             })
         }
-        Place::File(file) => {
+        Location::File(file) => {
             let parts = split(load_file(&file)?.value).map_err(|error| no_parts(&file, error))?;
             let optimizer = parts.optimizer.filter(|_| whole);
             Ok(CheckpointContent {

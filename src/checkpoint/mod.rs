@@ -13,9 +13,10 @@
 
 mod acceptance;
 mod directory;
+mod location;
 mod names;
 mod optimizer;
-mod place;
+mod parts;
 pub mod torch_file;
 
 pub use acceptance::{
@@ -23,12 +24,14 @@ pub use acceptance::{
     accept_for, appraise, updates_of,
 };
 pub use directory::{
-    CheckpointContent, FILE_NAMES, FileRecord, LoadError, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,
-    UPDATES_DONE, WriteError, Written, load, load_weights, remove_leftovers, write,
+    CheckpointContent, FileRecord, LoadError, UPDATES_DONE, WriteError, Written, load,
+    load_weights, remove_leftovers, write,
+};
+pub use location::{
+    FILE_NAMES, Location, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, SeveralFiles, is_checkpoint_file,
 };
 pub use names::{MixedPrefix, StepName, step_name};
 pub use optimizer::{
     AdamWState, Moments, OptimizerError, Parameter, ParameterGroup, decays, moments_of,
     optimizer_name, other_settings,
 };
-pub use place::{Place, SeveralFiles, is_checkpoint_file};

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::CheckpointContent;
+use super::directory::CheckpointContent;
 use super::names::{MixedPrefix, unwrapped};
 use super::torch_file::{Tensor, Value};
 

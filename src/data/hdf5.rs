@@ -10,8 +10,8 @@ mod links;
 use self::links::{Found, Member, Target};
 use super::advice::{Kind, Range};
 use super::error::DataError;
-use super::frames::{Loading, PassedOver, Recording, Source};
 use super::names;
+use super::source::{Loading, PassedOver, Recording, Source};
 use hdf5_pure::{
     ChunkIndex, DType, Dataset, Datatype, DatatypeByteOrder, Error, File, FormatError, Group,
 };

@@ -5,8 +5,8 @@
 //! operating system leaves in a folder are no data. Whatever else lies there is passed over and counted.
 
 use super::error::{DataError, Format, shorten};
-use super::frames::{Loading, PassedOver, Recording, Source};
 use super::names;
+use super::source::{Loading, PassedOver, Recording, Source};
 use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

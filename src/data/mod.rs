@@ -16,10 +16,12 @@ mod names;
 mod numpy;
 pub mod order;
 mod sniff;
+mod source;
 pub mod still;
 pub mod trivial;
 mod windows;
 
 pub use error::{DataError, Format, WindowError};
-pub use frames::{Frames, PassedOver, Recording};
+pub use frames::Frames;
+pub use source::{PassedOver, Recording};
 pub use windows::{WindowId, WindowShape, Windows};

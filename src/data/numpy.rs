@@ -5,7 +5,7 @@
 
 use super::advice::{Kind, Range};
 use super::error::DataError;
-use super::frames::{Loading, Recording, Source};
+use super::source::{Loading, Recording, Source};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, TypeStr};
 use std::fs::File;
 use std::io::{BufReader, Read};

@@ -10,7 +10,7 @@
 //! Invariant: sums run in f64 and in the order of the windows, so the numbers are the same on every machine.
 
 use super::error::WindowError;
-use super::frames::CHANNELS;
+use super::source::CHANNELS;
 use super::windows::{WindowId, Windows};
 
 /// How far a channel of a moving pixel is from the mean image, in steps of a byte; equal is not moving.

@@ -12,7 +12,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{ARCHIVE_BYTES_MAX, ReadError, WriteError};
+use super::error::{ReadError, WriteError};
+
+/// Largest archive that is read or written, in bytes. Above it the zip format
+/// needs its 64-bit records, which no model of this size needs.
+pub const ARCHIVE_BYTES_MAX: u64 = 0xFFFF_FFFE;
 
 const LOCAL: u32 = 0x0403_4b50;
 const CENTRAL: u32 = 0x0201_4b50;

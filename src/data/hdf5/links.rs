@@ -265,7 +265,7 @@ impl Links {
         })
     }
 
-    /// The links of a group; `None` of an object that is none.
+    /// The links of a group; `None` for an object that is not a group.
     fn links(&mut self, address: u64) -> Known<Option<Group>> {
         if let Some(links) = self.known.get(&address) {
             return Ok(links.clone());
