@@ -1,6 +1,6 @@
 //! Whether a checkpoint given by the user is one that a stage can begin with, or build on.
 //!
-//! Found out before a run has a directory: the model is built and the checkpoint
+//! Checked before a run has a directory: the model is built and the checkpoint
 //! loaded into it, as training would.
 
 use super::super::{AdamW, Model, TrainError};

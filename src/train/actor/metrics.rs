@@ -1,7 +1,7 @@
 //! Samples on their way to the log: gathered in columns, flushed in blocks.
 //!
-//! A block is flushed when it is full, before any other fact, and [`WAIT_MAX`] after its first sample, also while an
-//! update takes longer than that: a thread sees to it. Invariant: facts keep their order, since whoever flushes holds
+//! A block is flushed when it is full, before any other fact, and [`WAIT_MAX`] after its first sample, by a thread if an
+//! update takes longer than that. Invariant: facts keep their order, since whoever flushes holds
 //! the block until it is sent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +28,7 @@ const UPDATES_MAX: usize = 256;
 
 pub(super) struct MetricBuffer {
     shared: Arc<Shared>,
-    /// Tells the thread when the first sample of a block came; closed, it ends the thread.
+    /// Tells the thread when the first sample of a block was added; closing it ends the thread.
     begun: Option<Sender<Instant>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -43,7 +43,7 @@ struct Shared {
 /// Samples that are not reported yet.
 #[derive(Default)]
 struct Block {
-    /// When its first sample came.
+    /// When its first sample was added.
     since: Option<Instant>,
     columns: Vec<Sparse>,
     updates: usize,
@@ -120,12 +120,12 @@ impl MetricBuffer {
     }
 }
 
-/// After it is gone, no block is reported any more.
+/// No block is reported after the drop.
 impl Drop for MetricBuffer {
     fn drop(&mut self) {
         drop(self.begun.take());
         if let Some(thread) = self.thread.take() {
-            // It only sends; a panic of it has lost nothing that was reported.
+            // It only sends: its panic loses nothing that was reported.
             let _ = thread.join();
         }
     }
@@ -149,7 +149,7 @@ impl Shared {
         self.reports.fact(event)
     }
 
-    /// Flushes each block of `begun` that nobody else has flushed `wait` after its first sample.
+    /// Flushes each block of `begun` that is still unflushed `wait` after its first sample.
     fn flush_in_time(&self, begun: &Receiver<Instant>, wait: Duration) {
         let mut next = begun.recv().ok();
         while let Some(since) = next {

@@ -43,7 +43,7 @@ pub(super) fn losses(
     })
 }
 
-/// Predicts the last frame of each picture window, writes truth beside prediction, scores it.
+/// Predicts the last frame of each picture window, scores it, and draws it beside the true one.
 pub(super) fn picture(
     data: &Batches,
     directory: &RunDirectory,
@@ -55,7 +55,7 @@ pub(super) fn picture(
     let frames = data.windows().frames();
     let scores = structure::score(&prediction, &truth, data.mean(), data.patch_size())?;
 
-    // A step may come again, in another chunk or attempt; the log names the picture of each.
+    // Several chunks or attempts may end at one step; each has a picture of its own.
     let path = format!(
         "{0}/pictures/{0}_step_{1}_chunk_{2}_attempt_{3}.png",
         train.stage, train.to, train.chunk, train.attempt

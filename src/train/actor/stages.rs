@@ -180,7 +180,7 @@ fn load(
         Need::Resume
     };
     if let Err(reason) = directory.accept(need, &resume.checkpoint, &resume.files) {
-        // Another of the run's own may take its place; nothing takes that of a given one.
+        // An older checkpoint of the run may replace its own; nothing replaces a given one.
         let given = Path::new(&resume.checkpoint.path).is_absolute();
         return Err(if given || is_absent(&reason) {
             Failure::Environment(refusal(&resume.checkpoint, "to resume from", &reason))

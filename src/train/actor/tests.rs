@@ -161,7 +161,7 @@ fn each_stage_is_scored_in_batches_of_its_own() {
     assert_eq!(
         batches(HeldOutBatches::Largest),
         STAGES.map(|_| vec![6]),
-        "as runs of older builds go on"
+        "as in runs of older builds"
     );
     let session = self::session(place.path(), HeldOutBatches::Stage);
     let most = [1, 2, 8, 500].map(|batch| session.data().batches_max(32, 128, batch));

@@ -1,7 +1,7 @@
 //! Weights and moments between the trainer and a checkpoint's files.
 //!
-//! Invariant: what is written and read back is the same bytes, so training goes
-//! on from a checkpoint as if it had not stopped. Nothing that differs between
+//! Invariant: what is written and read back is the same bytes, so training resumes
+//! from a checkpoint as if it had not stopped. Nothing that differs between
 //! two such runs (a time, a host) is written into the files.
 
 use super::super::{Element, NamedTensor, OptimizerState, StageTrainer, WEIGHT_DECAY, decays};

@@ -22,7 +22,7 @@ pub(super) fn connect(
     let own = (job.rank, job.size);
     let (group, device) =
         group(store, own, &listen, device, timeout).map_err(|source| RendezvousError::Group {
-            place: "the ranks could not connect to each other",
+            what: "the ranks could not connect to each other",
             source,
         })?;
     Ok(Exchange::new(group, job.rank, job.size, device))

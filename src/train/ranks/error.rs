@@ -17,7 +17,7 @@ pub enum RendezvousError {
     Listen { master: Master, source: io::Error },
     #[error("rank {rank} cannot be started: {source}\n\nhint: {ONE_RANK}")]
     Start { rank: u32, source: io::Error },
-    #[error("rank {rank} ended before it began to train ({status}): {stderr}\n\nhint: {ONE_RANK}")]
+    #[error("rank {rank} exited before it began to train ({status}): {stderr}\n\nhint: {ONE_RANK}")]
     Ended {
         rank: u32,
         status: String,
@@ -43,9 +43,9 @@ pub enum RendezvousError {
     Other { what: String, hint: &'static str },
     #[error("rank {rank} cannot take part: {text}\n\nhint: {ONE_RANK}")]
     Refused { rank: u32, text: String },
-    #[error("{place}: {source}\n\nhint: {ONE_RANK}")]
+    #[error("{what}: {source}\n\nhint: {ONE_RANK}")]
     Group {
-        place: &'static str,
+        what: &'static str,
         source: tinygate_c10d::Error,
     },
     #[error("bug: a message between ranks: {0}")]

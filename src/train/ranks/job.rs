@@ -232,7 +232,11 @@ mod tests {
             &[("WORLD_SIZE", "2")],
             &["WORLD_SIZE is set, RANK is not"],
         );
-        check("no place", &TWO[..2], &["MASTER_ADDR, MASTER_PORT are not"]);
+        check(
+            "no address",
+            &TWO[..2],
+            &["MASTER_ADDR, MASTER_PORT are not"],
+        );
         check(
             "not a number",
             &with(&[("RANK", "one")]),

@@ -140,7 +140,7 @@ impl From<MailError> for RendezvousError {
     fn from(error: MailError) -> Self {
         match error {
             MailError::Store(source) => RendezvousError::Group {
-                place: "the store",
+                what: "the store",
                 source,
             },
             MailError::Json(error) => RendezvousError::Message(error),

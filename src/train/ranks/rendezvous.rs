@@ -42,7 +42,7 @@ pub struct Terms {
     pub timeout: Duration,
 }
 
-/// Rank 0 at the place where the others find it.
+/// Rank 0, where the others find it, and those it started.
 pub(super) struct Rendezvous<'t> {
     job: Job,
     terms: &'t Terms,
@@ -229,7 +229,7 @@ fn listen(master: &Master) -> Result<(TcpListener, Master), RendezvousError> {
     let listener = match TcpListener::bind(addresses.as_slice()) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
             tracing::warn!(
-                "{master} is no address of this machine: rank 0 listens at port {} of all of its addresses",
+                "{master} is not an address of this machine: rank 0 listens at port {} of all its addresses",
                 master.port
             );
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, master.port))
@@ -245,8 +245,8 @@ fn listen(master: &Master) -> Result<(TcpListener, Master), RendezvousError> {
     Ok((listener, master))
 }
 
-fn at(place: &'static str) -> impl FnOnce(tinygate_c10d::Error) -> RendezvousError {
-    move |source| RendezvousError::Group { place, source }
+fn at(what: &'static str) -> impl FnOnce(tinygate_c10d::Error) -> RendezvousError {
+    move |source| RendezvousError::Group { what, source }
 }
 
 #[cfg(test)]
