@@ -133,7 +133,7 @@ pub fn gather(
             let why = format!("{error:#}");
             let granted = fewer(wanted, 1, grant, &why)?;
             output::say(&format!(
-                "warning: going on with one rank: {}",
+                "warning: continuing with one rank: {}",
                 first_line(&why)
             ));
             let gathered = form(config, frames, Plan::Alone)?;
@@ -239,11 +239,11 @@ fn fewer(wanted: u32, size: u32, grant: Grant, why: &str) -> anyhow::Result<Fall
         Grant::Yes(by) => by,
         Grant::No => bail!(
             "the run wants DDP over {wanted} ranks, and {why}\n\
-             hint: `allow_single_gpu_fallback = true` or `--allow-single-gpu-fallback` lets `run` and `resume` go on with {size} \
+             hint: `allow_single_gpu_fallback = true` or `--allow-single-gpu-fallback` lets `run` and `resume` continue with {size} \
              and more accumulation; a new run asks for fewer ranks with `nproc_per_node`"
         ),
         Grant::OnRecord => bail!(
-            "the run goes on with {wanted} ranks since its fallback was granted, and {why}\n\
+            "the run has {wanted} ranks since its fallback was granted, and {why}\n\
              hint: a run falls back once; bring {wanted} devices, or start a new run from its checkpoint with `--init-from`"
         ),
     };

@@ -6,7 +6,7 @@
 //! a clock for throughput and for flushing metrics, and writes two kinds of
 //! files: checkpoints and pictures.
 //!
-//! A [`Session`] carries out commands. It holds four things that know nothing of each
+//! A session carries out commands. It holds four things that know nothing of each
 //! other: the data as batches, the run's directory, the loaded stage, and the other ranks.
 //!
 //! Invariant: what it trains is a function of the command, the config and the

@@ -4,7 +4,7 @@
 //! tells the followers what to train. It starts them itself, or a launcher starts all ranks (`torchrun`, Slurm,
 //! Kubernetes). Messages go through PyTorch's TCPStore; weights and gradients through its Gloo or NCCL group.
 //!
-//! What the ranks compute is in [`Exchange`]; who they are in [`Job`]; how they find each other in [`rendezvous`]; what
+//! What the ranks compute is in [`Exchange`]; who they are in [`Job`]; how they find each other in `rendezvous`; what
 //! each side does in [`Leader`] and [`Follower`]. Invariant: a rank that is lost costs a chunk, and no other waits for it
 //! longer than the config says.
 
