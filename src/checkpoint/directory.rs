@@ -19,8 +19,8 @@ use super::parts::{NoParts, split};
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, ReadError, Tensor, Value};
 use crate::events;
 
-/// The key of `state.pt` under which our checkpoints have their number of updates.
-/// TinyWorlds' own have only `step`, the index of the last update, one less.
+/// The key of `state.pt` that holds the number of updates in our checkpoints.
+/// TinyWorlds' own have only `step`, the index of the last update: one less.
 pub const UPDATES_DONE: &str = "updates_done";
 
 const TEMPORARY: &str = ".tmp-";
@@ -37,7 +37,7 @@ pub struct CheckpointContent {
     pub state: Value,
 }
 
-/// One file of a checkpoint, as the log names it.
+/// One file of a checkpoint, as the log records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
     pub name: String,
@@ -158,7 +158,7 @@ pub enum LoadError {
 /// Writes a checkpoint to `<parent>/<name>`, atomically and durably.
 ///
 /// `parent` is made if missing. A directory of the same name that exists is
-/// replaced: the caller has no event that names it, or would not write it again.
+/// replaced: no event of the caller references it, or it would not be written again.
 ///
 /// # Errors
 /// [`WriteError::DiskFull`] when the disk or the quota is full. See [`WriteError`].
@@ -325,7 +325,7 @@ pub(super) fn file_size(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Reads a whole file, though no more of it than an archive may have.
+/// Reads a file, up to just above the largest archive.
 pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     file_size(path)?;
     let mut bytes = Vec::new();

@@ -24,7 +24,7 @@ pub struct SeveralFiles {
     pub names: Vec<String>,
 }
 
-/// How names of files of tensors end.
+/// Endings of the names of files that hold tensors.
 const ENDINGS: [&str; 7] = [
     ".pth",
     ".pt",
@@ -40,7 +40,7 @@ impl Location {
     /// such file. A path that does not exist is taken for a directory.
     ///
     /// # Errors
-    /// If a folder holds several files that could be meant.
+    /// A folder with several candidates.
     pub fn of(path: &Path) -> Result<Location, SeveralFiles> {
         if path.is_file() {
             return Ok(match path.parent() {
@@ -77,7 +77,7 @@ impl Location {
     }
 }
 
-/// Whether a file's name says that it may be a checkpoint in one file.
+/// Whether a file may be a checkpoint, by its name.
 pub fn is_checkpoint_file(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.to_ascii_lowercase();

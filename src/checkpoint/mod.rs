@@ -1,13 +1,13 @@
 //! Checkpoints: three `torch.save` files in a directory, written so that a crash
-//! leaves a whole one or none, read without libtorch, and accepted or rejected by
+//! leaves a complete one or none, read without libtorch, and accepted or rejected by
 //! fixed rules.
 //!
 //! [`write`] and [`load`] move a [`CheckpointContent`] to and from a directory,
 //! [`accept`] judges a checkpoint, ours or TinyWorlds' own or one in a single file,
-//! [`appraise`] says for what it is good, and [`AdamWState`] is
+//! [`appraise`] says what it can be used for, and [`AdamWState`] is
 //! the typed form of the optimizer's file. [`torch_file`] is the format beneath.
 //!
-//! Nothing here executes what a file says, starts a tensor library, or reads a
+//! Nothing here executes a file's content, starts a tensor library, or reads a
 //! clock. Invariant: a directory that [`write`] returned is complete on disk, and
 //! it opens with PyTorch's `torch.load`.
 

@@ -12,14 +12,14 @@ pub(super) struct Parts {
     pub state: Value,
 }
 
-/// Why a file has no such parts.
+/// Why a file cannot be split into parts.
 #[derive(Debug)]
 pub(super) enum NoParts {
     NotADict {
         found: String,
     },
     Empty,
-    /// What stands at its keys is no dict of tensors.
+    /// None of its values is a dict of tensors.
     NoModel {
         keys: Vec<String>,
     },
@@ -127,8 +127,8 @@ fn is_scalar(value: &Value) -> bool {
         .is_some_and(|tensor| tensor.elements() <= 1)
 }
 
-/// The key of the model: one of a dict that holds only tensors, else some, else a whole
-/// module. A dict without tensors is a model that something is wrong with.
+/// The key of the model: preferably a dict of nothing but tensors, then one with some, then a
+/// whole module, then any dict, which is a damaged model.
 fn model_key(dict: &[(Value, Value)]) -> Option<&'static str> {
     let key = |fits: fn(&Value) -> bool| first_key(dict, &MODEL_KEYS, fits);
     key(|value| holds_tensors(value, WRAPPINGS_MOST, |dict| dict.iter().all(is_tensor)))
@@ -155,12 +155,12 @@ fn is_tensor((_, value): &(Value, Value)) -> bool {
     value.as_tensor().is_some()
 }
 
-/// What only Python can make, such as a whole module.
+/// Whether only Python can make it, such as a whole module.
 fn is_object(value: &Value) -> bool {
     matches!(value, Value::Opaque { .. } | Value::Object { .. })
 }
 
-/// The key of an optimizer's state, else of what may be meant as one.
+/// The key of an optimizer's state, else of a value that may be meant as one.
 fn optimizer_key(dict: &[(Value, Value)]) -> Option<&'static str> {
     let key = |fits: fn(&Value) -> bool| first_key(dict, &OPTIMIZER_KEYS, fits);
     key(|value| {

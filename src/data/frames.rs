@@ -3,7 +3,7 @@
 //! A path is an HDF5 file, an `.npz` or `.npy` file, or a folder of PNGs. Each is one recording, or several: a folder's
 //! subfolders, an HDF5 file's groups. A recording becomes one segment, and no window runs from one into the next.
 //!
-//! A file's header is believed only as far as its length allows: what it claims is checked before memory is asked for.
+//! A header's claims are checked against the file's length before memory is allocated.
 //!
 //! Invariant: the segments follow each other without gaps and cover all frames, and every frame has the same size.
 
@@ -29,7 +29,7 @@ impl Frames {
     /// Reads the files and folders in the given order; every frame must be `frame_size` pixels high and wide.
     ///
     /// # Errors
-    /// The first [`DataError`] met: a path that is missing, unreadable or damaged, or that holds something else than
+    /// The first [`DataError`]: a path that is missing, unreadable or damaged, or that holds something other than
     /// `uint8 [frames, frame_size, frame_size, 3]`.
     pub fn load<P: AsRef<Path>>(paths: &[P], frame_size: usize) -> Result<Self, DataError> {
         if paths.is_empty() {

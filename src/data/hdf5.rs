@@ -2,8 +2,8 @@
 //! Without one at the top, each dataset `frames` in a group is a recording of its own. Links within the file are
 //! followed ([`links`]).
 //!
-//! The file is foreign input. Its claims are checked against its length before anything is allocated, rows are read a
-//! bounded piece at a time, and a panic in the parser is an error of the file.
+//! The file is untrusted input. Its claims are checked against its length before anything is allocated, rows are read in
+//! bounded pieces, and a panic in the parser is an error of the file.
 
 mod links;
 
@@ -40,7 +40,7 @@ const GROUPS_MAX: usize = 10_000;
 /// How many arrays of other names are looked into for one that may be frames.
 const OTHERS_MAX: usize = 100;
 
-/// HDF5's own filters, and the registered ones that data is found to be compressed with.
+/// HDF5's own filters, and the registered ones that data sets use.
 const FILTERS: [(u16, &str); 31] = [
     (4, "szip"),
     (5, "nbit"),

@@ -1,6 +1,6 @@
 //! A file about to be read, and what has been read so far: what every reader needs.
 //!
-//! Invariant: memory is asked for only after a claim was checked against the length of the file.
+//! Invariant: memory is allocated only after a claim was checked against the length of the file.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub struct Recording {
     pub missing: u64,
 }
 
-/// What lies beside the frames and was not read, or was never written.
+/// Something beside the frames that was skipped, or that was never written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedOver {
     /// The folder or file it is in.
@@ -51,7 +51,7 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Checks a claimed shape and asks for the memory; answers how many frames there are.
+    /// Checks a claimed shape and reserves the memory; returns how many frames there are.
     ///
     /// `most` is how many bytes of frames the file can hold at its length.
     pub fn admit(
@@ -68,7 +68,7 @@ impl Source<'_> {
             return Err(self.wrong_shape(shape));
         }
         self.check_size(height, width)?;
-        // The size of a frame is the config's by now, so only the count can be absurd.
+        // The size of a frame is checked, so only the count can be absurd.
         let claimed = u128::from(count).saturating_mul(u128::from(self.frame_bytes()));
         if claimed > most {
             let path = self.path.to_owned();
@@ -103,7 +103,7 @@ impl Source<'_> {
         })
     }
 
-    /// Room for `bytes` more; an error where `Vec` would abort the process.
+    /// Reserves `bytes` more; an error where `Vec` would abort the process.
     pub fn reserve(&self, bytes: u64, into: &mut Vec<u8>) -> Result<(), DataError> {
         let no_memory = || DataError::NoMemory {
             path: self.path.to_owned(),
@@ -137,7 +137,7 @@ impl Source<'_> {
         }
     }
 
-    /// `found` is the type in the file's own words.
+    /// `found` is the type as the file spells it.
     pub fn wrong_type(
         &self,
         found: &str,
@@ -179,7 +179,7 @@ impl Source<'_> {
     }
 
     /// Runs a foreign parser. A panic inside it (an overflow or an index past the end on a damaged file) becomes an
-    /// error; nothing that it could have left half done is looked at again.
+    /// error; whatever it left half done is not used again.
     pub fn guarded<T>(&self, parse: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(parse))
             .unwrap_or_else(|_| Err(self.damaged("the parser gave up on its contents")))

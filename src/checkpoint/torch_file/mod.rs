@@ -4,7 +4,7 @@
 //! A `torch.save` file is a zip of stored records: a pickle (`data.pkl`) that
 //! describes the value, and one raw little-endian record per tensor storage
 //! (`data/<key>`). [`read`] interprets a small allow-listed part of the pickle
-//! language; anything else it meets is remembered by name and kept as an opaque
+//! language; everything else is recorded by name and kept as an opaque
 //! value. [`write`] makes the same format, byte for byte the same for the same
 //! value, because checkpoints are named by their hash.
 //!

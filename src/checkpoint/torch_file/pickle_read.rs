@@ -1,7 +1,7 @@
 //! A restricted reader of the pickle language (protocol 2, what `torch.save`
-//! emits, and 3 to 5, which it can be asked for). It never looks a global up: names
-//! on the allow-list have their meaning here, in Rust, and every other name only
-//! makes an opaque value. So do tensors that have no plain elements (sparse,
+//! emits, and 3 to 5, which it can be told to write). It never looks up a global: names
+//! on the allow-list are implemented here, in Rust, and every other name makes an opaque
+//! value. So do tensors that have no plain elements (sparse,
 //! quantized, complex, ...): a file may hold some that are not needed.
 //!
 //! It runs in two passes. The machine here executes the opcodes over an [`Arena`].

@@ -134,12 +134,15 @@ impl Builder<'_, '_> {
     ) -> Result<Vec<(Value, Value)>, ReadError> {
         let (mut texts, mut numbers) = (BTreeSet::new(), BTreeSet::new());
         for (key, _) in entries {
-            let fresh = match self.nodes.get(*key) {
-                Node::Str(text) => texts.insert(*text),
-                Node::Int(number) => numbers.insert(*number),
-                _ => true,
+            let key = self.nodes.get(*key);
+            let repeated = if let Node::Str(text) = key {
+                !texts.insert(*text)
+            } else if let Node::Int(number) = key {
+                !numbers.insert(*number)
+            } else {
+                false
             };
-            if !fresh {
+            if repeated {
                 return Err(ReadError::damaged("a dict has the same key twice"));
             }
         }

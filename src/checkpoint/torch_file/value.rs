@@ -14,7 +14,7 @@ pub struct Loaded {
     pub value: Value,
     /// Globals outside the allow-list that the pickle names, sorted, as
     /// `module.name`. None of them was looked up or called; what they would have
-    /// made stands in `value` as [`Value::Opaque`], if it stands there at all.
+    /// made is [`Value::Opaque`] in `value`, if it is part of it.
     pub foreign: Vec<String>,
 }
 

@@ -70,7 +70,7 @@ pub fn from_content(content: &CheckpointContent) -> Result<Vec<NamedTensor>, Str
 /// The moments as the trainer takes them.
 ///
 /// # Errors
-/// What the state lacks, or how its parameters are not the model's.
+/// What is missing in the state, or how its parameters differ from the model's.
 pub fn optimizer_from_content(content: &CheckpointContent) -> Result<OptimizerState, String> {
     let mut result = OptimizerState {
         step: 0,
