@@ -12,8 +12,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
+use tinygate::events::ModelKind;
 use tinygate::train::models::ModelConfig;
-use tinygate::train::{InitKey, MicroBatch, StageKind, StageTrainer, Wanted, use_threads};
+use tinygate::train::{InitKey, MicroBatch, Model, Pipeline, StageTrainer, Wanted, use_threads};
 use tinygate_c10d::{Group, Listen, Store};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -76,8 +77,10 @@ fn update() -> (f64, i64) {
         stage: "video_tokenizer".to_owned(),
         restart: 0,
     };
-    let mut trainer = StageTrainer::new(StageKind::VideoTokenizer, &config, &key, Device::Cpu)
+    let model = Model::new(ModelKind::VideoTokenizer, &config, &key, Device::Cpu)
         .expect("the default model");
+    let pipeline = Pipeline::new(model, None).expect("no upstream models are needed");
+    let mut trainer = StageTrainer::new(pipeline).expect("memory for the moments");
     let frames = Tensor::randint(256, [8, 4, 64, 64, 3], (Kind::Uint8, Device::Cpu));
     let batch = [MicroBatch { frames, mask: None }];
     let round = |_| {
@@ -88,7 +91,7 @@ fn update() -> (f64, i64) {
         from.elapsed().as_secs_f64()
     };
     let seconds = median((0..7).map(round).collect());
-    let count = trainer.learner().parameters().count();
+    let count = trainer.model().parameters().count();
     (seconds, count as i64)
 }
 

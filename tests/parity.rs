@@ -17,9 +17,10 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
+use tinygate::events::ModelKind;
 use tinygate::train::models::{ModelConfig, patches_of};
 use tinygate::train::{
-    Batch, Element, InitKey, Learner, NamedTensor, Stage, TokenMask, Wanted, learning_rate,
+    AdamW, Batch, Element, InitKey, Model, NamedTensor, TokenMask, Wanted, learning_rate,
 };
 
 /// What is compared, in the order of the report.
@@ -180,7 +181,7 @@ fn reproduce(fixture: &Fixture) -> Vec<String> {
         if deviation <= check.limit() {
             continue;
         }
-        if fixture.stage() != Stage::LatentActions {
+        if fixture.kind() != ModelKind::LatentActions {
             failures.push(format!(
                 "{place}: {check:?} of {what} deviates by {deviation:.1e}, limit {:.0e}",
                 check.limit()
@@ -228,10 +229,11 @@ fn run(fixture: &Fixture, weights: &[NamedTensor]) -> Values {
         stage: "parity".to_owned(),
         restart: 0,
     };
-    let mut learner = Learner::new(fixture.stage(), &config, &key, Device::Cpu).unwrap();
-    learner.load(weights, None).unwrap();
+    let mut model = Model::new(fixture.kind(), &config, &key, Device::Cpu).unwrap();
+    model.load(weights).unwrap();
+    let mut optimizer = AdamW::new(model.parameters()).unwrap();
     assert_eq!(
-        sorted(learner.export().unwrap()),
+        sorted(model.export().unwrap()),
         weights,
         "names, shapes and bytes after loading"
     );
@@ -246,25 +248,25 @@ fn run(fixture: &Fixture, weights: &[NamedTensor]) -> Values {
     put(
         Check::Output,
         "the first batch",
-        doubles(&learner.output(&batches[0]).unwrap()),
+        doubles(&model.output(&batches[0]).unwrap()),
     );
     if fixture.tensors.contains_key("tokens_initial") {
         put(
             Check::Tokens,
             "the first batch",
-            doubles(&learner.codes(&batches[0]).unwrap()),
+            doubles(&model.codes(&batches[0]).unwrap()),
         );
     }
     let target = fixture.setting("total_updates") as u64;
     let base: f64 = fixture.settings["learning_rate"].parse().unwrap();
     for (update, batch) in (0_u64..).zip(&batches) {
         let rate = learning_rate(update, target, base);
-        let accumulated = learner
+        let accumulated = model
             .accumulate(std::slice::from_ref(batch), Wanted::default())
             .unwrap();
         if update == 0 {
             put(Check::Loss, "the first batch", vec![accumulated.loss()]);
-            for gradient in learner.export_gradients(&accumulated).unwrap() {
+            for gradient in model.export_gradients(&accumulated).unwrap() {
                 put(
                     gradient_check(&gradient.name),
                     &gradient.name,
@@ -272,13 +274,13 @@ fn run(fixture: &Fixture, weights: &[NamedTensor]) -> Values {
                 );
             }
         }
-        let metrics = learner.apply(accumulated, rate).unwrap();
+        let metrics = optimizer.apply(&mut model, accumulated, rate).unwrap();
         let what = update_name(update);
         put(Check::Losses, &what, vec![metrics.loss]);
         put(Check::Norms, &what, vec![metrics.grad_norm]);
         put(Check::Rates, &what, vec![rate]);
     }
-    for tensor in learner
+    for tensor in model
         .export()
         .unwrap()
         .iter()
@@ -356,11 +358,11 @@ impl Fixture {
         self.settings[key].parse().unwrap()
     }
 
-    fn stage(&self) -> Stage {
+    fn kind(&self) -> ModelKind {
         match self.settings["stage"].as_str() {
-            "video_tokenizer" => Stage::VideoTokenizer,
-            "latent_actions" => Stage::LatentActions,
-            "dynamics" => Stage::Dynamics,
+            "video_tokenizer" => ModelKind::VideoTokenizer,
+            "latent_actions" => ModelKind::LatentActions,
+            "dynamics" => ModelKind::Dynamics,
             other => panic!("`{}` is of stage `{other}`", self.path.display()),
         }
     }
@@ -505,7 +507,7 @@ impl Fixture {
     }
 
     fn batch(&self, update: i64, config: &ModelConfig) -> Batch {
-        if self.stage() != Stage::Dynamics {
+        if self.kind() != ModelKind::Dynamics {
             return Batch::Rows(
                 patches_of(&self.tensor("frames").get(update), config.patch_size).unwrap(),
             );

@@ -73,8 +73,8 @@ Result guarded(tinygate_failure* failure, Result none, Work work) {
   return none;
 }
 
-// c10d prints each connection that broke with a stack, and then throws the same as an exception, which is what is
-// reported. Who wants to read it all sets libtorch's own variable.
+// c10d prints each broken connection with a stack, and then throws the same as an exception, which is what is reported.
+// libtorch's own variable brings the stacks back.
 void print_no_stacks() {
   static const bool once = [] {
     if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) {
@@ -88,10 +88,25 @@ void print_no_stacks() {
 std::vector<at::Tensor> tensors_of(void* const* tensors, size_t count) {
   std::vector<at::Tensor> all;
   all.reserve(count);
-  for (size_t place = 0; place < count; place++) {
-    all.push_back(*static_cast<torch::Tensor*>(tensors[place]));
+  for (size_t index = 0; index < count; index++) {
+    all.push_back(*static_cast<torch::Tensor*>(tensors[index]));
   }
   return all;
+}
+
+// Those of a client.
+c10d::TCPStoreOptions store_options(uint16_t port, int64_t timeout_ms) {
+  c10d::TCPStoreOptions options;
+  options.port = port;
+  options.waitWorkers = false;
+  options.timeout = milliseconds(timeout_ms);
+  return options;
+}
+
+tinygate_store* open_store(const char* host, const c10d::TCPStoreOptions& options) {
+  print_no_stacks();
+  auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+  return new tinygate_store{store, store->getPort()};
 }
 
 } // namespace
@@ -109,15 +124,10 @@ tinygate_store* tinygate_store_serve(
     int64_t timeout_ms,
     tinygate_failure* failure) {
   return guarded<tinygate_store*>(failure, nullptr, [&] {
-    print_no_stacks();
-    c10d::TCPStoreOptions options;
-    options.port = port;
+    auto options = store_options(port, timeout_ms);
     options.isServer = true;
-    options.waitWorkers = false;
-    options.timeout = milliseconds(timeout_ms);
     options.masterListenFd = listener;
-    auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
-    return new tinygate_store{store, store->getPort()};
+    return open_store(host, options);
   });
 }
 
@@ -126,15 +136,7 @@ tinygate_store* tinygate_store_connect(
     uint16_t port,
     int64_t timeout_ms,
     tinygate_failure* failure) {
-  return guarded<tinygate_store*>(failure, nullptr, [&] {
-    print_no_stacks();
-    c10d::TCPStoreOptions options;
-    options.port = port;
-    options.waitWorkers = false;
-    options.timeout = milliseconds(timeout_ms);
-    auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
-    return new tinygate_store{store, store->getPort()};
-  });
+  return guarded<tinygate_store*>(failure, nullptr, [&] { return open_store(host, store_options(port, timeout_ms)); });
 }
 
 tinygate_store* tinygate_store_prefixed(const tinygate_store* store, const char* prefix, tinygate_failure* failure) {

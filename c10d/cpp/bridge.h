@@ -34,7 +34,7 @@ uint8_t* tinygate_store_get(const tinygate_store* store, const char* key, size_t
 // `interface` may be null: then the device is bound to `address`.
 tinygate_group* tinygate_group_gloo(const tinygate_store* store, int rank, int size, const char* address, const char* interface, int64_t timeout_ms, tinygate_failure* failure);
 bool tinygate_has_nccl(void);
-// The name of a CUDA device, to be freed with tinygate_free_text; null: nobody names it.
+// The name of a CUDA device, to be freed with tinygate_free_text; null: unknown.
 char* tinygate_cuda_card(int index);
 tinygate_group* tinygate_group_nccl(const tinygate_store* store, int rank, int size, bool loopback, int64_t timeout_ms, tinygate_failure* failure);
 void tinygate_group_free(tinygate_group* group);

@@ -100,11 +100,11 @@ impl Store {
         })
     }
 
-    /// Connects to a store; asks again until `timeout` while nobody is there. Where something is there that does not
+    /// Connects to a store; retries until `timeout` while nothing listens. Where something listens that does not
     /// answer as a store does, it waits as long. `cut` ends that, and the waits of every later call, early.
     ///
     /// # Errors
-    /// [`ErrorKind::TimedOut`] or [`ErrorKind::Network`] where there is none.
+    /// [`ErrorKind::TimedOut`] or [`ErrorKind::Network`] without one.
     pub fn connect(host: &str, port: u16, timeout: Duration, cut: Option<&Cut>) -> Result<Store> {
         let host = text(host)?;
         Store::made(timeout, cut, move |failure| {
@@ -294,7 +294,7 @@ impl Group {
         })
     }
 
-    /// NCCL, for tensors on this rank's CUDA `device`. Untested: no run on a GPU is on record. `loopback` keeps its
+    /// NCCL, for tensors on this rank's CUDA `device`. Untested: it has not run on a GPU. `loopback` keeps its
     /// ranks on this machine. Returns when all `size` ranks are connected.
     ///
     /// # Errors

@@ -10,7 +10,7 @@
 //!    not negative; `state.pt` can be read.
 //!
 //! Where only the weights are needed, the model alone is judged. [`appraise`] says
-//! for what a checkpoint is good.
+//! what a checkpoint can be used for.
 //!
 //! Invariant: every fault of a checkpoint is a [`RejectReason`], never an error or a
 //! panic, and nothing in a file is executed.
@@ -20,19 +20,17 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{
-    CheckpointContent, FILE_NAMES, FileRecord, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,
-    UPDATES_DONE, file_size, read_bounded,
-};
+use super::directory::{CheckpointContent, FileRecord, UPDATES_DONE, file_size, read_bounded};
+use super::location::{FILE_NAMES, Location, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE};
 use super::names::{step_name, unwrapped};
 use super::optimizer::{moments_for, updates_in};
-use super::place::{NoParts, Parts, Place, split};
+use super::parts::{NoParts, Parts, split};
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, DType, ReadError, Tensor, Value};
 
 /// A model or optimizer file smaller than this is a placeholder.
 pub const BYTES_MIN: u64 = 1000;
 /// A weight or a mean gradient beyond this overflows in use: its square, summed over
-/// a few hundred, is no `float32`.
+/// a few hundred, exceeds `float32`.
 pub const MAGNITUDE_MAX: f64 = 1e18;
 
 /// What a checkpoint is needed for.
@@ -44,7 +42,7 @@ pub enum Need {
     Weights,
 }
 
-/// For what a checkpoint is good.
+/// What a checkpoint can be used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Appraisal {
     Resume(Accepted),
@@ -64,8 +62,7 @@ pub enum Acceptance {
 /// What an accepted checkpoint holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// Updates done, where the checkpoint says so. TinyWorlds' own `_step_149` has
-    /// done 150.
+    /// Updates done, if the checkpoint says so; 150 for TinyWorlds' own `_step_149`.
     pub step: Option<u64>,
     pub origin: Origin,
     /// Tensors of the model.
@@ -252,7 +249,7 @@ impl RejectReason {
 }
 
 /// Judges the checkpoint at `path`, to resume from. `expected_files` is what the log
-/// says of a checkpoint that it names, and `None` for one that no log names.
+/// records of its files; `None` for a checkpoint that no log references.
 pub fn accept(path: &Path, expected_files: Option<&[FileRecord]>) -> Acceptance {
     accept_for(Need::Resume, path, expected_files)
 }
@@ -265,7 +262,7 @@ pub fn accept_for(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> A
     }
 }
 
-/// Says for what the checkpoint at `path` is good. Stricter than [`accept`], which
+/// Says what the checkpoint at `path` can be used for. Stricter than [`accept`], which
 /// takes any optimizer's state: to resume, it must be that of an AdamW of this model.
 pub fn appraise(path: &Path, expected: Option<&[FileRecord]>) -> Appraisal {
     let reason = match judge(Need::Resume, path, expected) {
@@ -314,13 +311,13 @@ fn judge(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> Result<Jud
                 .to_owned(),
         });
     }
-    let place = Place::of(path).map_err(|error| RejectReason::SeveralFiles {
+    let location = Location::of(path).map_err(|error| RejectReason::SeveralFiles {
         what: error.to_string(),
     })?;
-    match (place, need) {
-        (Place::Directory(directory), Need::Resume) => judge_directory(&directory, expected),
-        (Place::Directory(directory), Need::Weights) => judge_weights(&directory, expected),
-        (Place::File(file), need) => judge_file(need, &file, expected),
+    match (location, need) {
+        (Location::Directory(directory), Need::Resume) => judge_directory(&directory, expected),
+        (Location::Directory(directory), Need::Weights) => judge_weights(&directory, expected),
+        (Location::File(file), need) => judge_file(need, &file, expected),
     }
 }
 
@@ -349,8 +346,8 @@ fn judge_directory(
     Ok(model.judged(step, origin, files, optimizer))
 }
 
-/// The model's file alone; of the others only that they are what the log says, if it
-/// names them.
+/// Judges the model's file; of the others only that they match the log, if it references
+/// them.
 fn judge_weights(
     directory: &Path,
     expected: Option<&[FileRecord]>,
@@ -534,7 +531,7 @@ fn open(bytes: &[u8], name: &str) -> Result<torch_file::Loaded, RejectReason> {
     })
 }
 
-/// A non-empty dict in which nothing foreign had a part.
+/// A non-empty dict without foreign objects.
 fn open_dict(bytes: &[u8], name: &str) -> Result<Vec<(Value, Value)>, RejectReason> {
     let loaded = open(bytes, name)?;
     if let Some(global) = loaded.foreign.into_iter().next() {

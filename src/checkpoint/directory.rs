@@ -13,19 +13,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::location::{FILE_NAMES, Location, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, SeveralFiles};
 use super::names::{MixedPrefix, unwrapped};
-use super::place::{NoParts, Place, SeveralFiles, split};
+use super::parts::{NoParts, split};
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, ReadError, Tensor, Value};
 use crate::events;
 
-pub const MODEL_FILE: &str = "model_state_dict.pt";
-pub const OPTIMIZER_FILE: &str = "optim_state_dict.pt";
-pub const STATE_FILE: &str = "state.pt";
-/// The files of a checkpoint, in the order they are written and checked.
-pub const FILE_NAMES: [&str; 3] = [MODEL_FILE, OPTIMIZER_FILE, STATE_FILE];
-
-/// The key of `state.pt` under which our checkpoints have their number of updates.
-/// TinyWorlds' own have only `step`, the index of the last update, one less.
+/// The key of `state.pt` that holds the number of updates in our checkpoints.
+/// TinyWorlds' own have only `step`, the index of the last update: one less.
 pub const UPDATES_DONE: &str = "updates_done";
 
 const TEMPORARY: &str = ".tmp-";
@@ -42,7 +37,7 @@ pub struct CheckpointContent {
     pub state: Value,
 }
 
-/// One file of a checkpoint, as the log names it.
+/// One file of a checkpoint, as the log records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
     pub name: String,
@@ -163,7 +158,7 @@ pub enum LoadError {
 /// Writes a checkpoint to `<parent>/<name>`, atomically and durably.
 ///
 /// `parent` is made if missing. A directory of the same name that exists is
-/// replaced: the caller has no event that names it, or would not write it again.
+/// replaced: no event of the caller references it, or it would not be written again.
 ///
 /// # Errors
 /// [`WriteError::DiskFull`] when the disk or the quota is full. See [`WriteError`].
@@ -222,12 +217,12 @@ pub fn load_weights(path: &Path) -> Result<CheckpointContent, LoadError> {
 }
 
 fn load_parts(path: &Path, whole: bool) -> Result<CheckpointContent, LoadError> {
-    let place = Place::of(path).map_err(|error| LoadError::Several {
+    let place = Location::of(path).map_err(|error| LoadError::Several {
         path: path.to_owned(),
         error,
     })?;
     match place {
-        Place::Directory(directory) => {
+        Location::Directory(directory) => {
             let model = directory.join(MODEL_FILE);
             let state = load_file(&directory.join(STATE_FILE)).map(|loaded| loaded.value);
             Ok(CheckpointContent {
@@ -242,7 +237,7 @@ fn load_parts(path: &Path, whole: bool) -> Result<CheckpointContent, LoadError> 
                 },
             })
         }
-        Place::File(file) => {
+        Location::File(file) => {
             let parts = split(load_file(&file)?.value).map_err(|error| no_parts(&file, error))?;
             let optimizer = parts.optimizer.filter(|_| whole);
             Ok(CheckpointContent {
@@ -330,7 +325,7 @@ pub(super) fn file_size(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Reads a whole file, though no more of it than an archive may have.
+/// Reads a file, up to just above the largest archive.
 pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     file_size(path)?;
     let mut bytes = Vec::new();

@@ -1,21 +1,22 @@
 //! Checkpoints: three `torch.save` files in a directory, written so that a crash
-//! leaves a whole one or none, read without libtorch, and accepted or rejected by
+//! leaves a complete one or none, read without libtorch, and accepted or rejected by
 //! fixed rules.
 //!
 //! [`write`] and [`load`] move a [`CheckpointContent`] to and from a directory,
 //! [`accept`] judges a checkpoint, ours or TinyWorlds' own or one in a single file,
-//! [`appraise`] says for what it is good, and [`AdamWState`] is
+//! [`appraise`] says what it can be used for, and [`AdamWState`] is
 //! the typed form of the optimizer's file. [`torch_file`] is the format beneath.
 //!
-//! Nothing here executes what a file says, starts a tensor library, or reads a
+//! Nothing here executes a file's content, starts a tensor library, or reads a
 //! clock. Invariant: a directory that [`write`] returned is complete on disk, and
 //! it opens with PyTorch's `torch.load`.
 
 mod acceptance;
 mod directory;
+mod location;
 mod names;
 mod optimizer;
-mod place;
+mod parts;
 pub mod torch_file;
 
 pub use acceptance::{
@@ -23,12 +24,14 @@ pub use acceptance::{
     accept_for, appraise, updates_of,
 };
 pub use directory::{
-    CheckpointContent, FILE_NAMES, FileRecord, LoadError, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE,
-    UPDATES_DONE, WriteError, Written, load, load_weights, remove_leftovers, write,
+    CheckpointContent, FileRecord, LoadError, UPDATES_DONE, WriteError, Written, load,
+    load_weights, remove_leftovers, write,
+};
+pub use location::{
+    FILE_NAMES, Location, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, SeveralFiles, is_checkpoint_file,
 };
 pub use names::{MixedPrefix, StepName, step_name};
 pub use optimizer::{
     AdamWState, Moments, OptimizerError, Parameter, ParameterGroup, decays, moments_of,
     optimizer_name, other_settings,
 };
-pub use place::{Place, SeveralFiles, is_checkpoint_file};

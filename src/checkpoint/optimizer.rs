@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::CheckpointContent;
+use super::directory::CheckpointContent;
 use super::names::{MixedPrefix, unwrapped};
 use super::torch_file::{Tensor, Value};
 
@@ -185,8 +185,8 @@ impl AdamWState {
 }
 
 /// Settings in which an AdamW differs from tinygate's, which are PyTorch's defaults: each as
-/// "`betas` = (0.9, 0.95) (tinygate has (0.9, 0.999))". Its rates and its weight decay are
-/// not among them.
+/// "`betas` = (0.9, 0.95) (tinygate has (0.9, 0.999))". Rates and weight decay are not
+/// compared.
 pub fn other_settings(state: &AdamWState) -> Vec<String> {
     // A setting may have been a float32.
     let same = |one: f64, other: f64| (one - other).abs() <= 1e-6 * other.abs();
@@ -210,7 +210,7 @@ pub fn other_settings(state: &AdamWState) -> Vec<String> {
     found.into_iter().collect()
 }
 
-/// The optimizer's name by what it keeps and how it is set: `AdamW`, `Muon`.
+/// The optimizer's name, guessed from its state and its settings: `AdamW`, `Muon`.
 pub fn optimizer_name(optimizer: &Value) -> Option<&'static str> {
     optimizer.as_dict()?;
     if let Some((kind, _)) = other_kind(optimizer) {
@@ -509,7 +509,7 @@ pub fn decays(name: &str, dimensions: usize) -> bool {
 /// them in one group in that order.
 ///
 /// # Errors
-/// What the state lacks, or how its parameters are not the model's.
+/// What is missing in the state, or how its parameters differ from the model's.
 pub fn moments_of(content: &CheckpointContent) -> Result<Vec<(String, Moments)>, String> {
     let floats = content.model.iter();
     let floats = floats.filter(|(_, tensor)| tensor.dtype().is_float());

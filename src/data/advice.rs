@@ -128,7 +128,7 @@ pub(super) fn shape_fits(shape: &[u64]) -> bool {
     matches!(shape, [count, height, width, 3] if 0 < *count && 0 < *height && 0 < *width)
 }
 
-/// The hint for a shape of uint8 that is none of frames.
+/// The hint for a uint8 array whose shape is not that of frames.
 pub(super) fn for_shape(shape: &[u64], frame_size: usize) -> String {
     match arrange(shape, frame_size) {
         Arranged::Fits => "write the array anew".to_owned(),

@@ -25,7 +25,7 @@ impl fmt::Display for Format {
 }
 
 impl Format {
-    /// Whether a file that looks like this is one of this format, only a damaged one.
+    /// Whether a file that looks like this has this format and is damaged.
     pub(super) fn is_named(self, looks: &str) -> bool {
         match self {
             Self::Hdf5 => looks == "an HDF5 file",
@@ -289,7 +289,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// At most `most` characters of what a foreign file or its parser says, on one line.
+/// At most `most` characters of what a file or its parser says, on one line.
 pub(super) fn shorten(text: &str, most: usize) -> String {
     text.chars()
         .take(most)

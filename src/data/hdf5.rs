@@ -2,16 +2,16 @@
 //! Without one at the top, each dataset `frames` in a group is a recording of its own. Links within the file are
 //! followed ([`links`]).
 //!
-//! The file is foreign input. Its claims are checked against its length before anything is allocated, rows are read a
-//! bounded piece at a time, and a panic in the parser is an error of the file.
+//! The file is untrusted input. Its claims are checked against its length before anything is allocated, rows are read in
+//! bounded pieces, and a panic in the parser is an error of the file.
 
 mod links;
 
 use self::links::{Found, Member, Target};
 use super::advice::{Kind, Range};
 use super::error::DataError;
-use super::frames::{Loading, PassedOver, Recording, Source};
 use super::names;
+use super::source::{Loading, PassedOver, Recording, Source};
 use hdf5_pure::{
     ChunkIndex, DType, Dataset, Datatype, DatatypeByteOrder, Error, File, FormatError, Group,
 };
@@ -40,7 +40,7 @@ const GROUPS_MAX: usize = 10_000;
 /// How many arrays of other names are looked into for one that may be frames.
 const OTHERS_MAX: usize = 100;
 
-/// HDF5's own filters, and the registered ones that data is found to be compressed with.
+/// HDF5's own filters, and the registered ones that data sets use.
 const FILTERS: [(u16, &str); 31] = [
     (4, "szip"),
     (5, "nbit"),

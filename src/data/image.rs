@@ -2,11 +2,11 @@
 //! ([`names`]); each subfolder with pictures is a recording of its own, behind those of the folder above it.
 //!
 //! Gray becomes RGB by repeating it, an alpha channel is dropped, a palette is looked up. Hidden files and what an
-//! operating system leaves in a folder are no data. Whatever else lies there is passed over and counted.
+//! operating system leaves in a folder are not data. Everything else is skipped and counted.
 
 use super::error::{DataError, Format, shorten};
-use super::frames::{Loading, PassedOver, Recording, Source};
 use super::names;
+use super::source::{Loading, PassedOver, Recording, Source};
 use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -50,7 +50,7 @@ pub(super) fn read_folder(
     if found.recordings.is_empty() {
         return Err(empty(folder, &found));
     }
-    // Once for all: one reservation a picture would copy everything at each.
+    // Once for all pictures: a reservation for each would copy everything each time.
     let all = Source {
         path: folder,
         format: Format::Png,

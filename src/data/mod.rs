@@ -1,11 +1,11 @@
-//! Frames of a game: read from files, cut into windows, put into an order, and what trivial predictors score on them.
+//! Frames of a game: read from files, cut into windows, put into an order, and scored by trivial predictors.
 //!
 //! [`Frames`] holds every pixel as the byte it was, [`Windows`] says which frames make a sample and which samples are
 //! held out, [`order`] says which sample an update sees, [`trivial`] measures the mean image and the previous frame.
 //!
 //! Nothing here touches libtorch, writes a file or resizes a picture.
 //!
-//! Invariant: what a file holds decides everything; the same bytes give the same windows, order and hash everywhere.
+//! Invariant: the same frames give the same windows, order and hash on every machine.
 
 mod advice;
 mod error;
@@ -16,10 +16,12 @@ mod names;
 mod numpy;
 pub mod order;
 mod sniff;
+mod source;
 pub mod still;
 pub mod trivial;
 mod windows;
 
 pub use error::{DataError, Format, WindowError};
-pub use frames::{Frames, PassedOver, Recording};
+pub use frames::Frames;
+pub use source::{PassedOver, Recording};
 pub use windows::{WindowId, WindowShape, Windows};

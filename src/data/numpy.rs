@@ -1,11 +1,11 @@
 //! Frames from NumPy files: an `.npy` array, or an `.npz` archive's array `frames` (its only array, if it has one).
 //!
-//! The files are foreign input: a header is bounded before it is parsed, its claims are checked against what the file
-//! can hold before memory is asked for, and pickled arrays are refused, never loaded.
+//! The files are untrusted input: a header is bounded before it is parsed, its claims are checked against what the file
+//! can hold before memory is allocated, and pickled arrays are refused, never loaded.
 
 use super::advice::{Kind, Range};
 use super::error::DataError;
-use super::frames::{Loading, Recording, Source};
+use super::source::{Loading, Recording, Source};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, TypeStr};
 use std::fs::File;
 use std::io::{BufReader, Read};

@@ -1,6 +1,6 @@
 //! Which window each sample of a stage is: a function of the sample's number, so that nothing has to be saved.
 //!
-//! Sample `i` of a stage belongs to epoch `i / n` over `n` training windows; within it, place `i % n` of a permutation
+//! Sample `i` of a stage belongs to epoch `i / n` over `n` training windows; within it, index `i % n` of a permutation
 //! that the seed, the stage, the restart number and the epoch decide. A batch is a run of sample numbers and may begin
 //! in one epoch and end in the next, so each window is seen equally often whatever the batch size.
 //!
@@ -42,7 +42,7 @@ impl Order {
         }
     }
 
-    /// The training window (its place among the training windows) that sample number `sample` is.
+    /// The training window (its index among the training windows) that sample number `sample` is.
     pub fn window(&mut self, sample: u64) -> usize {
         let n = u64::from(self.windows.get());
         let (epoch, place) = (sample / n, sample % n);

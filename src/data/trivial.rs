@@ -1,6 +1,6 @@
-//! What predictors that know nothing score: the mean image, and the previous frame.
+//! What trivial predictors score: the mean image, and the previous frame.
 //!
-//! A stage's limit means little where such a predictor passes it, so they are measured with the stage's own loss:
+//! A limit that such a predictor passes means little, so they are measured with the stage's own loss:
 //! smooth L1 with beta 1 on pixels scaled from bytes to [-1, 1] by `x / 127.5 - 1`, that is `0.5 d^2` for `|d| < 1`
 //! and `|d| - 0.5` beyond (Girshick 2015, "Fast R-CNN", equation 3).
 //!
@@ -10,7 +10,7 @@
 //! Invariant: sums run in f64 and in the order of the windows, so the numbers are the same on every machine.
 
 use super::error::WindowError;
-use super::frames::CHANNELS;
+use super::source::CHANNELS;
 use super::windows::{WindowId, Windows};
 
 /// How far a channel of a moving pixel is from the mean image, in steps of a byte; equal is not moving.

@@ -1,18 +1,18 @@
 //! Predicted frames beside true ones: as numbers that a gate decides by, and as a picture that a person looks at.
 //!
-//! [`structure`] scores predictions against truth and [`png`] writes what was scored; which scores mean that a scene
-//! has collapsed is the gate's to say. All of it works on bytes, so the scores can be counted again from the
-//! picture in the run directory.
+//! [`structure`] scores predictions against truth, and [`png`] draws what was scored. Both work on bytes: with the mean
+//! image of the data and the patch size, the scores can be computed again from the picture in the run directory. Which
+//! scores mean that a scene has collapsed is decided by the gate.
 //!
 //! Nothing here touches libtorch or asks a model anything.
 //!
-//! Invariant: the same bytes give the same scores, the same verdict and the same picture.
+//! Invariant: the same frames, mean image and patch size give the same scores and the same picture.
 
 pub mod png;
 pub mod structure;
 
-/// The byte that shows a model's output in [-1, 1]: `(x + 1) * 127.5`, rounded half away from zero and clamped. What
-/// is not a number is black, so that it scores as the fault that it is.
+/// The byte that shows a model's output in [-1, 1]: `(x + 1) * 127.5`, rounded half away from zero and clamped. NaN
+/// is black, so that it scores badly.
 pub fn byte_of(output: f32) -> u8 {
     let steps = (output + 1.0) * 127.5;
     if steps.is_nan() {

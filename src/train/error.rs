@@ -64,6 +64,17 @@ pub enum StateError {
     Buffer { name: String },
 }
 
+impl TrainError {
+    /// Nothing where at least one is needed.
+    pub(super) fn missing(what: &'static str) -> TrainError {
+        TrainError::Input {
+            what,
+            found: "empty".to_owned(),
+            expected: "at least one".to_owned(),
+        }
+    }
+}
+
 impl From<TchError> for TrainError {
     fn from(error: TchError) -> Self {
         let message = if let TchError::Torch(text) = &error {

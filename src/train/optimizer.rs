@@ -1,13 +1,14 @@
 //! AdamW over the flat tensors of [`Parameters`], with the gradient clip before it.
 //!
 //! The moments and the step are our own tensors, so that a checkpoint can hold them and a resumed
-//! run goes on with the same bits. The learning rate is an argument: no schedule lives here.
+//! run continues with the same bits. The learning rate is an argument: no schedule lives here.
 //! Formulas: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2, in the
 //! arrangement of PyTorch's `AdamW`.
 
 use tch::{Kind, Tensor};
 
 use super::error::Result;
+use super::model::{Accumulated, Model, Observed};
 use super::parameters::{GROUPS, NamedTensor, Parameters};
 
 const BETA_1: f64 = 0.9;
@@ -18,7 +19,8 @@ pub const WEIGHT_DECAY: f64 = 0.01;
 /// The global gradient norm is clipped to this.
 pub const CLIP_NORM: f64 = 1.0;
 
-pub(crate) struct AdamW {
+/// The moments of one model's parameters, and the updates done with them.
+pub struct AdamW {
     step: u64,
     exp_avg: [Tensor; GROUPS],
     exp_avg_sq: [Tensor; GROUPS],
@@ -33,9 +35,20 @@ pub struct OptimizerState {
     pub exp_avg_sq: Vec<NamedTensor>,
 }
 
+/// Measured during an update, before it changed anything.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpdateMetrics {
+    /// Mean over micro-batches of the undivided loss (f32 each, widened).
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    pub observed: Observed,
+}
+
 impl AdamW {
-    pub fn new(parameters: &mut Parameters) -> Result<AdamW> {
-        let [decayed, plain] = parameters.flats_mut();
+    /// Moments of zero.
+    pub fn new(parameters: &Parameters) -> Result<AdamW> {
+        let [decayed, plain] = parameters.flats();
         Ok(AdamW {
             step: 0,
             exp_avg: [decayed.f_zeros_like()?, plain.f_zeros_like()?],
@@ -43,8 +56,25 @@ impl AdamW {
         })
     }
 
+    /// Clips the gradients and updates the model with them.
+    pub fn apply(
+        &mut self,
+        model: &mut Model,
+        accumulated: Accumulated,
+        learning_rate: f64,
+    ) -> Result<UpdateMetrics> {
+        let (mut gradients, loss, observed) = accumulated.into_parts();
+        let grad_norm = clip(&mut gradients)?;
+        self.update(model.parameters_mut(), &gradients, learning_rate)?;
+        Ok(UpdateMetrics {
+            loss,
+            grad_norm,
+            observed,
+        })
+    }
+
     /// One update in place. `gradients` is laid out as the flat tensors, after clipping.
-    pub fn update(
+    fn update(
         &mut self,
         parameters: &mut Parameters,
         gradients: &[Tensor; GROUPS],
@@ -74,19 +104,19 @@ impl AdamW {
         Ok(())
     }
 
-    pub fn flats_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+    pub(crate) fn flats_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.exp_avg.iter_mut().chain(&mut self.exp_avg_sq)
     }
 
-    pub fn flats(&self) -> impl Iterator<Item = &Tensor> {
+    pub(crate) fn flats(&self) -> impl Iterator<Item = &Tensor> {
         self.exp_avg.iter().chain(&self.exp_avg_sq)
     }
 
-    pub fn updates_done(&self) -> u64 {
+    pub(crate) fn updates_done(&self) -> u64 {
         self.step
     }
 
-    pub fn set_updates_done(&mut self, updates: u64) {
+    pub(crate) fn set_updates_done(&mut self, updates: u64) {
         self.step = updates;
     }
 
@@ -98,7 +128,10 @@ impl AdamW {
         })
     }
 
-    /// Builds the optimizer that `state` describes.
+    /// The optimizer that `state` describes.
+    ///
+    /// # Errors
+    /// Moments of other parameters.
     pub fn import(parameters: &Parameters, state: &OptimizerState) -> Result<AdamW> {
         Ok(AdamW {
             step: state.step,
@@ -110,7 +143,7 @@ impl AdamW {
 
 /// Scales `gradients` in place so that their global norm is at most [`CLIP_NORM`]; gives the norm
 /// before that, as `torch.nn.utils.clip_grad_norm_` does.
-pub(crate) fn clip(gradients: &mut [Tensor; GROUPS]) -> Result<f64> {
+fn clip(gradients: &mut [Tensor; GROUPS]) -> Result<f64> {
     let mut squares = 0.0;
     for gradient in gradients.iter() {
         let norm = gradient
@@ -171,7 +204,7 @@ mod tests {
     #[test]
     fn two_updates_follow_the_formula_and_decay_only_what_decays() {
         let mut parameters = parameters();
-        let mut optimizer = AdamW::new(&mut parameters).unwrap();
+        let mut optimizer = AdamW::new(&parameters).unwrap();
         let decayed: Vec<bool> = SHAPES
             .iter()
             .flat_map(|(name, shape)| {

@@ -4,7 +4,7 @@
 //! not. A *piece* is a run of one flat tensor that a forward pass uses whole, so that, say, the
 //! weights of q, k and v are one matrix without being copied together, and the optimizer needs a
 //! dozen operations per update whatever the number of parameters. Names, shapes and order that
-//! the outside sees are TinyWorlds' `state_dict()`; the layout inside is nobody else's business.
+//! the outside sees are TinyWorlds' `state_dict()`; the layout inside is private to this file.
 //! Invariant: every element of a flat tensor belongs to exactly one named parameter.
 
 use std::collections::BTreeMap;
@@ -106,8 +106,21 @@ impl Layout {
         self.entries.push(Entry::Buffer { name, values });
     }
 
-    /// Draws the first weights and lays everything out.
+    /// Parameters with the first weights that follow from `key`.
     pub fn build(self, key: &InitKey, device: Device) -> Result<Parameters> {
+        self.lay_out(|name, count, init| key.values(name, count, init), device)
+    }
+
+    /// Parameters that are all zero.
+    pub fn zeros(self, device: Device) -> Result<Parameters> {
+        self.lay_out(|_, count, _| vec![0.0; count], device)
+    }
+
+    fn lay_out(
+        self,
+        first: impl Fn(&str, usize, Init) -> Vec<f32>,
+        device: Device,
+    ) -> Result<Parameters> {
         let mut pieces: Vec<Piece> = (0..self.pieces).map(|_| Piece::default()).collect();
         for entry in &self.entries {
             if let Entry::Parameter {
@@ -136,7 +149,7 @@ impl Layout {
                 Entry::Buffer { name, values } => Stored {
                     name,
                     shape: vec![values.len() as i64],
-                    place: Place::Buffer(values),
+                    storage: Storage::Buffer(values),
                 },
                 Entry::Parameter {
                     name,
@@ -148,13 +161,13 @@ impl Layout {
                     let count: i64 = shape.iter().product();
                     let offset = piece.filled;
                     piece.filled += count;
-                    let values = key.values(&name, count as usize, init);
+                    let values = first(&name, count as usize, init);
                     let flat = &mut numbers[piece.group as usize];
                     flat[offset as usize..][..values.len()].copy_from_slice(&values);
                     Stored {
                         name,
                         shape,
-                        place: Place::Flat {
+                        storage: Storage::Flat {
                             group: piece.group,
                             offset,
                         },
@@ -230,10 +243,11 @@ impl Piece {
 struct Stored {
     name: String,
     shape: Vec<i64>,
-    place: Place,
+    storage: Storage,
 }
 
-enum Place {
+/// Where the numbers of a parameter or buffer are.
+enum Storage {
     Flat { group: Group, offset: i64 },
     Buffer(Vec<i64>),
 }
@@ -272,7 +286,7 @@ impl Parameters {
     pub fn names(&self) -> impl Iterator<Item = (&str, &[i64])> {
         self.entries
             .iter()
-            .filter(|entry| matches!(entry.place, Place::Flat { .. }))
+            .filter(|entry| matches!(entry.storage, Storage::Flat { .. }))
             .map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
     }
 
@@ -326,12 +340,12 @@ impl Parameters {
         self.entries
             .iter()
             .map(|entry| {
-                let (element, bytes) = match &entry.place {
-                    Place::Buffer(values) => (
+                let (element, bytes) = match &entry.storage {
+                    Storage::Buffer(values) => (
                         Element::I64,
                         values.iter().flat_map(|v| v.to_le_bytes()).collect(),
                     ),
-                    Place::Flat { group, offset } => (
+                    Storage::Flat { group, offset } => (
                         Element::F32,
                         float_bytes(&host[*group as usize], *offset, entry),
                     ),
@@ -358,11 +372,11 @@ impl Parameters {
             vec![0.0; self.flats[1].numel()],
         ];
         for (entry, tensor) in entries.iter().zip(given) {
-            match &entry.place {
-                Place::Flat { group, offset } => {
+            match &entry.storage {
+                Storage::Flat { group, offset } => {
                     write_floats(&mut hosts[*group as usize], *offset, tensor)?
                 }
-                Place::Buffer(values) => check_buffer(values, tensor)?,
+                Storage::Buffer(values) => check_buffer(values, tensor)?,
             }
         }
         self.flats[0].f_copy_(&Tensor::f_from_slice(&hosts[0])?)?;
@@ -375,7 +389,7 @@ impl Parameters {
         let host = [host_floats(&flats[0])?, host_floats(&flats[1])?];
         let mut tensors = Vec::new();
         for entry in &self.entries {
-            if let Place::Flat { group, offset } = &entry.place {
+            if let Storage::Flat { group, offset } = &entry.storage {
                 let bytes = float_bytes(&host[*group as usize], *offset, entry);
                 tensors.push(NamedTensor {
                     name: entry.name.clone(),
@@ -390,7 +404,7 @@ impl Parameters {
 
     /// The inverse of [`Parameters::export_flats`].
     pub(crate) fn import_flats(&self, tensors: &[NamedTensor]) -> Result<[Tensor; GROUPS]> {
-        let is_flat = |entry: &&Stored| matches!(entry.place, Place::Flat { .. });
+        let is_flat = |entry: &&Stored| matches!(entry.storage, Storage::Flat { .. });
         let entries: Vec<&Stored> = self.entries.iter().filter(is_flat).collect();
         let given = match_up(tensors, &entries)?;
         let mut hosts = [
@@ -398,7 +412,7 @@ impl Parameters {
             vec![0.0; self.flats[1].numel()],
         ];
         for (entry, tensor) in entries.iter().zip(given) {
-            if let Place::Flat { group, offset } = &entry.place {
+            if let Storage::Flat { group, offset } = &entry.storage {
                 write_floats(&mut hosts[*group as usize], *offset, tensor)?;
             }
         }

@@ -21,7 +21,6 @@ import math
 import pathlib
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import warnings
@@ -32,23 +31,14 @@ import torch
 import torch.distributed.checkpoint
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
+from checks import check, finish
+
 warnings.filterwarnings("ignore")  # sparse, quantized and nested tensors are called experimental
 
 NAME = "video_tokenizer_step_6"
 MODEL, OPTIMIZER, STATE = "model_state_dict.pt", "optim_state_dict.pt", "state.pt"
 
-passed = 0
-failures = []
 rows = []
-
-
-def check(name, condition, detail=""):
-    global passed
-    if condition:
-        passed += 1
-    else:
-        failures.append(name)
-        print(f"FAILED: {name}{': ' if detail else ''}{detail}")
 
 
 class Block(torch.nn.Module):
@@ -735,8 +725,8 @@ def main():
         check_rows(program, list(made_below(pathlib.Path(folder))))
         check_given(program, arguments.fixtures, pathlib.Path(folder) / "given")
     print(f"{len(rows)} checkpoints")
-    print(f"{passed} passed, {len(failures)} failed (PyTorch {torch.__version__})")
-    sys.exit(1 if failures or not rows else 0)
+    check("there are checkpoints", bool(rows))
+    finish(f" (PyTorch {torch.__version__})")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 
+from checks import fail, finish, ok
+
 SIDE = 8
 COUNT = 24
 ROWS = []
@@ -1360,7 +1362,7 @@ def check_refused(reader, folder, paths, want):
     need(distance <= want.within, f"`{expression[0]}` gives values that are off by {distance}")
 
 
-def check(reader, make):
+def try_row(reader, make):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         want = make(folder)
@@ -1377,23 +1379,20 @@ def main():
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     reader = Reader(arguments.reader)
-    passed = failed = 0
     for name, make in ROWS:
         if arguments.only not in name:
             continue
         try:
-            check(reader, make)
+            try_row(reader, make)
         except Exception as error:
-            failed += 1
             kind = "" if isinstance(error, Failed) else f"{type(error).__name__}: "
-            print(f"FAILED: {name}: {kind}{error}")
+            fail(name, f"{kind}{error}")
         else:
-            passed += 1
+            ok()
             print(f"ok: {name}")
     print(f"data files, h5py {h5py.__version__} (HDF5 {h5py.version.hdf5_version}), NumPy {np.__version__}, Pillow {PIL.__version__}")
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    finish()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -26,32 +26,7 @@ import zlib
 import numpy
 import torch
 
-passed = 0
-failures = []
-
-
-def check(name, condition, detail=""):
-    global passed
-    if condition:
-        passed += 1
-    else:
-        failures.append(name)
-        print(f"FAILED: {name}{': ' if detail else ''}{detail}")
-
-
-def check_equal(name, found, expected):
-    same = found == expected
-    check(name, same, "" if same else difference(found, expected))
-
-
-def difference(found, expected, path="value"):
-    """Where two descriptions first differ, in a line."""
-    both_lists = isinstance(found, list) and isinstance(expected, list)
-    if both_lists and len(found) == len(expected):
-        for index, (one, other) in enumerate(zip(found, expected)):
-            if one != other:
-                return difference(one, other, f"{path}[{index}]")
-    return f"at {path}: found {str(found)[:200]}, expected {str(expected)[:200]}"
+from checks import check, check_equal, finish
 
 
 def tensor_bytes(tensor):
@@ -339,8 +314,7 @@ def main():
         check_refused_or_opaque(reader, folder)
     for directory in arguments.checkpoint:
         check_checkpoint(reader, directory)
-    print(f"{passed} passed, {len(failures)} failed (PyTorch {torch.__version__})")
-    sys.exit(1 if failures or not passed else 0)
+    finish(f" (PyTorch {torch.__version__})")
 
 
 if __name__ == "__main__":

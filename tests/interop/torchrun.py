@@ -16,17 +16,7 @@ import shutil
 import subprocess
 import sys
 
-passed = 0
-failed = 0
-
-
-def check(name, found, expected):
-    global passed, failed
-    if found == expected:
-        passed += 1
-    else:
-        failed += 1
-        print(f"FAILED: {name}: found {str(found)[:300]}, expected {str(expected)[:300]}")
+from checks import check_equal, finish
 
 
 def hashes(run):
@@ -42,7 +32,7 @@ def environment():
 
 def run(name, command):
     done = subprocess.run(command, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
-    check(f"{name}: exit code", done.returncode, 0)
+    check_equal(f"{name}: exit code", done.returncode, 0)
     if done.returncode != 0:
         print(done.stdout[-4000:], done.stderr[-4000:])
 
@@ -68,29 +58,28 @@ def main():
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc_per_node=2"]
     run("ranks of torchrun", [*torchrun, *command(launched)])
     expected = hashes(own)
-    check("there are checkpoints", len(expected) > 0, True)
-    check("checkpoints", hashes(launched), expected)
+    check_equal("there are checkpoints", len(expected) > 0, True)
+    check_equal("checkpoints", hashes(launched), expected)
     run("replay", [arguments.tinygate, "replay", str(launched)])
-    # A job that torchrun starts again goes on: here it has finished already.
+    # A job that torchrun starts again resumes: here it has finished already.
     run("the same job again", [*torchrun, *command(launched), "--or-resume"])
 
-    # Killed, it leaves nobody behind: its ranks stop with a checkpoint, and the run can go on.
+    # Killed, it leaves no process behind: its ranks stop with a checkpoint, and the run can be resumed.
     killed = arguments.into / "killed" / "run"
     long = ["--set", "video_tokenizer.n_updates=1000000", "--set", "video_tokenizer.chunk_size=10", "--json"]
     agent = subprocess.Popen(
         [*torchrun, *command(killed), *long], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     )
-    check("the ranks of torchrun train", agent.stdout.readline().startswith("{"), True)
+    check_equal("the ranks of torchrun train", agent.stdout.readline().startswith("{"), True)
     agent.kill()
     agent.wait()
     # The ranks hold the other end of this pipe until the last of them has ended.
     agent.stdout.read()
     status = subprocess.run([arguments.tinygate, "status", "--json", str(killed)], capture_output=True, text=True)
-    check("nobody has the run open", json.loads(status.stdout).get("process"), None)
+    check_equal("nobody has the run open", json.loads(status.stdout).get("process"), None)
 
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed or not passed else 0)
+    finish()
 
 
 main()

@@ -16,25 +16,15 @@ import pathlib
 import shutil
 import struct
 import subprocess
-import sys
 
 import h5py
 import numpy
 import torch
 
+from checks import check_equal, finish
+
 STAGES = ("video_tokenizer", "latent_actions", "dynamics")
 TYPES = {"F32": torch.float32, "I64": torch.int64}
-passed = 0
-failed = 0
-
-
-def check(name, found, expected):
-    global passed, failed
-    if found == expected:
-        passed += 1
-    else:
-        failed += 1
-        print(f"FAILED: {name}: found {str(found)[:300]}, expected {str(expected)[:300]}")
 
 
 def tinyworlds_parameters(fixture):
@@ -65,21 +55,21 @@ def train(arguments, folder):
 
 def check_stage(run, stage, expected):
     checkpoints = sorted((run / stage / "checkpoints").glob(f"{stage}_step_*"))
-    check(f"{stage} has checkpoints", bool(checkpoints), True)
+    check_equal(f"{stage} has checkpoints", bool(checkpoints), True)
     for checkpoint in checkpoints:
         model = torch.load(checkpoint / "model_state_dict.pt", weights_only=True)
         found = {name: (list(tensor.shape), tensor.dtype) for name, tensor in model.items()}
-        check(f"{checkpoint.name}: names, shapes and types", found, expected)
+        check_equal(f"{checkpoint.name}: names, shapes and types", found, expected)
         optimizer = torch.load(checkpoint / "optim_state_dict.pt", weights_only=True)
         names = [name for group in optimizer["param_groups"] for name in group["param_names"]]
         trained = [name for name in expected if not name.endswith("quantizer.basis")]
-        check(f"{checkpoint.name}: every parameter has moments", sorted(names), sorted(trained))
+        check_equal(f"{checkpoint.name}: every parameter has moments", sorted(names), sorted(trained))
         for number, name in enumerate(names):
             shape = list(optimizer["state"][number]["exp_avg_sq"].shape)
-            check(f"{checkpoint.name}: moments of {name}", shape, expected[name][0])
+            check_equal(f"{checkpoint.name}: moments of {name}", shape, expected[name][0])
         state = torch.load(checkpoint / "state.pt", weights_only=True)
         step = int(checkpoint.name.rsplit("_", 1)[1])
-        check(f"{checkpoint.name}: updates done", (state["updates_done"], state["step"]), (step, step - 1))
+        check_equal(f"{checkpoint.name}: updates done", (state["updates_done"], state["step"]), (step, step - 1))
 
 
 def main():
@@ -92,8 +82,7 @@ def main():
     run = train(arguments, arguments.into)
     for stage in STAGES:
         check_stage(run, stage, tinyworlds_parameters(arguments.fixtures / f"small_{stage}.safetensors"))
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed or not passed else 0)
+    finish()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use tinygate::checkpoint::{
-    self, Acceptance, Accepted, Appraisal, Need, Place, RejectReason, step_name,
+    self, Acceptance, Accepted, Appraisal, Location, Need, RejectReason, step_name,
 };
 use tinygate::config::{Config, Override};
 use tinygate::data::Frames;
@@ -42,7 +42,7 @@ pub struct Prepared {
 
 /// The version of libtorch as the log records it.
 #[cfg(feature = "train")]
-pub const LIBTORCH_VERSION: &str = tinygate::train::actor::LIBTORCH_VERSION;
+pub const LIBTORCH_VERSION: &str = tinygate::train::LIBTORCH_VERSION;
 #[cfg(not(feature = "train"))]
 pub const LIBTORCH_VERSION: &str = "none";
 
@@ -302,8 +302,8 @@ fn one_init(
         )
     })?;
     // A folder with one file in it stands for the file.
-    let path = match Place::of(&path) {
-        Ok(place) => place.path().to_owned(),
+    let path = match Location::of(&path) {
+        Ok(location) => location.path().to_owned(),
         Err(error) => bail!("`--init-from`: `{}`: {error}", path.display()),
     };
     let Some(stage) = stage.or_else(|| stage_of(config, &path)) else {

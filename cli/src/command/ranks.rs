@@ -1,14 +1,14 @@
-//! Brings the ranks of a run together, or says why it cannot and what would.
+//! Forms the group of a run's ranks, or says why it cannot and what would help.
 //!
-//! Nothing of the run is written before they are together. Fewer ranks than asked for are never taken silently: only a
-//! grant of the user, which goes on record, makes a run go on with fewer.
+//! Nothing of the run is written before they are connected. Fewer ranks than asked for are never taken silently: only a
+//! grant of the user, which is recorded, lets a run continue with fewer.
 
 use anyhow::{Context, bail};
 use tinygate::config::Config;
 use tinygate::data::Frames;
 use tinygate::events::FallbackGranted;
-use tinygate::train::actor;
-use tinygate::train::ranks::{self, Crew, Job, Plan, Ranks, Terms};
+use tinygate::train;
+use tinygate::train::ranks::{self, Job, Launch, Leader, Plan, Ranks, Terms};
 
 use crate::output;
 
@@ -20,17 +20,17 @@ pub struct Gathered {
     /// Ranks on this machine.
     pub local_size: u32,
     pub fallback: Option<FallbackGranted>,
-    /// What whoever starts the run should know.
+    /// What the user who starts the run should know.
     pub warning: Option<String>,
 }
 
-/// Whether a run may go on with fewer devices than ranks.
+/// Whether a run may continue with fewer devices than ranks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
     No,
     /// By whom.
     Yes(&'static str),
-    /// It does already, and can't do so twice.
+    /// It was granted before, and cannot be granted twice.
     OnRecord,
 }
 
@@ -56,11 +56,11 @@ pub fn job() -> anyhow::Result<Option<Job>> {
     Ok(job)
 }
 
-/// Before rank 0 of a launcher's job ends without having trained, it lets the others go.
+/// Turns away the other ranks of a launcher's job, before rank 0 exits without having trained.
 pub fn turn_away(job: &Job, why: Option<&anyhow::Error>) {
     let why = why.map(|error| format!("it cannot begin: {}", first_line(&error.to_string())));
     if let Err(error) = ranks::turn_away(job, why) {
-        // They end by themselves when they have waited long enough.
+        // They exit by themselves when they have waited long enough.
         tracing::debug!("the other ranks were not told: {error}");
     }
 }
@@ -79,8 +79,8 @@ pub fn wanted(config: &Config, job: Option<&Job>) -> anyhow::Result<u32> {
     }
 }
 
-/// Brings `wanted` ranks together. With a grant fewer will do where there are not so many devices, or where the ranks
-/// cannot be brought together.
+/// Forms a group of `wanted` ranks. With a grant fewer will do where there are not so many devices, or where the ranks
+/// cannot form a group.
 pub fn gather(
     config: &Config,
     frames: &Frames,
@@ -94,7 +94,7 @@ pub fn gather(
         turn_away(job, Some(&error));
         return Err(error);
     }
-    let (size, why) = match (&job, actor::devices(config.device)) {
+    let (size, why) = match (&job, train::devices(config.device)) {
         (None, Some(devices)) if devices < wanted => (
             (1..=devices.max(1))
                 .rev()
@@ -113,30 +113,30 @@ pub fn gather(
     }
     let warning = oversubscribed(config, size, job.as_ref(), cores());
     let plan = match (job, size) {
-        (Some(job), _) => Plan::Joined(job),
+        (Some(job), _) => Plan::Several(Launch::External(job)),
         (None, 1) => Plan::Alone,
-        (None, size) => Plan::Local {
+        (None, size) => Plan::Several(Launch::Local {
             size,
             program: std::env::current_exe()
                 .context("cannot find this program to start ranks with")?,
-        },
+        }),
     };
-    let joined = matches!(plan, Plan::Joined(_));
-    match together(config, frames, plan) {
+    let launched = matches!(plan, Plan::Several(Launch::External(_)));
+    match form(config, frames, plan) {
         Ok(gathered) => Ok(Gathered {
             fallback,
             warning,
             ..gathered
         }),
-        Err(error) if size == 1 || joined || !matches!(grant, Grant::Yes(_)) => Err(error),
+        Err(error) if size == 1 || launched || !matches!(grant, Grant::Yes(_)) => Err(error),
         Err(error) => {
             let why = format!("{error:#}");
             let granted = fewer(wanted, 1, grant, &why)?;
             output::say(&format!(
-                "warning: going on with one rank: {}",
+                "warning: continuing with one rank: {}",
                 first_line(&why)
             ));
-            let gathered = together(config, frames, Plan::Alone)?;
+            let gathered = form(config, frames, Plan::Alone)?;
             Ok(Gathered {
                 fallback: Some(granted),
                 ..gathered
@@ -154,17 +154,17 @@ fn fits(config: &Config, job: &Job, wanted: u32) -> anyhow::Result<()> {
             job.size
         );
     }
-    actor::device(config.device, job.local_rank)?;
+    train::device(config.device, job.local_rank)?;
     Ok(())
 }
 
-fn together(config: &Config, frames: &Frames, plan: Plan) -> anyhow::Result<Gathered> {
-    let device = actor::device(config.device, plan.local_rank())?;
+fn form(config: &Config, frames: &Frames, plan: Plan) -> anyhow::Result<Gathered> {
+    let device = train::device(config.device, plan.local_rank())?;
     let local_size = plan.local_size();
     let threads = threads(config, local_size);
     let ranks = match plan {
         Plan::Alone => Ranks::Alone,
-        Plan::Local { .. } | Plan::Joined(_) => {
+        Plan::Several(launch) => {
             let terms = Terms {
                 config: config.clone(),
                 dataset: frames.hash().to_hex().to_string(),
@@ -172,7 +172,7 @@ fn together(config: &Config, frames: &Frames, plan: Plan) -> anyhow::Result<Gath
                 threads,
                 timeout: std::time::Duration::from_secs(config.rank_timeout_seconds.into()),
             };
-            Ranks::Leader(Box::new(Crew::form(plan, terms)?))
+            Ranks::Leader(Box::new(Leader::form(launch, terms)?))
         }
     };
     Ok(Gathered {
@@ -239,11 +239,11 @@ fn fewer(wanted: u32, size: u32, grant: Grant, why: &str) -> anyhow::Result<Fall
         Grant::Yes(by) => by,
         Grant::No => bail!(
             "the run wants DDP over {wanted} ranks, and {why}\n\
-             hint: `allow_single_gpu_fallback = true` or `--allow-single-gpu-fallback` lets `run` and `resume` go on with {size} \
+             hint: `allow_single_gpu_fallback = true` or `--allow-single-gpu-fallback` lets `run` and `resume` continue with {size} \
              and more accumulation; a new run asks for fewer ranks with `nproc_per_node`"
         ),
         Grant::OnRecord => bail!(
-            "the run goes on with {wanted} ranks since its fallback was granted, and {why}\n\
+            "the run has {wanted} ranks since its fallback was granted, and {why}\n\
              hint: a run falls back once; bring {wanted} devices, or start a new run from its checkpoint with `--init-from`"
         ),
     };

@@ -75,9 +75,9 @@ fn follow(joined: Option<Joined>, job: &Job, stop: Arc<StopRequest>) -> anyhow::
     Ok(Exit::Done)
 }
 
-/// Binds this process's life to rank 0's.
+/// Makes this process end when rank 0 does.
 fn end_with(leader: Pid) -> anyhow::Result<()> {
-    // The kernel ends it even while it is stopped.
+    // `PR_SET_PDEATHSIG` kills it even while it is stopped.
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .context("cannot bind this rank to rank 0")?;

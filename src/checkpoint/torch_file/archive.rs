@@ -3,8 +3,9 @@
 //!
 //! Layout, all little-endian (PKWARE APPNOTE 6.3.10): local header and data per
 //! record, then the central directory, then the end records. As PyTorch does, the
-//! reader takes a comment or other bytes after them, up to 64 KiB. Each record's data begins at a multiple of 64 bytes by an extra field of
-//! padding, as PyTorch's does, so that it can be mapped into memory.
+//! reader accepts a comment or other bytes after them, up to 64 KiB. As in PyTorch's
+//! archives, an extra field of padding makes each record's data begin at a multiple of
+//! 64 bytes, so that it can be mapped into memory.
 //!
 //! Invariant: every record handed out lies inside the file, overlaps no other,
 //! is stored uncompressed (so there is nothing to inflate), and has the checksum
@@ -12,7 +13,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{ARCHIVE_BYTES_MAX, ReadError, WriteError};
+use super::error::{ReadError, WriteError};
+
+/// Largest archive that is read or written, in bytes. Above it the zip format
+/// needs its 64-bit records, which no model of this size needs.
+pub const ARCHIVE_BYTES_MAX: u64 = 0xFFFF_FFFE;
 
 const LOCAL: u32 = 0x0403_4b50;
 const CENTRAL: u32 = 0x0201_4b50;

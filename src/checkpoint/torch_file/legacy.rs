@@ -8,8 +8,9 @@
 
 use std::collections::BTreeMap;
 
+use super::error::ReadError;
 use super::pickle_read::{Part, Storages};
-use super::{Loaded, ReadError, Value};
+use super::value::{Loaded, Value};
 
 /// `LONG1` with 0x1950a86a20f9469cfc6c, as the first pickle has it.
 const MAGIC: &[u8] = &[

@@ -4,7 +4,7 @@
 //! A `torch.save` file is a zip of stored records: a pickle (`data.pkl`) that
 //! describes the value, and one raw little-endian record per tensor storage
 //! (`data/<key>`). [`read`] interprets a small allow-listed part of the pickle
-//! language; anything else it meets is remembered by name and kept as an opaque
+//! language; everything else is recorded by name and kept as an opaque
 //! value. [`write`] makes the same format, byte for byte the same for the same
 //! value, because checkpoints are named by their hash.
 //!
@@ -12,7 +12,9 @@
 //! than a small multiple of the file's size.
 
 mod archive;
+mod arena;
 mod error;
+mod global;
 mod legacy;
 mod numpy;
 mod other;
@@ -20,27 +22,12 @@ mod pickle_read;
 mod pickle_write;
 mod unfold;
 mod value;
+mod view;
 
+pub use archive::ARCHIVE_BYTES_MAX;
 pub use error::{ReadError, WriteError};
 pub use other::other_format;
-pub use value::{DType, Tensor, TensorError, Value};
-
-/// Largest archive that is read or written, in bytes. Above it the zip format
-/// needs its 64-bit records, which no model of this size needs.
-pub const ARCHIVE_BYTES_MAX: u64 = 0xFFFF_FFFE;
-
-/// How deep lists, tuples and dicts may be nested in a file.
-pub const DEPTH_MAX: usize = 64;
-
-/// What a `torch.save` archive holds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Loaded {
-    pub value: Value,
-    /// Globals outside the allow-list that the pickle names, sorted, as
-    /// `module.name`. None of them was looked up or called; what they would have
-    /// made stands in `value` as [`Value::Opaque`], if it stands there at all.
-    pub foreign: Vec<String>,
-}
+pub use value::{DEPTH_MAX, DType, Loaded, Tensor, TensorError, Value};
 
 /// Reads a `torch.save` archive.
 ///

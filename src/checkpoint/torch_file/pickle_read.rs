@@ -1,12 +1,11 @@
 //! A restricted reader of the pickle language (protocol 2, what `torch.save`
-//! emits, and 3 to 5, which it can be asked for). It never looks a global up: names
-//! on the allow-list have their meaning here, in Rust, and every other name only
-//! makes an opaque value. So do tensors that have no plain elements (sparse,
-//! quantized, complex, ...): a file may hold some where nobody needs them.
+//! emits, and 3 to 5, which it can be told to write). It never looks up a global: names
+//! on the allow-list are implemented here, in Rust, and every other name makes an opaque
+//! value. So do tensors that have no plain elements (sparse,
+//! quantized, complex, ...): a file may hold some that are not needed.
 //!
-//! It runs in two passes. The machine here executes the opcodes over an arena of
-//! nodes, where a list or dict that is filled after it was memoized, or shared
-//! many times, is one node. Then [`unfold`] makes a plain tree of the arena.
+//! It runs in two passes. The machine here executes the opcodes over an [`Arena`].
+//! Then [`unfold`] makes a plain tree of it.
 //!
 //! Invariant: each opcode makes at most one node of a fixed size, so the arena is
 //! bounded by the pickle's length.
@@ -14,10 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::archive::Archive;
+use super::arena::{Arena, Id, Node, Storage, TensorNode};
+use super::error::ReadError;
+use super::global::Global;
 use super::numpy::{self, Scalar};
-use super::unfold::{self, View, size_of};
-use super::value::bytes_of;
-use super::{DType, Loaded, ReadError};
+use super::unfold::unfold;
+use super::value::{Loaded, bytes_of};
+use super::view::View;
 
 /// A pickle holds names and numbers, no tensor data: 4 MiB describe some 50,000
 /// tensors. Arena and tree together take up to 160 times as much (measured).
@@ -63,7 +65,7 @@ impl Part {
             storages,
             input: Input { bytes, at },
             start: at,
-            nodes: Vec::new(),
+            nodes: Arena::default(),
             stack: Vec::new(),
             marks: Vec::new(),
             memo: BTreeMap::new(),
@@ -71,7 +73,7 @@ impl Part {
         };
         let root = machine.run()?;
         let end = machine.input.at;
-        let value = unfold::unfold(&machine.nodes, root, end - at, file_bytes)?;
+        let value = unfold(&machine.nodes, root, end - at, file_bytes)?;
         let foreign = machine.foreign.into_iter().collect();
         let loaded = Loaded { value, foreign };
         Ok(Part { loaded, end })
@@ -82,221 +84,11 @@ impl Part {
 pub enum Storages<'m, 'a> {
     /// In records beside the pickle.
     Archive(&'m Archive<'a>),
-    /// Not known yet: what the pickle asks for is noted with the bytes of an element,
+    /// Not known yet: what the pickle asks for is collected with the bytes of an element,
     /// and each tensor is `None`.
     Wanted(BTreeMap<String, usize>),
     /// By their key.
     Known(&'m BTreeMap<String, &'a [u8]>),
-}
-
-/// Place of a node in the arena.
-pub type Id = u32;
-
-pub enum Node<'a> {
-    None,
-    Bool(bool),
-    Int(i64),
-    /// An integer of more than 64 bits: PyTorch writes none that matters here.
-    WideInt,
-    Float(f64),
-    Str(&'a str),
-    Bytes(&'a [u8]),
-    /// Bytes as protocol 2 writes them: text whose characters are the bytes.
-    Latin1(&'a str),
-    List(Vec<Id>),
-    Tuple(Vec<Id>),
-    Dict {
-        ordered: bool,
-        entries: Vec<(Id, Id)>,
-    },
-    Global(Global<'a>),
-    Storage(Storage<'a>),
-    Tensor(TensorNode<'a>),
-    /// What calling a global would have made.
-    Made(Global<'a>),
-    /// The same, with its attributes: a dict.
-    Object(Global<'a>, Id),
-    /// A `numpy.dtype` by its code, such as `f8`.
-    NumpyDType(&'a str),
-}
-
-/// A global that the pickle names, by the meaning it has here.
-#[derive(Clone, Copy)]
-pub enum Global<'a> {
-    OrderedDict,
-    RebuildTensor,
-    RebuildParameter,
-    Size,
-    Device,
-    /// `torch.float32` and the like: a constant.
-    DTypeName(&'a str),
-    Storage(DType),
-    /// Elements that no tensor here has, and functions that make other than dense
-    /// tensors: `sparse`, `complex64`.
-    Unusual(&'a str),
-    /// `_rebuild_tensor_v3`: of a type without a storage class of its own.
-    RebuildUntyped,
-    RebuildWithState,
-    RebuildFromType,
-    DefaultDict,
-    /// `_codecs.encode`: bytes.
-    Encode,
-    NumpyDType,
-    NumpyScalar,
-    /// Types of Python itself that mean nothing here: `set`, `complex`.
-    Builtin(&'a str),
-    Foreign(&'a str, &'a str),
-}
-
-impl<'a> Global<'a> {
-    fn resolve(module: &'a str, name: &'a str) -> Self {
-        let storage = DType::ALL.iter().find(|d| d.storage_class() == name);
-        match (module, name, storage) {
-            ("collections", "OrderedDict", _) => Self::OrderedDict,
-            ("collections", "defaultdict", _) => Self::DefaultDict,
-            ("_codecs", "encode", _) => Self::Encode,
-            ("builtins" | "__builtin__", name, _) if BUILTINS.contains(&name) => {
-                Self::Builtin(name)
-            }
-            ("numpy", "dtype", _) => Self::NumpyDType,
-            ("numpy._core.multiarray" | "numpy.core.multiarray", "scalar", _) => Self::NumpyScalar,
-            ("torch._utils", "_rebuild_tensor_v2", _) => Self::RebuildTensor,
-            ("torch._utils", "_rebuild_tensor_v3", _) => Self::RebuildUntyped,
-            ("torch._utils", "_rebuild_parameter", _) => Self::RebuildParameter,
-            ("torch._utils", "_rebuild_parameter_with_state", _) => Self::RebuildWithState,
-            ("torch._tensor", "_rebuild_from_type_v2", _) => Self::RebuildFromType,
-            ("torch._utils", name, _) if unusual_maker(name).is_some() => {
-                Self::Unusual(unusual_maker(name).unwrap_or(name))
-            }
-            ("torch.serialization", "_get_layout", _) => Self::Builtin("torch.layout"),
-            ("torch.storage", "UntypedStorage", _) => Self::Unusual("untyped"),
-            ("torch", "Size", _) => Self::Size,
-            ("torch", "device", _) => Self::Device,
-            ("torch", "Tensor", _) => Self::DTypeName("Tensor"),
-            ("torch", _, Some(&dtype)) => Self::Storage(dtype),
-            ("torch", name, None) if name.ends_with("Storage") => Self::Unusual(element(name)),
-            ("torch", name, None) if is_constant(name) => Self::DTypeName(name),
-            _ => Self::Foreign(module, name),
-        }
-    }
-
-    /// Bytes of an element of a storage class.
-    fn width(self) -> Option<usize> {
-        if let Self::Storage(dtype) = self {
-            return Some(dtype.size());
-        }
-        let Self::Unusual(kind) = self else {
-            return None;
-        };
-        match kind {
-            "untyped" | "qint8" | "quint8" | "quint4x2" | "quint2x4" => Some(1),
-            "qint32" => Some(4),
-            "complex64" => Some(8),
-            "complex128" => Some(16),
-            _ => None,
-        }
-    }
-
-    pub fn class(self) -> String {
-        match self {
-            Self::OrderedDict => "collections.OrderedDict".to_owned(),
-            Self::RebuildTensor => "torch._utils._rebuild_tensor_v2".to_owned(),
-            Self::RebuildParameter => "torch._utils._rebuild_parameter".to_owned(),
-            Self::Size => "torch.Size".to_owned(),
-            Self::Device => "torch.device".to_owned(),
-            Self::DTypeName(name) => format!("torch.{name}"),
-            Self::Storage(dtype) => format!("torch.{}", dtype.storage_class()),
-            Self::Unusual(kind) => format!("{kind} tensor"),
-            Self::RebuildUntyped => "torch._utils._rebuild_tensor_v3".to_owned(),
-            Self::RebuildWithState => "torch._utils._rebuild_parameter_with_state".to_owned(),
-            Self::RebuildFromType => "torch._tensor._rebuild_from_type_v2".to_owned(),
-            Self::DefaultDict => "collections.defaultdict".to_owned(),
-            Self::Encode => "_codecs.encode".to_owned(),
-            Self::NumpyDType => "numpy.dtype".to_owned(),
-            Self::NumpyScalar => "numpy scalar".to_owned(),
-            Self::Builtin(name) => name.to_owned(),
-            Self::Foreign(module, name) => format!("{module}.{name}"),
-        }
-    }
-}
-
-/// Python's own types that a config may hold.
-const BUILTINS: [&str; 8] = [
-    "set",
-    "frozenset",
-    "complex",
-    "bytearray",
-    "slice",
-    "range",
-    "dict",
-    "list",
-];
-
-/// PyTorch's dtypes, quantization schemes and layouts: constants, of which only the
-/// name matters. A word and digits, such as `float8_e5m2`, is a dtype.
-fn is_constant(name: &str) -> bool {
-    const NAMES: [&str; 8] = [
-        "bool",
-        "strided",
-        "sparse_coo",
-        "sparse_csr",
-        "per_tensor_affine",
-        "per_channel_affine",
-        "preserve_format",
-        "contiguous_format",
-    ];
-    let word = name.trim_start_matches(|c: char| c.is_ascii_lowercase());
-    let numbered = word.starts_with(|c: char| c.is_ascii_digit());
-    let kind = name.strip_suffix(word).unwrap_or_default();
-    let kinds = [
-        "float", "bfloat", "int", "uint", "complex", "qint", "quint", "bits",
-    ];
-    NAMES.contains(&name) || (numbered && kinds.contains(&kind))
-}
-
-/// Functions of `torch._utils` that make tensors without plain elements.
-fn unusual_maker(function: &str) -> Option<&'static str> {
-    match function {
-        "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor" => Some("sparse"),
-        "_rebuild_qtensor" => Some("quantized"),
-        "_rebuild_nested_tensor" => Some("nested"),
-        "_rebuild_meta_tensor_no_storage" => Some("meta"),
-        "_rebuild_wrapper_subclass" => Some("subclassed"),
-        "_rebuild_device_tensor_from_numpy" | "_rebuild_device_tensor_from_cpu_tensor" => {
-            Some("device")
-        }
-        _ => None,
-    }
-}
-
-/// What a storage class holds, as PyTorch names the type.
-fn element(storage: &str) -> &str {
-    match storage {
-        "ComplexFloatStorage" => "complex64",
-        "ComplexDoubleStorage" => "complex128",
-        "QInt8Storage" => "qint8",
-        "QUInt8Storage" => "quint8",
-        "QInt32Storage" => "qint32",
-        "QUInt4x2Storage" => "quint4x2",
-        "QUInt2x4Storage" => "quint2x4",
-        other => other,
-    }
-}
-
-#[derive(Clone, Copy)]
-pub struct Storage<'a> {
-    pub dtype: DType,
-    pub bytes: &'a [u8],
-}
-
-/// A tensor in the arena: its storage, its offset in elements, and the tuples of
-/// its sizes and strides, which many tensors may share.
-#[derive(Clone, Copy)]
-pub struct TensorNode<'a> {
-    pub storage: Storage<'a>,
-    pub offset: usize,
-    pub shape: Id,
-    pub strides: Id,
 }
 
 /// The pickle's bytes, read from front to back.
@@ -412,7 +204,7 @@ struct Machine<'s, 'm, 'a> {
     input: Input<'a>,
     /// Where the pickle begins.
     start: usize,
-    nodes: Vec<Node<'a>>,
+    nodes: Arena<'a>,
     stack: Vec<Id>,
     /// Heights of the stack at which a `MARK` was set.
     marks: Vec<usize>,
@@ -571,9 +363,8 @@ impl<'a> Machine<'_, '_, 'a> {
 
     fn push(&mut self, node: Node<'a>) -> Result<(), ReadError> {
         // The pickle is shorter than 2^32 bytes, and each opcode pushes once.
-        let id = u32::try_from(self.nodes.len());
-        let id = id.map_err(|_| self.input.fault("it makes too many values"))?;
-        self.nodes.push(node);
+        let id = self.nodes.push(node);
+        let id = id.ok_or_else(|| self.input.fault("it makes too many values"))?;
         self.stack.push(id);
         Ok(())
     }
@@ -603,8 +394,7 @@ impl<'a> Machine<'_, '_, 'a> {
     }
 
     fn node(&self, id: Id) -> &Node<'a> {
-        // Ids come from `push` only, and no node is ever removed.
-        self.nodes.get(id as usize).unwrap_or(&Node::None)
+        self.nodes.get(id)
     }
 
     fn integer(&mut self, opcode: u8) -> Result<(), ReadError> {
@@ -645,12 +435,12 @@ impl<'a> Machine<'_, '_, 'a> {
 
     /// Appends to the list at the top; what a foreign list holds is dropped.
     fn append(&mut self, items: Vec<Id>) -> Result<(), ReadError> {
-        let target = self.top()? as usize;
+        let target = self.top()?;
         if let Some(Node::List(list)) = self.nodes.get_mut(target) {
             list.extend(items);
             return Ok(());
         }
-        if let Some(Node::Made(_) | Node::Object(..)) = self.nodes.get(target) {
+        if let Node::Made(_) | Node::Object(..) = self.node(target) {
             return Ok(());
         }
         Err(self.input.fault("it appends to what is no list"))
@@ -659,7 +449,7 @@ impl<'a> Machine<'_, '_, 'a> {
     /// Fills the dict at the top; what a foreign dict holds is dropped.
     fn set_items(&mut self, items: &[Id]) -> Result<(), ReadError> {
         let (pairs, rest) = items.as_chunks::<2>();
-        let target = self.top()? as usize;
+        let target = self.top()?;
         if !rest.is_empty() {
             return Err(self.input.fault("a key has no value"));
         }
@@ -667,7 +457,7 @@ impl<'a> Machine<'_, '_, 'a> {
             entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
             return Ok(());
         }
-        if let Some(Node::Made(_) | Node::Object(..)) = self.nodes.get(target) {
+        if let Node::Made(_) | Node::Object(..) = self.node(target) {
             return Ok(());
         }
         Err(self.input.fault("it sets items of what is no dict"))
@@ -852,7 +642,7 @@ impl<'a> Machine<'_, '_, 'a> {
             }
             _ => return Err(self.input.fault("a tensor has the wrong arguments")),
         };
-        let (storage, Some(offset)) = (self.node(*storage), size_of(&self.nodes, *offset)) else {
+        let (storage, Some(offset)) = (self.node(*storage), self.nodes.size(*offset)) else {
             return Err(self.input.fault("a tensor has no storage or no offset"));
         };
         if let Node::Made(unusual @ Global::Unusual(_)) = storage {
@@ -961,8 +751,8 @@ impl<'a> Machine<'_, '_, 'a> {
     }
 
     fn replace(&mut self, id: Id, node: Node<'a>) {
-        if let Some(place) = self.nodes.get_mut(id as usize) {
-            *place = node;
+        if let Some(old) = self.nodes.get_mut(id) {
+            *old = node;
         }
     }
 }

@@ -2,9 +2,11 @@
 //! it. Nothing is memoized and every tensor has a storage of its own, so the same
 //! value gives the same bytes and the reader's twin stays a page long.
 
-use super::{DEPTH_MAX, Tensor, Value, WriteError};
+use super::archive::ARCHIVE_BYTES_MAX;
+use super::error::WriteError;
+use super::value::{DEPTH_MAX, Tensor, Value};
 
-/// Returns the pickle and the storages it refers to, by their place.
+/// Returns the pickle and the storages it refers to, by index.
 pub fn pickle(value: &Value) -> Result<(Vec<u8>, Vec<&[u8]>), WriteError> {
     let mut pickler = Pickler {
         out: vec![0x80, 2], // PROTO 2
@@ -97,7 +99,7 @@ impl<'v> Pickler<'v> {
     }
 
     fn text(&mut self, text: &str) -> Result<(), WriteError> {
-        let limit = super::ARCHIVE_BYTES_MAX;
+        let limit = ARCHIVE_BYTES_MAX;
         let length = u32::try_from(text.len()).map_err(|_| WriteError::TooLarge { limit })?;
         self.out.push(b'X');
         self.out.extend_from_slice(&length.to_le_bytes());

@@ -8,12 +8,12 @@
 
 use std::collections::BTreeSet;
 
-use super::pickle_read::{Global, Id, Node, Storage, TensorNode};
-use super::value::{bytes_of, elements_of};
-use super::{DEPTH_MAX, DType, ReadError, Tensor, Value};
+use super::arena::{Arena, Id, Node, TensorNode};
+use super::error::ReadError;
+use super::global::Global;
+use super::value::{DEPTH_MAX, DType, Tensor, Value, bytes_of};
+use super::view::View;
 
-/// As many as PyTorch itself allows a tensor.
-const DIMENSIONS_MAX: usize = 64;
 /// Tensors may share a storage (tied weights) and repeat its elements.
 const TENSOR_BYTES_PER_FILE_BYTE: usize = 8;
 const TENSOR_BYTES_FREE: usize = 16 << 20;
@@ -23,7 +23,7 @@ const TREE_BYTES_FREE: usize = 1 << 20;
 
 /// The tree below `root`, of a pickle and a file of the lengths given.
 pub fn unfold(
-    nodes: &[Node<'_>],
+    nodes: &Arena<'_>,
     root: Id,
     pickle_bytes: usize,
     file_bytes: usize,
@@ -37,110 +37,9 @@ pub fn unfold(
     builder.build(root, 0)
 }
 
-/// A tensor as a window on a storage; offset and strides count elements.
-pub struct View<'a> {
-    storage: Storage<'a>,
-    offset: usize,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
-}
-
-impl<'a> View<'a> {
-    pub fn new(nodes: &[Node<'_>], tensor: &TensorNode<'a>) -> Result<Self, ReadError> {
-        Ok(Self {
-            storage: tensor.storage,
-            offset: tensor.offset,
-            shape: sizes_of(nodes, tensor.shape)?,
-            strides: sizes_of(nodes, tensor.strides)?,
-        })
-    }
-
-    pub fn check(&self) -> Result<(), ReadError> {
-        let tensor = |what| Err(ReadError::Tensor { what });
-        if self.shape.len() != self.strides.len() {
-            return tensor(format!(
-                "{} sizes and {} strides",
-                self.shape.len(),
-                self.strides.len()
-            ));
-        }
-        let held = self.storage.bytes.len() / self.storage.dtype.size();
-        let last =
-            self.shape
-                .iter()
-                .zip(&self.strides)
-                .try_fold(self.offset, |last, (&size, &stride)| {
-                    let reach = size.saturating_sub(1).checked_mul(stride)?;
-                    last.checked_add(reach)
-                });
-        let empty = elements_of(&self.shape) == Some(0);
-        let fits = last.is_some_and(|last| {
-            if empty {
-                self.offset <= held
-            } else {
-                last < held
-            }
-        });
-        if bytes_of(self.storage.dtype, &self.shape).is_some() && fits {
-            return Ok(());
-        }
-        tensor(format!(
-            "shape {:?}, strides {:?}, offset {} in a storage of {held} elements",
-            self.shape, self.strides, self.offset
-        ))
-    }
-
-    fn is_contiguous(&self) -> bool {
-        let mut expected = 1_usize;
-        for (&size, &stride) in self.shape.iter().zip(&self.strides).rev() {
-            if size != 1 && stride != expected {
-                return false;
-            }
-            expected = expected.saturating_mul(size);
-        }
-        true
-    }
-
-    /// The elements in row-major order; `bytes` is their length.
-    fn gather(&self, bytes: usize) -> Option<Vec<u8>> {
-        let width = self.storage.dtype.size();
-        if bytes == 0 {
-            return Some(Vec::new());
-        }
-        if self.is_contiguous() {
-            let from = self.offset * width;
-            return self
-                .storage
-                .bytes
-                .get(from..from + bytes)
-                .map(<[u8]>::to_vec);
-        }
-        let mut data = Vec::with_capacity(bytes);
-        let mut index = vec![0_usize; self.shape.len()];
-        let mut place = self.offset;
-        while data.len() < bytes {
-            let from = place * width;
-            data.extend_from_slice(self.storage.bytes.get(from..from + width)?);
-            // Count on in the last dimension, carrying into those before it. Only a
-            // dimension of size 1 can have a stride that wraps, and it wraps back.
-            let dimensions = index.iter_mut().zip(&self.shape).zip(&self.strides);
-            for ((index, &size), &stride) in dimensions.rev() {
-                *index += 1;
-                place = place.wrapping_add(stride);
-                if *index < size {
-                    break;
-                }
-                place = place.wrapping_sub(size.wrapping_mul(stride));
-                *index = 0;
-            }
-        }
-        Some(data)
-    }
-}
-
 /// Unfolds the arena into a tree.
 struct Builder<'n, 'a> {
-    nodes: &'n [Node<'a>],
+    nodes: &'n Arena<'a>,
     tree_bytes_left: usize,
     tensor_bytes_left: usize,
 }
@@ -154,7 +53,7 @@ impl Builder<'_, '_> {
             });
         }
         let nodes = self.nodes;
-        let node = nodes.get(id as usize).unwrap_or(&Node::None);
+        let node = nodes.get(id);
         self.spend(std::mem::size_of::<Value>())?;
         Ok(match node {
             Node::None => Value::None,
@@ -210,16 +109,16 @@ impl Builder<'_, '_> {
     /// The plain ones among an object's attributes. The rest may lead back to the object.
     fn attributes(&mut self, id: Id) -> Result<Vec<(Value, Value)>, ReadError> {
         let nodes = self.nodes;
-        let Some(Node::Dict { entries, .. }) = nodes.get(id as usize) else {
+        let Node::Dict { entries, .. } = nodes.get(id) else {
             return Ok(Vec::new());
         };
         let mut built = Vec::new();
         for &(key, value) in entries {
             let is_plain = matches!(
-                nodes.get(value as usize),
-                Some(Node::None | Node::Bool(_) | Node::Int(_) | Node::Float(_) | Node::Str(_))
+                nodes.get(value),
+                Node::None | Node::Bool(_) | Node::Int(_) | Node::Float(_) | Node::Str(_)
             );
-            if is_plain && let Some(Node::Str(_)) = nodes.get(key as usize) {
+            if is_plain && let Node::Str(_) = nodes.get(key) {
                 built.push((self.build(key, 0)?, self.build(value, 0)?));
             }
         }
@@ -235,12 +134,15 @@ impl Builder<'_, '_> {
     ) -> Result<Vec<(Value, Value)>, ReadError> {
         let (mut texts, mut numbers) = (BTreeSet::new(), BTreeSet::new());
         for (key, _) in entries {
-            let fresh = match self.nodes.get(*key as usize) {
-                Some(Node::Str(text)) => texts.insert(*text),
-                Some(Node::Int(number)) => numbers.insert(*number),
-                _ => true,
+            let key = self.nodes.get(*key);
+            let repeated = if let Node::Str(text) = key {
+                !texts.insert(*text)
+            } else if let Node::Int(number) = key {
+                !numbers.insert(*number)
+            } else {
+                false
             };
-            if !fresh {
+            if repeated {
                 return Err(ReadError::damaged("a dict has the same key twice"));
             }
         }
@@ -254,9 +156,9 @@ impl Builder<'_, '_> {
 
     fn tensor(&mut self, tensor: &TensorNode<'_>) -> Result<Tensor, ReadError> {
         let view = View::new(self.nodes, tensor)?;
-        self.spend(view.shape.len() * std::mem::size_of::<usize>())?;
-        let dtype = view.storage.dtype;
-        let bytes = bytes_of(dtype, &view.shape).unwrap_or(usize::MAX);
+        self.spend(std::mem::size_of_val(view.shape()))?;
+        let dtype = view.dtype();
+        let bytes = bytes_of(dtype, view.shape()).unwrap_or(usize::MAX);
         let left = self.tensor_bytes_left.checked_sub(bytes);
         self.tensor_bytes_left = left.ok_or(ReadError::Limit {
             what: "the size of all tensors in proportion to the file",
@@ -270,7 +172,7 @@ impl Builder<'_, '_> {
         {
             return Err(wrong(format!("a `bool` element is {byte}")));
         }
-        Tensor::new(dtype, view.shape, data).map_err(|error| wrong(error.to_string()))
+        Tensor::new(dtype, view.into_shape(), data).map_err(|error| wrong(error.to_string()))
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), ReadError> {
@@ -280,31 +182,5 @@ impl Builder<'_, '_> {
             limit: TREE_BYTES_PER_PICKLE_BYTE as u64,
         })?;
         Ok(())
-    }
-}
-
-fn sizes_of(nodes: &[Node<'_>], id: Id) -> Result<Vec<usize>, ReadError> {
-    let Some(Node::Tuple(items)) = nodes.get(id as usize) else {
-        let what = "its sizes or strides are no tuple".to_owned();
-        return Err(ReadError::Tensor { what });
-    };
-    if items.len() > DIMENSIONS_MAX {
-        return Err(ReadError::Limit {
-            what: "a tensor's number of dimensions",
-            limit: DIMENSIONS_MAX as u64,
-        });
-    }
-    let sizes = items.iter().map(|&item| size_of(nodes, item));
-    sizes.collect::<Option<_>>().ok_or_else(|| {
-        let what = "a size or stride is no count".to_owned();
-        ReadError::Tensor { what }
-    })
-}
-
-pub fn size_of(nodes: &[Node<'_>], id: Id) -> Option<usize> {
-    if let Some(Node::Int(size)) = nodes.get(id as usize) {
-        usize::try_from(*size).ok()
-    } else {
-        None
     }
 }

@@ -5,6 +5,19 @@
 
 use crate::float16::half;
 
+/// How deep lists, tuples and dicts may be nested in a file.
+pub const DEPTH_MAX: usize = 64;
+
+/// What a `torch.save` archive holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    pub value: Value,
+    /// Globals outside the allow-list that the pickle names, sorted, as
+    /// `module.name`. None of them was looked up or called; what they would have
+    /// made is [`Value::Opaque`] in `value`, if it is part of it.
+    pub foreign: Vec<String>,
+}
+
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DType {

@@ -65,10 +65,10 @@ pub(super) struct Walked {
     pub too_deep: Vec<String>,
 }
 
-/// An object that is no group.
+/// An object that is not a group.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// The path by which it was met.
+    /// The path by which it was found.
     pub named: String,
     /// A path of hard links alone.
     pub path: String,
@@ -141,8 +141,8 @@ impl Links {
         }
     }
 
-    /// All objects that are no groups, soft links among them followed, and what is not looked into. An object with several names comes several
-    /// times, a group is looked into once.
+    /// All objects that are not groups, soft links followed, and what is not walked into. An object with several names is
+    /// listed several times; a group is walked once.
     pub fn walk(&mut self) -> Known<Walked> {
         let mut found = Walked::default();
         let mut seen = BTreeSet::new();
@@ -265,7 +265,7 @@ impl Links {
         })
     }
 
-    /// The links of a group; `None` of an object that is none.
+    /// The links of a group; `None` for an object that is not a group.
     fn links(&mut self, address: u64) -> Known<Option<Group>> {
         if let Some(links) = self.known.get(&address) {
             return Ok(links.clone());
@@ -568,7 +568,7 @@ impl Links {
                 }
                 continue;
             }
-            // The depth bounds what a tree that is its own child makes of this.
+            // The depth bounds a tree that is its own child.
             if !start.starts_with(b"TREE") || start[4] != 0 || DEPTH_MAX < depth {
                 return Err(Unknown);
             }

@@ -2,18 +2,21 @@
 
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
-
-use super::super::ranks::Task;
+use super::super::ranks::{Ranks, Task};
 use super::super::{StageTrainer, UpdateMetrics};
+use super::batches::Batches;
+use super::directory::RunDirectory;
+use super::failure::Failure;
+use super::judge::verdict;
 use super::metrics::MetricBuffer;
+use super::reports::Reports;
 use super::samples::{Samples, is_due, is_logged, rate};
-use super::session::{Session, verdict};
-use super::{Failure, scores, tell, weights};
-use crate::checkpoint;
-use crate::controller::{Progress, Report};
+use super::stages::Stages;
+use super::{scores, weights};
+use crate::checkpoint::Need;
+use crate::controller::{Progress, StopRequest};
 use crate::events::{
-    CheckpointRef, CheckpointWritten, ChunkFinished, Event, FileRecord, Scalar, StageName, Step,
+    CheckpointRef, CheckpointWritten, ChunkFinished, Event, Scalar, StageName, Step,
 };
 use crate::machine::TrainChunk;
 use crate::units::bytes;
@@ -23,70 +26,126 @@ const SPARE_BYTES: u64 = 16 << 20;
 /// A parameter in a checkpoint: itself and two moments, each an f32.
 const PARAMETER_BYTES: u64 = 3 * 4;
 
-impl Session {
-    /// Trains to the end of a chunk, or to where a signal stops it.
-    pub(super) fn train(
-        &mut self,
-        train: &TrainChunk,
-        reports: &Sender<Report>,
-    ) -> Result<(), Failure> {
-        self.set_step(train.start());
-        self.hold_directory()?;
-        let mut trainer = self.take_trainer(train)?;
-        self.check_space(train, trainer.learner().parameters().count() as u64)?;
-        let mut at = train
-            .resume
-            .as_ref()
-            .map(|resume| resume.checkpoint.clone());
+/// A chunk, and what it is trained with.
+pub(super) struct Chunk<'a> {
+    pub train: &'a TrainChunk,
+    pub data: &'a Batches,
+    pub directory: &'a mut RunDirectory,
+    pub ranks: &'a mut Ranks,
+    pub stop: &'a StopRequest,
+    pub reports: &'a Reports,
+    /// Last update done.
+    pub step: &'a mut Step,
+}
+
+impl Chunk<'_> {
+    /// Trains to the end of the chunk, or to where a signal stops it.
+    pub fn run(mut self, stages: &mut Stages) -> Result<(), Failure> {
+        let train = self.train;
+        *self.step = train.start();
+        self.directory.hold()?;
+        let mut trainer = stages.take(train, self.directory)?;
+        self.check_space(trainer.model().parameters().count() as u64)?;
         let task = Task::of(train, trainer.signature());
-        let mut progress = ChunkProgress::new(self, train, &task, reports)?;
+        let mut samples = Samples::new(self.data, &task, self.stop)?;
+        let mut progress = ChunkProgress::new(train, self.reports)?;
         self.ranks.begin(&task, &mut trainer)?;
         let from = Instant::now();
-
-        for step in task.start + 1..=task.to {
-            let updated = progress.samples.update(self, &task, &mut trainer, step)?;
-            self.set_step(Step::new(step));
-            progress.log(train, &task, step, &updated.metrics, reports)?;
-            let due = is_due(step, task.from, task.to, task.settings.checkpoint_every());
-            if due || updated.stop.is_some() {
-                self.ranks.agree(&trainer)?;
-                at = Some(progress.checkpoint(self, train, &task, &trainer, step, reports)?);
-            }
-            if let Some(signal) = updated.stop {
+        let trained = self.updates(&task, &mut trainer, &mut samples, &mut progress);
+        let at = match trained? {
+            Trained::ToTheEnd(at) => at,
+            Trained::Interrupted { signal } => {
                 self.ranks.rest();
-                return reports
-                    .send(Report::Interrupted { signal })
-                    .map_err(|_| Failure::Alone);
+                return self.reports.interrupted(signal);
             }
-        }
+        };
         // No update is left where only the scores are missing.
         self.ranks.rest();
 
-        tell(
-            reports,
-            Event::HeldOutScored(scores::losses(self, train, &trainer)?),
-        )?;
-        tell(
-            reports,
-            Event::PictureScored(scores::picture(self, train, &trainer)?),
-        )?;
+        let pipeline = trainer.pipeline();
+        let scored = scores::losses(self.data, train, pipeline)?;
+        self.reports.fact(Event::HeldOutScored(scored))?;
+        let scored = scores::picture(self.data, self.directory, train, pipeline)?;
+        self.reports.fact(Event::PictureScored(scored))?;
         let finished = ChunkFinished {
             stage: train.stage.clone(),
             chunk: train.chunk,
             attempt: train.attempt,
             step: train.to,
-            samples_seen: progress.samples.seen,
+            samples_seen: samples.seen(),
             seconds: Scalar::new(from.elapsed().as_secs_f64()),
         };
         if let Some(at) = at {
-            self.keep_trainer(train, at, trainer);
+            stages.keep(train, at, trainer);
         }
-        tell(reports, Event::ChunkFinished(finished))
+        self.reports.fact(Event::ChunkFinished(finished))
+    }
+
+    fn updates(
+        &mut self,
+        task: &Task,
+        trainer: &mut StageTrainer,
+        samples: &mut Samples<'_>,
+        progress: &mut ChunkProgress,
+    ) -> Result<Trained, Failure> {
+        let resumed = self.train.resume.as_ref();
+        let mut at = resumed.map(|resume| resume.checkpoint.clone());
+        for step in task.start + 1..=task.to {
+            let others = self.ranks.exchange()?;
+            let updated = samples.update(trainer, step, others)?;
+            *self.step = Step::new(step);
+            progress.log(self.train, task, step, &updated.metrics, self.reports)?;
+            let due = is_due(step, task.from, task.to, task.settings.checkpoint_every());
+            if due || updated.stop.is_some() {
+                if let Some(exchange) = others {
+                    exchange.agree(trainer)?;
+                }
+                progress.buffer.flush()?;
+                at = Some(self.checkpoint(task, trainer, step, samples.seen())?);
+            }
+            if let Some(signal) = updated.stop {
+                return Ok(Trained::Interrupted { signal });
+            }
+        }
+        Ok(Trained::ToTheEnd(at))
+    }
+
+    /// Writes a checkpoint, reads it back and reports what it is worth. The samples up
+    /// to it must have been reported, so that no resume finds weights whose samples are missing.
+    fn checkpoint(
+        &self,
+        task: &Task,
+        trainer: &StageTrainer,
+        step: u64,
+        samples_seen: u64,
+    ) -> Result<CheckpointRef, Failure> {
+        let train = self.train;
+        let folder = format!("{}/checkpoints", train.stage);
+        let name = free_name(&train.stage, &folder, step, &train.taken);
+        let content = weights::content(trainer, train, step, samples_seen, rate(task, step))?;
+        let step = Step::new(step);
+        let (checkpoint, files) = self
+            .directory
+            .write_checkpoint(&folder, &name, step, &content)?;
+        self.reports
+            .fact(Event::CheckpointWritten(CheckpointWritten {
+                stage: train.stage.clone(),
+                chunk: train.chunk,
+                attempt: train.attempt,
+                checkpoint: checkpoint.clone(),
+                samples_seen,
+                files: files.clone(),
+            }))?;
+        let accepted = self.directory.accept(Need::Resume, &checkpoint, &files);
+        let judged = verdict(&train.stage, &checkpoint, accepted);
+        self.reports.fact(Event::CheckpointJudged(judged))?;
+        Ok(checkpoint)
     }
 
     /// All checkpoints of a chunk must fit before it begins: a full disk should stop
     /// a run between chunks, not inside one.
-    fn check_space(&self, train: &TrainChunk, parameters: u64) -> Result<(), Failure> {
+    fn check_space(&self, parameters: u64) -> Result<(), Failure> {
+        let train = self.train;
         let last: u64 = train
             .resume
             .iter()
@@ -101,15 +160,12 @@ impl Session {
             train.settings.checkpoint_every(),
         );
         let needed = each.saturating_mul(written).saturating_add(SPARE_BYTES);
-        let space = rustix::fs::statvfs(&self.directory).map_err(|error| {
-            Failure::Environment(format!("`{}`: {error}", self.directory.display()))
-        })?;
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        let free = self.directory.free_bytes()?;
         if free < needed {
             return Err(Failure::Environment(format!(
                 "not enough space in `{}`: {} are free, {} are needed ({written} checkpoints of about {}, and {} to \
                  spare)",
-                self.directory.display(),
+                self.directory.path().display(),
                 bytes(free),
                 bytes(needed),
                 bytes(each),
@@ -127,9 +183,17 @@ fn due_between(start: u64, from: u64, to: u64, interval: u64) -> u64 {
     on_grid(to) - on_grid(start.min(to)) + u64::from(end_is_off && start < to)
 }
 
-/// What moves on with every update of a chunk.
+/// How a chunk's updates ended.
+enum Trained {
+    /// With the checkpoint that holds the last weights, if there is one.
+    ToTheEnd(Option<CheckpointRef>),
+    Interrupted {
+        signal: String,
+    },
+}
+
+/// The samples and the throughput of a chunk.
 struct ChunkProgress {
-    samples: Samples,
     buffer: MetricBuffer,
     /// When the throughput was last measured, and updates since.
     since: Instant,
@@ -138,14 +202,8 @@ struct ChunkProgress {
 }
 
 impl ChunkProgress {
-    fn new(
-        session: &Session,
-        train: &TrainChunk,
-        task: &Task,
-        reports: &Sender<Report>,
-    ) -> Result<ChunkProgress, Failure> {
+    fn new(train: &TrainChunk, reports: &Reports) -> Result<ChunkProgress, Failure> {
         Ok(ChunkProgress {
-            samples: Samples::new(session, task)?,
             buffer: MetricBuffer::new(train, reports)?,
             since: Instant::now(),
             updates: 0,
@@ -159,7 +217,7 @@ impl ChunkProgress {
         task: &Task,
         step: u64,
         measured: &UpdateMetrics,
-        reports: &Sender<Report>,
+        reports: &Reports,
     ) -> Result<(), Failure> {
         let logged = is_logged(task, step);
         self.updates += 1;
@@ -187,50 +245,7 @@ impl ChunkProgress {
                 self.updates as f64 / seconds.max(1e-9)
             },
         };
-        reports
-            .send(Report::Progress(progress))
-            .map_err(|_| Failure::Alone)
-    }
-
-    /// Writes a checkpoint, reads it back and says what it is worth. The samples up
-    /// to it go first, so that no resume finds weights whose samples are missing.
-    fn checkpoint(
-        &mut self,
-        session: &Session,
-        train: &TrainChunk,
-        task: &Task,
-        trainer: &StageTrainer,
-        step: u64,
-        reports: &Sender<Report>,
-    ) -> Result<CheckpointRef, Failure> {
-        self.buffer.flush()?;
-        let folder = format!("{}/checkpoints", train.stage);
-        let name = free_name(&train.stage, &folder, step, &train.taken);
-        let content = weights::content(trainer, train, step, self.samples.seen, rate(task, step))?;
-        session.in_place()?;
-        let written = checkpoint::write(&session.directory.join(&folder), &name, &content)?;
-        let files: Vec<FileRecord> = written.files.into_iter().map(Into::into).collect();
-        let reference = CheckpointRef {
-            path: format!("{folder}/{name}"),
-            step: Step::new(step),
-        };
-        tell(
-            reports,
-            Event::CheckpointWritten(CheckpointWritten {
-                stage: train.stage.clone(),
-                chunk: train.chunk,
-                attempt: train.attempt,
-                checkpoint: reference.clone(),
-                samples_seen: self.samples.seen,
-                files: files.clone(),
-            }),
-        )?;
-        let accepted = session.accept(&reference, &files);
-        tell(
-            reports,
-            Event::CheckpointJudged(verdict(&train.stage, &reference, accepted)),
-        )?;
-        Ok(reference)
+        reports.progress(progress)
     }
 }
 

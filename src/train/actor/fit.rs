@@ -1,10 +1,10 @@
 //! Whether a checkpoint given by the user is one that a stage can begin with, or build on.
 //!
-//! Found out before a run has a directory: the model is built and the checkpoint
+//! Checked before a run has a directory: the model is built and the checkpoint
 //! loaded into it, as training would.
 
-use super::super::{InitKey, Learner, Stage, TrainError};
-use super::session::model_config;
+use super::super::{AdamW, Model, TrainError};
+use super::stages::model_config;
 use super::weights;
 use crate::checkpoint::torch_file::Value;
 use crate::checkpoint::{self, AdamWState, CheckpointContent, LoadError, Need};
@@ -100,20 +100,14 @@ pub fn check(
         });
     }
     let shape = model_config(config, stage);
-    let key = InitKey {
-        run_seed: 0,
-        stage: stage.as_str().to_owned(),
-        restart: 0,
-    };
-    let mut learner =
-        Learner::new(kind(model), &shape, &key, tch::Device::Cpu).map_err(Misfit::Train)?;
+    let mut loaded = Model::zeros(model, &shape, tch::Device::Cpu).map_err(Misfit::Train)?;
     let misfit = |what: String| Misfit::Shape {
         what,
         settings: differences(&content, model, &shape),
     };
     let weights = weights::from_content(&content).map_err(misfit)?;
-    learner
-        .load(&weights, None)
+    loaded
+        .load(&weights)
         .map_err(|error| misfit(error.to_string()))?;
     let settings = differences(&content, model, &shape);
     if !settings.is_empty() && !wanted.other_settings {
@@ -122,8 +116,7 @@ pub fn check(
     if wanted.need == Need::Resume {
         let optimizer = |what| Misfit::Optimizer { what };
         let moments = weights::optimizer_from_content(&content).map_err(optimizer)?;
-        learner
-            .load(&weights, Some(&moments))
+        AdamW::import(loaded.parameters(), &moments)
             .map_err(|error| optimizer(format!("of the optimizer, {error}")))?;
         let state = AdamWState::from_value(&content.optimizer)
             .map_err(|error| optimizer(error.to_string()))?;
@@ -134,14 +127,6 @@ pub fn check(
         }
     }
     Ok(())
-}
-
-const fn kind(model: ModelKind) -> Stage {
-    match model {
-        ModelKind::VideoTokenizer => Stage::VideoTokenizer,
-        ModelKind::LatentActions => Stage::LatentActions,
-        ModelKind::Dynamics => Stage::Dynamics,
-    }
 }
 
 const fn name(model: ModelKind) -> &'static str {

@@ -1,7 +1,7 @@
 //! Samples on their way to the log: gathered in columns, flushed in blocks.
 //!
-//! A block is flushed when it is full, before any other fact, and [`WAIT_MAX`] after its first sample, also while an
-//! update takes longer than that: a thread sees to it. Invariant: facts keep their order, since whoever flushes holds
+//! A block is flushed when it is full, before any other fact, and [`WAIT_MAX`] after its first sample, by a thread if an
+//! update takes longer than that. Invariant: facts keep their order, since whoever flushes holds
 //! the block until it is sent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use crate::controller::Report;
 use crate::events::{Column, Event, MetricsLogged, Scalar, Steps, metric};
 use crate::machine::TrainChunk;
 use crate::store::LAZY_COMMIT;
 
 use super::super::UpdateMetrics;
-use super::Failure;
+use super::failure::Failure;
+use super::reports::Reports;
 
 /// How long a sample may wait to be reported. The log takes as long as [`LAZY_COMMIT`] to make it durable.
 const WAIT_MAX: Duration = Duration::from_millis(500);
@@ -28,7 +28,7 @@ const UPDATES_MAX: usize = 256;
 
 pub(super) struct MetricBuffer {
     shared: Arc<Shared>,
-    /// Tells the thread when the first sample of a block came; closed, it ends the thread.
+    /// Tells the thread when the first sample of a block was added; closing it ends the thread.
     begun: Option<Sender<Instant>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -36,14 +36,14 @@ pub(super) struct MetricBuffer {
 struct Shared {
     /// The event of a block, without its columns.
     empty: MetricsLogged,
-    reports: Sender<Report>,
+    reports: Reports,
     block: Mutex<Block>,
 }
 
 /// Samples that are not reported yet.
 #[derive(Default)]
 struct Block {
-    /// When its first sample came.
+    /// When its first sample was added.
     since: Option<Instant>,
     columns: Vec<Sparse>,
     updates: usize,
@@ -56,13 +56,13 @@ struct Sparse {
 }
 
 impl MetricBuffer {
-    pub fn new(train: &TrainChunk, reports: &Sender<Report>) -> Result<MetricBuffer, Failure> {
+    pub fn new(train: &TrainChunk, reports: &Reports) -> Result<MetricBuffer, Failure> {
         MetricBuffer::waiting(train, reports, WAIT_MAX)
     }
 
     fn waiting(
         train: &TrainChunk,
-        reports: &Sender<Report>,
+        reports: &Reports,
         wait: Duration,
     ) -> Result<MetricBuffer, Failure> {
         let shared = Arc::new(Shared {
@@ -120,12 +120,12 @@ impl MetricBuffer {
     }
 }
 
-/// After it is gone, no block is reported any more.
+/// No block is reported after the drop.
 impl Drop for MetricBuffer {
     fn drop(&mut self) {
         drop(self.begun.take());
         if let Some(thread) = self.thread.take() {
-            // It only sends; a panic of it has lost nothing that was reported.
+            // It only sends: its panic loses nothing that was reported.
             let _ = thread.join();
         }
     }
@@ -146,10 +146,10 @@ impl Shared {
             columns: columns.into_iter().map(Sparse::column).collect(),
             ..self.empty.clone()
         });
-        super::tell(&self.reports, event)
+        self.reports.fact(event)
     }
 
-    /// Flushes each block of `begun` that nobody else has flushed `wait` after its first sample.
+    /// Flushes each block of `begun` that is still unflushed `wait` after its first sample.
     fn flush_in_time(&self, begun: &Receiver<Instant>, wait: Duration) {
         let mut next = begun.recv().ok();
         while let Some(since) = next {
@@ -237,6 +237,7 @@ impl Sparse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::Report;
 
     #[track_caller]
     fn check(name: &str, steps: &[u64], want: Steps) {
@@ -302,7 +303,8 @@ mod tests {
     #[test]
     fn a_sample_is_reported_in_time_while_the_next_update_takes_long() {
         let (sender, reports) = unbounded();
-        let buffer = MetricBuffer::waiting(&chunk(), &sender, Duration::ZERO).unwrap();
+        let buffer =
+            MetricBuffer::waiting(&chunk(), &Reports::new(sender), Duration::ZERO).unwrap();
         for step in 1..=3 {
             buffer.add(step, 1e-3, &measured(), None).unwrap();
             // Nothing else is done until it is there.
@@ -314,7 +316,7 @@ mod tests {
     fn a_block_waits_for_its_time_or_its_size_or_another_fact() {
         let (sender, reports) = unbounded();
         let forever = Duration::from_secs(1 << 20);
-        let buffer = MetricBuffer::waiting(&chunk(), &sender, forever).unwrap();
+        let buffer = MetricBuffer::waiting(&chunk(), &Reports::new(sender), forever).unwrap();
         for step in 1..=UPDATES_MAX as u64 {
             assert!(reports.is_empty(), "before update {step}");
             buffer.add(step, 1e-3, &measured(), None).unwrap();

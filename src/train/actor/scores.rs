@@ -1,13 +1,11 @@
 //! What a gate sees of the held-out windows: losses, a picture and its scores.
 
-use std::path::Path;
-
-use super::super::{StageTrainer, TrainError};
-use super::Failure;
-use super::measure::{frames_tensor, held_out, named, without_memory};
-use super::session::Session;
+use super::super::{Pipeline, TrainError};
+use super::batches::Batches;
+use super::directory::RunDirectory;
+use super::failure::Failure;
+use super::measure::named;
 use crate::data::WindowId;
-use crate::durable::create_folders;
 use crate::events::{HeldOutScored, PictureScored, StageName, metric};
 use crate::machine::TrainChunk;
 use crate::picture::byte_of;
@@ -19,14 +17,14 @@ const PICTURE_WINDOWS: usize = 16;
 
 /// The held-out losses of the present weights.
 pub(super) fn losses(
-    session: &Session,
+    data: &Batches,
     train: &TrainChunk,
-    trainer: &StageTrainer,
+    pipeline: &Pipeline,
 ) -> Result<HeldOutScored, Failure> {
-    let batches = held_out(session, &train.stage, train.model);
-    let evaluation = trainer
-        .evaluate(batches, &mut session.pieces(&train.stage))
-        .map_err(|failure| without_memory(failure, "scoring held-out windows"))?;
+    let batches = data.held_out(&train.stage, train.model);
+    let evaluation = pipeline
+        .evaluate(batches, &mut data.pieces(&train.stage))
+        .map_err(|failure: Failure| failure.at_one_window("scoring held-out windows"))?;
     let mut values = vec![named(
         metric::HELD_OUT_LOSS,
         Some(evaluation.reconstruction),
@@ -45,19 +43,19 @@ pub(super) fn losses(
     })
 }
 
-/// Predicts the last frame of each picture window, writes truth beside prediction, scores it.
+/// Predicts the last frame of each picture window, scores it, and draws it beside the true one.
 pub(super) fn picture(
-    session: &Session,
+    data: &Batches,
+    directory: &RunDirectory,
     train: &TrainChunk,
-    trainer: &StageTrainer,
+    pipeline: &Pipeline,
 ) -> Result<PictureScored, Failure> {
-    let ids = session.windows.held_out_spread(PICTURE_WINDOWS);
-    let (truth, prediction) = last_frames(session, &train.stage, trainer, &ids)?;
-    let frames = session.windows.frames();
-    let patch = session.config.shape.patch_size as usize;
-    let scores = structure::score(&prediction, &truth, &session.mean, patch)?;
+    let ids = data.windows().held_out_spread(PICTURE_WINDOWS);
+    let (truth, prediction) = last_frames(data, &train.stage, pipeline, &ids)?;
+    let frames = data.windows().frames();
+    let scores = structure::score(&prediction, &truth, data.mean(), data.patch_size())?;
 
-    // A step may come again, in another chunk or attempt; the log names the picture of each.
+    // Several chunks or attempts may end at one step; each has a picture of its own.
     let path = format!(
         "{0}/pictures/{0}_step_{1}_chunk_{2}_attempt_{3}.png",
         train.stage, train.to, train.chunk, train.attempt
@@ -70,13 +68,7 @@ pub(super) fn picture(
         height: frames.height(),
         width: frames.width(),
     };
-    session.in_place()?;
-    let file = session.directory.join(&path);
-    let folder = format!("{}/pictures", train.stage);
-    create_folders(&session.directory, Path::new(&folder)).map_err(|error| {
-        let folder = session.directory.join(&folder);
-        Failure::Environment(format!("cannot create `{}`: {error}", folder.display()))
-    })?;
+    let file = directory.new_file(&path)?;
     let picture = grid.draw(&truth, &prediction)?;
     let hash = picture.write(&file)?;
     Ok(PictureScored {
@@ -94,26 +86,26 @@ pub(super) fn picture(
 
 /// True and predicted last frames, u8 `[windows, H, W, 3]`.
 fn last_frames(
-    session: &Session,
+    data: &Batches,
     stage: &StageName,
-    trainer: &StageTrainer,
+    pipeline: &Pipeline,
     ids: &[WindowId],
 ) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    let frames = session.windows.frames();
+    let frames = data.windows().frames();
     let mut truth = Vec::with_capacity(ids.len() * frames.frame_bytes());
     for id in ids {
-        let last = session
-            .windows
+        let last = data
+            .windows()
             .frame_numbers(*id)?
             .last()
             .and_then(|number| frames.frame(number));
         truth.extend_from_slice(last.unwrap_or_default());
     }
-    let drawn = frames_tensor(session, ids).and_then(|input| {
-        let drawn = trainer.predict(&input, &mut session.pieces(stage));
+    let drawn = data.frames(ids).and_then(|input| {
+        let drawn = pipeline.predict(&input, &mut data.pieces(stage));
         drawn.map_err(Failure::from)
     });
-    let drawn = drawn.map_err(|failure| without_memory(failure, "drawing held-out windows"))?;
+    let drawn = drawn.map_err(|failure| failure.at_one_window("drawing held-out windows"))?;
     let window = drawn.time * frames.frame_bytes();
     if window == 0 || drawn.values.len() != ids.len() * window {
         let found = format!("{} values of predicted frames", drawn.values.len());

@@ -3,10 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::super::ranks::Ranks;
 use super::*;
-use crate::events::{ChunkNumber, HeldOutBatches, Metric, Restart};
+use crate::config::Config;
+use crate::controller::Report;
+use crate::data::Frames;
+use crate::events::{
+    Attempt, ChunkNumber, Event, HeldOutBatches, Metric, ModelKind, Restart, StageName, Step,
+};
 use crate::machine::{MeasureStage, TrainChunk, UpstreamModel};
-use crate::presets::ModelKind;
 
 const SIDE: usize = 8;
 /// The stages in their order, and the windows of a micro-batch of each.
@@ -60,10 +65,10 @@ fn session(directory: &Path, held_out: HeldOutBatches) -> Session {
     Session::new(setup).unwrap()
 }
 
-fn chunk(session: &Session, place: usize, upstream: &[UpstreamModel]) -> TrainChunk {
+fn chunk(place: usize, upstream: &[UpstreamModel]) -> TrainChunk {
     let (name, model, _) = STAGES[place];
     let stage = StageName::new(name);
-    let settings = session.config.stage(&stage).unwrap().settings.clone();
+    let settings = config().stage(&stage).unwrap().settings.clone();
     TrainChunk {
         stage,
         model,
@@ -82,11 +87,11 @@ fn chunk(session: &Session, place: usize, upstream: &[UpstreamModel]) -> TrainCh
 /// What the controller hears of a command.
 fn reports(session: &mut Session, command: &Command) -> Vec<Report> {
     let (sender, receiver) = unbounded();
-    let done = session.perform(command, &sender);
+    let done = session.perform(command, &Reports::new(sender));
     let mut reports: Vec<Report> = receiver.try_iter().collect();
     if let Err(failure) = done {
-        let failure = session.give_up(failure);
-        reports.extend(failure.reports(&Place::of(command), session.step()));
+        let failure = session.recover(failure);
+        reports.extend(failure.reports(&Subject::of(command), session.step()));
     }
     reports.retain(|report| !matches!(report, Report::Progress(_)));
     reports
@@ -100,10 +105,10 @@ fn scores(session: &mut Session) -> Vec<(String, f64)> {
         let measure = MeasureStage {
             stage: StageName::new(name),
             model,
-            settings: chunk(session, place, &[]).settings,
+            settings: chunk(place, &[]).settings,
             upstream: upstream.clone(),
         };
-        let train = chunk(session, place, &upstream);
+        let train = chunk(place, &upstream);
         let commands = [
             Command::MeasureStage(measure),
             Command::TrainChunk(Box::new(train)),
@@ -142,7 +147,7 @@ fn each_stage_is_scored_in_batches_of_its_own() {
         let session = self::session(place.path(), form);
         STAGES.map(|(stage, model, _)| {
             let stage = StageName::new(stage);
-            let held_out = measure::held_out(&session, &stage, model);
+            let held_out = session.data().held_out(&stage, model);
             let sizes = held_out.map(|item| item.unwrap().batch.frames.size()[0] as usize);
             let mut sizes: Vec<usize> = sizes.collect();
             sizes.dedup();
@@ -156,10 +161,10 @@ fn each_stage_is_scored_in_batches_of_its_own() {
     assert_eq!(
         batches(HeldOutBatches::Largest),
         STAGES.map(|_| vec![6]),
-        "as runs of older builds go on"
+        "as in runs of older builds"
     );
     let session = self::session(place.path(), HeldOutBatches::Stage);
-    let most = [1, 2, 8, 500].map(|batch| session.batches_max(32, 128, batch));
+    let most = [1, 2, 8, 500].map(|batch| session.data().batches_max(32, 128, batch));
     assert_eq!(most, [128, 64, 32, 32], "small batches are more");
 }
 
@@ -168,7 +173,7 @@ fn values_do_not_depend_on_the_memory_there_is() {
     let place = tempfile::tempdir().unwrap();
     let of = |memory_for: Option<usize>| {
         let mut session = session(place.path(), HeldOutBatches::Stage);
-        session.memory_for = memory_for;
+        session.data_mut().set_memory_for(memory_for);
         scores(&mut session)
     };
     let whole = of(None);
@@ -202,8 +207,8 @@ fn values_do_not_depend_on_the_memory_there_is() {
 fn no_memory_for_one_window_is_no_failure_of_the_chunk() {
     let place = tempfile::tempdir().unwrap();
     let mut session = session(place.path(), HeldOutBatches::Stage);
-    session.memory_for = Some(0);
-    let train = chunk(&session, 0, &[]);
+    session.data_mut().set_memory_for(Some(0));
+    let train = chunk(0, &[]);
     let reports = reports(&mut session, &Command::TrainChunk(Box::new(train)));
     let Some(Report::Environment { detail }) = reports.last() else {
         panic!("{reports:?}");

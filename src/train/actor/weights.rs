@@ -1,11 +1,11 @@
 //! Weights and moments between the trainer and a checkpoint's files.
 //!
-//! Invariant: what is written and read back is the same bytes, so training goes
-//! on from a checkpoint as if it had not stopped. Nothing that differs between
+//! Invariant: what is written and read back is the same bytes, so training resumes
+//! from a checkpoint as if it had not stopped. Nothing that differs between
 //! two such runs (a time, a host) is written into the files.
 
 use super::super::{Element, NamedTensor, OptimizerState, StageTrainer, WEIGHT_DECAY, decays};
-use super::Failure;
+use super::failure::Failure;
 use crate::checkpoint::torch_file::{DType, Tensor, Value};
 use crate::checkpoint::{
     AdamWState, CheckpointContent, Moments, Parameter, ParameterGroup, UPDATES_DONE, moments_of,
@@ -70,7 +70,7 @@ pub fn from_content(content: &CheckpointContent) -> Result<Vec<NamedTensor>, Str
 /// The moments as the trainer takes them.
 ///
 /// # Errors
-/// What the state lacks, or how its parameters are not the model's.
+/// What is missing in the state, or how its parameters differ from the model's.
 pub fn optimizer_from_content(content: &CheckpointContent) -> Result<OptimizerState, String> {
     let mut result = OptimizerState {
         step: 0,

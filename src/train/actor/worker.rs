@@ -1,60 +1,53 @@
-//! A rank that is not 0: trains what rank 0 says, and writes nothing.
+//! A follower: trains what rank 0 says, and writes nothing.
 //!
 //! Invariant: it takes the same steps as rank 0, from the same weights, on its own share of the windows; where it
-//! cannot, it says so and ends, so that nobody waits for it.
+//! cannot, it says so and exits, so that no rank waits for it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::batches::Batches;
+use super::failure::Failure;
 use super::samples::{Samples, is_due};
-use super::session::Session;
-use super::{ActorSetup, Failure};
+use super::stages::Stages;
 use crate::config::Config;
 use crate::controller::StopRequest;
 use crate::events::HeldOutBatches;
 use crate::setup;
-use crate::train::TrainError;
 use crate::train::ranks::{
-    Cause, FollowError, Instruction, Joined, Ranks, RanksError, Task, cause_of,
+    Cause, Exchange, FollowError, Instruction, Joined, RanksError, Task, cause_of,
 };
+use crate::train::{TrainError, device, use_threads};
 
-/// Takes part until rank 0 says that there is nothing left to do.
+/// Trains with the other ranks until rank 0 ends them.
 ///
 /// # Errors
-/// Why this rank cannot take part, or not go on.
+/// Why this rank cannot train, or not continue.
 pub fn follow(joined: Joined, local_rank: u32, stop: Arc<StopRequest>) -> Result<(), FollowError> {
     let config = joined.config.clone();
     let threads = config.threads.map_or(joined.threads, |threads| {
         u16::try_from(threads).unwrap_or(u16::MAX)
     });
-    crate::train::use_threads(threads);
-    let place = super::device(config.device, local_rank).map_err(|error| error.to_string());
+    use_threads(threads);
+    let found = device(config.device, local_rank).map_err(|error| error.to_string());
     let data = frames(&config, &joined.dataset);
-    let ready = place
+    let ready = found
         .clone()
         .and(data.as_ref().map(|_| ()).map_err(Clone::clone));
-    let device = place.unwrap_or(tch::Device::Cpu);
+    let device = found.unwrap_or(tch::Device::Cpu);
     let (mut follower, exchange) = joined.ready(ready, device)?;
-    let session = data.and_then(|frames| {
-        Session::new(ActorSetup {
-            directory: PathBuf::new(),
-            config,
-            frames,
-            device,
-            threads,
-            stop: Arc::clone(&stop),
-            ranks: Ranks::Follower(exchange),
-            // Rank 0 alone measures and scores.
-            held_out: HeldOutBatches::Stage,
-        })
-        .map_err(|error| error.to_string())
+    let batches = data.and_then(|frames| {
+        // Rank 0 alone measures and scores.
+        Batches::new(config.clone(), frames, HeldOutBatches::Stage)
+            .map_err(|error| error.to_string())
     });
-    let session = session.map_err(|text| FollowError::Data { text })?;
+    let batches = batches.map_err(|text| FollowError::Data { text })?;
+    let stages = Stages::new(config, device);
     loop {
         match follower.next(&stop)? {
             Instruction::End => return Ok(()),
             Instruction::Train(task) => {
-                if let Err(failure) = train(&session, &task) {
+                let done = train(&batches, &stages, &exchange, &stop, &task);
+                if let Err(failure) = done {
                     let text = failure.to_string();
                     follower.give_up(cause(&failure), &text);
                     return Err(FollowError::Training { text });
@@ -76,16 +69,19 @@ fn frames(config: &Config, dataset: &str) -> Result<Arc<crate::data::Frames>, St
     ))
 }
 
-fn train(session: &Session, task: &Task) -> Result<(), Failure> {
-    let Ranks::Follower(exchange) = &session.ranks else {
-        return Err(Failure::Bug("a worker that follows nobody".to_owned()));
-    };
-    let mut trainer = session.trainer_for(task)?;
+fn train(
+    data: &Batches,
+    stages: &Stages,
+    exchange: &Exchange,
+    stop: &StopRequest,
+    task: &Task,
+) -> Result<(), Failure> {
+    let mut trainer = stages.awaiting(task)?;
     exchange.share(&mut trainer)?;
-    let mut samples = Samples::new(session, task)?;
+    let mut samples = Samples::new(data, task, stop)?;
     let interval = task.settings.checkpoint_every();
     for step in task.start + 1..=task.to {
-        let updated = samples.update(session, task, &mut trainer, step)?;
+        let updated = samples.update(&mut trainer, step, Some(exchange))?;
         if is_due(step, task.from, task.to, interval) || updated.stop.is_some() {
             exchange.agree(&trainer)?;
         }

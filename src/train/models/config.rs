@@ -137,7 +137,7 @@ impl ModelConfig {
         2 * self.hidden_dim / 3
     }
 
-    /// Embedding dimensions that encode time; the rest encodes place.
+    /// Embedding dimensions that encode time; the rest encodes space.
     pub(crate) fn temporal_dim(&self) -> i64 {
         (self.embed_dim / 3) & !1
     }

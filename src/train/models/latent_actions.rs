@@ -109,7 +109,7 @@ impl LatentActions {
         let decoded = if steps == 1 {
             self.decoder.apply(weights, Some(&film), first)?
         } else {
-            // A masked token has its time, but, as in TinyWorlds, not its place.
+            // A masked token has its time, but, as in TinyWorlds, not its position in space.
             let later = self
                 .positions
                 .time(1, steps - 1)?

@@ -1,7 +1,7 @@
 //! TinyWorlds' three models, by the names and shapes of its parameters.
 //!
 //! A model here is structure only: which pieces of the parameters it uses, and the passes over
-//! them. Numbers live in [`super::parameters`], training in [`super::stage_trainer`].
+//! them. Numbers live in [`super::Parameters`], training in [`super::StageTrainer`].
 
 mod blocks;
 mod config;

@@ -1,4 +1,4 @@
-//! Sine and cosine encodings of a token's place and time (Vaswani et al. 2017, section 3.5).
+//! Sine and cosine encodings of a token's position in space and time (Vaswani et al. 2017, section 3.5).
 //!
 //! The embedding is split into x, y and time; each third encodes its own coordinate and is zero
 //! in the others' dimensions. They are computed once per model, never saved and never trained.
@@ -9,9 +9,9 @@ use super::config::ModelConfig;
 use crate::train::error::Result;
 
 pub(crate) struct Positions {
-    /// `[1, T, 1, E]`: time alone, for tokens that carry no place.
+    /// `[1, T, 1, E]`: time alone, for tokens without a position in space.
     time: Tensor,
-    /// `[1, T, P, E]`: place and time together; they never share a dimension.
+    /// `[1, T, P, E]`: space and time; they never share a dimension.
     all: Tensor,
 }
 

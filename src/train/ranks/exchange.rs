@@ -1,16 +1,15 @@
-//! What ranks compute together: shared weights at a chunk's start, the mean of every update, and the proof that all
+//! What ranks compute together: shared weights at a chunk's start, the mean of every update, and the check that all
 //! still have the same weights.
 //!
-//! The semantics are those of PyTorch's `DistributedDataParallel`: rank 0's state is everybody's first state, gradients
+//! The semantics are those of PyTorch's `DistributedDataParallel`: all ranks start with the state of rank 0, gradients
 //! are averaged over the ranks before clipping, and every rank then takes the same step. All ranks call the same
 //! functions in the same order. Invariant: what [`Exchange::mean`] gives is the same bits on every rank.
 
 use tch::{Device, Tensor};
 use tinygate_c10d::Group;
 
-use super::RanksError;
-use crate::train::learner::CodeUse;
-use crate::train::{Accumulated, StageTrainer};
+use super::error::RanksError;
+use crate::train::{Accumulated, CodeUse, StageTrainer};
 
 /// Signals that ask for a stop, in the order in which they are counted. Any other counts as the last.
 const SIGNALS: [&str; 4] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"];
@@ -18,15 +17,33 @@ const SIGNALS: [&str; 4] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"];
 /// An f64 in as many f32: each takes 24 of its 53 bits.
 const PARTS: usize = 3;
 
+/// One rank's connection to all others.
 pub struct Exchange {
-    pub(super) group: Group,
-    pub rank: u32,
-    pub size: u32,
+    group: Group,
+    rank: u32,
+    size: u32,
     /// Where the group's tensors live: Gloo sums on the CPU alone.
-    pub(super) device: Device,
+    device: Device,
 }
 
 impl Exchange {
+    pub(super) fn new(group: Group, rank: u32, size: u32, device: Device) -> Exchange {
+        Exchange {
+            group,
+            rank,
+            size,
+            device,
+        }
+    }
+
+    pub fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
     /// Gives every rank the weights and moments of rank 0.
     pub fn share(&self, trainer: &mut StageTrainer) -> Result<(), RanksError> {
         let mut steps =
@@ -46,7 +63,7 @@ impl Exchange {
     /// The mean over all ranks, and the signal that asked one of them to stop after this update.
     ///
     /// Everything goes in one sum of f32, since waiting for another rank costs more than what is sent. Losses are added
-    /// in f64 and in the order of the ranks: each is sent in parts that f32 holds exactly, at a place of its rank's own.
+    /// in f64 and in the order of the ranks: each is sent in parts that f32 holds exactly, at its rank's own index.
     pub fn mean(
         &self,
         accumulated: &mut Accumulated,
@@ -54,8 +71,8 @@ impl Exchange {
     ) -> Result<Option<&'static str>, RanksError> {
         let own = self.rank as usize;
         let mut losses = vec![[0.0_f32; PARTS]; self.size as usize];
-        if let Some(place) = losses.get_mut(own) {
-            *place = parts(accumulated.loss());
+        if let Some(loss) = losses.get_mut(own) {
+            *loss = parts(accumulated.loss());
         }
         let mut sent = losses.concat();
         let flag = |yes: bool| f32::from(u8::from(yes));

@@ -1,4 +1,4 @@
-//! The side of every other rank: joins rank 0, and does what it says until it says that there is nothing left.
+//! The side of every other rank: joins rank 0, and follows its instructions until the last.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,23 +6,22 @@ use std::time::Duration;
 use tch::Device;
 use tinygate_c10d::{Cut, ErrorKind, Store};
 
-use super::crew::listen_at;
+use super::connection::connect;
+use super::error::RendezvousError;
 use super::exchange::Exchange;
+use super::handshake::{Answer, Hello};
 use super::job::{Job, Master};
-use super::message::{Cause, GivenUp, Hello, Instruction, Welcome};
-use super::{
-    FormError, WELCOME_KEY, bye_key, gave_up_key, group, hello_key, instruction_key, ready_key,
-    versions,
-};
+use super::mailbox::{MailError, Mailbox};
+use super::message::{Cause, GivenUp, Instruction};
 use crate::config::Config;
 use crate::controller::StopRequest;
 
-/// How long one look at the store for an instruction takes; then it looks again.
+/// How long one wait for an instruction takes before the next.
 const LOOK: Duration = Duration::from_secs(2);
-/// Looks after a signal in which rank 0, which should have had it too, has nothing to say.
+/// Waits after a signal in which rank 0, which should have got it too, sends nothing.
 const LOOKS_AFTER_SIGNAL: u32 = 5;
 
-/// Why a rank does not go on. Each says what to do.
+/// Why a rank cannot continue. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
     #[error(
@@ -53,20 +52,20 @@ pub enum FollowError {
     #[error("rank 0 went away: {0}\n\nhint: look at what rank 0 said last")]
     LeaderLost(#[source] tinygate_c10d::Error),
     #[error(transparent)]
-    Form(#[from] FormError),
+    Rendezvous(#[from] RendezvousError),
     #[error(
         "a message of rank 0 cannot be read: {0}\n\nhint: start every rank with the same program"
     )]
     Message(#[from] serde_json::Error),
-    #[error("{text}\n\nhint: rank 0 has it on record, and goes on or says why not")]
+    #[error("{text}\n\nhint: rank 0 records it, and retries or says why not")]
     Training { text: String },
 }
 
-/// A rank that is in touch with rank 0, and knows the run's config.
+/// A rank that rank 0 accepted, and that knows the run's config.
 pub struct Joined {
-    store: Store,
+    mailbox: Mailbox,
     job: Job,
-    /// By it this rank gives up waiting for the others, if anything but rank 0 may end it.
+    /// Ends a wait for the others, if anything but rank 0 may end this rank.
     stop: Option<Arc<StopRequest>>,
     pub config: Config,
     /// BLAKE3 of the frames that rank 0 has, in hex.
@@ -77,7 +76,7 @@ pub struct Joined {
 
 /// A rank that trains with the others.
 pub struct Follower {
-    store: Store,
+    mailbox: Mailbox,
     rank: u32,
     instructions: u64,
 }
@@ -85,7 +84,7 @@ pub struct Follower {
 impl Joined {
     /// Introduces this rank to rank 0. `own` is the config it was started with, which must be rank 0's if they are
     /// `compared`; this rank's device, threads and data are taken from it in any case. `None`: there is nothing left to
-    /// do. A request to `stop` ends every wait until the ranks are together.
+    /// do. A request to `stop` ends every wait until the ranks are connected.
     ///
     /// # Errors
     /// No rank 0, or one that refuses this one.
@@ -112,27 +111,21 @@ impl Joined {
                     source,
                 })
             })?;
-        let lost = |source| leader_lost(stop.as_deref(), source);
-        let hello = Hello {
-            versions: versions(),
-            host,
-            pid: std::process::id(),
-            config: own.filter(|_| compared).map(Config::entries),
-        };
-        store
-            .set(&hello_key(job.rank), &serde_json::to_vec(&hello)?)
-            .map_err(lost)?;
-        let answer = store.get(WELCOME_KEY, timeout).map_err(lost)?;
+        let mailbox = Mailbox::new(store);
+        let failed = |error| failed(stop.as_deref(), error);
+        let hello = Hello::of(host, own.filter(|_| compared));
+        mailbox.say_hello(job.rank, &hello).map_err(failed)?;
+        let answer = mailbox.answer(timeout).map_err(failed)?;
         let answer = answer.ok_or_else(|| FollowError::Silent {
             master: master.clone(),
             seconds: timeout.as_secs(),
         })?;
-        match serde_json::from_slice(&answer)? {
-            Welcome::Refused(text) => {
-                say_bye(&store, job.rank);
+        match answer {
+            Answer::Refused(text) => {
+                mailbox.say_goodbye(job.rank);
                 Err(FollowError::Refused { text })
             }
-            Welcome::Config {
+            Answer::Config {
                 config,
                 dataset,
                 threads,
@@ -141,7 +134,7 @@ impl Joined {
                     text: error.to_string(),
                 })?;
                 Ok(Some(Joined {
-                    store,
+                    mailbox,
                     job: job.clone(),
                     stop,
                     config: match own {
@@ -152,54 +145,45 @@ impl Joined {
                     threads,
                 }))
             }
-            Welcome::NothingToDo => {
-                say_bye(&store, job.rank);
+            Answer::NothingToDo => {
+                mailbox.say_goodbye(job.rank);
                 Ok(None)
             }
         }
     }
 
-    /// Says that this rank can take part, or why not, and connects to all others.
+    /// Says that this rank can take part, or why not, and connects it to all others.
     pub fn ready(
         self,
         ready: Result<(), String>,
         device: Device,
     ) -> Result<(Follower, Exchange), FollowError> {
         let Joined {
-            mut store,
+            mut mailbox,
             job,
             config,
             stop,
             ..
         } = self;
-        store
-            .set(&ready_key(job.rank), &serde_json::to_vec(&ready)?)
-            .map_err(|source| leader_lost(stop.as_deref(), source))?;
+        mailbox
+            .say_ready(job.rank, &ready)
+            .map_err(|error| failed(stop.as_deref(), error))?;
         if let Err(text) = ready {
             return Err(FollowError::Data { text });
         }
         let timeout = Duration::from_secs(config.rank_timeout_seconds.into());
-        let listen = listen_at(&job)?;
-        let own = (job.rank, job.size);
-        let (group, device) = group(&store, own, &listen, device, timeout).map_err(|source| {
-            stopped(stop.as_deref(), &source).unwrap_or_else(|| {
-                FormError::Group {
-                    place: "the ranks could not connect to each other",
-                    source,
-                }
-                .into()
-            })
+        let exchange = connect(mailbox.store(), &job, device, timeout).map_err(|error| {
+            if let RendezvousError::Group { source, .. } = &error
+                && let Some(stopped) = stopped(stop.as_deref(), source)
+            {
+                return stopped;
+            }
+            FollowError::Rendezvous(error)
         })?;
         // From here on all ranks stop together.
-        store.uncut();
-        let exchange = Exchange {
-            group,
-            rank: job.rank,
-            size: job.size,
-            device,
-        };
+        mailbox.uncut();
         let follower = Follower {
-            store,
+            mailbox,
             rank: job.rank,
             instructions: 0,
         };
@@ -210,18 +194,13 @@ impl Joined {
 impl Follower {
     /// Waits for what to do next, however long rank 0 has nothing to do for this rank.
     pub fn next(&mut self, stop: &StopRequest) -> Result<Instruction, FollowError> {
-        let key = instruction_key(self.instructions);
         let mut looks = 0;
         loop {
-            if let Some(text) = self
-                .store
-                .get(&key, LOOK)
-                .map_err(FollowError::LeaderLost)?
-            {
+            let next = self.mailbox.instruction(self.instructions, LOOK);
+            if let Some(instruction) = next.map_err(|error| failed(None, error))? {
                 self.instructions += 1;
-                let instruction = serde_json::from_slice(&text)?;
                 if instruction == Instruction::End {
-                    say_bye(&self.store, self.rank);
+                    self.mailbox.say_goodbye(self.rank);
                 }
                 return Ok(instruction);
             }
@@ -234,35 +213,33 @@ impl Follower {
         }
     }
 
-    /// Leaves word for rank 0 of why this rank cannot go on.
+    /// Leaves a note for rank 0 of why this rank cannot continue.
     pub fn give_up(&self, cause: Cause, text: &str) {
         let note = GivenUp {
             cause,
             text: text.to_owned(),
         };
-        if let Ok(note) = serde_json::to_vec(&note) {
-            // Without rank 0 nobody is left to read it.
-            let _ = self.store.set(&gave_up_key(self.rank), &note);
-        }
+        // Without rank 0 nothing is left to read it.
+        let _ = self.mailbox.say_gave_up(self.rank, &note);
     }
 }
 
-/// The signal for which a wait was given up.
+/// The signal that ended a wait.
 fn stopped(stop: Option<&StopRequest>, error: &tinygate_c10d::Error) -> Option<FollowError> {
     let signal = stop.filter(|_| error.kind == ErrorKind::Cut)?.requested()?;
     Some(FollowError::Stopped { signal })
 }
 
-fn leader_lost(stop: Option<&StopRequest>, source: tinygate_c10d::Error) -> FollowError {
-    stopped(stop, &source).unwrap_or(FollowError::LeaderLost(source))
+fn failed(stop: Option<&StopRequest>, error: MailError) -> FollowError {
+    match error {
+        MailError::Store(source) => {
+            stopped(stop, &source).unwrap_or(FollowError::LeaderLost(source))
+        }
+        MailError::Json(error) => FollowError::Message(error),
+    }
 }
 
-/// Tells rank 0 that its last word was read. It may be gone by then.
-fn say_bye(store: &Store, rank: u32) {
-    let _ = store.set(&bye_key(rank), b"");
-}
-
-/// Whether an error of a collective is another rank's doing.
+/// Whether another rank caused an error of a collective.
 pub fn cause_of(kind: ErrorKind) -> Cause {
     match kind {
         ErrorKind::TimedOut | ErrorKind::Network | ErrorKind::Store => Cause::OtherRank,

@@ -1,11 +1,11 @@
 //! The job that a launcher put this process into, as its environment variables say: those of `torchrun`, which PyTorch
 //! users set for Slurm and Kubernetes too.
 //!
-//! Reads nothing but the variables it is given. Invariant: a job that is half described is an error, never a run alone.
+//! Reads nothing but the variables it is given. Invariant: an incomplete description is an error, never a run of one rank.
 
 use std::fmt;
 
-/// A rank among others that somebody else starts.
+/// A rank among others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     pub rank: u32,
@@ -18,7 +18,7 @@ pub struct Job {
     pub interface: Option<String>,
 }
 
-/// Where the ranks find each other.
+/// Where the ranks find each other: the address of rank 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Master {
     pub host: String,
@@ -57,7 +57,7 @@ impl Job {
     /// The job in `variables`; `None` where there is none, or one of a single rank.
     ///
     /// # Errors
-    /// Variables that are missing beside others, or that hold no number where one is due.
+    /// Some variables set and others missing, or a value that is not a number.
     pub fn of(variables: impl Fn(&str) -> Option<String>) -> Result<Option<Job>, JobError> {
         let get = |name: &str| variables(name).filter(|value| !value.is_empty());
         let (Some(_), Some(_)) = (get("RANK"), get("WORLD_SIZE")) else {
@@ -105,7 +105,7 @@ impl Job {
         }))
     }
 
-    /// The variables that describe this job to another process.
+    /// The variables that describe this job to a process.
     pub fn variables(&self) -> [(&'static str, String); 6] {
         [
             ("RANK", self.rank.to_string()),
@@ -232,7 +232,11 @@ mod tests {
             &[("WORLD_SIZE", "2")],
             &["WORLD_SIZE is set, RANK is not"],
         );
-        check("no place", &TWO[..2], &["MASTER_ADDR, MASTER_PORT are not"]);
+        check(
+            "no address",
+            &TWO[..2],
+            &["MASTER_ADDR, MASTER_PORT are not"],
+        );
         check(
             "not a number",
             &with(&[("RANK", "one")]),

@@ -1,7 +1,7 @@
 //! Ranks that rank 0 starts itself, as processes of its own program on the same machine.
 //!
 //! Invariant: a worker does not outlive rank 0. It holds a pipe that closes when rank 0 ends, however that happens, and
-//! on Linux the kernel kills it then. Nothing is left behind as a zombie either: every worker is waited for.
+//! on Linux it is also killed via `PR_SET_PDEATHSIG`. No zombie is left behind: every worker is waited for.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::job::Job;
 
 /// The hidden command of the program that makes it a worker.
 pub const WORKER_COMMAND: &str = "worker";
-/// The process id of rank 0, for a worker that begins when rank 0 is gone already.
+/// The process id of rank 0, for a worker that starts after rank 0 has exited.
 pub const LEADER_VARIABLE: &str = "TINYGATE_LEADER";
 /// Of what a worker writes to its standard error, the end is kept.
 const STDERR_MOST: usize = 8 << 10;
@@ -62,10 +62,10 @@ impl Worker {
         Ok(worker)
     }
 
-    /// How it ended, if it does within `patience`.
+    /// How it exited, if it does within `patience`.
     pub fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
         match self.ended.recv_timeout(patience) {
-            // Its standard error is closed, so it is about to be gone.
+            // Its standard error is closed, so it is about to exit.
             Err(crossbeam_channel::RecvTimeoutError::Disconnected) | Ok(()) => {
                 self.child.wait().ok()
             }
@@ -73,7 +73,7 @@ impl Worker {
         }
     }
 
-    /// As a person tells it from others.
+    /// How people tell it from others: rank and process id.
     pub fn name(&self) -> String {
         format!("rank {} (pid {})", self.rank, self.child.id())
     }
@@ -85,16 +85,16 @@ impl Worker {
     }
 }
 
-/// However it stands, it ends, and is waited for.
+/// Kills the worker if it still runs, and waits for it.
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It fails only for a process that ended, and that was waited for.
+        // Both fail only for a process that exited and was waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits for each to end by itself, all together no longer than `patience`.
+/// Waits for each to exit by itself, for all of them no longer than `patience`.
 pub(super) fn all_ended(workers: &mut [Worker], patience: Duration) {
     let until = Instant::now() + patience;
     for worker in workers {

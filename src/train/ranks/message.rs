@@ -1,38 +1,12 @@
-//! What ranks tell each other through the store, as JSON: who they are, what to train, why one gave up.
+//! What rank 0 tells the others to do, and why a rank gave up; as JSON.
 //!
-//! Ranks of one job are of one version, which they check first, so these types need no others.
+//! Ranks of one job have one version, which the handshake checks, so these types need no versions of their own.
 
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Settings, StageName};
 use crate::machine::TrainChunk;
 use crate::presets::ModelKind;
-
-/// A rank introduces itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// tinygate's and libtorch's.
-    pub versions: [String; 2],
-    pub host: String,
-    pub pid: u32,
-    /// The config this rank was started with, by key, if it was.
-    pub config: Option<Vec<(String, String)>>,
-}
-
-/// Rank 0 answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Welcome {
-    Config {
-        config: serde_json::Value,
-        /// BLAKE3 of the frames, in hex.
-        dataset: String,
-        /// Rank 0's: with other counts sums are taken in another order.
-        threads: u16,
-    },
-    Refused(String),
-    /// The run has ended already.
-    NothingToDo,
-}
 
 /// What a rank is to do next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +21,7 @@ pub struct Task {
     pub stage: StageName,
     pub model: ModelKind,
     pub restart: u64,
-    /// The chunk is `(from, to]`, and training goes on from `start`.
+    /// The chunk is `(from, to]`, and training continues after `start`.
     pub from: u64,
     pub start: u64,
     pub to: u64,
@@ -70,7 +44,7 @@ pub struct GivenUp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
     OutOfMemory,
-    /// Another rank did not go on, so this one could not.
+    /// Another rank failed, so this one could not continue.
     OtherRank,
     Own,
 }

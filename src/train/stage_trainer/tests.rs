@@ -1,6 +1,14 @@
+use tch::{Device, Kind, Reduction};
+
 use super::*;
+use crate::events::ModelKind;
+use crate::train::model::Network;
+use crate::train::models::dynamics::Tokens;
 use crate::train::models::frame_tensor;
-use crate::train::{learning_rate, maskgit_mask};
+use crate::train::{
+    Batch, Evaluation, HeldOut, InitKey, Pieces, TokenCounts, TokenMask, TrainError, Upstream,
+    learning_rate, maskgit_mask,
+};
 
 const BATCH: usize = 4;
 
@@ -77,37 +85,37 @@ fn mask(seed: u64, batch: usize) -> TokenMask {
     maskgit_mask(batch, 4, 16, || numbers.uniform())
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Which {
-    Video,
-    Latent,
-    Dynamics,
-}
+const ALL: [ModelKind; 3] = [
+    ModelKind::VideoTokenizer,
+    ModelKind::LatentActions,
+    ModelKind::Dynamics,
+];
 
-const ALL: [Which; 3] = [Which::Video, Which::Latent, Which::Dynamics];
-
-fn trainer(which: Which) -> StageTrainer {
+fn trainer(kind: ModelKind) -> StageTrainer {
     // Tests run beside each other: more threads each would only wait for one another.
     crate::train::use_threads(1);
-    let kind = match which {
-        Which::Video => StageKind::VideoTokenizer,
-        Which::Latent => StageKind::LatentActions,
-        Which::Dynamics => {
-            let frozen = |which| FrozenModel {
-                config: config(),
-                weights: trainer(which).export().unwrap(),
-            };
-            StageKind::Dynamics(Box::new(FrozenModels {
-                video_tokenizer: frozen(Which::Video),
-                latent_actions: frozen(Which::Latent),
-            }))
-        }
+    let upstream = match kind {
+        ModelKind::VideoTokenizer | ModelKind::LatentActions => None,
+        ModelKind::Dynamics => Some(
+            Upstream::new(
+                frozen(ModelKind::VideoTokenizer),
+                frozen(ModelKind::LatentActions),
+            )
+            .unwrap(),
+        ),
     };
-    StageTrainer::new(kind, &config(), &key(), Device::Cpu).unwrap()
+    let model = Model::new(kind, &config(), &key(), Device::Cpu).unwrap();
+    StageTrainer::new(Pipeline::new(model, upstream).unwrap()).unwrap()
 }
 
-fn micro_batch(which: Which, seed: u64, batch: usize) -> MicroBatch {
-    let mask = matches!(which, Which::Dynamics).then(|| mask(seed, batch));
+/// A model with the weights of a trainer.
+fn frozen(kind: ModelKind) -> Model {
+    let weights = trainer(kind).export().unwrap();
+    Model::from_weights(kind, &config(), &weights, Device::Cpu).unwrap()
+}
+
+fn micro_batch(kind: ModelKind, seed: u64, batch: usize) -> MicroBatch {
+    let mask = matches!(kind, ModelKind::Dynamics).then(|| mask(seed, batch));
     MicroBatch {
         frames: windows(seed, batch),
         mask,
@@ -116,7 +124,7 @@ fn micro_batch(which: Which, seed: u64, batch: usize) -> MicroBatch {
 
 fn train(
     trainer: &mut StageTrainer,
-    which: Which,
+    kind: ModelKind,
     updates: std::ops::Range<u64>,
 ) -> Vec<UpdateMetrics> {
     let wanted = Wanted {
@@ -127,7 +135,7 @@ fn train(
         .map(|u| {
             trainer
                 .update(
-                    &[micro_batch(which, u, BATCH)],
+                    &[micro_batch(kind, u, BATCH)],
                     learning_rate(u, 200, 3e-3),
                     wanted,
                 )
@@ -149,54 +157,57 @@ fn evaluate<const N: usize>(
     held_out: [HeldOut; N],
     pieces: &mut Pieces,
 ) -> Evaluation {
-    trainer.evaluate(held_out.map(ok), pieces).unwrap()
+    trainer
+        .pipeline()
+        .evaluate(held_out.map(ok), pieces)
+        .unwrap()
 }
 
 #[test]
 fn every_stage_learns_moving_pictures() {
-    for (which, factor) in [
-        (Which::Video, 0.3),
-        (Which::Latent, 0.5),
-        (Which::Dynamics, 0.6),
+    for (kind, factor) in [
+        (ModelKind::VideoTokenizer, 0.3),
+        (ModelKind::LatentActions, 0.5),
+        (ModelKind::Dynamics, 0.6),
     ] {
-        let mut trainer = trainer(which);
-        let metrics = train(&mut trainer, which, 0..150);
+        let mut trainer = trainer(kind);
+        let metrics = train(&mut trainer, kind, 0..150);
         let (first, last) = (mean_loss(&metrics[..10]), mean_loss(&metrics[140..]));
-        assert!(last < factor * first, "{which:?}: {first} to {last}");
+        assert!(last < factor * first, "{kind:?}: {first} to {last}");
         assert!(
             metrics
                 .iter()
                 .all(|m| m.grad_norm > 0.0 && m.grad_norm.is_finite()),
-            "{which:?}"
+            "{kind:?}"
         );
     }
 }
 
 #[test]
 fn saved_and_loaded_training_goes_on_with_the_same_bits() {
-    for which in ALL {
-        let mut whole = trainer(which);
-        let all = train(&mut whole, which, 0..8);
-        let mut stopped = trainer(which);
-        let mut parts = train(&mut stopped, which, 0..5);
+    for kind in ALL {
+        let mut whole = trainer(kind);
+        let all = train(&mut whole, kind, 0..8);
+        let mut stopped = trainer(kind);
+        let mut parts = train(&mut stopped, kind, 0..5);
         let (model, optimizer) = (
             stopped.export().unwrap(),
             stopped.export_optimizer().unwrap(),
         );
-        let mut resumed = trainer(which);
-        train(&mut resumed, which, 100..102);
+        let mut resumed = trainer(kind);
+        train(&mut resumed, kind, 100..102);
         resumed.load(&model, Some(&optimizer)).unwrap();
-        parts.extend(train(&mut resumed, which, 5..8));
-        assert_eq!(parts, all, "{which:?}");
+        parts.extend(train(&mut resumed, kind, 5..8));
+        assert_eq!(parts, all, "{kind:?}");
         assert_eq!(
             resumed.export().unwrap(),
             whole.export().unwrap(),
-            "{which:?}"
+            "{kind:?}"
         );
         assert_eq!(
             resumed.export_optimizer().unwrap(),
             whole.export_optimizer().unwrap(),
-            "{which:?}"
+            "{kind:?}"
         );
         assert_eq!(optimizer.step, 5);
     }
@@ -204,11 +215,11 @@ fn saved_and_loaded_training_goes_on_with_the_same_bits() {
 
 #[test]
 fn two_micro_batches_give_the_mean_of_their_gradients() {
-    for which in ALL {
-        let trainer = trainer(which);
+    for kind in ALL {
+        let trainer = trainer(kind);
         let floats = |batches: &[MicroBatch]| {
             let accumulated = trainer.accumulate(batches, Wanted::default()).unwrap();
-            let tensors = trainer.learner().export_gradients(&accumulated).unwrap();
+            let tensors = trainer.model().export_gradients(&accumulated).unwrap();
             let bytes = tensors
                 .into_iter()
                 .flat_map(|tensor| tensor.bytes)
@@ -221,29 +232,29 @@ fn two_micro_batches_give_the_mean_of_their_gradients() {
                 .collect();
             (accumulated.loss(), values)
         };
-        let (loss_a, a) = floats(&[micro_batch(which, 1, BATCH)]);
-        let (loss_b, b) = floats(&[micro_batch(which, 2, BATCH)]);
-        let (loss, both) = floats(&[micro_batch(which, 1, BATCH), micro_batch(which, 2, BATCH)]);
+        let (loss_a, a) = floats(&[micro_batch(kind, 1, BATCH)]);
+        let (loss_b, b) = floats(&[micro_batch(kind, 2, BATCH)]);
+        let (loss, both) = floats(&[micro_batch(kind, 1, BATCH), micro_batch(kind, 2, BATCH)]);
         assert_eq!(
             loss,
             (loss_a + loss_b) * 0.5,
-            "{which:?}: the loss is reported undivided"
+            "{kind:?}: the loss is reported undivided"
         );
         let largest = a.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
         let differs = |((a, b), both): ((&f64, &f64), &f64)| ((a + b) / 2.0 - both).abs();
         let deviation = a.iter().zip(&b).zip(&both).map(differs).fold(0.0, f64::max);
         assert!(
             deviation < 1e-6 * largest,
-            "{which:?}: {deviation} of {largest}"
+            "{kind:?}: {deviation} of {largest}"
         );
-        assert!(a != b, "{which:?}: two equal gradients would show nothing");
+        assert!(a != b, "{kind:?}: two equal gradients would show nothing");
     }
 }
 
 #[test]
 fn the_video_gradient_of_a_batch_is_the_mean_over_its_halves() {
     // True where the loss is a plain mean over samples, so it tests the division itself.
-    let trainer = trainer(Which::Video);
+    let trainer = trainer(ModelKind::VideoTokenizer);
     let frames = windows(9, 4);
     let part = |from, length| MicroBatch {
         frames: frames.narrow(0, from, length),
@@ -260,32 +271,36 @@ fn the_video_gradient_of_a_batch_is_the_mean_over_its_halves() {
 
 #[test]
 fn a_hundred_updates_twice_give_the_same_bits() {
-    for which in ALL {
-        let (mut one, mut two) = (trainer(which), trainer(which));
+    for kind in ALL {
+        let (mut one, mut two) = (trainer(kind), trainer(kind));
         assert_eq!(
-            train(&mut one, which, 0..100),
-            train(&mut two, which, 0..100),
-            "{which:?}"
+            train(&mut one, kind, 0..100),
+            train(&mut two, kind, 0..100),
+            "{kind:?}"
         );
-        assert_eq!(one.export().unwrap(), two.export().unwrap(), "{which:?}");
+        assert_eq!(one.export().unwrap(), two.export().unwrap(), "{kind:?}");
     }
 }
 
 #[test]
 fn metrics_of_actions_and_codes_are_reported_where_they_exist() {
-    let has = |which: Which| {
-        let observed = train(&mut trainer(which), which, 0..1).remove(0).observed;
+    let has = |kind: ModelKind| {
+        let observed = train(&mut trainer(kind), kind, 0..1).remove(0).observed;
         (
             observed.unique_actions().is_some(),
             observed.codebook_usage().is_some(),
         )
     };
-    assert_eq!(has(Which::Video), (false, true));
-    assert_eq!(has(Which::Latent), (true, false));
-    assert_eq!(has(Which::Dynamics), (true, false));
-    let observed = train(&mut trainer(Which::Latent), Which::Latent, 0..1)
-        .remove(0)
-        .observed;
+    assert_eq!(has(ModelKind::VideoTokenizer), (false, true));
+    assert_eq!(has(ModelKind::LatentActions), (true, false));
+    assert_eq!(has(ModelKind::Dynamics), (true, false));
+    let observed = train(
+        &mut trainer(ModelKind::LatentActions),
+        ModelKind::LatentActions,
+        0..1,
+    )
+    .remove(0)
+    .observed;
     assert_eq!(
         observed.action_counts.unwrap().iter().sum::<u64>(),
         BATCH as u64 * 3
@@ -294,70 +309,73 @@ fn metrics_of_actions_and_codes_are_reported_where_they_exist() {
 
 #[test]
 fn held_out_losses_match_the_training_loss_and_change_nothing() {
-    for which in ALL {
-        let mut trainer = trainer(which);
-        train(&mut trainer, which, 0..3);
+    for kind in ALL {
+        let mut trainer = trainer(kind);
+        train(&mut trainer, kind, 0..3);
         let before = trainer.export().unwrap();
         let moving = Tensor::ones([BATCH as i64, 4, 16, 16], (Kind::Uint8, Device::Cpu));
-        let moving = (!matches!(which, Which::Dynamics)).then_some(moving);
+        let moving = (!matches!(kind, ModelKind::Dynamics)).then_some(moving);
         let held_out = [HeldOut {
-            batch: micro_batch(which, 77, BATCH),
+            batch: micro_batch(kind, 77, BATCH),
             moving,
         }];
         let found = evaluate(&trainer, held_out, &mut Pieces::whole());
         let loss = trainer
-            .accumulate(&[micro_batch(which, 77, BATCH)], Wanted::default())
+            .accumulate(&[micro_batch(kind, 77, BATCH)], Wanted::default())
             .unwrap()
             .loss();
-        assert_eq!(found.loss, loss, "{which:?}");
+        assert_eq!(found.loss, loss, "{kind:?}");
         if let Some(all_pixels) = found.moving {
             assert!(
                 (found.reconstruction + found.penalty - found.loss).abs() < 1e-6,
-                "{which:?}"
+                "{kind:?}"
             );
             assert!(
                 (all_pixels - found.reconstruction).abs() < 1e-6,
-                "{which:?}: every pixel moving"
+                "{kind:?}: every pixel moving"
             );
         }
-        assert_eq!(trainer.export().unwrap(), before, "{which:?}");
+        assert_eq!(trainer.export().unwrap(), before, "{kind:?}");
     }
 }
 
 /// Held-out batches of 5 and 3 windows, the moving pixels of each in its ball's corner of the court.
-fn two_batches(which: Which) -> [HeldOut; 2] {
+fn two_batches(kind: ModelKind) -> [HeldOut; 2] {
     [(70, 5), (71, 3)].map(|(seed, batch)| {
         let pixels = Tensor::zeros([batch as i64, 4, 16, 16], (Kind::Uint8, Device::Cpu));
         for sample in 0..batch as i64 {
             let _ = pixels.narrow(0, sample, 1).narrow(2, sample, 3).fill_(1);
         }
         HeldOut {
-            batch: micro_batch(which, seed, batch),
-            moving: (!matches!(which, Which::Dynamics)).then_some(pixels),
+            batch: micro_batch(kind, seed, batch),
+            moving: (!matches!(kind, ModelKind::Dynamics)).then_some(pixels),
         }
     })
 }
 
 #[test]
 fn a_held_out_loss_does_not_depend_on_how_many_samples_fit_into_memory() {
-    for which in ALL {
-        let mut trainer = trainer(which);
-        train(&mut trainer, which, 0..30);
-        if matches!(which, Which::Latent) {
+    for kind in ALL {
+        let mut trainer = trainer(kind);
+        train(&mut trainer, kind, 0..30);
+        if matches!(kind, ModelKind::LatentActions) {
             // Before the actions vary enough, so that the penalty counts.
-            trainer = self::trainer(which);
+            trainer = self::trainer(kind);
         }
-        let whole = evaluate(&trainer, two_batches(which), &mut Pieces::whole());
-        assert_eq!(whole.penalty > 0.0, matches!(which, Which::Latent));
+        let whole = evaluate(&trainer, two_batches(kind), &mut Pieces::whole());
+        assert_eq!(
+            whole.penalty > 0.0,
+            matches!(kind, ModelKind::LatentActions)
+        );
         for fits in [1, 2, 3, 4] {
             let mut pieces = Pieces::with_memory_for(fits);
-            let found = evaluate(&trainer, two_batches(which), &mut pieces);
+            let found = evaluate(&trainer, two_batches(kind), &mut pieces);
             let values =
                 |e: &Evaluation| [e.loss, e.reconstruction, e.penalty, e.moving.unwrap_or(0.0)];
             for (found, whole) in values(&found).into_iter().zip(values(&whole)) {
                 assert!(
                     (found - whole).abs() <= 1e-6 * whole.abs().max(1.0),
-                    "{which:?}, {fits} at once: {found}, whole {whole}"
+                    "{kind:?}, {fits} at once: {found}, whole {whole}"
                 );
             }
         }
@@ -366,24 +384,26 @@ fn a_held_out_loss_does_not_depend_on_how_many_samples_fit_into_memory() {
 
 #[test]
 fn pictures_and_token_counts_do_not_depend_on_how_many_samples_fit_into_memory() {
-    for which in ALL {
-        let trainer = trainer(which);
-        let predict = |pieces: &mut Pieces| trainer.predict(&windows(3, 5), pieces).unwrap();
+    for kind in ALL {
+        let trainer = trainer(kind);
+        let predict =
+            |pieces: &mut Pieces| trainer.pipeline().predict(&windows(3, 5), pieces).unwrap();
         let whole = predict(&mut Pieces::whole());
         for fits in [1, 2, 3] {
             let found = predict(&mut Pieces::with_memory_for(fits));
             assert_eq!((found.batch, found.time), (whole.batch, whole.time));
             let off = found.values.iter().zip(&whole.values);
             let off = off.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(off <= 1e-6, "{which:?}, {fits} at once: off by {off}");
+            assert!(off <= 1e-6, "{kind:?}, {fits} at once: off by {off}");
         }
     }
-    let trainer = trainer(Which::Dynamics);
+    let trainer = trainer(ModelKind::Dynamics);
+    let upstream = trainer.pipeline().upstream().unwrap();
     let measure = |pieces: &mut Pieces| {
         let batches = [(1, 5), (2, 3)].map(|(seed, batch)| ok(windows(seed, batch)));
-        let counts = trainer.token_counts(batches, pieces).unwrap();
-        let held_out = two_batches(Which::Dynamics).map(ok);
-        let loss = trainer.marginal_loss(&counts, held_out, pieces).unwrap();
+        let counts = TokenCounts::of(upstream, batches, pieces).unwrap();
+        let held_out = two_batches(ModelKind::Dynamics).map(ok);
+        let loss = counts.loss(upstream, held_out, pieces).unwrap();
         (counts, loss)
     };
     let whole = measure(&mut Pieces::whole());
@@ -395,12 +415,16 @@ fn pictures_and_token_counts_do_not_depend_on_how_many_samples_fit_into_memory()
 #[test]
 fn one_sample_beyond_all_memory_is_an_error() {
     let none = || Pieces::with_memory_for(0);
-    for which in ALL {
-        let trainer = trainer(which);
+    for kind in ALL {
+        let trainer = trainer(kind);
         let out = |error: TrainError| matches!(error, TrainError::OutOfMemory { .. });
-        let held_out = two_batches(which).map(ok);
-        assert!(out(trainer.evaluate(held_out, &mut none()).unwrap_err()));
+        let held_out = two_batches(kind).map(ok);
         assert!(out(trainer
+            .pipeline()
+            .evaluate(held_out, &mut none())
+            .unwrap_err()));
+        assert!(out(trainer
+            .pipeline()
             .predict(&windows(1, 2), &mut none())
             .unwrap_err()));
     }
@@ -408,13 +432,13 @@ fn one_sample_beyond_all_memory_is_an_error() {
 
 #[test]
 fn the_loss_of_moving_pixels_is_taken_over_those_alone() {
-    let trainer = trainer(Which::Video);
+    let trainer = trainer(ModelKind::VideoTokenizer);
     let frames = windows(3, 1);
     let pixels = Tensor::zeros([1, 4, 16, 16], (Kind::Uint8, Device::Cpu));
     let _ = pixels.narrow(2, 5, 1).narrow(3, 6, 2).fill_(1);
     let batch = Batch::from_frames(&frames, &config(), Device::Cpu).unwrap();
     let drawn = trainer
-        .learner()
+        .model()
         .output(&batch)
         .unwrap()
         .permute([0, 1, 3, 4, 2]);
@@ -434,36 +458,41 @@ fn the_loss_of_moving_pixels_is_taken_over_those_alone() {
 
 #[test]
 fn predictions_have_the_shape_of_what_the_stage_draws() {
-    for (which, time) in [(Which::Video, 4), (Which::Latent, 3), (Which::Dynamics, 1)] {
-        let found = trainer(which)
+    for (kind, time) in [
+        (ModelKind::VideoTokenizer, 4),
+        (ModelKind::LatentActions, 3),
+        (ModelKind::Dynamics, 1),
+    ] {
+        let found = trainer(kind)
+            .pipeline()
             .predict(&windows(1, 2), &mut Pieces::whole())
             .unwrap();
         assert_eq!(
             (found.batch, found.time, found.size, found.values.len()),
             (2, time, 16, 2 * time * 16 * 16 * 3),
-            "{which:?}"
+            "{kind:?}"
         );
         assert!(
             found
                 .values
                 .iter()
                 .all(|value| (-1.0..=1.0).contains(value)),
-            "{which:?}"
+            "{kind:?}"
         );
     }
 }
 
 #[test]
 fn dynamics_does_not_see_the_frame_it_predicts() {
-    let mut trainer = trainer(Which::Dynamics);
-    train(&mut trainer, Which::Dynamics, 0..20);
+    let mut trainer = trainer(ModelKind::Dynamics);
+    train(&mut trainer, ModelKind::Dynamics, 0..20);
     let frames = windows(1, 2);
     let changed = frames.copy();
     let _ = changed.narrow(1, 3, 1).narrow(2, 0, 8).fill_(255);
-    let frozen = trainer.frozen.as_ref().unwrap();
+    let upstream = trainer.pipeline().upstream().unwrap();
     let (tokens, other) = (
-        frozen.tokens(&frames).unwrap(),
-        frozen.tokens(&changed).unwrap(),
+        upstream.tokens(&frames).unwrap(),
+        upstream.tokens(&changed).unwrap(),
     );
     let unlike = |a: &Tensor, b: &Tensor| a.ne_tensor(b).sum(Kind::Int64).int64_value(&[]);
     assert!(
@@ -475,11 +504,11 @@ fn dynamics_does_not_see_the_frame_it_predicts() {
         0,
         "and no earlier ones"
     );
-    let StageModel::Dynamics(model) = &trainer.learner.model else {
+    let Network::Dynamics(model) = trainer.model().network() else {
         panic!()
     };
     let mask = TokenMask::last_frame(2, 4, 16);
-    let weights = trainer.learner.frozen().unwrap();
+    let weights = trainer.model().weights().unwrap();
     let other = Tokens {
         actions: tokens.actions.shallow_clone(),
         ..other
@@ -490,10 +519,11 @@ fn dynamics_does_not_see_the_frame_it_predicts() {
 
 #[test]
 fn the_marginal_predictor_is_beaten_by_nothing_on_constant_tokens() {
-    let trainer = trainer(Which::Dynamics);
+    let trainer = trainer(ModelKind::Dynamics);
+    let upstream = trainer.pipeline().upstream().unwrap();
     let frames = windows(4, 2);
     let whole = &mut Pieces::whole();
-    let counts = trainer.token_counts([ok(frames.copy())], whole).unwrap();
+    let counts = TokenCounts::of(upstream, [ok(frames.copy())], whole).unwrap();
     assert_eq!(counts.counts.iter().sum::<u64>(), 2 * 4 * 16);
     assert!((1..=64).contains(&counts.distinct()));
     let mut marginal_loss = |counts: &TokenCounts| {
@@ -504,9 +534,7 @@ fn the_marginal_predictor_is_beaten_by_nothing_on_constant_tokens() {
             },
             moving: None,
         };
-        trainer
-            .marginal_loss(counts, [ok(held_out)], whole)
-            .unwrap()
+        counts.loss(upstream, [ok(held_out)], whole).unwrap()
     };
     let loss = marginal_loss(&counts);
     assert!(
@@ -529,8 +557,8 @@ fn check_error<T>(name: &str, found: Result<T>, want: &str) {
 
 #[test]
 fn batches_that_do_not_fit_are_refused_in_words() {
-    let mut video = trainer(Which::Video);
-    let mut dynamics = trainer(Which::Dynamics);
+    let mut video = trainer(ModelKind::VideoTokenizer);
+    let mut dynamics = trainer(ModelKind::Dynamics);
     let wanted = Wanted::default();
     let plain = |frames| [MicroBatch { frames, mask: None }];
     check_error(
@@ -573,19 +601,16 @@ fn batches_that_do_not_fit_are_refused_in_words() {
     );
     check_error(
         "an empty evaluation",
-        video.evaluate::<TrainError>([], &mut Pieces::whole()),
+        video
+            .pipeline()
+            .evaluate::<TrainError>([], &mut Pieces::whole()),
         "held-out batches is empty, expected at least one",
-    );
-    check_error(
-        "tokens of video",
-        video.token_counts([ok(windows(1, 1))], &mut Pieces::whole()),
-        "the stage is without tokens, expected dynamics",
     );
 }
 
 #[test]
 fn weights_that_do_not_fit_are_refused_and_change_nothing() {
-    let mut video = trainer(Which::Video);
+    let mut video = trainer(ModelKind::VideoTokenizer);
     let whole = video.export().unwrap();
     let change = |edit: &dyn Fn(&mut Vec<NamedTensor>)| {
         let mut tensors = whole.clone();
@@ -657,39 +682,62 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() {
 
 #[test]
 fn frozen_models_of_another_shape_are_refused() {
-    let frozen = |which, config: ModelConfig| FrozenModel {
-        config,
-        weights: trainer(which).export().unwrap(),
+    let pipeline = |tokenizer: ModelConfig, actions: ModelConfig| {
+        let model =
+            |kind, config: ModelConfig| Model::new(kind, &config, &key(), Device::Cpu).unwrap();
+        let upstream = Upstream::new(
+            model(ModelKind::VideoTokenizer, tokenizer),
+            model(ModelKind::LatentActions, actions),
+        );
+        Pipeline::new(model(ModelKind::Dynamics, config()), Some(upstream?))
     };
-    let kind = StageKind::Dynamics(Box::new(FrozenModels {
-        video_tokenizer: frozen(
-            Which::Video,
-            ModelConfig {
-                num_bins: 3,
-                ..config()
-            },
-        ),
-        latent_actions: frozen(Which::Latent, config()),
-    }));
+    let other_codebook = ModelConfig {
+        num_bins: 3,
+        ..config()
+    };
     check_error(
         "another codebook",
-        StageTrainer::new(kind, &config(), &key(), Device::Cpu),
+        pipeline(other_codebook, config()),
         "the frozen video tokenizer has `num_bins` = 3, expected this stage's 4",
     );
-    let kind = StageKind::Dynamics(Box::new(FrozenModels {
-        video_tokenizer: frozen(Which::Video, config()),
-        latent_actions: frozen(
-            Which::Latent,
-            ModelConfig {
-                n_actions: 2,
-                ..config()
-            },
-        ),
-    }));
+    let other_actions = ModelConfig {
+        n_actions: 2,
+        ..config()
+    };
     check_error(
         "other actions",
-        StageTrainer::new(kind, &config(), &key(), Device::Cpu),
+        pipeline(config(), other_actions),
         "the frozen latent-action model has `n_actions` = 2, expected this stage's 4",
+    );
+}
+
+#[test]
+fn only_dynamics_has_upstream_models_and_each_of_its_kind() {
+    let model = |kind| Model::new(kind, &config(), &key(), Device::Cpu).unwrap();
+    let upstream = || {
+        Upstream::new(
+            model(ModelKind::VideoTokenizer),
+            model(ModelKind::LatentActions),
+        )
+        .unwrap()
+    };
+    check_error(
+        "dynamics without them",
+        Pipeline::new(model(ModelKind::Dynamics), None),
+        "the pair of upstream models is missing, expected two for dynamics",
+    );
+    check_error(
+        "a video tokenizer with them",
+        Pipeline::new(model(ModelKind::VideoTokenizer), Some(upstream())),
+        "the pair of upstream models is given, expected none outside dynamics",
+    );
+    check_error(
+        "the wrong way round",
+        Upstream::new(
+            model(ModelKind::LatentActions),
+            model(ModelKind::VideoTokenizer),
+        ),
+        "an upstream model of dynamics is of kind LatentActions, expected VideoTokenizer",
     );
 }
 
@@ -707,24 +755,24 @@ fn the_default_models_have_tinyworlds_parameter_counts() {
         num_bins: 4,
         n_actions: 4,
     };
-    let count = |stage, num_blocks| {
+    let count = |kind, num_blocks| {
         let config = ModelConfig {
             num_blocks,
             ..default.clone()
         };
-        Learner::new(stage, &config, &key(), Device::Cpu)
+        Model::new(kind, &config, &key(), Device::Cpu)
             .unwrap()
             .parameters()
             .count()
     };
-    assert_eq!(count(Stage::VideoTokenizer, 4), 138_821);
-    assert_eq!(count(Stage::LatentActions, 2), 74_066);
-    assert_eq!(count(Stage::Dynamics, 8), 173_077);
+    assert_eq!(count(ModelKind::VideoTokenizer, 4), 138_821);
+    assert_eq!(count(ModelKind::LatentActions, 2), 74_066);
+    assert_eq!(count(ModelKind::Dynamics, 8), 173_077);
 }
 
 #[test]
 fn a_batch_beyond_all_memory_is_an_error_and_training_goes_on() {
-    let mut video = trainer(Which::Video);
+    let mut video = trainer(ModelKind::VideoTokenizer);
     let before = (video.export().unwrap(), video.export_optimizer().unwrap());
     // One window seen 2^40 times: no memory until it is made into patches, then petabytes.
     let frames = windows(1, 1).expand([1 << 40, 4, 16, 16, 3], false);
@@ -737,5 +785,9 @@ fn a_batch_beyond_all_memory_is_an_error_and_training_goes_on() {
         (video.export().unwrap(), video.export_optimizer().unwrap()),
         before
     );
-    assert!(train(&mut video, Which::Video, 1..2)[0].loss.is_finite());
+    assert!(
+        train(&mut video, ModelKind::VideoTokenizer, 1..2)[0]
+            .loss
+            .is_finite()
+    );
 }

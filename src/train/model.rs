@@ -1,9 +1,10 @@
-//! One stage's model with its parameters and optimizer: batches in, losses and new weights out.
+//! A network with its parameters: batches in; outputs, losses and gradients out.
 //!
-//! [`Learner::accumulate`] and [`Learner::apply`] are apart so that gradients can be averaged
-//! between ranks in the middle. What a batch is made of (frozen models, masks, frames) is decided
-//! before it gets here. No file, clock or generator is touched.
-//! Invariant: same weights, optimizer, batches and thread count give the same bits on a CPU.
+//! A [`Model`] has no optimizer, so one that is frozen or loaded for inference holds its weights and nothing else.
+//! Gradients come out of [`Model::accumulate`] before they are applied, so that ranks can average them. What a batch is
+//! made of (upstream models, masks, frames) is decided before it gets here. No file, clock or generator is touched.
+//!
+//! Invariant: the same weights, batches and thread count give the same bits on a CPU.
 
 use std::collections::BTreeSet;
 
@@ -12,26 +13,32 @@ use tch::{Device, Kind, Tensor};
 use super::error::{Result, TrainError};
 use super::init::InitKey;
 use super::mask::TokenMask;
-use super::models::ModelConfig;
 use super::models::dynamics::{Dynamics, Tokens};
 use super::models::latent_actions::{LatentActions, action_indices};
 use super::models::video_tokenizer::VideoTokenizer;
+use super::models::{ModelConfig, Quantizer};
 use super::models::{check_frames, frames_of, patches_of_bytes};
-use super::optimizer::{AdamW, OptimizerState, clip};
-use super::parameters::{GROUPS, NamedTensor, Parameters, Weights};
+use super::parameters::{GROUPS, Layout, NamedTensor, Parameters, Weights};
+use crate::events::ModelKind;
 
-/// The three kinds of model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    VideoTokenizer,
-    LatentActions,
-    Dynamics,
-}
-
-pub(crate) enum StageModel {
+/// The networks of the three kinds of model.
+pub(crate) enum Network {
     Video(VideoTokenizer),
     Latent(LatentActions),
     Dynamics(Dynamics),
+}
+
+impl Network {
+    fn new(kind: ModelKind, config: &ModelConfig, device: Device) -> Result<(Network, Layout)> {
+        match kind {
+            ModelKind::VideoTokenizer => VideoTokenizer::new(config, device)
+                .map(|(network, layout)| (Network::Video(network), layout)),
+            ModelKind::LatentActions => LatentActions::new(config, device)
+                .map(|(network, layout)| (Network::Latent(network), layout)),
+            ModelKind::Dynamics => Dynamics::new(config, device)
+                .map(|(network, layout)| (Network::Dynamics(network), layout)),
+        }
+    }
 }
 
 /// What a stage's model learns from in one micro-batch.
@@ -60,16 +67,6 @@ pub struct Accumulated {
     gradients: [Tensor; GROUPS],
     loss: f64,
     observed: Observed,
-}
-
-/// Measured during an update, before it changed anything.
-#[derive(Debug, Clone, PartialEq)]
-pub struct UpdateMetrics {
-    /// Mean over micro-batches of the undivided loss (f32 each, widened).
-    pub loss: f64,
-    /// Global gradient norm before clipping.
-    pub grad_norm: f64,
-    pub observed: Observed,
 }
 
 /// What was asked for with [`Wanted`], over all micro-batches of the update.
@@ -143,7 +140,7 @@ impl Batch {
         config: &ModelConfig,
         device: Device,
     ) -> Result<Batch> {
-        let quantizer = super::models::Quantizer::new(config.latent_dim, config.num_bins);
+        let quantizer = Quantizer::new(config.latent_dim, config.num_bins);
         let codes = codes.f_to_device(device)?;
         let latents = quantizer.latents_of_codes(&codes)?;
         let actions = actions.f_to_device(device)?;
@@ -158,53 +155,95 @@ impl Batch {
     }
 }
 
-/// A model that learns.
-pub struct Learner {
-    pub(crate) model: StageModel,
-    pub(crate) config: ModelConfig,
+/// A network and its parameters, without an optimizer.
+pub struct Model {
+    network: Network,
+    config: ModelConfig,
     parameters: Parameters,
-    optimizer: AdamW,
 }
 
-impl Learner {
+impl Model {
     /// A fresh model; its first weights follow from `key` alone.
+    ///
+    /// # Errors
+    /// A config no model can have.
     pub fn new(
-        stage: Stage,
+        kind: ModelKind,
         config: &ModelConfig,
         key: &InitKey,
         device: Device,
-    ) -> Result<Learner> {
-        let (model, layout) = match stage {
-            Stage::VideoTokenizer => {
-                VideoTokenizer::new(config, device).map(|(m, l)| (StageModel::Video(m), l))?
-            }
-            Stage::LatentActions => {
-                LatentActions::new(config, device).map(|(m, l)| (StageModel::Latent(m), l))?
-            }
-            Stage::Dynamics => {
-                Dynamics::new(config, device).map(|(m, l)| (StageModel::Dynamics(m), l))?
-            }
-        };
-        let mut parameters = layout.build(key, device)?;
-        let optimizer = AdamW::new(&mut parameters)?;
-        Ok(Learner {
-            model,
+    ) -> Result<Model> {
+        let (network, layout) = Network::new(kind, config, device)?;
+        Ok(Model {
+            network,
             config: config.clone(),
-            parameters,
-            optimizer,
+            parameters: layout.build(key, device)?,
         })
+    }
+
+    /// A model whose weights are zero until others are loaded or received.
+    ///
+    /// # Errors
+    /// A config no model can have.
+    pub fn zeros(kind: ModelKind, config: &ModelConfig, device: Device) -> Result<Model> {
+        let (network, layout) = Network::new(kind, config, device)?;
+        Ok(Model {
+            network,
+            config: config.clone(),
+            parameters: layout.zeros(device)?,
+        })
+    }
+
+    /// A model with the given weights.
+    ///
+    /// # Errors
+    /// A config no model can have, or weights of another model.
+    pub fn from_weights(
+        kind: ModelKind,
+        config: &ModelConfig,
+        weights: &[NamedTensor],
+        device: Device,
+    ) -> Result<Model> {
+        let mut model = Model::zeros(kind, config, device)?;
+        model.load(weights)?;
+        Ok(model)
+    }
+
+    pub fn kind(&self) -> ModelKind {
+        match self.network {
+            Network::Video(_) => ModelKind::VideoTokenizer,
+            Network::Latent(_) => ModelKind::LatentActions,
+            Network::Dynamics(_) => ModelKind::Dynamics,
+        }
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
     }
 
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
+    pub(crate) fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// The weights as they lie in memory.
+    pub(crate) fn flats_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.parameters.flats_mut().iter_mut()
+    }
+
     pub fn device(&self) -> Device {
         self.parameters.device()
     }
 
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// The weights without a graph.
-    pub(crate) fn frozen(&self) -> Result<Weights> {
+    pub(crate) fn weights(&self) -> Result<Weights> {
         self.parameters.frozen()
     }
 
@@ -213,72 +252,35 @@ impl Learner {
         self.parameters.export()
     }
 
-    pub fn export_optimizer(&self) -> Result<OptimizerState> {
-        self.optimizer.export(&self.parameters)
-    }
-
-    /// Weights and moments as they lie in memory: the state that ranks share.
-    pub(crate) fn flats_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
-        let weights = self.parameters.flats_mut().iter_mut();
-        weights.chain(self.optimizer.flats_mut())
-    }
-
-    pub(crate) fn weights_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
-        self.parameters.flats_mut().iter_mut()
-    }
-
-    pub(crate) fn flats(&self) -> impl Iterator<Item = &Tensor> {
-        self.parameters.flats().iter().chain(self.optimizer.flats())
-    }
-
-    pub(crate) fn updates_done(&self) -> u64 {
-        self.optimizer.updates_done()
-    }
-
-    pub(crate) fn set_updates_done(&mut self, updates: u64) {
-        self.optimizer.set_updates_done(updates);
-    }
-
-    /// Replaces the weights and, when given, the optimizer's state, else it starts anew.
-    /// Nothing changes unless everything fits.
-    pub fn load(
-        &mut self,
-        model: &[NamedTensor],
-        optimizer: Option<&OptimizerState>,
-    ) -> Result<()> {
-        let optimizer = match optimizer {
-            Some(state) => AdamW::import(&self.parameters, state)?,
-            None => AdamW::new(&mut self.parameters)?,
-        };
-        self.parameters.load(model)?;
-        self.optimizer = optimizer;
-        Ok(())
+    /// Replaces the weights. Nothing changes unless everything fits.
+    pub fn load(&mut self, weights: &[NamedTensor]) -> Result<()> {
+        self.parameters.load(weights)
     }
 
     /// What TinyWorlds' `forward` returns first: frames `[B, T or T - 1, 3, H, W]`, or, for
     /// dynamics, scores `[B, T, P, codebook]`.
     pub fn output(&self, batch: &Batch) -> Result<Tensor> {
-        let weights = self.frozen()?;
-        let rows = match (&self.model, batch) {
-            (StageModel::Video(model), Batch::Rows(rows)) => model.forward(&weights, rows)?.0,
-            (StageModel::Latent(model), Batch::Rows(rows)) => {
+        let weights = self.weights()?;
+        let rows = match (&self.network, batch) {
+            (Network::Video(model), Batch::Rows(rows)) => model.forward(&weights, rows)?.0,
+            (Network::Latent(model), Batch::Rows(rows)) => {
                 model.forward(&weights, rows)?.prediction
             }
-            (StageModel::Dynamics(model), Batch::Masked(batch)) => {
+            (Network::Dynamics(model), Batch::Masked(batch)) => {
                 return model.scores(&weights, &batch.tokens, &batch.mask);
             }
-            (model, _) => return Err(wrong_batch(model)),
+            (network, _) => return Err(wrong_batch(network)),
         };
         frames_of(&rows, self.config.patch_size, self.config.frame_size)
     }
 
     /// Codes `[B, T, P]` of the video tokenizer.
     pub fn codes(&self, batch: &Batch) -> Result<Tensor> {
-        match (&self.model, batch) {
-            (StageModel::Video(model), Batch::Rows(rows)) => {
-                Ok(model.tokenize(&self.frozen()?, rows)?.0)
+        match (&self.network, batch) {
+            (Network::Video(model), Batch::Rows(rows)) => {
+                Ok(model.tokenize(&self.weights()?, rows)?.0)
             }
-            (model, _) => Err(wrong_batch(model)),
+            (network, _) => Err(wrong_batch(network)),
         }
     }
 
@@ -320,22 +322,6 @@ impl Learner {
         Ok(sum)
     }
 
-    /// Clips the gradients and takes one optimizer step.
-    pub fn apply(
-        &mut self,
-        mut accumulated: Accumulated,
-        learning_rate: f64,
-    ) -> Result<UpdateMetrics> {
-        let grad_norm = clip(&mut accumulated.gradients)?;
-        self.optimizer
-            .update(&mut self.parameters, &accumulated.gradients, learning_rate)?;
-        Ok(UpdateMetrics {
-            loss: accumulated.loss,
-            grad_norm,
-            observed: accumulated.observed,
-        })
-    }
-
     /// Gradients by parameter, in `state_dict()` order.
     pub fn export_gradients(&self, accumulated: &Accumulated) -> Result<Vec<NamedTensor>> {
         self.parameters.export_flats(&accumulated.gradients)
@@ -343,8 +329,8 @@ impl Learner {
 
     fn loss(&self, weights: &Weights, batch: &Batch, wanted: Wanted) -> Result<(Tensor, Observed)> {
         let mut observed = Observed::default();
-        let loss = match (&self.model, batch) {
-            (StageModel::Video(model), Batch::Rows(rows)) => {
+        let loss = match (&self.network, batch) {
+            (Network::Video(model), Batch::Rows(rows)) => {
                 let (reconstruction, quantized) = model.forward(weights, rows)?;
                 if wanted.codebook {
                     let seen = host_integers(&model.codes_of_quantized(&quantized)?)?
@@ -357,20 +343,20 @@ impl Learner {
                 }
                 model.loss(&reconstruction, rows)?
             }
-            (StageModel::Latent(model), Batch::Rows(rows)) => {
+            (Network::Latent(model), Batch::Rows(rows)) => {
                 let pass = model.forward(weights, rows)?;
                 if wanted.actions {
                     observed.action_counts = Some(self.action_counts(&pass.quantized)?);
                 }
                 model.loss(&pass, rows)?
             }
-            (StageModel::Dynamics(model), Batch::Masked(batch)) => {
+            (Network::Dynamics(model), Batch::Masked(batch)) => {
                 if wanted.actions {
                     observed.action_counts = Some(self.action_counts(&batch.tokens.actions)?);
                 }
                 model.loss(weights, &batch.tokens, &batch.mask)?
             }
-            (model, _) => return Err(wrong_batch(model)),
+            (network, _) => return Err(wrong_batch(network)),
         };
         Ok((loss, observed))
     }
@@ -409,6 +395,10 @@ impl Accumulated {
         self.loss = loss;
     }
 
+    pub(crate) fn into_parts(self) -> ([Tensor; GROUPS], f64, Observed) {
+        (self.gradients, self.loss, self.observed)
+    }
+
     pub(crate) fn gradients_mut(&mut self) -> [&mut Tensor; GROUPS] {
         self.gradients.each_mut()
     }
@@ -429,10 +419,10 @@ pub(crate) fn host_integers(tensor: &Tensor) -> Result<Vec<i64>> {
     Ok(values)
 }
 
-fn wrong_batch(model: &StageModel) -> TrainError {
-    let (found, expected) = match model {
-        StageModel::Video(_) | StageModel::Latent(_) => ("tokens", "frames"),
-        StageModel::Dynamics(_) => ("frames", "tokens, actions and a mask"),
+fn wrong_batch(network: &Network) -> TrainError {
+    let (found, expected) = match network {
+        Network::Video(_) | Network::Latent(_) => ("tokens", "frames"),
+        Network::Dynamics(_) => ("frames", "tokens, actions and a mask"),
     };
     TrainError::Input {
         what: "a micro-batch of this stage",

@@ -1,87 +1,7 @@
-//! The forms in which checkpoints come: a directory with three files, as TinyWorlds
-//! and tinygate write it, or one file with everything in a dict, as models are
-//! published.
+//! The parts of a checkpoint in one file: model, optimizer and state, found by the keys
+//! that trainers give them.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use super::directory::{FILE_NAMES, MODEL_FILE};
 use super::torch_file::Value;
-
-/// Where a checkpoint is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    Directory(PathBuf),
-    File(PathBuf),
-}
-
-/// A folder that could mean more than one checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the folder holds {} checkpoint files ({}); name one of them", .names.len(), .names.join(", "))]
-pub struct SeveralFiles {
-    pub names: Vec<String>,
-}
-
-/// How names of files of tensors end.
-const ENDINGS: [&str; 7] = [
-    ".pth",
-    ".pt",
-    ".ckpt",
-    ".th",
-    ".pth.tar",
-    ".pt.tar",
-    "pytorch_model.bin",
-];
-
-impl Place {
-    /// A path that names a checkpoint: its directory, its one file, or a folder with one
-    /// such file. What is not there is taken for a directory.
-    ///
-    /// # Errors
-    /// If a folder holds several files that could be meant.
-    pub fn of(path: &Path) -> Result<Place, SeveralFiles> {
-        if path.is_file() {
-            return Ok(match path.parent() {
-                Some(parent) if path.file_name().is_some_and(|name| name == MODEL_FILE) => {
-                    Place::Directory(parent.to_owned())
-                }
-                Some(_) | None => Place::File(path.to_owned()),
-            });
-        }
-        if FILE_NAMES.iter().any(|name| path.join(name).exists()) {
-            return Ok(Place::Directory(path.to_owned()));
-        }
-        let mut files: Vec<PathBuf> = fs::read_dir(path)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| is_checkpoint_file(path))
-            .collect();
-        files.sort();
-        if files.len() > 1 {
-            let names = files.iter().filter_map(|file| file.file_name());
-            let names = names.map(|name| format!("`{}`", name.display())).collect();
-            return Err(SeveralFiles { names });
-        }
-        let file = files.pop().map(Place::File);
-        Ok(file.unwrap_or_else(|| Place::Directory(path.to_owned())))
-    }
-
-    pub fn path(&self) -> &Path {
-        match self {
-            Place::Directory(path) | Place::File(path) => path,
-        }
-    }
-}
-
-/// Whether a file's name says that it may be a checkpoint in one file.
-pub fn is_checkpoint_file(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.to_ascii_lowercase();
-    let known = ENDINGS.iter().any(|ending| name.ends_with(ending));
-    known && !name.starts_with('.') && path.is_file()
-}
 
 /// The parts of a checkpoint in one file.
 #[derive(Debug)]
@@ -92,14 +12,14 @@ pub(super) struct Parts {
     pub state: Value,
 }
 
-/// Why a file has no such parts.
+/// Why a file cannot be split into parts.
 #[derive(Debug)]
 pub(super) enum NoParts {
     NotADict {
         found: String,
     },
     Empty,
-    /// What stands at its keys is no dict of tensors.
+    /// None of its values is a dict of tensors.
     NoModel {
         keys: Vec<String>,
     },
@@ -207,8 +127,8 @@ fn is_scalar(value: &Value) -> bool {
         .is_some_and(|tensor| tensor.elements() <= 1)
 }
 
-/// The key of the model: one of a dict that holds only tensors, else some, else a whole
-/// module. A dict without tensors is a model that something is wrong with.
+/// The key of the model: preferably a dict of nothing but tensors, then one with some, then a
+/// whole module, then any dict, which is a damaged model.
 fn model_key(dict: &[(Value, Value)]) -> Option<&'static str> {
     let key = |fits: fn(&Value) -> bool| first_key(dict, &MODEL_KEYS, fits);
     key(|value| holds_tensors(value, WRAPPINGS_MOST, |dict| dict.iter().all(is_tensor)))
@@ -235,12 +155,12 @@ fn is_tensor((_, value): &(Value, Value)) -> bool {
     value.as_tensor().is_some()
 }
 
-/// What only Python can make, such as a whole module.
+/// Whether only Python can make it, such as a whole module.
 fn is_object(value: &Value) -> bool {
     matches!(value, Value::Opaque { .. } | Value::Object { .. })
 }
 
-/// The key of an optimizer's state, else of what may be meant as one.
+/// The key of an optimizer's state, else of a value that may be meant as one.
 fn optimizer_key(dict: &[(Value, Value)]) -> Option<&'static str> {
     let key = |fits: fn(&Value) -> bool| first_key(dict, &OPTIMIZER_KEYS, fits);
     key(|value| {

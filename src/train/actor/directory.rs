@@ -1,0 +1,128 @@
+//! The run's directory, as training reads and writes it.
+//!
+//! Invariant: once it is held, nothing is written below its path after the directory was moved away.
+
+use std::path::{Path, PathBuf};
+
+use super::failure::Failure;
+use crate::checkpoint::{self, Acceptance, CheckpointContent, Need, RejectReason};
+use crate::durable::create_folders;
+use crate::events::{CheckpointRef, FileRecord, Step};
+use crate::store::RunFolder;
+
+pub(super) struct RunDirectory {
+    path: PathBuf,
+    /// Open since the first chunk began.
+    held: Option<RunFolder>,
+}
+
+impl RunDirectory {
+    pub fn new(path: PathBuf) -> RunDirectory {
+        RunDirectory { path, held: None }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the directory: what is written from now on belongs there and nowhere else.
+    pub fn hold(&mut self) -> Result<(), Failure> {
+        if self.held.is_none() {
+            let path = &self.path;
+            let folder = RunFolder::open(path).map_err(|error| {
+                Failure::Environment(format!("cannot open `{}`: {error}", path.display()))
+            })?;
+            self.held = Some(folder);
+        }
+        self.check_in_place()
+    }
+
+    /// Bytes that may still be written.
+    pub fn free_bytes(&self) -> Result<u64, Failure> {
+        let space = rustix::fs::statvfs(&self.path)
+            .map_err(|error| Failure::Environment(format!("`{}`: {error}", self.path.display())))?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    /// Reads a checkpoint back from the disk: it must be what the log names.
+    pub fn accept(
+        &self,
+        need: Need,
+        checkpoint: &CheckpointRef,
+        files: &[FileRecord],
+    ) -> Result<(), RejectReason> {
+        let path = self.path.join(&checkpoint.path);
+        let files: Vec<_> = files.iter().map(Into::into).collect();
+        match checkpoint::accept_for(need, &path, Some(&files)) {
+            Acceptance::Accepted(_) => Ok(()),
+            Acceptance::Rejected { reason } => Err(reason),
+        }
+    }
+
+    /// The tensors of a checkpoint.
+    pub fn load(
+        &self,
+        need: Need,
+        checkpoint: &CheckpointRef,
+    ) -> Result<CheckpointContent, Failure> {
+        let path = self.path.join(&checkpoint.path);
+        let content = match need {
+            Need::Resume => checkpoint::load(&path),
+            Need::Weights => checkpoint::load_weights(&path),
+        };
+        content.map_err(|error| Failure::unloadable(checkpoint, &error))
+    }
+
+    /// Writes the checkpoint `folder`/`name`.
+    pub fn write_checkpoint(
+        &self,
+        folder: &str,
+        name: &str,
+        step: Step,
+        content: &CheckpointContent,
+    ) -> Result<(CheckpointRef, Vec<FileRecord>), Failure> {
+        self.check_in_place()?;
+        let written = checkpoint::write(&self.path.join(folder), name, content)?;
+        let files = written.files.into_iter().map(Into::into).collect();
+        let path = format!("{folder}/{name}");
+        Ok((CheckpointRef { path, step }, files))
+    }
+
+    /// Where the file at `path`, relative to the run's directory, is to be written; its folder is made.
+    pub fn new_file(&self, path: &str) -> Result<PathBuf, Failure> {
+        self.check_in_place()?;
+        let folder = Path::new(path).parent().unwrap_or(Path::new(""));
+        create_folders(&self.path, folder).map_err(|error| {
+            let folder = self.path.join(folder);
+            Failure::Environment(format!("cannot create `{}`: {error}", folder.display()))
+        })?;
+        Ok(self.path.join(path))
+    }
+
+    fn check_in_place(&self) -> Result<(), Failure> {
+        match self.held.as_ref().map(RunFolder::check) {
+            Some(Err(moved)) => Err(Failure::Environment(moved.to_string())),
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+}
+
+/// Whether there is nothing to judge: a file system is not mounted, a folder was moved.
+pub(super) fn is_absent(reason: &RejectReason) -> bool {
+    matches!(
+        reason,
+        RejectReason::MissingFile { .. } | RejectReason::Unreadable { .. }
+    )
+}
+
+pub(super) fn refusal(checkpoint: &CheckpointRef, purpose: &str, reason: &RejectReason) -> String {
+    let found = if is_absent(reason) {
+        "is not there"
+    } else {
+        "is no longer what the log names"
+    };
+    format!(
+        "the checkpoint `{}` {purpose} {found}: {reason}",
+        checkpoint.path
+    )
+}

@@ -1,0 +1,36 @@
+//! The way back to the controller.
+
+use crossbeam_channel::Sender;
+
+use super::failure::Failure;
+use crate::controller::{Progress, Report};
+use crate::events::Event;
+
+/// Sends reports. Each call fails once the controller is gone, since nothing is left to do then.
+#[derive(Clone)]
+pub(super) struct Reports(Sender<Report>);
+
+impl Reports {
+    pub fn new(sender: Sender<Report>) -> Reports {
+        Reports(sender)
+    }
+
+    /// Reports what happened.
+    pub fn fact(&self, event: Event) -> Result<(), Failure> {
+        self.send(Report::Fact(event))
+    }
+
+    /// Reports how far a chunk is.
+    pub fn progress(&self, progress: Progress) -> Result<(), Failure> {
+        self.send(Report::Progress(progress))
+    }
+
+    /// Reports that a signal stopped a chunk.
+    pub fn interrupted(&self, signal: String) -> Result<(), Failure> {
+        self.send(Report::Interrupted { signal })
+    }
+
+    pub fn send(&self, report: Report) -> Result<(), Failure> {
+        self.0.send(report).map_err(|_| Failure::ControllerGone)
+    }
+}

@@ -1,0 +1,102 @@
+//! What can go wrong between ranks.
+
+use std::io;
+
+use tch::TchError;
+
+use super::job::Master;
+use crate::train::error::{TrainError, says_out_of_memory};
+
+/// Why ranks could not form a group. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RendezvousError {
+    #[error(
+        "rank 0 cannot listen at {master}: {source}\n\nhint: MASTER_ADDR is an address of the machine of rank 0, and \
+         MASTER_PORT one of its free ports; another job may use it"
+    )]
+    Listen { master: Master, source: io::Error },
+    #[error("rank {rank} cannot be started: {source}\n\nhint: {ONE_RANK}")]
+    Start { rank: u32, source: io::Error },
+    #[error("rank {rank} exited before it began to train ({status}): {stderr}\n\nhint: {ONE_RANK}")]
+    Ended {
+        rank: u32,
+        status: String,
+        stderr: String,
+    },
+    #[error(
+        "{} of {size} ranks came to {master} within {seconds} s; missing: {}\n\nhint: start every rank with the same \
+         MASTER_ADDR and MASTER_PORT, which must lead to rank 0; `distributed.timeout_seconds` is how long it waits",
+        size - missing.len() as u32, list(.missing)
+    )]
+    Missing {
+        size: u32,
+        missing: Vec<u32>,
+        master: Master,
+        seconds: u64,
+    },
+    #[error(
+        "rank {} came, and did not get ready within {seconds} s\n\nhint: look at what it says; a large data set may take longer \
+         to load than `distributed.timeout_seconds`", list(.missing)
+    )]
+    NotReady { missing: Vec<u32>, seconds: u64 },
+    #[error("{what}\n\nhint: {hint}")]
+    Other { what: String, hint: &'static str },
+    #[error("rank {rank} cannot take part: {text}\n\nhint: {ONE_RANK}")]
+    Refused { rank: u32, text: String },
+    #[error("{what}: {source}\n\nhint: {ONE_RANK}")]
+    Group {
+        what: &'static str,
+        source: tinygate_c10d::Error,
+    },
+    #[error("bug: a message between ranks: {0}")]
+    Message(#[from] serde_json::Error),
+}
+
+const ONE_RANK: &str = "`--allow-single-gpu-fallback` lets `run` and `resume` continue with one rank and more accumulation; a new run \
+                        takes as many as `nproc_per_node` says";
+
+pub(super) fn list(ranks: &[u32]) -> String {
+    let names: Vec<String> = ranks.iter().map(u32::to_string).collect();
+    names.join(", ")
+}
+
+/// What went wrong among ranks.
+#[derive(Debug, thiserror::Error)]
+pub enum RanksError {
+    /// Another rank did not answer, or its connection closed.
+    #[error("{0}")]
+    Collective(#[source] tinygate_c10d::Error),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Rendezvous(#[from] RendezvousError),
+    /// They took other steps: another kind of machine, or faulty memory.
+    #[error("after update {step} the weights of {} are not those of rank 0", names(.ranks))]
+    Differ { ranks: Vec<u32>, step: u64 },
+    /// A launcher's ranks cannot be started again from here.
+    #[error("the ranks of this job disconnected, and only their launcher can start them again")]
+    Disconnected,
+}
+
+impl From<tinygate_c10d::Error> for RanksError {
+    /// A collective copies what it sums, so memory can run out in it as well.
+    fn from(error: tinygate_c10d::Error) -> Self {
+        if says_out_of_memory(&error.text) {
+            let message = error.text;
+            RanksError::Train(TrainError::OutOfMemory { message })
+        } else {
+            RanksError::Collective(error)
+        }
+    }
+}
+
+impl From<TchError> for RanksError {
+    fn from(error: TchError) -> Self {
+        RanksError::Train(error.into())
+    }
+}
+
+fn names(ranks: &[u32]) -> String {
+    let names: Vec<String> = ranks.iter().map(|rank| format!("rank {rank}")).collect();
+    names.join(", ")
+}

@@ -1,0 +1,45 @@
+"""Counts checks: a line for each failure, and the sums at the end."""
+
+import sys
+
+_passed = 0
+_failed = 0
+
+
+def ok():
+    global _passed
+    _passed += 1
+
+
+def fail(name, detail=""):
+    global _failed
+    _failed += 1
+    print(f"FAILED: {name}{': ' if detail else ''}{detail}")
+
+
+def check(name, condition, detail=""):
+    if condition:
+        ok()
+    else:
+        fail(name, detail)
+
+
+def check_equal(name, found, expected):
+    same = found == expected
+    check(name, same, "" if same else difference(found, expected))
+
+
+def difference(found, expected, path="value"):
+    """Where two values first differ, in a line."""
+    both_lists = isinstance(found, list) and isinstance(expected, list)
+    if both_lists and len(found) == len(expected):
+        for index, (one, other) in enumerate(zip(found, expected)):
+            if one != other:
+                return difference(one, other, f"{path}[{index}]")
+    return f"at {path}: found {str(found)[:300]}, expected {str(expected)[:300]}"
+
+
+def finish(note=""):
+    """Prints the sums and exits: 1 if anything failed or nothing was checked."""
+    print(f"{_passed} passed, {_failed} failed{note}")
+    sys.exit(1 if _failed or not _passed else 0)
