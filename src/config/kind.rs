@@ -107,7 +107,7 @@ impl Asked<'_> {
             key: self.path.to_owned(),
             found: value.found(),
             expected: self.kind.to_string(),
-            hint: None,
+            meant: None,
         }
     }
 
@@ -154,7 +154,7 @@ impl Asked<'_> {
                 key: self.path.to_owned(),
                 found: value.found(),
                 expected: self.kind.to_string(),
-                hint: Some(format!("write `{x:.0}`")),
+                meant: Some(format!("{x:.0}")),
             }),
             Value::Float(_)
             | Value::Text(_)
@@ -198,7 +198,7 @@ impl Asked<'_> {
                     key: self.path.to_owned(),
                     found: format!("a list with {}", item.found()),
                     expected: self.kind.to_string(),
-                    hint: None,
+                    meant: None,
                 }),
             })
             .collect()
