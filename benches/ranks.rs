@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
-use tinygate::events::ModelKind;
+use tinygate::presets::ModelKind;
 use tinygate::train::models::ModelConfig;
 use tinygate::train::{InitKey, MicroBatch, Model, Pipeline, StageTrainer, Wanted, use_threads};
 use tinygate_c10d::{Group, Listen, Store};

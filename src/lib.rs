@@ -1,5 +1,6 @@
 //! tinygate trains world models in stages behind gates.
 
+pub mod advice;
 pub mod checkpoint;
 pub mod config;
 pub mod controller;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::advice::{Advice, Hint};
 use crate::config::Config;
 use crate::data::still::{self, Needs, StillError};
 use crate::data::trivial::{self, MeanImage};
@@ -21,6 +22,16 @@ pub enum SetupError {
     Windows(#[from] WindowError),
     #[error(transparent)]
     Still(#[from] StillError),
+}
+
+impl Advice for SetupError {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            SetupError::Data(error) => error.hints(),
+            SetupError::Windows(error) => error.hints(),
+            SetupError::Still(error) => error.hints(),
+        }
+    }
 }
 
 /// The frames of a run, as its config names them.

@@ -9,20 +9,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use tinygate::config::{Changeable, Config, ConfigError, Device, Loaded, Override, describe, init};
+use tinygate::config::{
+    Changeable, Config, ConfigError, Device, Loaded, Override, Problem, describe, init,
+};
 use tinygate::events::{
     Applies, CriterionTest, KnobName, Limit, Rung, Scalar, SettingKey, SettingValue, Settings,
     StageName,
 };
 use tinygate::presets::ModelKind;
 use tinygate::presets::{self, Preset};
+use tinygate_testing::said;
 
 const DATA: &str = "data.path = \"frames.h5\"\n";
 
 fn sets(texts: &[&str]) -> Vec<Override> {
     texts
         .iter()
-        .map(|text| Override::parse(text).unwrap())
+        .map(|text| Override::parse("--set", text).unwrap())
         .collect()
 }
 
@@ -510,16 +513,20 @@ fn a_resume_without_a_difference_changes_nothing() {
     }
 }
 
+fn with_hints(problem: &Problem) -> String {
+    format!("{problem}\n  hint: {}", said::hints(&problem.fault))
+}
+
 #[test]
 fn a_resume_refuses_what_is_fixed_or_wrong() {
     let check = |set: &str, want: &str| {
         let found = match resume(&[set]) {
             Ok(_) => "accepted".to_owned(),
-            Err(error) => error.to_string(),
+            Err(error) => error.list(with_hints),
         };
         assert_eq!(found, want, "{set}");
     };
-    let hint = "\n  hint: start a new run with `tinygate run`";
+    let hint = "\n  hint: StartAnotherRun";
     check(
         "seed=4",
         &format!(
@@ -547,7 +554,7 @@ fn a_resume_refuses_what_is_fixed_or_wrong() {
     check(
         "video_tokenizer.learning_rate=-1",
         "--set video_tokenizer.learning_rate=-1: `video_tokenizer.learning_rate` is -1.0, outside above 0 to 10\n  \
-         hint: stay inside of it; `tinygate config show` lists every key with what it takes",
+         hint: stay inside of it; ListKeys",
     );
     check(
         "video_tokenizer.learning_rte=1",

@@ -9,6 +9,7 @@
 
 use std::path::{Path, PathBuf};
 use tinygate::data::{DataError, Format, Frames};
+use tinygate_testing::said;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -23,8 +24,9 @@ fn expected() -> Vec<u8> {
         .collect()
 }
 
+/// What is wrong, and below it what to do.
 fn message(error: &DataError) -> String {
-    error.to_string()
+    format!("{error}\nhint: {}", said::hints(error))
 }
 
 #[track_caller]

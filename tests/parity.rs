@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
-use tinygate::events::ModelKind;
+use tinygate::presets::ModelKind;
 use tinygate::train::models::{ModelConfig, patches_of};
 use tinygate::train::{
     AdamW, Batch, Element, InitKey, Model, NamedTensor, TokenMask, Wanted, learning_rate,

@@ -20,6 +20,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::advice::{Advice, Hint};
+
 use super::directory::{CheckpointContent, FileRecord, UPDATES_DONE, file_size, read_bounded};
 use super::location::{FILE_NAMES, Location, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE};
 use super::names::{step_name, unwrapped};
@@ -205,11 +207,13 @@ impl RejectReason {
             Self::Optimizer { .. } => "optimizer",
         }
     }
+}
 
-    /// What to do about it; `None` where the reason says so itself.
-    pub fn hint(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::OtherFormat { .. } | Self::SeveralFiles { .. } => return None,
+impl Advice for RejectReason {
+    /// What to do about it; nothing where the reason says so itself.
+    fn hints(&self) -> Vec<Hint> {
+        let text = match self {
+            Self::OtherFormat { .. } | Self::SeveralFiles { .. } => return Vec::new(),
             Self::MissingFile { .. } => {
                 "copy the checkpoint again, with all three files, or name a model in one file"
             }
@@ -242,9 +246,10 @@ impl RejectReason {
             }
             Self::MixtureOfExperts { .. } => "give a model that was trained with `use_moe=false`",
             Self::NoOptimizer { .. } | Self::BadMoment { .. } | Self::Optimizer { .. } => {
-                "`run --init-from` takes its weights with `--fresh-optimizer`"
+                return vec![Hint::FreshOptimizer];
             }
-        })
+        };
+        vec![Hint::text(text)]
     }
 }
 

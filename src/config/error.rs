@@ -2,20 +2,18 @@
 //!
 //! All problems of a config are collected and shown together: whoever writes one
 //! should not have to run a check for each mistake. A [`Problem`] is a [`Fault`]
-//! at a [`Place`] with a hint of what to write instead.
+//! at a [`Place`]; what to write instead is its [`Advice`].
 
 use std::fmt;
 use std::sync::Arc;
 
+use crate::advice::{Advice, Hint};
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error(
-        "cannot read the config `{path}`: {reason}\nhint: check the path; `tinygate config init` prints a config to begin with"
-    )]
+    #[error("cannot read the config `{path}`: {reason}")]
     Unreadable { path: String, reason: String },
-    #[error(
-        "{path}:{line}:{column}: the config is not UTF-8 text: {what}\nhint: save the file as UTF-8, in an editor or with `iconv -f {from} -t UTF-8`"
-    )]
+    #[error("{path}:{line}:{column}: the config is not UTF-8 text: {what}")]
     NotUtf8 {
         path: String,
         /// Of the first byte that does not belong there, counted from 1.
@@ -27,7 +25,7 @@ pub enum ConfigError {
         /// The encoding that it may be in.
         from: &'static str,
     },
-    #[error("{}", Listed(.problems))]
+    #[error("{}", self.list(ToString::to_string))]
     Invalid { problems: Vec<Problem> },
 }
 
@@ -61,11 +59,44 @@ impl ConfigError {
         }
     }
 
+    /// All that is wrong, with a text for each problem.
+    pub fn list(&self, mut text_of: impl FnMut(&Problem) -> String) -> String {
+        let many = match self.problems() {
+            [only] => return text_of(only),
+            many => many,
+        };
+        let mut lines = vec![format!("{} problems in the config", many.len())];
+        lines.extend(many.iter().take(SHOWN).map(text_of));
+        match many.len().saturating_sub(SHOWN) {
+            0 => {}
+            more => lines.push(format!("and {more} more")),
+        }
+        lines.join("\n")
+    }
+
     /// The problems of the text; empty when there was no text to read.
     pub fn problems(&self) -> &[Problem] {
         match self {
             ConfigError::Unreadable { .. } | ConfigError::NotUtf8 { .. } => &[],
             ConfigError::Invalid { problems } => problems,
+        }
+    }
+}
+
+impl Advice for ConfigError {
+    /// Those of the only problem; where there are several, each has its own.
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            ConfigError::Unreadable { .. } => {
+                vec![Hint::text("check the path"), Hint::ExampleConfig]
+            }
+            ConfigError::NotUtf8 { from, .. } => vec![Hint::text(format!(
+                "save the file as UTF-8, in an editor or with `iconv -f {from} -t UTF-8`"
+            ))],
+            ConfigError::Invalid { problems } => match problems.as_slice() {
+                [only] => only.fault.hints(),
+                _ => Vec::new(),
+            },
         }
     }
 }
@@ -77,8 +108,8 @@ pub enum Place {
     Whole { file: Arc<str> },
     /// A line, counted from 1.
     Line { file: Arc<str>, line: usize },
-    /// `--set` with this text.
-    CommandLine { text: Arc<str> },
+    /// An override with this text; `source` is what the caller calls it.
+    Override { source: Arc<str>, text: Arc<str> },
     /// The config in a run's log.
     Log,
 }
@@ -88,7 +119,7 @@ impl fmt::Display for Place {
         match self {
             Place::Whole { file } => f.write_str(file),
             Place::Line { file, line } => write!(f, "{file}:{line}"),
-            Place::CommandLine { text } => write!(f, "--set {text}"),
+            Place::Override { source, text } => write!(f, "{source} {text}"),
             Place::Log => f.write_str("config in the log"),
         }
     }
@@ -102,8 +133,7 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (place, fault) = (&self.place, &self.fault);
-        write!(f, "{place}: {fault}\n  hint: {}", fault.hint())
+        write!(f, "{}: {}", self.place, self.fault)
     }
 }
 
@@ -115,7 +145,7 @@ pub enum Fault {
     #[error("`{text}` is not `key=value`: {why}")]
     Override { text: String, why: &'static str },
     #[error("unknown key `{key}`")]
-    UnknownKey { key: String, hint: Option<String> },
+    UnknownKey { key: String, hints: Vec<Hint> },
     #[error("`{key}` is missing: {meaning}")]
     Missing { key: String, meaning: String },
     #[error("`{key}` makes this a stage of your own, but `{model}` is a model of TinyWorlds")]
@@ -125,7 +155,8 @@ pub enum Fault {
         key: String,
         found: String,
         expected: String,
-        hint: Option<String>,
+        /// How to write what was probably meant.
+        meant: Option<String>,
     },
     #[error("`{key}` is {found}, outside {range}")]
     OutOfRange {
@@ -241,13 +272,27 @@ pub enum Fault {
     PathNotUnicode { key: String },
 }
 
-impl Fault {
+impl Advice for Fault {
     /// What to write instead.
-    pub fn hint(&self) -> String {
-        const KEYS: &str = "`tinygate config show` lists every key with what it takes";
-        match self {
-            Fault::UnknownKey { hint, .. } | Fault::WrongType { hint, .. } => {
-                hint.clone().unwrap_or_else(|| KEYS.to_owned())
+    fn hints(&self) -> Vec<Hint> {
+        let text = match self {
+            Fault::UnknownKey { hints, .. } if hints.is_empty() => return vec![Hint::ListKeys],
+            Fault::UnknownKey { hints, .. } => return hints.clone(),
+            Fault::WrongType { meant: None, .. } => return vec![Hint::ListKeys],
+            Fault::WrongType {
+                meant: Some(meant), ..
+            } => format!("write `{meant}`"),
+            Fault::Fixed { .. } => return vec![Hint::StartAnotherRun],
+            Fault::Override { .. } => return vec![Hint::OverrideForm],
+            Fault::Syntax { .. } => {
+                let text = "texts stand in double quotes, `#` begins a comment";
+                return vec![Hint::text(text), Hint::ExampleConfig];
+            }
+            Fault::Missing { key, .. } => {
+                return vec![Hint::text(format!("write `{key} = ...`")), Hint::ListKeys];
+            }
+            Fault::OutOfRange { .. } => {
+                return vec![Hint::text("stay inside of it"), Hint::ListKeys];
             }
             Fault::NotAChoice { nearest, .. } => match nearest {
                 Some(nearest) => format!("did you mean `{nearest}`?"),
@@ -271,28 +316,18 @@ impl Fault {
                 let first = criteria.first().map_or("", String::as_str);
                 format!("add \"{first}\" to `{criteria_key}`")
             }
-            Fault::Fixed { .. } => "start a new run with `tinygate run`".to_owned(),
             Fault::Rung { .. } => super::ladder::FORMS.to_owned(),
-            Fault::Syntax { .. } => {
-                "texts stand in double quotes, `#` begins a comment; `tinygate config init` prints a sound config"
-                    .to_owned()
-            }
-            Fault::Override { .. } => {
-                "write it like `--set video_tokenizer.learning_rate=1e-3`".to_owned()
-            }
             Fault::NotOwn { key, .. } => {
                 format!("take `{key}` out, or give the stage a `model` of another name")
             }
-            Fault::Missing { key, .. } => format!("write `{key} = ...`; {KEYS}"),
-            Fault::OutOfRange { .. } => format!("stay inside of it; {KEYS}"),
             Fault::Twice { found, .. } => format!("leave out one `{found}`"),
             Fault::StageName { .. } => "choose another name".to_owned(),
             Fault::StageOrder { stage, needs, .. } => {
                 format!("put a {needs} stage before `{stage}` in `stages`")
             }
-            Fault::NotDivisible { key, by_key, .. } => {
-                format!("set `{by_key}` to a divisor of `{key}`, or `{key}` to a multiple of `{by_key}`")
-            }
+            Fault::NotDivisible { key, by_key, .. } => format!(
+                "set `{by_key}` to a divisor of `{key}`, or `{key}` to a multiple of `{by_key}`"
+            ),
             Fault::Odd { found, .. } => format!(
                 "{} and {} are even",
                 found.saturating_sub(1),
@@ -315,30 +350,13 @@ impl Fault {
             Fault::PathNotUnicode { .. } => {
                 "write an absolute path, or rename the config's folder".to_owned()
             }
-        }
+        };
+        vec![Hint::text(text)]
     }
 }
 
 /// As many problems as are shown; a file of another kind has thousands.
 const SHOWN: usize = 50;
-
-struct Listed<'a>(&'a [Problem]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [only] => return only.fmt(f),
-            many => write!(f, "{} problems in the config", many.len())?,
-        }
-        for problem in self.0.iter().take(SHOWN) {
-            write!(f, "\n{problem}")?;
-        }
-        match self.0.len().saturating_sub(SHOWN) {
-            0 => Ok(()),
-            more => write!(f, "\nand {more} more"),
-        }
-    }
-}
 
 struct Quoted<'a>(&'a [String]);
 

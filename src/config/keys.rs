@@ -6,8 +6,10 @@
 //! comparison on resume are written from it. In the documentation a key of a stage
 //! has `STAGE` for the stage's name.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use crate::advice::Hint;
 use crate::events::{Policy, RetryFrom, SettingKey};
 use crate::presets::{self, ModelKind, Preset};
 
@@ -21,7 +23,7 @@ const DATA: Change = Change::Fixed("it changes which windows are trained on");
 const SEED: Change = Change::Fixed("all randomness of the run follows from it");
 const RANKS: Change = Change::Fixed("it changes which rank sees which window");
 const ACTIONS: Change = Change::Fixed(
-    "it is part of the model's shape; `run --next-cycle-of` takes over what a ladder deferred",
+    "it is part of the model's shape; the next cycle takes over what a ladder deferred",
 );
 const SHAPE: Change = Change::SHAPE;
 const RULES: Change = Change::RULES;
@@ -278,38 +280,58 @@ fn num_blocks(stage: &Stage) -> u32 {
 }
 
 /// TinyWorlds' keys that have no counterpart, or another name, here.
-pub(super) const ELSEWHERE: &[(&str, &str)] = &[
+pub(super) const ELSEWHERE: &[(&str, &[Hint])] = &[
     (
         "dataset",
-        "TinyWorlds' `dataset` is `data.path` here: the file itself",
+        &[hint(
+            "TinyWorlds' `dataset` is `data.path` here: the file itself",
+        )],
     ),
     (
         "fps",
-        "TinyWorlds' `fps` is `data.frame_stride` here: 60 // fps",
+        &[hint(
+            "TinyWorlds' `fps` is `data.frame_stride` here: 60 // fps",
+        )],
     ),
     (
         "preload_ratio",
-        "all frames are loaded; they stay u8 in memory",
+        &[hint("all frames are loaded; they stay u8 in memory")],
     ),
-    ("amp", "tinygate trains in f32 only"),
-    ("tf32", "tinygate trains in f32 only"),
-    ("compile", "there is nothing to compile"),
-    ("optimizer", "the optimizer is AdamW"),
-    ("use_moe", "mixtures of experts are not supported"),
-    ("use_fsdp", "only DDP is supported: `distributed.use_ddp`"),
+    ("amp", &[hint("tinygate trains in f32 only")]),
+    ("tf32", &[hint("tinygate trains in f32 only")]),
+    ("compile", &[hint("there is nothing to compile")]),
+    ("optimizer", &[hint("the optimizer is AdamW")]),
+    ("use_moe", &[hint("mixtures of experts are not supported")]),
+    (
+        "use_fsdp",
+        &[hint("only DDP is supported: `distributed.use_ddp`")],
+    ),
     (
         "use_wandb",
-        "metrics go to the run's log; see `tinygate log`",
+        &[hint("metrics go to the run's log"), Hint::ReadLog],
+    ),
+    ("checkpoint", &[Hint::StartFromCheckpoint]),
+    (
+        "run_video_tokenizer",
+        &[hint("list the stages to run in `stages`")],
     ),
     (
-        "checkpoint",
-        "`tinygate run --init-from STAGE=CHECKPOINT` starts from a checkpoint",
+        "run_latent_actions",
+        &[hint("list the stages to run in `stages`")],
     ),
-    ("run_video_tokenizer", "list the stages to run in `stages`"),
-    ("run_latent_actions", "list the stages to run in `stages`"),
-    ("run_dynamics", "list the stages to run in `stages`"),
-    ("use_actions", "dynamics is always conditioned on actions"),
+    (
+        "run_dynamics",
+        &[hint("list the stages to run in `stages`")],
+    ),
+    (
+        "use_actions",
+        &[hint("dynamics is always conditioned on actions")],
+    ),
 ];
+
+const fn hint(text: &'static str) -> Hint {
+    Hint::Text(Cow::Borrowed(text))
+}
 
 /// First words of the keys of the run: no stage may be called so.
 pub(super) fn is_reserved(name: &str) -> bool {

@@ -127,7 +127,7 @@ impl Asked<'_> {
             key: self.path.to_owned(),
             found: value.found(),
             expected: self.kind.to_string(),
-            hint: None,
+            meant: None,
         }
     }
 
@@ -174,7 +174,7 @@ impl Asked<'_> {
                 key: self.path.to_owned(),
                 found: value.found(),
                 expected: self.kind.to_string(),
-                hint: Some(format!("write `{x:.0}`")),
+                meant: Some(format!("{x:.0}")),
             }),
             Value::Float(_)
             | Value::Text(_)
@@ -218,7 +218,7 @@ impl Asked<'_> {
                     key: self.path.to_owned(),
                     found: format!("a list with {}", item.found()),
                     expected: self.kind.to_string(),
-                    hint: None,
+                    meant: None,
                 }),
             })
             .collect()

@@ -84,7 +84,7 @@ fn make_absolute(values: &mut Values, paths: &mut [PathBuf], base: &Path) {
     let base = match values.place(key) {
         None => return,
         // Without a working directory a path stays as it was typed.
-        Some(Place::CommandLine { .. }) => std::path::absolute(".").unwrap_or_default(),
+        Some(Place::Override { .. }) => std::path::absolute(".").unwrap_or_default(),
         Some(Place::Whole { .. } | Place::Line { .. } | Place::Log) => base.to_path_buf(),
     };
     if base.to_str().is_none() {

@@ -31,7 +31,7 @@ const BACKGROUNDS: &[&[&str]] = &[
 fn load(sets: &[String]) -> Result<Loaded, ConfigError> {
     let overrides: Vec<Override> = sets
         .iter()
-        .map(|set| Override::parse(set).unwrap())
+        .map(|set| Override::parse("--set", set).unwrap())
         .collect();
     let text = "data.path = \"frames.h5\"\n";
     Config::parse(text, "run.toml", Path::new("/configs"), &overrides)
@@ -203,7 +203,11 @@ fn every_key_changes_on_resume_as_its_row_says() {
         } = changed(key, path);
         let in_force = before.policy.stages.iter().map(|s| (&s.name, &s.settings));
         let retries = before.policy.max_retries;
-        let resumed = before.resume(in_force, retries, &[Override::parse(&set).unwrap()]);
+        let resumed = before.resume(
+            in_force,
+            retries,
+            &[Override::parse("--set", &set).unwrap()],
+        );
         match (key.change.clone(), before.changeable(&path).unwrap()) {
             (Change::Setting(setting), Changeable::Yes { key, .. }) => {
                 let changes = resumed.unwrap().settings;

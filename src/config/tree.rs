@@ -1,6 +1,6 @@
 //! Text to a tree of values, each with its place.
 //!
-//! Three sources become the same tree: a TOML file, `--set key=value`, and the
+//! Three sources become the same tree: a TOML file, an override `key=value`, and the
 //! JSON of a run's first event. Nothing is judged here but syntax; nothing is
 //! dropped, so that a later complaint can name the line. Depth is bounded by the
 //! parsers.
@@ -86,7 +86,7 @@ impl Value {
     }
 }
 
-/// `--set key=value`, split and parsed.
+/// `key=value`, split and parsed.
 #[derive(Clone, Debug)]
 pub struct Override {
     /// The dotted key.
@@ -96,12 +96,13 @@ pub struct Override {
 
 impl Override {
     /// Reads `video_tokenizer.learning_rate=1e-3`. The value is a TOML value; a
-    /// bare word is a string.
+    /// bare word is a string. In errors, `source` stands before the text: what the
+    /// caller calls an override.
     ///
     /// # Errors
     /// A text without `=`, with an empty or malformed key, or with a broken value.
-    pub fn parse(text: &str) -> Result<Override, ConfigError> {
-        read_override(text)
+    pub fn parse(source: &str, text: &str) -> Result<Override, ConfigError> {
+        read_override(source, text)
     }
 
     /// The dotted key.
@@ -110,8 +111,9 @@ impl Override {
     }
 }
 
-fn read_override(text: &str) -> Result<Override, ConfigError> {
-    let place = Place::CommandLine {
+fn read_override(source: &str, text: &str) -> Result<Override, ConfigError> {
+    let place = Place::Override {
+        source: Arc::from(source),
         text: Arc::from(shortened(text)),
     };
     let refuse = |why| {

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::advice::Hint;
+
 use super::error::{Fault, Place, Problem};
 use super::given::Given;
 use super::keys;
@@ -87,7 +89,7 @@ impl Values {
         let places = keys.iter().filter_map(|key| self.place(key));
         let place = places
             .clone()
-            .find(|place| matches!(place, Place::CommandLine { .. }))
+            .find(|place| matches!(place, Place::Override { .. }))
             .or_else(|| places.clone().next())
             .unwrap_or(&self.whole)
             .clone();
@@ -117,7 +119,7 @@ impl Values {
                     key: if path.is_empty() { "config" } else { path }.to_owned(),
                     found: node.value.found(),
                     expected: "a table".to_owned(),
-                    hint: None,
+                    meant: None,
                 };
                 return self.refuse(path, node, fault);
             };
@@ -133,7 +135,7 @@ impl Values {
         } else {
             let fault = Fault::UnknownKey {
                 key: shortened(path),
-                hint: hint(schema, path, node),
+                hints: hints(schema, path, node),
             };
             self.refuse(path, node, fault);
         }
@@ -149,21 +151,22 @@ impl Values {
 }
 
 /// What an unknown key was probably meant to be.
-fn hint(schema: &Schema, path: &str, node: &Node) -> Option<String> {
+fn hints(schema: &Schema, path: &str, node: &Node) -> Vec<Hint> {
     let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
-    if let Some((_, text)) = keys::ELSEWHERE.iter().find(|(key, _)| *key == name) {
-        return Some((*text).to_owned());
-    }
-    if let Some(key) = schema.named(name) {
-        return Some(format!("it belongs elsewhere: `{key}`"));
+    if let Some((_, hints)) = keys::ELSEWHERE.iter().find(|(key, _)| *key == name) {
+        return hints.to_vec();
     }
     let is_stage_table = table.is_empty() && matches!(node.value, Value::Table(_));
-    if is_stage_table && keys::STANDARD_STAGES.contains(&name) {
-        return Some(format!("`{name}` is not in `stages`"));
-    }
-    match nearest(name, schema.inside(table)) {
-        Some(near) => Some(format!("did you mean `{}`?", join(table, near))),
-        None if is_stage_table => Some(format!("a stage `{name}` must be in `stages`")),
-        None => None,
-    }
+    let meant = if let Some(key) = schema.named(name) {
+        format!("it belongs elsewhere: `{key}`")
+    } else if is_stage_table && keys::STANDARD_STAGES.contains(&name) {
+        format!("`{name}` is not in `stages`")
+    } else if let Some(near) = nearest(name, schema.inside(table)) {
+        format!("did you mean `{}`?", join(table, near))
+    } else if is_stage_table {
+        format!("a stage `{name}` must be in `stages`")
+    } else {
+        return Vec::new();
+    };
+    vec![Hint::text(meant)]
 }

@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::advice::{Advice, Hint};
 use crate::events::{
     Event, InterruptReason, Policy, ProcessStarted, PruneRequested, Record, RunInterrupted, Seq,
     SettingChanged, StageName, Step, StoreRepaired,
@@ -103,39 +104,43 @@ pub enum ControlError {
     Append(#[from] AppendError),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error(
-        "the log is decided by rules {found}, this build knows rules {known}\n\nhint: resume it with the version that \
-         made it"
-    )]
+    #[error("the log is decided by rules {found}, this build knows rules {known}")]
     UnknownRules { found: u32, known: u32 },
-    #[error(
-        "the log is empty, so there is no run to go on with\n\nhint: start one with `tinygate run CONFIG --dir DIR`"
-    )]
+    #[error("the log is empty, so there is no run to go on with")]
     NoRun,
-    #[error(
-        "the log is not one that a run makes: its policy names the stage `{stage}` twice\n\nhint: it was edited or \
-         damaged; take a copy of the run that was not"
-    )]
+    #[error("the log is not one that a run makes: its policy names the stage `{stage}` twice")]
     DoubledStage { stage: StageName },
-    #[error(
-        "the trainer went away without a word; the log is sound\n\nhint: go on with `tinygate resume DIR`"
-    )]
+    #[error("the trainer went away without a word; the log is sound")]
     TrainerLost,
     #[error(
-        "bug: {DECISIONS_MAX} decisions in a row without a command; the log is sound up to {head}\n\nhint: report it with \
-         the run's log (`tinygate export`)"
+        "bug: {DECISIONS_MAX} decisions in a row without a command; the log is sound up to {head}"
     )]
     NeverAtRest { head: Seq },
-    #[error(
-        "bug in the trainer: {why}; it was not recorded, and the log is sound\n\nhint: report it with the run's log \
-         (`tinygate export`)"
-    )]
+    #[error("bug in the trainer: {why}; it was not recorded, and the log is sound")]
     Misreported { why: Misreport },
-    #[error(
-        "bug: nothing is due while the run is {phase}; the log is sound up to {head}\n\nhint: `tinygate replay` checks \
-         the log; report it with the run's log (`tinygate export`)"
-    )]
+    #[error("bug: nothing is due while the run is {phase}; the log is sound up to {head}")]
     Stuck { phase: String, head: Seq },
+}
+
+impl Advice for ControlError {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            // The store's errors still say it in their texts.
+            ControlError::Append(_) | ControlError::Read(_) => Vec::new(),
+            ControlError::UnknownRules { .. } => {
+                vec![Hint::text("resume it with the version that made it")]
+            }
+            ControlError::NoRun => vec![Hint::StartRun],
+            ControlError::DoubledStage { .. } => vec![Hint::text(
+                "it was edited or damaged; take a copy of the run that was not",
+            )],
+            ControlError::TrainerLost => vec![Hint::Resume],
+            ControlError::NeverAtRest { .. } | ControlError::Misreported { .. } => {
+                vec![Hint::ReportWithLog]
+            }
+            ControlError::Stuck { .. } => vec![Hint::AuditLog, Hint::ReportWithLog],
+        }
+    }
 }
 
 /// The way to the trainer and back. [`Trainer`] is the real one; a simulation puts its own there.

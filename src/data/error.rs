@@ -1,8 +1,10 @@
 //! What can be wrong with a dataset: the place, what was found, what was expected, and what to do about it.
 
-use crate::units::bytes;
 use std::fmt;
 use std::path::PathBuf;
+
+use crate::advice::{Advice, Hint};
+use crate::units::bytes;
 
 /// A kind of file that holds frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,25 +41,22 @@ impl Format {
 /// Why frames could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error(
-        "no dataset is named; expected at least one path\nhint: name a .h5, .npz or .npy file or a folder of PNGs"
-    )]
+    #[error("no dataset is named; expected at least one path")]
     NothingNamed,
-    #[error("no file or folder `{}`\nhint: check `data.path`; in a config it starts at the config's folder, after `--set` at the working directory", path.display())]
+    #[error("no file or folder `{}`", path.display())]
     Missing { path: PathBuf },
-    #[error("`{}` cannot be read\nhint: check that it is readable to you", path.display())]
+    #[error("`{}` cannot be read", path.display())]
     Io {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("`{}` is neither a file nor a folder, but a pipe or a device\nhint: write the data to a file", path.display())]
+    #[error("`{}` is neither a file nor a folder, but a pipe or a device", path.display())]
     NoFile { path: PathBuf },
     #[error(
-        "`{}` is not a dataset: its name {}, expected .h5, .hdf5, .npz, .npy or a folder of PNGs{}\nhint: {}",
+        "`{}` is not a dataset: its name {}, expected .h5, .hdf5, .npz, .npy or a folder of PNGs{}",
         path.display(),
         if found.is_empty() { "has no ending".to_owned() } else { format!("ends in `{found}`") },
-        looks.map_or_else(String::new, |(looks, _)| format!("; it looks like {looks}")),
-        looks.map_or_else(|| of_ending(found), |(_, hint)| hint)
+        looks.map_or_else(String::new, |(looks, _)| format!("; it looks like {looks}"))
     )]
     UnknownFormat {
         path: PathBuf,
@@ -65,7 +64,7 @@ pub enum DataError {
         /// What it looks like by its first bytes, and what to do then.
         looks: Option<(&'static str, &'static str)>,
     },
-    #[error("`{}` is no {format} file, it looks like {looks}\nhint: {hint}", path.display())]
+    #[error("`{}` is no {format} file, it looks like {looks}", path.display())]
     OtherFormat {
         path: PathBuf,
         format: Format,
@@ -73,9 +72,7 @@ pub enum DataError {
         hint: &'static str,
     },
     #[error(
-        "`{}` cannot be read as {format}: {found}\n\
-         hint: copy or make it again if it is truncated or damaged; if it is sound, save it anew with the library's defaults",
-        path.display()
+        "`{}` cannot be read as {format}: {found}", path.display()
     )]
     Damaged {
         path: PathBuf,
@@ -83,7 +80,7 @@ pub enum DataError {
         found: String,
     },
     #[error(
-        "`{}` has no array `frames`; it has {}\nhint: {hint}",
+        "`{}` has no array `frames`; it has {}",
         path.display(), list(found)
     )]
     NoFrames {
@@ -92,7 +89,7 @@ pub enum DataError {
         hint: String,
     },
     #[error(
-        "`{}`: the frames have type {found}, expected uint8 (0 to 255){more}\nhint: {hint}",
+        "`{}`: the frames have type {found}, expected uint8 (0 to 255){more}",
         path.display()
     )]
     WrongType {
@@ -103,7 +100,7 @@ pub enum DataError {
         hint: String,
     },
     #[error(
-        "`{}`: the frames have shape {found:?}, expected [frames, height, width, 3] with no 0 in it\nhint: {hint}",
+        "`{}`: the frames have shape {found:?}, expected [frames, height, width, 3] with no 0 in it",
         path.display()
     )]
     WrongShape {
@@ -112,8 +109,7 @@ pub enum DataError {
         hint: String,
     },
     #[error(
-        "`{}` holds {found} bytes behind the array of frames{}\nhint: save one array in a file of its own, \
-         with `np.save` or `np.savez`",
+        "`{}` holds {found} bytes behind the array of frames{}",
         path.display(), if *another { ", another array" } else { "" }
     )]
     BytesBehind {
@@ -123,16 +119,13 @@ pub enum DataError {
         another: bool,
     },
     #[error(
-        "`{}` is marked as open for writing: a program still writes it, or crashed while it did\n\
-         hint: close that program; if there is none, run `h5clear -s {}`, which comes with HDF5, and check the frames",
-        path.display(), path.display()
+        "`{}` is marked as open for writing: a program still writes it, or crashed while it did",
+        path.display()
     )]
     InUse { path: PathBuf },
     #[error(
-        "`{}`: the frames are compressed with the HDF5 filter {filter}, which is not read here\n\
-         hint: write them anew with gzip, lzf or no compression, in Python with h5py{}: \
-         `g.create_dataset(\"frames\", data=f[\"frames\"][:], compression=\"gzip\")`",
-        path.display(), if *plugin { " and `import hdf5plugin`" } else { "" }
+        "`{}`: the frames are compressed with the HDF5 filter {filter}, which is not read here",
+        path.display()
     )]
     Filter {
         path: PathBuf,
@@ -140,11 +133,7 @@ pub enum DataError {
         /// It is none of HDF5's own.
         plugin: bool,
     },
-    #[error(
-        "`{}`: {found}\nhint: copy the frames into a file of their own, in Python with h5py: \
-         `g.create_dataset(\"frames\", data=f[\"{array}\"][:])`",
-        path.display()
-    )]
+    #[error("`{}`: {found}", path.display())]
     Elsewhere {
         path: PathBuf,
         /// Where the frames are instead.
@@ -152,20 +141,17 @@ pub enum DataError {
         array: String,
     },
     #[error(
-        "`{}` cannot be searched for arrays `frames`: {found}\n\
-         hint: copy the frames into a file of their own with an array `frames` at the top",
+        "`{}` cannot be searched for arrays `frames`: {found}",
         path.display()
     )]
     TooManyGroups { path: PathBuf, found: String },
     #[error(
-        "`{}` is written in a format of HDF5 2 that is not read here (data layout version: {version})\n\
-         hint: save it anew with the library's defaults, without `libver=\"latest\"`",
+        "`{}` is written in a format of HDF5 2 that is not read here (data layout version: {version})",
         path.display()
     )]
     NewerHdf5 { path: PathBuf, version: u8 },
     #[error(
-        "`{}` claims {} of frames, more than a {format} file of {} can hold\n\
-         hint: the file is truncated or damaged; copy or make it again",
+        "`{}` claims {} of frames, more than a {format} file of {} can hold",
         path.display(),
         bytes(u64::try_from(*claimed).unwrap_or(u64::MAX)),
         bytes(*file_bytes)
@@ -177,31 +163,28 @@ pub enum DataError {
         file_bytes: u64,
     },
     #[error(
-        "`{}`: no memory for {} of frames\nhint: use fewer frames or a machine with more memory",
+        "`{}`: no memory for {} of frames",
         path.display(),
         bytes(*needed)
     )]
     NoMemory { path: PathBuf, needed: u64 },
     #[error(
-        "`{}`: the frames are {}x{} (height x width), expected {expected}x{expected} by `frame_size`\n\
-         hint: frames are never resized here; {}",
-        path.display(), found.0, found.1, of_size(*found, *expected)
+        "`{}`: the frames are {}x{} (height x width), expected {expected}x{expected} by `frame_size`",
+        path.display(), found.0, found.1
     )]
     FrameSize {
         path: PathBuf,
         found: (u64, u64),
         expected: usize,
     },
-    #[error("`{}` has {found} pixels, expected 8-bit RGB, RGBA or gray\nhint: save the picture with 8 bits a channel, \
-        with ImageMagick: `mogrify -depth 8 *.png`", path.display())]
+    #[error("`{}` has {found} pixels, expected 8-bit RGB, RGBA or gray", path.display())]
     PixelType { path: PathBuf, found: String },
     #[error(
-        "`{}` is an animated PNG of {frames} frames, expected one picture a file\n\
-         hint: save each of its frames as a PNG, with ffmpeg: `ffmpeg -i {} frame_%06d.png`",
-        path.display(), path.display()
+        "`{}` is an animated PNG of {frames} frames, expected one picture a file",
+        path.display()
     )]
     Animated { path: PathBuf, frames: u32 },
-    #[error("the folder `{}` has no .png file; {found}\nhint: {hint}", path.display())]
+    #[error("the folder `{}` has no .png file; {found}", path.display())]
     EmptyFolder {
         path: PathBuf,
         found: String,
@@ -216,8 +199,7 @@ pub enum WindowError {
     Zero { name: &'static str },
     #[error(
         "the dataset is too small: its longest file has {longest} frames, and one window spans {span} \
-         (`context_length` {context_length}, `frame_stride` {frame_stride})\n\
-         hint: use more frames, a shorter context or a smaller stride"
+         (`context_length` {context_length}, `frame_stride` {frame_stride})"
     )]
     NoWindow {
         longest: usize,
@@ -227,8 +209,7 @@ pub enum WindowError {
     },
     #[error(
         "the dataset is too small: of {windows} windows {held_out} are held out and {training} are left to train on \
-         (a window that shares frames with a held-out one is left out), expected at least one batch of {batch_size}\n\
-         hint: use more frames, a smaller batch, a shorter context or a smaller stride"
+         (a window that shares frames with a held-out one is left out), expected at least one batch of {batch_size}"
     )]
     TooFew {
         windows: usize,
@@ -238,6 +219,87 @@ pub enum WindowError {
     },
     #[error("there is no window {found}; there are {count}")]
     NoSuchWindow { found: usize, count: usize },
+}
+
+impl Advice for DataError {
+    fn hints(&self) -> Vec<Hint> {
+        let text: String = match self {
+            Self::NothingNamed => "name a .h5, .npz or .npy file or a folder of PNGs".into(),
+            Self::Missing { .. } => {
+                return vec![Hint::text("check `data.path`"), Hint::RelativePaths];
+            }
+            Self::Io { .. } => "check that it is readable to you".into(),
+            Self::NoFile { .. } => "write the data to a file".into(),
+            Self::UnknownFormat { found, looks, .. } => {
+                looks.map_or_else(|| of_ending(found), |(_, hint)| hint).into()
+            }
+            Self::OtherFormat { hint, .. } => (*hint).into(),
+            Self::Damaged { .. } => {
+                "copy or make it again if it is truncated or damaged; if it is sound, save it anew with the library's \
+                 defaults"
+                    .into()
+            }
+            Self::NoFrames { hint, .. }
+            | Self::WrongType { hint, .. }
+            | Self::WrongShape { hint, .. }
+            | Self::EmptyFolder { hint, .. } => hint.clone(),
+            Self::BytesBehind { .. } => {
+                "save one array in a file of its own, with `np.save` or `np.savez`".into()
+            }
+            Self::InUse { path } => format!(
+                "close that program; if there is none, run `h5clear -s {}`, which comes with HDF5, and check the frames",
+                path.display()
+            ),
+            Self::Filter { plugin, .. } => format!(
+                "write them anew with gzip, lzf or no compression, in Python with h5py{}: \
+                 `g.create_dataset(\"frames\", data=f[\"frames\"][:], compression=\"gzip\")`",
+                if *plugin { " and `import hdf5plugin`" } else { "" }
+            ),
+            Self::Elsewhere { array, .. } => format!(
+                "copy the frames into a file of their own, in Python with h5py: \
+                 `g.create_dataset(\"frames\", data=f[\"{array}\"][:])`"
+            ),
+            Self::TooManyGroups { .. } => {
+                "copy the frames into a file of their own with an array `frames` at the top".into()
+            }
+            Self::NewerHdf5 { .. } => {
+                "save it anew with the library's defaults, without `libver=\"latest\"`".into()
+            }
+            Self::ClaimsTooMuch { .. } => {
+                "the file is truncated or damaged; copy or make it again".into()
+            }
+            Self::NoMemory { .. } => "use fewer frames or a machine with more memory".into(),
+            Self::FrameSize {
+                found, expected, ..
+            } => format!(
+                "frames are never resized here; {}",
+                of_size(*found, *expected)
+            ),
+            Self::PixelType { .. } => {
+                "save the picture with 8 bits a channel, with ImageMagick: `mogrify -depth 8 *.png`"
+                    .into()
+            }
+            Self::Animated { path, .. } => format!(
+                "save each of its frames as a PNG, with ffmpeg: `ffmpeg -i {} frame_%06d.png`",
+                path.display()
+            ),
+        };
+        vec![Hint::text(text)]
+    }
+}
+
+impl Advice for WindowError {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            Self::Zero { .. } | Self::NoSuchWindow { .. } => Vec::new(),
+            Self::NoWindow { .. } => vec![Hint::text(
+                "use more frames, a shorter context or a smaller stride",
+            )],
+            Self::TooFew { .. } => vec![Hint::text(
+                "use more frames, a smaller batch, a shorter context or a smaller stride",
+            )],
+        }
+    }
 }
 
 /// What to do about a file by the ending of its name.

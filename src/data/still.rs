@@ -4,6 +4,8 @@
 //! is trained on changes: the video tokenizer has several pictures to learn, the other stages learn from change and have
 //! none. The held-out windows are what a trivial predictor says: no gate could measure anything.
 
+use crate::advice::{Advice, Hint};
+
 use super::frames::Frames;
 use super::windows::{WindowId, Windows};
 
@@ -14,10 +16,8 @@ const TRIVIAL_LOSS_MIN: f64 = 1e-9;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StillError {
     #[error(
-        "all {frames} frames to train on are the same picture{}; nothing can be learnt from them\n\
-         hint: check how the dataset was made: an HDF5 array that was never written reads as 0, and floats from 0 to 1 \
-         become 0 without `(frames * 255).round().astype(\"uint8\")`{}",
-        of_color(*color), of_unwritten(*unwritten)
+        "all {frames} frames to train on are the same picture{}; nothing can be learnt from them",
+        of_color(*color)
     )]
     OnePicture {
         frames: usize,
@@ -28,9 +28,7 @@ pub enum StillError {
     },
     #[error(
         "none of the {windows} windows to train on changes: each shows one picture {context_length} times, and latent \
-         actions and dynamics learn from what changes\n\
-         hint: check the order of the frames and `data.frame_stride` ({frame_stride}); to train the video tokenizer \
-         alone, use `--stage`"
+         actions and dynamics learn from what changes"
     )]
     NothingMoves {
         windows: usize,
@@ -38,9 +36,7 @@ pub enum StillError {
         frame_stride: usize,
     },
     #[error(
-        "the {windows} held-out windows, frames {first} to {last}, {what}: no gate could measure anything\n\
-         hint: the last windows are held out; leave a still end out of the dataset, or name a recording that moves last{}",
-        of_unwritten(*unwritten)
+        "the {windows} held-out windows, frames {first} to {last}, {what}: no gate could measure anything"
     )]
     HeldOut {
         windows: usize,
@@ -49,6 +45,31 @@ pub enum StillError {
         what: &'static str,
         unwritten: u64,
     },
+}
+
+impl Advice for StillError {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            StillError::OnePicture { unwritten, .. } => vec![Hint::text(format!(
+                "check how the dataset was made: an HDF5 array that was never written reads as 0, and floats from 0 to 1 \
+                 become 0 without `(frames * 255).round().astype(\"uint8\")`{}",
+                of_unwritten(*unwritten)
+            ))],
+            StillError::NothingMoves { frame_stride, .. } => vec![
+                Hint::text(format!(
+                    "check the order of the frames and `data.frame_stride` ({frame_stride})"
+                )),
+                Hint::OneStage {
+                    stage: "video_tokenizer",
+                },
+            ],
+            StillError::HeldOut { unwritten, .. } => vec![Hint::text(format!(
+                "the last windows are held out; leave a still end out of the dataset, or name a recording that moves \
+                 last{}",
+                of_unwritten(*unwritten)
+            ))],
+        }
+    }
 }
 
 /// What the stages to train need.

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::advice::{Advice, Hint};
 use crate::durable;
 
 const CHANNELS: usize = 3;
@@ -38,7 +39,7 @@ pub enum PictureError {
         height: usize,
         width: usize,
     },
-    #[error("the grid is too large for any memory\nhint: draw fewer samples")]
+    #[error("the grid is too large for any memory")]
     Vast,
     #[error("the picture is {found_width}x{found_height} pixels, expected {width}x{height}")]
     Size {
@@ -59,6 +60,19 @@ pub enum PictureError {
     },
     #[error("the picture `{}` cannot be read: {found}", path.display())]
     Read { path: PathBuf, found: String },
+}
+
+impl Advice for PictureError {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            PictureError::Vast => vec![Hint::text("draw fewer samples")],
+            PictureError::Shape { .. }
+            | PictureError::Size { .. }
+            | PictureError::Write { .. }
+            | PictureError::Encode { .. }
+            | PictureError::Read { .. } => Vec::new(),
+        }
+    }
 }
 
 /// How samples are laid out.

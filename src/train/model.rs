@@ -19,7 +19,7 @@ use super::models::video_tokenizer::VideoTokenizer;
 use super::models::{ModelConfig, Quantizer};
 use super::models::{check_frames, frames_of, patches_of_bytes};
 use super::parameters::{GROUPS, Layout, NamedTensor, Parameters, Weights};
-use crate::events::ModelKind;
+use crate::presets::ModelKind;
 
 /// The networks of the three kinds of model.
 pub(crate) enum Network {

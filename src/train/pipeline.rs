@@ -17,7 +17,7 @@ use super::models::{ModelConfig, check_frames, frames_of, mask_rows, patches_of_
 use super::parameters::{NamedTensor, Weights};
 use super::pieces::Pieces;
 use super::upstream::Upstream;
-use crate::events::ModelKind;
+use crate::presets::ModelKind;
 
 /// A model, and for dynamics its upstream models.
 pub struct Pipeline {

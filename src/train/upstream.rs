@@ -8,7 +8,7 @@ use super::error::{Result, TrainError};
 use super::model::{Model, Network};
 use super::models::dynamics::Tokens;
 use super::models::{ConfigError, ModelConfig, patches_of_bytes};
-use crate::events::ModelKind;
+use crate::presets::ModelKind;
 
 /// A video tokenizer and a latent-action model, both frozen.
 pub struct Upstream {

@@ -17,6 +17,7 @@ mod life;
 pub mod rehearsal;
 mod rng;
 mod run;
+pub mod said;
 mod script;
 mod trainer;
 

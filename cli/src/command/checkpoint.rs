@@ -74,7 +74,7 @@ struct Why {
     code: &'static str,
     text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<&'static str>,
+    hint: Option<String>,
 }
 
 impl<'a> Verdict<'a> {
@@ -82,7 +82,7 @@ impl<'a> Verdict<'a> {
         let why = |reason: &RejectReason| Why {
             code: reason.code(),
             text: reason.to_string(),
-            hint: reason.hint(),
+            hint: output::hint(reason),
         };
         let (accepted, reason) = parts(appraisal);
         Verdict {
@@ -132,7 +132,7 @@ fn line(path: &Path, appraisal: &Appraisal, in_log: bool) -> String {
 }
 
 fn hint_below(reason: &RejectReason) -> String {
-    let hint = reason.hint();
+    let hint = output::hint(reason);
     hint.map_or_else(String::new, |hint| format!("\n          hint: {hint}"))
 }
 
@@ -364,7 +364,12 @@ impl Shown<'_> {
                 &format!("{good_for}; {}: {}", why.code, why.text),
             ),
         }
-        if let Some(hint) = self.verdict.reason.as_ref().and_then(|why| why.hint) {
+        if let Some(hint) = self
+            .verdict
+            .reason
+            .as_ref()
+            .and_then(|why| why.hint.as_ref())
+        {
             row("", &format!("hint: {hint}"));
         }
         row("updates", &step);

@@ -168,7 +168,10 @@ fn way_on(dir: &Path, stage: &StageState) -> String {
 }
 
 fn overrides(texts: &[String]) -> Result<Vec<Override>, ConfigError> {
-    texts.iter().map(|text| Override::parse(text)).collect()
+    texts
+        .iter()
+        .map(|text| Override::parse("--set", text))
+        .collect()
 }
 
 /// Milliseconds since 1970-01-01 UTC.

@@ -141,7 +141,7 @@ fn next_cycle(
     let mut all = Vec::new();
     for patch in &patches {
         let text = format!("{}={}", patch.key.as_str(), output::setting(patch.to));
-        all.push(Override::parse(&text)?);
+        all.push(Override::parse("--set", &text)?);
     }
     all.extend_from_slice(changes);
     let config = first.with(&all)?;
@@ -398,8 +398,8 @@ fn given(path: &Path, stage: &StageName, with_moments: bool) -> anyhow::Result<A
 }
 
 fn refused(path: &Path, reason: &RejectReason) -> String {
-    let hint = reason.hint();
-    let hint = hint.unwrap_or("`tinygate checkpoint verify` looks into others");
+    let hint = output::hint(reason);
+    let hint = hint.unwrap_or_else(|| "`tinygate checkpoint verify` looks into others".to_owned());
     format!(
         "`--init-from`: the checkpoint `{}` is refused: {reason}\nhint: {hint}",
         path.display()

@@ -1,5 +1,10 @@
 //! An error as one sentence, and what to do on a line of its own.
 
+use std::error::Error;
+
+use tinygate::config::ConfigError;
+
+use super::hint::{of_cause, problem};
 use super::{Style, say};
 
 /// Prints an error and its hint, if any cause has one.
@@ -18,15 +23,23 @@ fn chain(error: &anyhow::Error) -> (String, Option<String>) {
     let mut text = String::new();
     let mut hint = None;
     for cause in error.chain() {
-        let (what, its_hint) = split(&cause.to_string());
+        let (what, told) = split(&what(cause));
         if text.is_empty() {
             text = what;
         } else if !text.contains(&what) {
             text = format!("{text}: {what}");
         }
-        hint = hint.or(its_hint);
+        hint = hint.or_else(|| of_cause(cause)).or(told);
     }
     (text, hint)
+}
+
+/// The text of a cause. Of several problems in a config each has its hint.
+fn what(cause: &(dyn Error + 'static)) -> String {
+    match cause.downcast_ref::<ConfigError>() {
+        Some(error) if 1 < error.problems().len() => error.list(problem),
+        _ => cause.to_string(),
+    }
 }
 
 /// The text without its last hint, and the hint. A list of problems keeps its own.
@@ -89,6 +102,31 @@ mod tests {
             Some("look".to_owned()),
         );
         assert_eq!(chain(&error), want);
+    }
+
+    #[test]
+    fn the_advice_of_a_cause_is_its_hint() {
+        let unreadable = ConfigError::Unreadable {
+            path: "a.toml".to_owned(),
+            reason: "no".to_owned(),
+        };
+        let (what, hint) = chain(&anyhow::Error::new(unreadable).context("cannot start"));
+        assert_eq!(what, "cannot start: cannot read the config `a.toml`: no");
+        let want = "check the path; `tinygate config init` prints a config to begin with";
+        assert_eq!(hint.as_deref(), Some(want));
+    }
+
+    #[test]
+    fn each_problem_of_a_config_has_its_hint() {
+        let text = "sed = 1\ndata.path = 3\n";
+        let folder = std::path::Path::new("/");
+        let error = tinygate::config::Config::parse(text, "a.toml", folder, &[]).unwrap_err();
+        let (what, hint) = chain(&anyhow::Error::new(error));
+        let want = "2 problems in the config\n\
+                    a.toml:1: unknown key `sed`\n  hint: did you mean `seed`?\n\
+                    a.toml:2: `data.path` is the integer 3, expected a path or a list of paths\n  \
+                    hint: `tinygate config show` lists every key with what it takes";
+        assert_eq!((what.as_str(), hint), (want, None));
     }
 
     #[test]

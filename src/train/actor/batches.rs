@@ -14,7 +14,8 @@ use crate::config::Config;
 use crate::data::order::Order;
 use crate::data::trivial::MeanImage;
 use crate::data::{Frames, WindowError, WindowId, Windows};
-use crate::events::{HeldOutBatches, ModelKind, StageName};
+use crate::events::{HeldOutBatches, StageName};
+use crate::presets::ModelKind;
 use crate::random::Place;
 use crate::setup;
 

@@ -5,8 +5,9 @@ use super::batches::Batches;
 use super::failure::Failure;
 use crate::data::WindowId;
 use crate::data::trivial;
-use crate::events::{Metric, ModelKind, Scalar, StageMeasured, metric};
+use crate::events::{Metric, Scalar, StageMeasured, metric};
 use crate::machine::MeasureStage;
+use crate::presets::ModelKind;
 
 /// Trivial losses of a stage that is judged by frames.
 pub(super) fn frames(data: &Batches, measure: &MeasureStage) -> Result<StageMeasured, Failure> {

@@ -14,8 +14,9 @@ use super::{judge, measure};
 use crate::config::Config;
 use crate::controller::StopRequest;
 use crate::data::{Frames, WindowError};
-use crate::events::{Event, HeldOutBatches, ModelKind, Step};
+use crate::events::{Event, HeldOutBatches, Step};
 use crate::machine::{Command, MeasureStage};
+use crate::presets::ModelKind;
 
 /// What the actor is given once, when its process starts.
 pub struct ActorSetup {

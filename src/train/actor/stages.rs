@@ -10,8 +10,9 @@ use super::failure::Failure;
 use super::weights;
 use crate::checkpoint::Need;
 use crate::config::Config;
-use crate::events::{CheckpointRef, ModelKind, Restart, StageName};
+use crate::events::{CheckpointRef, Restart, StageName};
 use crate::machine::{ResumePoint, TrainChunk, UpstreamModel};
+use crate::presets::ModelKind;
 
 /// Makes trainers by the config, and keeps the one of the last chunk.
 pub(super) struct Stages {

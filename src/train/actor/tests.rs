@@ -9,9 +9,10 @@ use crate::config::Config;
 use crate::controller::Report;
 use crate::data::Frames;
 use crate::events::{
-    Attempt, ChunkNumber, Event, HeldOutBatches, Metric, ModelKind, Restart, StageName, Step,
+    Attempt, ChunkNumber, Event, HeldOutBatches, Metric, Restart, StageName, Step,
 };
 use crate::machine::{MeasureStage, TrainChunk, UpstreamModel};
+use crate::presets::ModelKind;
 
 const SIDE: usize = 8;
 /// The stages in their order, and the windows of a micro-batch of each.

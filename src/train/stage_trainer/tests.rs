@@ -1,7 +1,7 @@
 use tch::{Device, Kind, Reduction};
 
 use super::*;
-use crate::events::ModelKind;
+use crate::presets::ModelKind;
 use crate::train::model::Network;
 use crate::train::models::dynamics::Tokens;
 use crate::train::models::frame_tensor;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
+use tinygate::advice::Advice;
 use tinygate::checkpoint::AdamWState;
 use tinygate::checkpoint::torch_file::{self, Value};
 use tinygate::config::{Config, Override};
@@ -127,14 +128,14 @@ pub fn config(data: &[u8]) {
         }
         Err(error) => {
             for problem in error.problems() {
-                let _ = (problem.to_string(), problem.fault.hint());
+                let _ = (problem.to_string(), problem.fault.hints());
             }
         }
     }
     let overrides: Vec<Override> = text
         .lines()
         .take(8)
-        .filter_map(|line| Override::parse(line).ok())
+        .filter_map(|line| Override::parse("--set", line).ok())
         .collect();
     let _ = Config::parse("", "config.toml", base, &overrides);
 }
