@@ -16,10 +16,10 @@ use std::process::{Command, Stdio};
 
 use store_support::{decision, fact, mixture, read_all, read_file, records};
 use tinygate::events::{Event, Record, Seq};
-use tinygate::store::disk::{Disk, JOURNAL, MirrorError, MirrorKey, RealDisk, SLED};
+use tinygate::store::disk::{Disk, JOURNAL, MirrorError, MirrorKey, SLED};
 use tinygate::store::{
     AppendError, CopyState, Durability, EventLog, FILE_HEADER, LogCopy, LogFile, MemoryLog,
-    OpenError, ReadErrorKind, Store, TransferError, export, import, verify,
+    OpenError, ReadErrorKind, RealDisk, Store, TransferError, export, import, verify,
 };
 
 struct Run {

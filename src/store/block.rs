@@ -35,7 +35,7 @@
 //! An append either fits whole into the rest of a block or begins a new one. So
 //! an append that a crash left unfinished is cut off in whole blocks.
 
-use super::error::Found;
+use super::version::UnknownVersion;
 use crate::events::Seq;
 use crate::events::stored::frame::{self, Frame, FrameError};
 
@@ -74,7 +74,7 @@ pub enum HeaderError {
     #[error("the file header does not give its own hash")]
     Hash,
     #[error("{0}")]
-    NewerVersion(Found),
+    NewerVersion(UnknownVersion),
 }
 
 impl FileHeader {
@@ -118,7 +118,7 @@ impl FileHeader {
         // the version is looked at only in a header that is whole
         let major = header.major();
         if major != MAJOR {
-            return Err(HeaderError::NewerVersion(Found {
+            return Err(HeaderError::NewerVersion(UnknownVersion {
                 what: "log format".to_owned(),
                 found: u32::from(major),
                 known: u32::from(MAJOR),
@@ -688,7 +688,7 @@ mod tests {
         let newer = FileHeader::with_format(2, "r", [0; 16]);
         assert!(matches!(
             FileHeader::read(newer.as_bytes()),
-            Err(HeaderError::NewerVersion(Found {
+            Err(HeaderError::NewerVersion(UnknownVersion {
                 found: 2,
                 known: 1,
                 ..

@@ -1,11 +1,11 @@
 //! A log in memory, for tests and for simulations of what lies above the disk.
 //!
-//! It keeps the contract of [`EventLog`], except that everything is durable at
-//! once and nothing is.
+//! It keeps the contract of [`EventLog`], except that nothing survives the process.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{AppendError, Durability, EventLog, ReadError, Records};
+use super::error::ReadError;
+use super::event_log::{AppendError, Durability, EventLog, Records};
 use crate::events::{Event, Record, Seq};
 
 #[derive(Debug, Default)]

@@ -28,6 +28,8 @@ const SEGMENT: usize = 1 << 20;
 /// sled may hold its lock for a moment after it was closed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How long one answer of sled may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 const THREAD: &str = "tinygate-sled";
 
 pub struct SledMirror {
