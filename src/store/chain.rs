@@ -322,6 +322,8 @@ pub fn walk(
     } = *start;
     let mut sled_fault = None;
     let mut searches = 0;
+    // every block so far stands in the journal where it belongs
+    let mut in_place = true;
     loop {
         let (ours, fault) = match journal.as_mut() {
             Some(window) => sound(window.see(offset, key).map_err(journal_io)?, &link)?,
@@ -352,12 +354,13 @@ pub fn walk(
             let found = match journal.as_mut() {
                 Some(window) if fork.is_none() && searches < MAX_SEARCHES => {
                     searches += 1;
-                    find_next(window, offset, key, &link)?
+                    find_next(window, offset, in_place, key, &link)?
                 }
                 Some(_) | None => None,
             };
             if let Some(found) = found {
                 offset = found;
+                in_place = false;
                 continue;
             }
             return Ok(Stop {
@@ -369,6 +372,7 @@ pub fn walk(
             });
         };
         offset += block.bytes.len() as u64;
+        in_place &= in_journal;
         let next = block.link();
         visit(Step {
             block,
@@ -381,20 +385,23 @@ pub fn walk(
     }
 }
 
-/// The block that comes next, if it stands somewhere else in the file.
+/// The block that comes next, if it stands somewhere else in the file: after `offset`, or before
+/// it, where other bytes than blocks in place are.
 fn find_next(
     window: &mut Window,
     offset: u64,
+    in_place: bool,
     key: &Hash,
     link: &Link,
 ) -> Result<Option<u64>, OpenError> {
-    for from in [offset.saturating_add(1), FILE_HEADER as u64] {
+    let mut find = |from| {
         let found = window.find(from, key, |block| block.follows(link).is_ok());
-        if let Some(found) = found.map_err(journal_io)? {
-            return Ok(Some(found));
-        }
+        found.map_err(journal_io)
+    };
+    match find(offset.saturating_add(1))? {
+        None if !in_place => find(FILE_HEADER as u64),
+        found => Ok(found),
     }
-    Ok(None)
 }
 
 /// A block that comes next, and whether an append ends with it.
