@@ -4,7 +4,7 @@
 //! exclusively as long as it has the log open, and writes its process number and host
 //! into the file for messages to others. A reader that asks whether there is a writer
 //! takes it shared for a moment. A writer that starts at that moment waits, for
-//! [`READERS_MOST`] at most; another writer refuses it at once.
+//! [`READERS_WAIT_MAX`] at most; another writer refuses it at once.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -21,15 +21,15 @@ use super::real_file::create_folder;
 
 /// How long a writer waits for readers. They hold the lock for microseconds, unless they are
 /// stopped or slowed down.
-const READERS_MOST: Duration = Duration::from_secs(15);
+const READERS_WAIT_MAX: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often the lock's text is read before its holder is reported as unknown.
-const LOOKS_MOST: u32 = 10;
+const READS_MAX: u32 = 10;
 
 /// Held until it is dropped.
 #[derive(Debug)]
 pub struct RunLock {
-    _file: File,
+    file: File,
     folder: RunFolder,
 }
 
@@ -61,10 +61,7 @@ impl RunLock {
             .map_err(error)?;
         let folder = RunFolder::open(run)
             .map_err(|source| OpenError::disk("open", &run.display().to_string(), source))?;
-        Ok(RunLock {
-            _file: file,
-            folder,
-        })
+        Ok(RunLock { file, folder })
     }
 
     /// The directory that is locked.
@@ -97,6 +94,16 @@ impl RunLock {
     }
 }
 
+impl Drop for RunLock {
+    /// A child process that is just being started shares the open file until it executes its
+    /// program. Closing the file would leave it locked until then.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the run's lock could not be released");
+        }
+    }
+}
+
 /// Takes the lock exclusively, once readers have released it. False where a writer has it.
 fn lock_alone(file: &File) -> Result<bool, OpenError> {
     let error = |source| OpenError::disk("lock", LOCK, source);
@@ -113,9 +120,9 @@ fn lock_alone(file: &File) -> Result<bool, OpenError> {
             Err(TryLockError::WouldBlock) => return Ok(false),
             Err(TryLockError::Error(source)) => return Err(error(source)),
         }
-        if READERS_MOST < begun.elapsed() {
+        if READERS_WAIT_MAX < begun.elapsed() {
             return Err(OpenError::ReaderKeepsLock {
-                seconds: READERS_MOST.as_secs(),
+                seconds: READERS_WAIT_MAX.as_secs(),
             });
         }
         sleep(PAUSE);
@@ -130,8 +137,8 @@ fn held_by(file: &mut File) -> OpenError {
 /// Who holds the lock. For a moment after a writer took it, the file still names the writer
 /// before, or nobody.
 fn read_holder(file: &mut File) -> (String, String) {
-    for look in 0..LOOKS_MOST {
-        if 0 < look {
+    for read in 0..READS_MAX {
+        if 0 < read {
             sleep(PAUSE);
         }
         let (pid, host) = read_name(file);
@@ -169,4 +176,21 @@ pub fn host_name() -> String {
         .nodename()
         .to_string_lossy()
         .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_shares_the_file_does_not_keep_the_lock() {
+        let run = tempfile::tempdir().unwrap();
+        let lock = RunLock::take(run.path()).unwrap();
+        let inherited = lock.file.try_clone().unwrap();
+        let holder = RunLock::holder(run.path()).unwrap();
+        assert_eq!(holder.0, std::process::id().to_string());
+        drop(lock);
+        assert_eq!(RunLock::holder(run.path()), None);
+        drop(inherited);
+    }
 }
