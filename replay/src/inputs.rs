@@ -1,10 +1,10 @@
 //! What a decision was made from, small enough to read.
 
 use serde_json::{Value, json};
-use tinygate::events::{Scalar, metric};
-use tinygate::machine::rules::Edition;
-use tinygate::machine::stage::{CheckpointGate, PhaseKind};
-use tinygate::machine::{
+use tinygate_events::{Scalar, metric};
+use tinygate_machine::rules::Edition;
+use tinygate_machine::stage::{CheckpointGate, PhaseKind};
+use tinygate_machine::{
     Checkpoint, ChunkState, Judgement, Phase, Previous, RunState, StageState, gate,
 };
 

@@ -1,9 +1,9 @@
 //! The events of one append, put together from the blocks that hold it.
 
 use super::block::Block;
-use crate::events::Seq;
-use crate::events::stored::frame::{Assembler, Frame, FrameError, StoredEvent};
-use crate::events::stored::{MAX_BODY, StoredError};
+use tinygate_events::Seq;
+use tinygate_events::stored::frame::{Assembler, Frame, FrameError, StoredEvent};
+use tinygate_events::stored::{MAX_BODY, StoredError};
 
 /// The frames of an append, as far as its blocks were read.
 pub struct Append {

@@ -18,7 +18,7 @@ use super::disk::{DiskFile, JOURNAL, Mirror, MirrorError, MirrorKey};
 use super::error::{ChainHead, OpenError};
 use super::journal::{Seen, Window};
 use super::version::UnknownVersion;
-use crate::events::Seq;
+use tinygate_events::Seq;
 
 /// Blocks read from sled, or put into it, at a time.
 pub const BATCH: usize = 64;
@@ -133,7 +133,7 @@ impl Row {
     }
 }
 
-/// What stands in the journal where the chain does not continue.
+/// What the journal holds where the chain does not continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A write that was not finished, or is being made.
@@ -155,8 +155,8 @@ impl Chains {
     /// whether an append ends with it. `mirror` is an error where sled does not open.
     ///
     /// # Errors
-    /// Where the chain cannot even be begun: no log, no file header that gives its own
-    /// hash, a newer version; and errors of the disk.
+    /// Where the chain has no beginning: no log, no file header that matches its own hash, a
+    /// newer version. Also errors of the disk.
     pub fn read(
         journal: Option<Box<dyn DiskFile>>,
         mirror: Result<Option<OpenMirror<'_>>, MirrorError>,
@@ -322,7 +322,7 @@ pub fn walk(
     } = *start;
     let mut sled_fault = None;
     let mut searches = 0;
-    // every block so far stands in the journal where it belongs
+    // every block so far is in the journal, where it belongs
     let mut in_place = true;
     loop {
         let (ours, fault) = match journal.as_mut() {
@@ -385,8 +385,8 @@ pub fn walk(
     }
 }
 
-/// The block that comes next, if it stands somewhere else in the file: after `offset`, or before
-/// it, where other bytes than blocks in place are.
+/// The block that comes next, if it is elsewhere in the file: after `offset`, or before it where
+/// not every byte belongs to a block in its place.
 fn find_next(
     window: &mut Window,
     offset: u64,
@@ -596,7 +596,7 @@ impl<'a> SledSource<'a> {
     }
 }
 
-/// What the two file headers come to.
+/// The file header of both copies.
 enum Agreed {
     Header {
         header: FileHeader,

@@ -1,4 +1,4 @@
-//! Says what the two copies of a log come to together.
+//! Judges which log the two copies give, and what each copy lacks of it.
 //!
 //! [`judge`] is a function of what was read of both, and of nothing else: no
 //! disk, no clock. [`compare`] reads them and judges.
@@ -12,7 +12,7 @@ use super::block::{Block, FileHeader, Link};
 use super::chain::{Chains, Fault, Fork, JournalChain, Row};
 use super::disk::{DiskFile, Mirror, MirrorError};
 use super::error::OpenError;
-use crate::events::Seq;
+use tinygate_events::Seq;
 
 /// What to do about events that were stored and are whole in neither copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +169,7 @@ pub fn compare(
     judge(Chains::read(journal, mirror, visit)?, loss)
 }
 
-/// As [`compare`], for whoever wants no block.
+/// As [`compare`], without visiting the blocks.
 ///
 /// # Errors
 /// As there.
@@ -181,7 +181,7 @@ pub fn compare_only(
     compare(journal, mirror, loss, |_, _, _| {})
 }
 
-/// What the two copies come to.
+/// Judges what was read of the two copies.
 ///
 /// # Errors
 /// [`OpenError::Forked`] where both are sound and differ. [`OpenError::Damaged`] where

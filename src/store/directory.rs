@@ -20,7 +20,7 @@ use super::repair::{RepairOptions, repair};
 use super::scratch::{Scratch, copy_folder};
 use super::store::Store;
 use super::writer::Writer;
-use crate::events::Record;
+use tinygate_events::Record;
 
 impl Store {
     /// Makes the log of a new run in the run directory `run`, and the directory.
@@ -32,7 +32,7 @@ impl Store {
     }
 
     /// Opens the log of a run for writing. What was repaired on the way is returned: the
-    /// caller appends it as [`crate::events::StoreRepaired`].
+    /// caller appends it as [`tinygate_events::StoreRepaired`].
     pub fn open(run: &Path) -> Result<(Store, Vec<Repair>), OpenError> {
         let (lock, content) = lock_and_look(run, Content::expect_log)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
@@ -41,8 +41,8 @@ impl Store {
     }
 
     /// As [`Store::open`], and hands every event to `visit` while both copies are verified, so
-    /// that whoever folds the log does not read it again. An event that cannot be decoded
-    /// ends them with its error. Where opening fails, what was visited means nothing.
+    /// that a caller who folds the log does not read it again. The first event that cannot be
+    /// decoded ends them with its error. If opening fails, the events visited mean nothing.
     pub fn open_and_read(
         run: &Path,
         visit: impl FnMut(Result<Record, ReadError>),

@@ -26,18 +26,18 @@ pub trait Disk: Send + Sync {
     /// Puts a file in the place of another in one step, durably.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Names in a folder; none if there is no folder.
+    /// The names in a folder; empty if there is no folder.
     fn names(&self, folder: &str) -> io::Result<Vec<String>>;
 
-    /// Opens the second copy; `None` if there is none and `create` is not set.
+    /// Opens the second copy; `None` if it is missing and `create` is not set.
     fn mirror(&self, create: bool) -> Result<Option<Box<dyn Mirror>>, MirrorError>;
 
-    /// The second copy, to look at: opening it for writing may change what is damaged.
+    /// The second copy for reading only: opening it for writing may change what is damaged.
     fn mirror_to_read(&self) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
         self.mirror(false)
     }
 
-    /// Whether the second copy holds no event, for certain; `None` if there is none.
+    /// Whether the second copy certainly holds no event; `None` if there is no second copy.
     fn mirror_is_bare(&self) -> Result<Option<bool>, MirrorError> {
         match self.mirror(false)? {
             Some(mut mirror) => mirror.is_bare().map(Some),

@@ -8,7 +8,7 @@ use std::io;
 use super::block::Hash;
 use super::disk::{MirrorError, is_full};
 use super::version::UnknownVersion;
-use crate::events::{Seq, StoreRepaired};
+use tinygate_events::{Seq, StoreRepaired};
 
 /// Why a log cannot be read further, and from where.
 #[derive(Debug, thiserror::Error)]

@@ -2,14 +2,14 @@
 
 use super::error::ReadError;
 use super::folder::Moved;
-use crate::events::stored::StoredError;
-use crate::events::{Event, Record, Seq};
 use std::io;
+use tinygate_events::stored::StoredError;
+use tinygate_events::{Event, Record, Seq};
 
 /// When an append counts as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Accepted in order; on the disk within a second, or with the next durable append.
+    /// Accepted in order; on the disk within half a second, or with the next durable append.
     Lazy,
     /// Returns once the events, and all before them, survive a power cut.
     Durable,

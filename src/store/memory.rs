@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::ReadError;
 use super::event_log::{AppendError, Durability, EventLog, Records};
-use crate::events::{Event, Record, Seq};
+use tinygate_events::{Event, Record, Seq};
 
 #[derive(Debug, Default)]
 pub struct MemoryLog {
@@ -91,7 +91,7 @@ impl EventLog for MemoryLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::RunFinished;
+    use tinygate_events::RunFinished;
 
     fn finished(stages: u32) -> (u64, Event) {
         (7, Event::RunFinished(RunFinished { stages }))

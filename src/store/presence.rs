@@ -46,7 +46,7 @@ pub(super) enum Content {
 
 impl Content {
     /// # Errors
-    /// What there is to say where a log is needed and there is none.
+    /// Where a log is needed and missing.
     pub fn expect_log(self) -> Result<(), OpenError> {
         match self {
             Content::SledOnly | Content::Journal => Ok(()),
@@ -140,7 +140,7 @@ fn is_fresh(file: Box<dyn DiskFile>) -> Result<bool, OpenError> {
         Err(HeaderError::NewerVersion(found)) => return Err(OpenError::NewerVersion(found)),
         Err(HeaderError::Magic | HeaderError::Hash) => return Ok(false),
     }
-    // Most logs are told by their first append; the rest of them is not looked at.
+    // the first append is enough for most logs; the rest of the file is not read
     let file = match LogFile::starts_with_append(window) {
         (true, _) => return Ok(false),
         (false, file) => file,

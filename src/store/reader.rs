@@ -17,9 +17,9 @@ use super::error::{ReadError, ReadErrorKind};
 use super::journal::{Seen, Window};
 use super::real_file::RealFile;
 use super::version::UnknownVersion;
-use crate::events::stored::StoredError;
-use crate::events::stored::frame::{Frame, FrameError, StoredEvent};
-use crate::events::{Record, Seq};
+use tinygate_events::stored::StoredError;
+use tinygate_events::stored::frame::{Frame, FrameError, StoredEvent};
+use tinygate_events::{Record, Seq};
 
 /// A log to be read from its start.
 pub struct LogFile {
@@ -121,8 +121,8 @@ fn at_start(kind: ReadErrorKind) -> ReadError {
     }
 }
 
-/// The events of a log. `None` says that there are no more at present: asked
-/// again, it looks whether the file has grown. After an error it stays at `None`.
+/// The events of a log. `None` means that there are no more at present: the next call
+/// checks whether the file has grown. After an error it stays `None`.
 pub struct LogRecords {
     window: Window,
     header: FileHeader,
@@ -137,7 +137,7 @@ pub struct LogRecords {
 }
 
 impl LogRecords {
-    /// What the log says after the events read so far, if it is no event yet.
+    /// What follows the events read so far, if it is not an event yet.
     pub fn tail(&self) -> Result<Option<Tail>, ReadError> {
         let length = self.window.len().map_err(|error| self.io(error))?;
         Ok((length > self.offset).then(|| Tail {
@@ -156,9 +156,9 @@ impl LogRecords {
         self.offset
     }
 
-    /// Goes on before the append that holds `seq`, without decoding what is
-    /// before it; every block is still checked. Events before `seq` of the same
-    /// block come out, too.
+    /// Continues at the append that holds `seq`, without decoding the events
+    /// before it; every block is still checked. Earlier events of the same append
+    /// are returned too.
     pub fn skip_to(&mut self, seq: Seq) -> Result<(), ReadError> {
         loop {
             let (link, offset) = (self.link, self.offset);
@@ -276,7 +276,7 @@ impl Iterator for LogRecords {
     }
 }
 
-/// Makes records of the blocks of a log that somebody else reads, in order.
+/// Makes records from the blocks of a log that the caller reads, in order.
 ///
 /// An event that cannot be decoded ends them with its error, as it ends [`LogRecords`].
 pub(super) struct RecordFeed<F> {

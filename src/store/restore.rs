@@ -1,8 +1,8 @@
 //! Makes both copies of a log hold exactly what a [`Verdict`] says.
 //!
 //! The journal comes first, and is durable before sled is given a block of it.
-//! Damaged bytes go to quarantine. A crash on the way leaves copies from which
-//! the next attempt comes to the same log.
+//! Damaged bytes go to quarantine. A crash on the way leaves copies that give the
+//! same log to the next attempt.
 
 use super::block::{FILE_HEADER, HeadMarker};
 use super::chain::{BATCH, Row, SledBlocks, Stop, journal_io, walk};
@@ -13,7 +13,7 @@ use super::disk::{
 };
 use super::error::{LogCopy, OpenError, Repair};
 use super::journal::Window;
-use crate::events::Seq;
+use tinygate_events::Seq;
 
 /// Both copies after they were made to agree.
 pub struct Restored {
@@ -186,8 +186,8 @@ fn reaches(stop: &Stop, verdict: &Verdict) -> Result<(), OpenError> {
     })
 }
 
-/// Copies the journal's bytes from `from` on into quarantine. Returns the copy's name;
-/// none where there are no bytes.
+/// Copies the journal's bytes from `from` on into quarantine. Returns the copy's name, or
+/// `None` where there are no bytes.
 fn keep_bytes(
     disk: &dyn Disk,
     file: &dyn DiskFile,

@@ -8,9 +8,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::block::BLOCK_MAGIC;
-use super::disk::{Mirror, MirrorError};
+use super::disk::MirrorError;
 use super::real_file::is_missing;
-use super::sled_copy::SledCopy;
 
 /// Bytes other than 0 in a sled folder that holds a file header and a head at most.
 /// The first event alone has more.
@@ -40,17 +39,26 @@ pub fn is_bare(path: &Path) -> Result<Option<bool>, MirrorError> {
 }
 
 /// Whether sled, opened on a copy of the folder, has no event in it.
+#[cfg(feature = "sled")]
 fn open_is_bare(path: &Path) -> Result<Option<bool>, MirrorError> {
+    use super::disk::Mirror;
+    use super::sled_copy::SledCopy;
     match SledCopy::make(path).map_err(|error| MirrorError::Failed(error.to_string()))? {
         Some(copy) => copy.open()?.is_bare().map(Some),
         None => Ok(None),
     }
 }
 
+/// Without sled nothing shows that there is no event in these bytes.
+#[cfg(not(feature = "sled"))]
+fn open_is_bare(_: &Path) -> Result<Option<bool>, MirrorError> {
+    Ok(Some(false))
+}
+
 /// What the files of a folder hold.
 #[derive(Default)]
 struct Bytes {
-    /// Somewhere stands what a block begins with.
+    /// The magic of a block was found.
     has_block: bool,
     not_zero: u64,
 }

@@ -24,7 +24,7 @@ use super::reader::{LogFile, RecordFeed};
 use super::repair::{RepairOptions, repair};
 use super::worker::{Message, Now, Shared, Worker};
 use super::writer::{EncodedAppend, Writer};
-use crate::events::{Event, Record, Seq};
+use tinygate_events::{Event, Record, Seq};
 
 /// Bytes on their way to the worker; past them a lazy append waits as a durable one does.
 const IN_FLIGHT: usize = 32 << 20;

@@ -58,7 +58,7 @@ pub struct Exported {
 ///
 /// # Errors
 /// When not even the file header is good, or the file exists already or cannot
-/// be written. Damage further on is no error; it is part of the answer.
+/// be written. Damage after the header is not an error; it is part of the answer.
 pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, TransferError> {
     let mut records = LogFile::open(log)?.records();
     let fault = records

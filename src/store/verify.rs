@@ -14,7 +14,7 @@ use super::lock::RunLock;
 use super::reader::{LogFile, Tail};
 use super::real_file::RealFile;
 use super::sled_copy::SledCopy;
-use crate::events::Seq;
+use tinygate_events::Seq;
 
 /// How much of a log is sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub enum CopyState {
 /// Checks every block and every event of a run directory.
 ///
 /// # Errors
-/// When there is no log at all, or a newer build wrote it. Damage is an answer.
+/// When there is no log at all, or a newer build wrote it. Damage is part of the answer.
 pub fn verify(run: &Path) -> Result<Verification, OpenError> {
     let journal = open_journal(run)?;
     let in_use = RunLock::holder(run).is_some();
@@ -157,7 +157,7 @@ fn state(compared: Result<Verdict, OpenError>) -> Result<CopyState, OpenError> {
     }
 }
 
-/// Decodes every event of the journal: a whole block may hold what nobody can read.
+/// Decodes every event of the journal: a whole block may hold an event that cannot be decoded.
 fn read_all(run: &Path, problems: &mut Vec<String>) -> Result<Option<Tail>, OpenError> {
     let Ok(log) = LogFile::open(run) else {
         return Ok(None);

@@ -1,8 +1,8 @@
-//! Works off the messages to a log: takes appends together, commits them, answers.
+//! Handles the messages to a log: groups appends, commits them, answers.
 //!
-//! The worker alone touches journal and mirror, and its clock is the only one:
-//! within [`LAZY_COMMIT`] lazy appends reach the disk, and within [`LAZY`] the
-//! mirror follows. It runs on a thread, or a turn at a time on its caller's.
+//! Only the worker writes to the journal and the mirror, by one clock: lazy appends
+//! are committed within [`LAZY_COMMIT`], and the mirror follows within [`LAZY`]. It
+//! runs on a thread of its own, or one turn at a time on its caller's.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::event_log::AppendError;
 use super::writer::{EncodedAppend, Failure, Writer};
-use crate::events::Seq;
+use tinygate_events::Seq;
 
 /// How long the mirror may wait.
 pub const LAZY: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ impl Shared {
     }
 }
 
-/// Does what the messages ask, one group of appends after the other.
+/// Handles the messages, one group of appends after another.
 pub struct Worker {
     writer: Writer,
     shared: Arc<Shared>,

@@ -23,9 +23,9 @@ use super::error::{OpenError, Repair};
 use super::event_log::AppendError;
 use super::presence::{Content, content_on};
 use super::restore::{Restored, quarantine_name, restore};
-use crate::events::stored::frame::{Frame, HEADER};
-use crate::events::stored::{Form, MAX_BODY, encode_into};
-use crate::events::{Event, Seq};
+use tinygate_events::stored::frame::{Frame, HEADER};
+use tinygate_events::stored::{Form, MAX_BODY, encode_into};
+use tinygate_events::{Event, Seq};
 
 /// The events of one append in their stored form, ready to be written.
 #[derive(Clone, Debug)]
