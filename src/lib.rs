@@ -10,7 +10,6 @@ mod float16;
 pub mod picture;
 pub mod random;
 pub mod setup;
-pub mod store;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod units;
@@ -18,3 +17,4 @@ pub mod units;
 pub use tinygate_events as events;
 pub use tinygate_machine as machine;
 pub use tinygate_presets as presets;
+pub use tinygate_store as store;

@@ -16,10 +16,10 @@ use std::process::{Command, Stdio};
 
 use store_support::{decision, fact, mixture, read_all, read_file, records};
 use tinygate::events::{Event, Record, Seq};
-use tinygate::store::disk::{Disk, JOURNAL, MirrorError, MirrorKey, RealDisk, SLED};
+use tinygate::store::disk::{Disk, JOURNAL, MirrorError, MirrorKey, SLED};
 use tinygate::store::{
     AppendError, CopyState, Durability, EventLog, FILE_HEADER, LogCopy, LogFile, MemoryLog,
-    OpenError, ReadErrorKind, Store, TransferError, export, import, verify,
+    OpenError, ReadError, ReadErrorKind, RealDisk, Store, TransferError, export, import, verify,
 };
 
 struct Run {
@@ -494,6 +494,7 @@ fn what_a_newer_build_wrote_is_not_called_damage() {
     let mut newer = journal.clone();
     forge::first_frame(&mut newer, |frame| frame[4] = 3);
     check("a kind's version", &newer, "version of `run_finished`", 3);
+    opening_says_the_same("a kind's version", &newer);
 
     // right sums do not make a body right
     let mut broken = journal;
@@ -504,6 +505,27 @@ fn what_a_newer_build_wrote_is_not_called_damage() {
         matches!(error.kind, ReadErrorKind::Damaged { .. }),
         "{error}"
     );
+    opening_says_the_same("a body", &broken);
+}
+
+/// A whole block whose event cannot be decoded opens. Whoever folds the log while it is opened
+/// meets the error that a reader does, after the same events.
+#[track_caller]
+fn opening_says_the_same(name: &str, journal: &[u8]) {
+    let disk = store_support::sim_disk::SimDisk::default();
+    disk.set_journal(journal);
+    let (want, want_error) =
+        read_file(LogFile::new(disk.arc().open(JOURNAL).unwrap().unwrap()).unwrap());
+    let place = |error: &ReadError| (error.seq, error.offset, std::mem::discriminant(&error.kind));
+    let mut got = Vec::new();
+    let mut errors = Vec::new();
+    let opened = Store::open_and_read_on(disk.arc(), |record| match record {
+        Ok(record) => got.push(record),
+        Err(error) => errors.push(place(&error)),
+    });
+    assert!(opened.is_ok(), "{name}");
+    assert_eq!(got, want, "{name}");
+    assert_eq!(errors, [place(&want_error.unwrap())], "{name}");
 }
 
 /// The bytes of a whole journal stay readable for ever.

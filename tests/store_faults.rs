@@ -20,8 +20,8 @@ use store_support::{Direct, decision, fact, mixture, read_all, read_file, record
 use tinygate::events::{Event, Record, Seq};
 use tinygate::store::disk::{Disk, JOURNAL, MirrorError, MirrorKey};
 use tinygate::store::{
-    AppendError, Durability, EventLog, FILE_HEADER, Failure, LogCopy, LogFile, MAX_BLOCK,
-    OpenError, ReadErrorKind, Store, Unit,
+    AppendError, Durability, EncodedAppend, EventLog, FILE_HEADER, Failure, LogCopy, LogFile,
+    MAX_BLOCK, OpenError, ReadErrorKind, Store,
 };
 
 /// A log of several appends, in both copies, and what is in it.
@@ -929,7 +929,7 @@ fn many_appends_share_a_block_and_one_that_does_not_fit_begins_another() {
     for at in 0..2000u64 {
         let append = mixture(at, (at % 4) as usize + 1);
         log.writer
-            .add(&Unit::encode(log.writer.next(), &append).unwrap());
+            .add(&EncodedAppend::encode(log.writer.next(), &append).unwrap());
         events.extend(append);
     }
     log.writer.commit().unwrap();
@@ -950,7 +950,7 @@ fn an_append_that_fits_into_a_block_is_in_one() {
     let mut log = Direct::create(&disk.arc());
     for size in (100..3000).step_by(61) {
         let append = [(1, fact(&"x".repeat(size))), (1, fact("second"))];
-        let unit = Unit::encode(log.writer.next(), &append).unwrap();
+        let unit = EncodedAppend::encode(log.writer.next(), &append).unwrap();
         log.writer.add(&unit);
     }
     log.writer.commit().unwrap();
@@ -974,11 +974,11 @@ fn an_append_that_just_fits_shares_the_block() {
         let mut log = Direct::create(&disk.arc());
         let first = [(1, fact(&"x".repeat(before)))];
         log.writer
-            .add(&Unit::encode(log.writer.next(), &first).unwrap());
+            .add(&EncodedAppend::encode(log.writer.next(), &first).unwrap());
         let left = room - log.writer.waiting();
         let fitting = (0..left).find_map(|size| {
             let append = [(1, fact(&"y".repeat(size)))];
-            let unit = Unit::encode(log.writer.next(), &append).unwrap();
+            let unit = EncodedAppend::encode(log.writer.next(), &append).unwrap();
             (unit.size() == left).then_some(unit)
         });
         let Some(unit) = fitting else { continue };

@@ -16,7 +16,7 @@ use store_support::{Direct, fact, read_all, records};
 use tinygate::events::{Event, Seq};
 use tinygate::store::disk::{JOURNAL, LOCK, MirrorError, NEW_JOURNAL, SLED};
 use tinygate::store::{
-    Durability, EventLog, FILE_HEADER, OpenError, Presence, Store, Wishes, Writer, import,
+    Durability, EventLog, FILE_HEADER, OpenError, Presence, RepairOptions, Store, Writer, import,
     presence, rehearse, verify,
 };
 
@@ -47,7 +47,7 @@ fn expect_remains(name: &str, disk: &SimDisk) {
         "{name}"
     );
     for accept_loss in [false, true] {
-        let wishes = Wishes {
+        let wishes = RepairOptions {
             accept_loss,
             keep: None,
         };
@@ -228,8 +228,8 @@ impl Run {
         assert_eq!(presence(&self.path).unwrap(), Presence::Remains, "{name}");
         for error in [
             Store::open(&self.path).err(),
-            Store::repair(&self.path, Wishes::default()).err(),
-            rehearse(&self.path, Wishes::default()).err(),
+            Store::repair(&self.path, RepairOptions::default()).err(),
+            rehearse(&self.path, RepairOptions::default()).err(),
         ] {
             assert!(
                 matches!(error, Some(OpenError::NotALog { remains: true })),
@@ -334,13 +334,13 @@ fn a_cut_journal_beside_checkpoints_is_damage() {
         Store::create(&run.path, "anew"),
         Err(OpenError::Exists)
     ));
-    let accepting = Wishes {
+    let accepting = RepairOptions {
         accept_loss: true,
         keep: None,
     };
     for error in [
         Store::open(&run.path).err(),
-        Store::repair(&run.path, Wishes::default()).err(),
+        Store::repair(&run.path, RepairOptions::default()).err(),
         Store::repair(&run.path, accepting).err(),
     ] {
         assert!(matches!(error, Some(OpenError::NoEventLeft)), "{error:?}");
@@ -363,8 +363,8 @@ fn nothing_is_left_where_there_is_no_run() {
             );
         };
         not_there(Store::open(&path).err());
-        not_there(Store::repair(&path, Wishes::default()).err());
-        not_there(rehearse(&path, Wishes::default()).err());
+        not_there(Store::repair(&path, RepairOptions::default()).err());
+        not_there(rehearse(&path, RepairOptions::default()).err());
         assert!(import(&file, &path).is_err(), "{name}");
         assert_eq!(run.names(), Vec::<String>::new(), "{name}");
     }

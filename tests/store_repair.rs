@@ -14,22 +14,24 @@ use store_support::sim_disk::{MirrorMap, SimDisk};
 use store_support::{Direct, decision, fact, read_file, records};
 use tinygate::events::{Event, Record};
 use tinygate::store::disk::{JOURNAL, MirrorKey};
-use tinygate::store::{FILE_HEADER, LogCopy, LogFile, OpenError, Repair, Store, Wishes, Writer};
+use tinygate::store::{
+    FILE_HEADER, LogCopy, LogFile, OpenError, Repair, RepairOptions, Store, Writer,
+};
 
 /// An event and its time.
 type Timed = (u64, Event);
 
-const NOTHING: Wishes = Wishes {
+const NOTHING: RepairOptions = RepairOptions {
     accept_loss: false,
     keep: None,
 };
-const LOSS: Wishes = Wishes {
+const LOSS: RepairOptions = RepairOptions {
     accept_loss: true,
     keep: None,
 };
 
-fn keep(copy: LogCopy) -> Wishes {
-    Wishes {
+fn keep(copy: LogCopy) -> RepairOptions {
+    RepairOptions {
         accept_loss: false,
         keep: Some(copy),
     }
@@ -112,7 +114,7 @@ fn read(disk: &SimDisk) -> Vec<Record> {
     all
 }
 
-fn repair(disk: &SimDisk, wishes: Wishes) -> Result<Vec<Repair>, OpenError> {
+fn repair(disk: &SimDisk, wishes: RepairOptions) -> Result<Vec<Repair>, OpenError> {
     let (store, repairs) = Store::repair_on(disk.arc(), wishes)?;
     store.close().unwrap();
     Ok(repairs)
@@ -172,7 +174,7 @@ fn the_copy_that_is_made_anew_says_how_many_events_it_got() {
 struct Case {
     name: &'static str,
     disk: SimDisk,
-    wishes: Wishes,
+    wishes: RepairOptions,
     /// What the log is afterwards.
     events: Vec<(u64, Event)>,
     /// Whether opening alone does the same.
@@ -430,7 +432,7 @@ fn a_repair_that_is_cut_short_is_ended_by_the_next() {
 }
 
 /// Whether the repair came to its end.
-fn repair_until_it_stops(disk: &SimDisk, wishes: Wishes) -> bool {
+fn repair_until_it_stops(disk: &SimDisk, wishes: RepairOptions) -> bool {
     match Store::repair_on(disk.arc(), wishes) {
         Ok((store, _)) => store.close().is_ok(),
         Err(_) => false,

@@ -34,7 +34,9 @@ NEAR = {
     "files": [*CORE, "--lib", "--test=store_disk", "--", "--skip=a_damaged_sled_folder_is_made_again"],
     "controller": [*CORE, "--test=scripted_order", "--test=scripted_crashes"],
 }
-FILES = re.compile(r"src/store/(disk|lock|scratch|sled_mirror|transfer|verify)\.rs")
+FILES = re.compile(
+    r"src/store/(directory|import|lock|real_disk|real_file|scratch|sled_copy|sled_folder|sled_mirror|transfer|verify)\.rs"
+)
 WIDE = [
     *CORE,
     *("--package", "tinygate-replay", "--package", "tinygate-sim"),

@@ -19,6 +19,13 @@ if linked=$(grep -E '^(tch|torch-sys) v' <<<"$tree"); then
     fail "tinygate-replay without default features depends on: $(sort -u <<<"$linked" | tr '\n' ' ')" \
         "cargo tree ${alone[*]} --invert torch-sys"
 fi
+# The auditor reads logs: what writes them, trains or reads data and configs is not part of it.
+tree=$(cargo tree "${alone[@]}" --edges normal --prefix none)
+grep -q '^tinygate-store v' <<<"$tree" || fail "cargo tree does not show the package tinygate-store under tinygate-replay" "see: cargo tree ${alone[*]}"
+if linked=$(grep -E '^(tinygate|sled|rustix|crossbeam-channel|png|hdf5-pure|zip|toml) v' <<<"$tree"); then
+    fail "tinygate-replay depends on: $(sort -u <<<"$linked" | tr '\n' ' ')" "cargo tree ${alone[*]} --edges normal"
+fi
+run_cargo test --package tinygate-store --no-default-features
 run_cargo test "${alone[@]}"
 run_cargo test "${core[@]}"
 # shellcheck disable=SC2086

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tinygate::events::{Attempt, ChunkNumber, Seq, StageName, Step};
+use tinygate_events::{Attempt, ChunkNumber, Seq, StageName, Step};
 
 use crate::outcome::Outcome;
 

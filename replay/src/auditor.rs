@@ -8,10 +8,10 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tinygate::events::{Event, Record, Seq, Source};
-use tinygate::machine::rules::KNOWN;
-use tinygate::machine::{self, Decision, Idle, Known, RunState};
-use tinygate::store::{LogFile, ReadError};
+use tinygate_events::{Event, Record, Seq, Source};
+use tinygate_machine::rules::KNOWN;
+use tinygate_machine::{self as machine, Decision, Idle, Known, RunState};
+use tinygate_store::{LogFile, ReadError};
 
 use crate::audit::{
     Audit, Checked, Divergence, DivergenceKind, GatePlace, Note, Problem, SkipReason, Skipped,

@@ -3,14 +3,14 @@
 //! Both say what the log says. Only what a stage's limits are worth is worked out here, since it
 //! is known before a gate records it.
 
-use tinygate::events::{
+use tinygate_events::{
     Action, Cause, CheckpointJudged, CheckpointRef, ChunkFailure, ChunkStarted, CriterionReason,
     CriterionResult, CriterionTest, Dataset, Event, FailureAnswer, FailureCause, FailureDecided,
     Finding, GateDecided, InterruptReason, Metric, MetricsLogged, PatchReason, Policy,
     ProcessStarted, RestartCause, RestartReason, RungSkipped, SettingPatch, SkipReason,
     StageMeasured, StageName, StageReopened, StageStopped, StopReason, Verdict, metric,
 };
-use tinygate::machine::vacuous_limits;
+use tinygate_machine::vacuous_limits;
 
 use crate::numbers::{of, plural, setting, short, times};
 
@@ -754,7 +754,7 @@ fn explain_stopped(stopped: &StageStopped) -> String {
 
 // ---------------------------------------------------------------- facts
 
-fn named(metrics: &[tinygate::events::Metric]) -> String {
+fn named(metrics: &[tinygate_events::Metric]) -> String {
     let each: Vec<String> = metrics
         .iter()
         .map(|metric| format!("{} {}", metric.name, of(metric.value)))
@@ -840,7 +840,7 @@ fn failure(failure: &ChunkFailure) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tinygate::presets::{self, Preset};
+    use tinygate_presets::{self as presets, Preset};
 
     #[test]
     fn one_is_not_said_as_many() {
@@ -874,7 +874,7 @@ mod tests {
     fn a_gate_without_skill_is_noted_once() {
         let no_skill = |metric: &str, skill| Finding::NoSkill {
             metric: metric.to_owned(),
-            skill: tinygate::events::Scalar::new(skill),
+            skill: tinygate_events::Scalar::new(skill),
             predictor: "mean_image".to_owned(),
         };
         let both = [no_skill("skill", -13927.0), no_skill("skill_moving", -2.5)];
@@ -895,7 +895,7 @@ mod tests {
 
     #[test]
     fn a_picture_without_structure_is_not_said_to_lack_skill() {
-        let dynamics = presets::stage(Preset::Strict, tinygate::presets::ModelKind::Dynamics);
+        let dynamics = presets::stage(Preset::Strict, tinygate_presets::ModelKind::Dynamics);
         let said = |name: &str| {
             let known = dynamics.criteria.iter().find(|known| known.name == name);
             reason(

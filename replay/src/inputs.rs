@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tinygate::events::{Scalar, StagePolicy, metric};
-use tinygate::machine::rules::Edition;
-use tinygate::machine::stage::{CheckpointGate, PhaseKind};
-use tinygate::machine::{
+use tinygate_events::{Scalar, StagePolicy, metric};
+use tinygate_machine::rules::Edition;
+use tinygate_machine::stage::{CheckpointGate, PhaseKind};
+use tinygate_machine::{
     Checkpoint, ChunkState, Judgement, Phase, Previous, RunState, StageState, gate,
 };
 

@@ -1,6 +1,6 @@
 //! Numbers as people read them.
 
-use tinygate::events::{Scalar, SettingValue};
+use tinygate_events::{Scalar, SettingValue};
 
 /// Digits that count.
 const DIGITS: i32 = 4;

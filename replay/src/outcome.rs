@@ -1,7 +1,7 @@
 //! What an audit comes to, and the exit code that says it.
 
 use serde::{Deserialize, Serialize};
-use tinygate::store::{OpenError, ReadErrorKind};
+use tinygate_store::{OpenError, ReadErrorKind};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -38,8 +38,7 @@ use tinygate::events::{
 };
 use tinygate::machine::{RunState, apply};
 use tinygate::presets::ModelKind;
-use tinygate::store::disk::RealDisk;
-use tinygate::store::{Durability, EventLog, FILE_HEADER, LogFile, Store, export};
+use tinygate::store::{Durability, EventLog, FILE_HEADER, LogFile, RealDisk, Store, export};
 use tinygate_replay::{Outcome, audit_file, describe, explain};
 use tinygate_testing::{
     ChunkPlan, Curve, Disturbance, Failure, Script, ScriptedTrainer, Ticks, Trouble, first, live,

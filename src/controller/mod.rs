@@ -173,6 +173,49 @@ impl Link for Trainer {
     }
 }
 
+/// The state of a run, folded from its log event by event.
+#[derive(Debug)]
+pub struct Fold {
+    state: RunState,
+    next: Seq,
+    failed: Option<ReadError>,
+}
+
+impl Fold {
+    /// Of a log without an event.
+    pub fn new() -> Fold {
+        Fold::knowing(KNOWN)
+    }
+
+    fn knowing(known: Known) -> Fold {
+        Fold {
+            state: RunState::knowing(known),
+            next: Seq::FIRST,
+            failed: None,
+        }
+    }
+
+    /// Takes the next event of the log. An error is kept, and nothing is taken after it.
+    pub fn add(&mut self, record: Result<Record, ReadError>) {
+        match record {
+            Ok(record) if self.failed.is_none() => {
+                machine::apply(&mut self.state, &record.event);
+                self.next = Seq::new(record.seq.get().saturating_add(1));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.failed.get_or_insert(error);
+            }
+        }
+    }
+}
+
+impl Default for Fold {
+    fn default() -> Fold {
+        Fold::new()
+    }
+}
+
 pub struct Controller<'a> {
     log: &'a dyn EventLog,
     directory: PathBuf,
@@ -208,12 +251,31 @@ impl<'a> Controller<'a> {
         directory: &Path,
         clock: impl Fn() -> u64 + 'a,
     ) -> Result<Controller<'a>, ControlError> {
-        let mut state = RunState::knowing(known);
-        let mut next = Seq::FIRST;
+        let mut fold = Fold::knowing(known);
         for record in log.read(Seq::FIRST)? {
-            let record = record?;
-            machine::apply(&mut state, &record.event);
-            next = Seq::new(record.seq.get().saturating_add(1));
+            fold.add(record);
+        }
+        Controller::resume(fold, log, directory, clock)
+    }
+
+    /// [`Controller::open`] for whoever has folded all that `log` holds, so that it is not read
+    /// again.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resume(
+        fold: Fold,
+        log: &'a dyn EventLog,
+        directory: &Path,
+        clock: impl Fn() -> u64 + 'a,
+    ) -> Result<Controller<'a>, ControlError> {
+        let Fold {
+            state,
+            next,
+            failed,
+        } = fold;
+        if let Some(error) = failed {
+            return Err(error.into());
         }
         if let Some(stage) = state.policy().and_then(Policy::doubled_stage) {
             let stage = stage.clone();
@@ -364,9 +426,9 @@ impl<'a> Controller<'a> {
 
     fn append(&mut self, event: Event, durability: Durability) -> Result<(), ControlError> {
         let seq = self.next;
-        let time_ms = (self.clock)();
-        self.log
-            .append(seq, &[(time_ms, event.clone())], durability)?;
+        let timed = [((self.clock)(), event)];
+        self.log.append(seq, &timed, durability)?;
+        let [(time_ms, event)] = timed;
         self.next = Seq::new(seq.get().saturating_add(1));
         machine::apply(&mut self.state, &event);
         self.unheard.push(Record {

@@ -7,6 +7,7 @@
 //! Invariant: every stage lists its criteria in one order: the checkpoint, the
 //! finite loss, the stage's own, skill, and the freshness of what they read.
 
+use serde::{Deserialize, Serialize};
 use tinygate_events::metric;
 use tinygate_events::{
     Applies, Bounds, Criterion, CriterionTest, FindingTest, InUse, Knob, KnobName, KnobRange,
@@ -39,7 +40,8 @@ impl Preset {
 }
 
 /// The three models of TinyWorlds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ModelKind {
     VideoTokenizer,
     LatentActions,

@@ -1,7 +1,7 @@
 //! The bytes of a journal: a file header, then blocks, each chained to the one before.
 //!
 //! File header, [`FILE_HEADER`] bytes; this much stays the same in every
-//! format, so that a newer one is told from damage:
+//! format, so that a newer format is not mistaken for damage:
 //!
 //! | offset | bytes | |
 //! |---|---|---|
@@ -35,9 +35,9 @@
 //! An append either fits whole into the rest of a block or begins a new one. So
 //! an append that a crash left unfinished is cut off in whole blocks.
 
-use super::error::Found;
-use crate::events::Seq;
-use crate::events::stored::frame::{self, Frame, FrameError};
+use super::version::UnknownVersion;
+use tinygate_events::Seq;
+use tinygate_events::stored::frame::{self, Frame, FrameError};
 
 pub const FILE_HEADER: usize = 192;
 pub const MAX_BLOCK: usize = 8192;
@@ -64,7 +64,7 @@ pub struct FileHeader {
     bytes: [u8; FILE_HEADER],
 }
 
-/// Why bytes are no file header.
+/// Why bytes are not a file header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     #[error("the file ends after {found} bytes, within its header of {FILE_HEADER}")]
@@ -74,7 +74,7 @@ pub enum HeaderError {
     #[error("the file header does not give its own hash")]
     Hash,
     #[error("{0}")]
-    NewerVersion(Found),
+    NewerVersion(UnknownVersion),
 }
 
 impl FileHeader {
@@ -118,7 +118,7 @@ impl FileHeader {
         // the version is looked at only in a header that is whole
         let major = header.major();
         if major != MAJOR {
-            return Err(HeaderError::NewerVersion(Found {
+            return Err(HeaderError::NewerVersion(UnknownVersion {
                 what: "log format".to_owned(),
                 found: u32::from(major),
                 known: u32::from(MAJOR),
@@ -162,7 +162,7 @@ impl FileHeader {
             && hash.is_none_or(|hash| begins(HASHED, hash.as_bytes()))
     }
 
-    /// The header that differs from `bytes` in one byte and gives its own hash, if
+    /// The header that differs from `bytes` in one byte and matches its own hash, if
     /// there is one: some ten thousand are tried.
     pub fn mended(bytes: &[u8]) -> Option<[u8; FILE_HEADER]> {
         let mut bytes = *bytes.first_chunk::<FILE_HEADER>()?;
@@ -236,7 +236,7 @@ fn text(bytes: &[u8]) -> String {
 pub struct Link {
     /// Number of the next block, so how many there are before.
     pub number: u64,
-    /// Sequence number of the event that the next block goes on with.
+    /// Sequence number of the event that the next block continues with.
     pub seq: u64,
     /// Hash of the block before.
     pub hash: Hash,
@@ -252,7 +252,7 @@ impl Link {
     }
 }
 
-/// A block whose hash is right, in somebody's bytes.
+/// A block whose hash is right, borrowed from the bytes that hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block<'a> {
     pub number: u64,
@@ -266,7 +266,7 @@ pub struct Block<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Why bytes are no block, or not the next one.
+/// Why bytes are not a block, or not the next one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlockError {
     #[error("the block ends after {found} of {needed} bytes")]
@@ -543,7 +543,7 @@ impl HeadMarker {
         bytes.len() == 48 && bytes.iter().take(16).all(|byte| *byte == 0)
     }
 
-    /// `None` for bytes that are no marker of this log.
+    /// `None` for bytes that are not a marker of this log.
     pub fn read(bytes: &[u8], key: &Hash) -> Option<HeadMarker> {
         let (start, hash) = bytes.split_at_checked(16)?;
         if blake3::keyed_hash(key, start).as_bytes() != hash {
@@ -560,7 +560,7 @@ impl HeadMarker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::stored::Form;
+    use tinygate_events::stored::Form;
 
     fn one_block(link: &Link, key: &Hash, more: bool) -> (Vec<u8>, Link) {
         let mut writer = BlockWriter::new();
@@ -688,7 +688,7 @@ mod tests {
         let newer = FileHeader::with_format(2, "r", [0; 16]);
         assert!(matches!(
             FileHeader::read(newer.as_bytes()),
-            Err(HeaderError::NewerVersion(Found {
+            Err(HeaderError::NewerVersion(UnknownVersion {
                 found: 2,
                 known: 1,
                 ..

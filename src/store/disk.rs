@@ -2,16 +2,11 @@
 //!
 //! Everything the store asks of a disk goes through [`Disk`], [`DiskFile`] and
 //! [`Mirror`], so that tests can put a disk there that tears writes, fills up
-//! or forgets. [`RealDisk`] is a run directory. Names are relative to it, with
-//! `/` between their parts.
+//! or forgets. Names are relative to the run directory, with `/` between their parts.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use super::presence::{is_bare, sled_copy, sled_is_bare};
-use super::sled_mirror::SledMirror;
+use super::block::HeadMarker;
 
 pub const JOURNAL: &str = "log/journal.tgj";
 pub const NEW_JOURNAL: &str = "log/journal.tgj.new";
@@ -31,21 +26,21 @@ pub trait Disk: Send + Sync {
     /// Puts a file in the place of another in one step, durably.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Names in a folder; none if there is no folder.
+    /// The names in a folder; empty if there is no folder.
     fn names(&self, folder: &str) -> io::Result<Vec<String>>;
 
-    /// Opens the second copy; `None` if there is none and `create` is not set.
+    /// Opens the second copy; `None` if it is missing and `create` is not set.
     fn mirror(&self, create: bool) -> Result<Option<Box<dyn Mirror>>, MirrorError>;
 
-    /// The second copy, to look at: opening it for writing may change what is damaged.
+    /// The second copy for reading only: opening it for writing may change what is damaged.
     fn mirror_to_read(&self) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
         self.mirror(false)
     }
 
-    /// Whether the second copy holds no event, for certain; `None` if there is none.
+    /// Whether the second copy certainly holds no event; `None` if there is no second copy.
     fn mirror_is_bare(&self) -> Result<Option<bool>, MirrorError> {
         match self.mirror(false)? {
-            Some(mut mirror) => is_bare(mirror.as_mut()).map(Some),
+            Some(mut mirror) => mirror.is_bare().map(Some),
             None => Ok(None),
         }
     }
@@ -88,6 +83,16 @@ pub trait Mirror: Send {
 
     /// Returns when everything put survives a power cut.
     fn sync(&mut self) -> Result<(), MirrorError>;
+
+    /// Whether it holds no event, and never did as far as it shows.
+    fn is_bare(&mut self) -> Result<bool, MirrorError> {
+        if !self.blocks(0, 1)?.is_empty() {
+            return Ok(false);
+        }
+        let head = self.get(MirrorKey::Head)?;
+        // the file header that it is hashed with may not be on the disk
+        Ok(head.is_none_or(|head| HeadMarker::is_of_no_event(&head)))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,162 +110,6 @@ pub(super) fn is_full(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
-}
-
-/// A run directory.
-#[derive(Clone, Debug)]
-pub struct RealDisk {
-    root: PathBuf,
-    /// How long one answer of sled may take.
-    patience: Duration,
-}
-
-impl RealDisk {
-    pub fn new(root: impl Into<PathBuf>) -> RealDisk {
-        RealDisk {
-            root: root.into(),
-            patience: Duration::from_secs(60),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.join(name)
-    }
-}
-
-impl Disk for RealDisk {
-    fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskFile>>> {
-        let path = self.path(name);
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        Ok(Some(Box::new(RealFile(file))))
-    }
-
-    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let path = self.path(name);
-        if let Some(folder) = path.parent() {
-            create_folder(folder)?;
-        }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
-        sync_parent(&path)?;
-        Ok(Box::new(RealFile(file)))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path(from), self.path(to))?;
-        sync_parent(&self.path(from))?;
-        sync_parent(&self.path(to))
-    }
-
-    fn names(&self, folder: &str) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.path(folder)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other?,
-        };
-        entries
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
-    }
-
-    fn mirror(&self, create: bool) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
-        let path = self.path(SLED);
-        let existing = path
-            .try_exists()
-            .map_err(|error| MirrorError::Failed(error.to_string()))?;
-        if !existing && !create {
-            return Ok(None);
-        }
-        if !existing {
-            create_folder(&path).map_err(|error| {
-                if is_full(&error) {
-                    MirrorError::DiskFull
-                } else {
-                    MirrorError::Failed(error.to_string())
-                }
-            })?;
-        }
-        let mirror = SledMirror::open(&path, self.patience)?;
-        Ok(Some(Box::new(mirror)))
-    }
-
-    fn mirror_to_read(&self) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
-        sled_copy(&self.path(SLED), self.patience)
-    }
-
-    fn mirror_is_bare(&self) -> Result<Option<bool>, MirrorError> {
-        sled_is_bare(&self.path(SLED), self.patience)
-    }
-
-    fn set_mirror_aside(&self, to: &str) -> io::Result<bool> {
-        if !self.path(SLED).try_exists()? {
-            return Ok(false);
-        }
-        let to = self.path(to);
-        if let Some(folder) = to.parent() {
-            create_folder(folder)?;
-        }
-        fs::rename(self.path(SLED), &to)?;
-        sync_parent(&to)?;
-        sync_parent(&self.path(SLED))?;
-        Ok(true)
-    }
-}
-
-/// Makes a folder and those above it, each durably.
-pub(super) fn create_folder(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent()
-        && !parent.as_os_str().is_empty()
-    {
-        create_folder(parent)?;
-    }
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        other => other?,
-    }
-    sync_parent(path)
-}
-
-/// Makes the name of `path` durable in its folder.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        Some(_) => File::open(".")?.sync_all(),
-        None => Ok(()),
-    }
-}
-
-pub(super) struct RealFile(pub(super) File);
-
-impl DiskFile for RealFile {
-    fn len(&self) -> io::Result<u64> {
-        self.0.metadata().map(|metadata| metadata.len())
-    }
-
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(&self.0, bytes, offset)
-    }
-
-    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::write_at(&self.0, bytes, offset)
-    }
-
-    fn set_len(&mut self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.0.sync_data()
-    }
 }
 
 /// Reads until `bytes` is full or the file ends.
@@ -289,16 +138,4 @@ pub(super) fn write_full(file: &mut dyn DiskFile, bytes: &[u8], offset: u64) -> 
         }
     }
     Ok(())
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_made_durable_by_the_kernel() {
-        // a folder that the kernel cannot sync, and says so
-        let refused = sync_parent(Path::new("/proc/self/stat")).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
-    }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong between a log and the disk.
+//! Why a log cannot be read or opened, and what was repaired while it was opened.
 //!
 //! Three cases stay apart because their exit codes differ: the log is damaged
 //! (3), a newer build wrote it (4), the machine around it failed (2).
@@ -7,53 +7,10 @@ use std::io;
 
 use super::block::Hash;
 use super::disk::{MirrorError, is_full};
-use super::folder::Moved;
-use crate::events::stored::StoredError;
-use crate::events::{Seq, StoreRepaired};
+use super::version::UnknownVersion;
+use tinygate_events::{Seq, StoreRepaired};
 
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    #[error(
-        "the append expected the log at event {expected}, it is at {actual}\nhint: another writer or a lost append; read the log again"
-    )]
-    Conflict { expected: Seq, actual: Seq },
-    #[error(
-        "the disk is full; events before {head} are kept, the append was not\nhint: free some space and resume"
-    )]
-    DiskFull { head: Seq },
-    #[error(
-        "the log takes no more events since {why}; events before {head} are kept\nhint: look at the disk, then resume"
-    )]
-    Refused { head: Seq, why: String },
-    #[error(
-        "cannot write the log at event {head}: {source}\nhint: look at the disk, then resume; events before it are kept"
-    )]
-    Io {
-        head: Seq,
-        #[source]
-        source: io::Error,
-    },
-    #[error(transparent)]
-    Moved(#[from] Moved),
-    #[error(
-        "event {seq} cannot be stored: {source}\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
-    )]
-    NotStorable {
-        seq: Seq,
-        #[source]
-        source: StoredError,
-    },
-    #[error(
-        "one append holds {bytes} bytes, at most {limit} are stored together\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
-    )]
-    TooLarge { bytes: u64, limit: u64 },
-    #[error(
-        "the log's sequence numbers are used up at {head}\nhint: begin a new run from a checkpoint with `tinygate run --init-from`"
-    )]
-    Exhausted { head: Seq },
-}
-
-/// Why a log cannot be read on, and from where.
+/// Why a log cannot be read further, and from where.
 #[derive(Debug, thiserror::Error)]
 pub struct ReadError {
     /// Events before it are sound.
@@ -86,7 +43,7 @@ pub enum ReadErrorKind {
     )]
     Damaged { what: String },
     #[error("{0}")]
-    NewerVersion(Found),
+    NewerVersion(UnknownVersion),
     #[error("there is no log here: {what}\nhint: name a run directory or an exported log")]
     NotALog { what: String },
     #[error(
@@ -95,31 +52,6 @@ pub enum ReadErrorKind {
     Empty,
     #[error("cannot read the log: {0}\nhint: check that it is readable to you")]
     Io(#[source] io::Error),
-}
-
-/// A version that this build does not know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// What carries the version: `log format`, `kind`, `chunk_started`, ...
-    pub what: String,
-    pub found: u32,
-    pub known: u32,
-    /// The build that made the log, where its header says so.
-    pub written_by: Option<String>,
-}
-
-impl std::fmt::Display for Found {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "written by a newer build: {} {}, this build knows up to {}\nhint: ",
-            self.what, self.found, self.known
-        )?;
-        match &self.written_by {
-            Some(version) => write!(f, "use tinygate {version} or later"),
-            None => write!(f, "use a later tinygate"),
-        }
-    }
 }
 
 fn holder(pid: &str, host: &str) -> String {
@@ -158,7 +90,7 @@ pub enum OpenError {
     #[error("the run directory already has a log\nhint: `tinygate resume` continues it")]
     Exists,
     #[error("{0}")]
-    NewerVersion(Found),
+    NewerVersion(UnknownVersion),
     #[error(
         "the journal and sled are both whole and differ at event {seq}; nothing was changed\n  journal: {journal}\n  sled: {sled}\nhint: one of them was copied from elsewhere; `tinygate repair DIR --keep journal` (or `--keep sled`) goes on with one and keeps the other aside"
     )]
@@ -274,7 +206,7 @@ impl LogCopy {
     }
 }
 
-/// What was put right while a log was opened.
+/// What was repaired while a log was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
     pub copy: LogCopy,

@@ -1,8 +1,8 @@
-//! A run's directory, held open, so that it is noticed when its path leads elsewhere.
+//! A run's directory, held open to notice that it was moved or deleted.
 //!
-//! Files that are open follow a directory that is moved; files that are made by their
-//! path do not. A run whose directory was moved or deleted would go on in two places.
-//! So whoever is about to write asks first.
+//! Files that are open follow a directory that is moved; files that are created by
+//! path do not. A run whose directory was moved would continue in two places, so each
+//! write checks first.
 
 use std::fs::{self, File};
 use std::io;
@@ -38,8 +38,8 @@ impl RunFolder {
         })
     }
 
-    /// Whether the path still leads to this directory. A disk that does not answer is no proof
-    /// of a move.
+    /// Checks that the path still leads to this directory. A disk that does not answer does not
+    /// count as a move.
     ///
     /// # Errors
     /// Says where the directory is now, as far as that is known.

@@ -1,7 +1,7 @@
 //! Reading the blocks of a journal file, whatever its bytes.
 //!
-//! [`Window`] keeps a stretch of the file in memory; [`Window::see`] says what
-//! stands at an offset. Memory is bounded by the window.
+//! [`Window`] keeps a part of the file in memory; [`Window::see`] says what is at
+//! an offset. Memory is bounded by the window.
 
 use std::io;
 
@@ -16,7 +16,7 @@ pub struct Window {
     bytes: Vec<u8>,
 }
 
-/// What stands at an offset.
+/// What is at an offset.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen<'a> {
     /// A block with the right hash; its place in the chain is not checked yet.

@@ -1,9 +1,10 @@
 //! One writer at a time: a lock on a file of the run directory.
 //!
-//! The kernel frees it when the process ends, however it ends. Who holds it is
-//! written inside, for the message. A writer holds it exclusively. A reader that
-//! asks whether there is a writer takes it shared, for a moment: a writer that
-//! starts at that moment waits, and is refused only where another writer is.
+//! The kernel releases it when the process ends, however it ends. A writer holds it
+//! exclusively as long as it has the log open, and writes its process number and host
+//! into the file for messages to others. A reader that asks whether there is a writer
+//! takes it shared for a moment. A writer that starts at that moment waits, for
+//! [`READERS_WAIT_MAX`] at most; another writer refuses it at once.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -13,29 +14,32 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, test_kill_process};
 
-use super::disk::{LOCK, create_folder};
+use super::disk::LOCK;
 use super::error::OpenError;
 use super::folder::RunFolder;
+use super::real_file::create_folder;
 
-/// How long a writer waits for readers, which hold the lock for microseconds unless they
-/// are stopped or slowed down.
-const READERS_MOST: Duration = Duration::from_secs(15);
+/// How long a writer waits for readers. They hold the lock for microseconds, unless they are
+/// stopped or slowed down.
+const READERS_WAIT_MAX: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(20);
-/// Looks at the lock's text before a name that is not a running process's is given up.
-const LOOKS_MOST: u32 = 10;
+/// How often the lock's text is read before its holder is reported as unknown.
+const READS_MAX: u32 = 10;
 
 /// Held until it is dropped.
 #[derive(Debug)]
 pub struct RunLock {
-    _file: File,
+    file: File,
     folder: RunFolder,
 }
 
 impl RunLock {
-    /// Takes the lock of a run directory, making both if they are missing.
+    /// Takes the lock of a run directory. Makes the directory and the lock's file if they are
+    /// missing.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] says which process holds it.
+    /// [`OpenError::Locked`] says which process holds it; [`OpenError::ReaderKeepsLock`] that
+    /// readers did not let go of it.
     pub fn take(run: &Path) -> Result<RunLock, OpenError> {
         let error = |source| OpenError::disk("lock", LOCK, source);
         create_folder(run)
@@ -57,10 +61,7 @@ impl RunLock {
             .map_err(error)?;
         let folder = RunFolder::open(run)
             .map_err(|source| OpenError::disk("open", &run.display().to_string(), source))?;
-        Ok(RunLock {
-            _file: file,
-            folder,
-        })
+        Ok(RunLock { file, folder })
     }
 
     /// The directory that is locked.
@@ -68,7 +69,12 @@ impl RunLock {
         &self.folder
     }
 
-    /// The process that holds a run, if one does: its pid and host, `unknown` where
+    /// Whether the run directory has a lock file, held or not. It stays when a process ends.
+    pub(super) fn has_file(run: &Path) -> bool {
+        run.join(LOCK).exists()
+    }
+
+    /// The process that writes a run, if one does: its pid and host, `unknown` where
     /// it has not written them yet.
     pub fn holder(run: &Path) -> Option<(String, String)> {
         let mut file = File::open(run.join(LOCK)).ok()?;
@@ -88,7 +94,17 @@ impl RunLock {
     }
 }
 
-/// Takes the lock exclusively, once readers have let it go. False: a writer has it.
+impl Drop for RunLock {
+    /// A child process that is just being started shares the open file until it executes its
+    /// program. Closing the file would leave it locked until then.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the run's lock could not be released");
+        }
+    }
+}
+
+/// Takes the lock exclusively, once readers have released it. False where a writer has it.
 fn lock_alone(file: &File) -> Result<bool, OpenError> {
     let error = |source| OpenError::disk("lock", LOCK, source);
     let begun = Instant::now();
@@ -104,9 +120,9 @@ fn lock_alone(file: &File) -> Result<bool, OpenError> {
             Err(TryLockError::WouldBlock) => return Ok(false),
             Err(TryLockError::Error(source)) => return Err(error(source)),
         }
-        if READERS_MOST < begun.elapsed() {
+        if READERS_WAIT_MAX < begun.elapsed() {
             return Err(OpenError::ReaderKeepsLock {
-                seconds: READERS_MOST.as_secs(),
+                seconds: READERS_WAIT_MAX.as_secs(),
             });
         }
         sleep(PAUSE);
@@ -118,11 +134,11 @@ fn held_by(file: &mut File) -> OpenError {
     OpenError::Locked { pid, host }
 }
 
-/// Who holds the lock. For a moment after a writer has taken it, the name of the one
-/// before it still stands there, or none.
+/// Who holds the lock. For a moment after a writer took it, the file still names the writer
+/// before, or nobody.
 fn read_holder(file: &mut File) -> (String, String) {
-    for look in 0..LOOKS_MOST {
-        if 0 < look {
+    for read in 0..READS_MAX {
+        if 0 < read {
             sleep(PAUSE);
         }
         let (pid, host) = read_name(file);
@@ -133,7 +149,7 @@ fn read_holder(file: &mut File) -> (String, String) {
     ("unknown".to_owned(), "unknown".to_owned())
 }
 
-/// Whether a process of this machine is gone.
+/// Whether the process was one of this machine and has ended.
 fn has_ended(pid: &str, host: &str) -> bool {
     let pid = pid.parse().ok().and_then(Pid::from_raw);
     host == host_name()
@@ -160,4 +176,21 @@ pub fn host_name() -> String {
         .nodename()
         .to_string_lossy()
         .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_shares_the_file_does_not_keep_the_lock() {
+        let run = tempfile::tempdir().unwrap();
+        let lock = RunLock::take(run.path()).unwrap();
+        let inherited = lock.file.try_clone().unwrap();
+        let holder = RunLock::holder(run.path()).unwrap();
+        assert_eq!(holder.0, std::process::id().to_string());
+        drop(lock);
+        assert_eq!(RunLock::holder(run.path()), None);
+        drop(inherited);
+    }
 }

@@ -1,12 +1,12 @@
 //! A log in memory, for tests and for simulations of what lies above the disk.
 //!
-//! It keeps the contract of [`EventLog`], except that everything is durable at
-//! once and nothing is.
+//! It keeps the contract of [`EventLog`], except that nothing survives the process.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{AppendError, Durability, EventLog, ReadError, Records};
-use crate::events::{Event, Record, Seq};
+use super::error::ReadError;
+use super::event_log::{AppendError, Durability, EventLog, Records};
+use tinygate_events::{Event, Record, Seq};
 
 #[derive(Debug, Default)]
 pub struct MemoryLog {
@@ -91,7 +91,7 @@ impl EventLog for MemoryLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::RunFinished;
+    use tinygate_events::RunFinished;
 
     fn finished(stages: u32) -> (u64, Event) {
         (7, Event::RunFinished(RunFinished { stages }))

@@ -10,13 +10,16 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::block::{Block, BlockError, FILE_HEADER, FileHeader, HeaderError, Link};
-use super::disk::{DiskFile, JOURNAL, RealFile};
-use super::error::{Found, ReadError, ReadErrorKind};
+use super::append::Append;
+use super::block::{Block, BlockError, FILE_HEADER, FileHeader, Hash, HeaderError, Link};
+use super::disk::{DiskFile, JOURNAL};
+use super::error::{ReadError, ReadErrorKind};
 use super::journal::{Seen, Window};
-use crate::events::stored::frame::{Assembler, Frame, FrameError, StoredEvent};
-use crate::events::stored::{MAX_BODY, StoredError};
-use crate::events::{Record, Seq};
+use super::real_file::RealFile;
+use super::version::UnknownVersion;
+use tinygate_events::stored::StoredError;
+use tinygate_events::stored::frame::{Frame, FrameError, StoredEvent};
+use tinygate_events::{Record, Seq};
 
 /// A log to be read from its start.
 pub struct LogFile {
@@ -80,14 +83,13 @@ impl LogFile {
     }
 
     /// Whether a file begins with a header and a whole append. Gives the file back.
-    pub(super) fn starts_with_append(file: Box<dyn DiskFile>) -> (bool, Box<dyn DiskFile>) {
-        let mut window = Window::new(file);
+    pub(super) fn starts_with_append(mut window: Window) -> (bool, Box<dyn DiskFile>) {
         let header = window.header().map(FileHeader::read);
         let Ok(Ok(header)) = header else {
             return (false, window.into_file());
         };
         let mut records = LogFile { window, header }.records();
-        let found = matches!(records.next_group(), Ok(Some(_)));
+        let found = matches!(records.next_append(), Ok(Some(_)));
         (found, records.window.into_file())
     }
 
@@ -119,12 +121,12 @@ fn at_start(kind: ReadErrorKind) -> ReadError {
     }
 }
 
-/// The events of a log. `None` says that there are no more at present: asked
-/// again, it looks whether the file has grown. After an error it stays at `None`.
+/// The events of a log. `None` means that there are no more at present: the next call
+/// checks whether the file has grown. After an error it stays `None`.
 pub struct LogRecords {
     window: Window,
     header: FileHeader,
-    key: super::block::Hash,
+    key: Hash,
     /// After the last whole append.
     link: Link,
     offset: u64,
@@ -134,14 +136,8 @@ pub struct LogRecords {
     ended: bool,
 }
 
-/// The blocks of whole appends.
-struct Group {
-    first: u64,
-    frames: Vec<u8>,
-}
-
 impl LogRecords {
-    /// What the log says after the events read so far, if it is no event yet.
+    /// What follows the events read so far, if it is not an event yet.
     pub fn tail(&self) -> Result<Option<Tail>, ReadError> {
         let length = self.window.len().map_err(|error| self.io(error))?;
         Ok((length > self.offset).then(|| Tail {
@@ -160,13 +156,13 @@ impl LogRecords {
         self.offset
     }
 
-    /// Goes on before the append that holds `seq`, without decoding what is
-    /// before it; every block is still checked. Events before `seq` of the same
-    /// block come out, too.
+    /// Continues at the append that holds `seq`, without decoding the events
+    /// before it; every block is still checked. Earlier events of the same append
+    /// are returned too.
     pub fn skip_to(&mut self, seq: Seq) -> Result<(), ReadError> {
         loop {
             let (link, offset) = (self.link, self.offset);
-            match self.next_group()? {
+            match self.next_append()? {
                 Some(_) if self.link.seq > seq.get() => {
                     (self.link, self.offset) = (link, offset);
                     return Ok(());
@@ -188,18 +184,18 @@ impl LogRecords {
     ) -> Result<(), ReadError> {
         loop {
             let offset = self.offset;
-            let Some(group) = self.next_group()? else {
+            let Some(append) = self.next_append()? else {
                 return Ok(());
             };
-            let visited = each_event(&group, &mut visit);
+            let visited = append.each_event(&mut visit);
             visited.map_err(|(seq, error)| self.fault(seq, offset, error))?;
         }
     }
 
     /// The next blocks up to the end of an append; `None` where the log ends at present.
-    fn next_group(&mut self) -> Result<Option<Group>, ReadError> {
+    fn next_append(&mut self) -> Result<Option<Append>, ReadError> {
         let (mut link, mut offset) = (self.link, self.offset);
-        let mut frames = Vec::new();
+        let mut append = Append::new(link.seq);
         loop {
             let seen = self.window.see(offset, &self.key);
             let block = match seen {
@@ -217,29 +213,26 @@ impl LogRecords {
                 .follows(&link)
                 .and_then(|()| ends_append(&block))
                 .map_err(|error| damaged(&self.header, &self.link, offset, &error))?;
-            frames.extend_from_slice(block.payload());
+            append.push(&block);
             link = block.link();
             offset += block.bytes.len() as u64;
             if closed {
-                let first = self.link.seq;
                 (self.link, self.offset) = (link, offset);
-                return Ok(Some(Group { first, frames }));
+                return Ok(Some(append));
             }
-            // headers of frames included
-            if frames.len() > 2 * MAX_BODY {
-                let error = FrameError::TooLarge { limit: MAX_BODY };
-                return Err(self.fault(Seq::new(self.link.seq), offset, error));
-            }
+            append
+                .check_size()
+                .map_err(|(seq, error)| self.fault(seq, offset, error))?;
         }
     }
 
     fn fill(&mut self) -> Result<(), ReadError> {
         let offset = self.offset;
-        let Some(group) = self.next_group()? else {
+        let Some(append) = self.next_append()? else {
             return Ok(());
         };
         let ready = &mut self.ready;
-        let read = each_event(&group, &mut |seq, stored| {
+        let read = append.each_event(|seq, stored| {
             ready.push_back(Record {
                 seq,
                 time_ms: stored.time_ms,
@@ -283,24 +276,63 @@ impl Iterator for LogRecords {
     }
 }
 
-/// Hands each event of a group on, with its sequence number.
-fn each_event(
-    group: &Group,
-    visit: &mut impl FnMut(Seq, &StoredEvent<'_>) -> Result<(), StoredError>,
-) -> Result<(), (Seq, FrameError)> {
-    let mut assembler = Assembler::default();
-    let mut rest = group.frames.as_slice();
-    let mut seq = group.first;
-    while !rest.is_empty() {
-        let here = |error| (Seq::new(seq), error);
-        let (frame, after) = Frame::read(rest).map_err(here)?;
-        rest = after;
-        if let Some(stored) = assembler.push(&frame).map_err(here)? {
-            visit(Seq::new(seq), &stored).map_err(|error| here(error.into()))?;
-            seq = seq.saturating_add(1);
+/// Makes records from the blocks of a log that the caller reads, in order.
+///
+/// An event that cannot be decoded ends them with its error, as it ends [`LogRecords`].
+pub(super) struct RecordFeed<F> {
+    visit: F,
+    append: Append,
+    /// Where the append begins in a sound journal, and where the next block does.
+    begun: u64,
+    offset: u64,
+    ended: bool,
+}
+
+impl<F: FnMut(Result<Record, ReadError>)> RecordFeed<F> {
+    pub fn new(visit: F) -> RecordFeed<F> {
+        RecordFeed {
+            visit,
+            append: Append::new(0),
+            begun: FILE_HEADER as u64,
+            offset: FILE_HEADER as u64,
+            ended: false,
         }
     }
-    Ok(())
+
+    /// Takes the next block; `closed` says whether an append ends with it.
+    pub fn push(&mut self, header: &FileHeader, block: &Block<'_>, closed: bool) {
+        if self.ended {
+            return;
+        }
+        if self.append.is_empty() {
+            self.append = Append::new(block.first);
+            self.begun = self.offset;
+        }
+        self.append.push(block);
+        self.offset += block.bytes.len() as u64;
+        let visit = &mut self.visit;
+        let read = if closed {
+            let append = std::mem::replace(&mut self.append, Append::new(0));
+            append.each_event(|seq, stored| {
+                visit(Ok(Record {
+                    seq,
+                    time_ms: stored.time_ms,
+                    event: stored.decode()?,
+                }));
+                Ok(())
+            })
+        } else {
+            self.append.check_size()
+        };
+        if let Err((seq, error)) = read {
+            self.ended = true;
+            visit(Err(ReadError {
+                seq,
+                offset: self.begun,
+                kind: frame_fault(header, error),
+            }));
+        }
+    }
 }
 
 /// Whether an append ends with the block. Its frames' checksums are computed
@@ -355,10 +387,10 @@ fn frame_fault(header: &FileHeader, error: FrameError) -> ReadErrorKind {
     }
 }
 
-/// The header names the build that made the log; a later one may have gone on with it.
+/// The header says which build made the log; a later one may have continued it.
 fn newer(header: &FileHeader, what: String, found: u32, known: u32) -> ReadErrorKind {
     let written_by = header.written_by();
-    ReadErrorKind::NewerVersion(Found {
+    ReadErrorKind::NewerVersion(UnknownVersion {
         what,
         found,
         known,

@@ -1,35 +1,32 @@
 //! Repair that a person asks for.
 //!
-//! Whatever opening a log puts right is put right the same way, by the same code.
-//! Two things more can be asked for, and happen only then: to go on without events
-//! that are whole in neither copy, and to go on with one of two copies that differ.
+//! It repairs what opening a log repairs, by the same code. Two more things happen
+//! only where the options allow them: events that are whole in neither copy are
+//! given up, and of two copies that differ one is kept.
 //!
-//! Nothing is removed: what leaves a copy stays in the quarantine. A crash within a
-//! repair leaves a log that the same repair ends as if there had been no crash.
+//! Nothing is deleted: what leaves a copy stays in the quarantine. A crash during a
+//! repair leaves a log that the same repair completes as if there had been no crash.
 
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::{Disk, JOURNAL, QUARANTINE, RealDisk, SLED};
-use super::error::{ChainHead, LogCopy, OpenError, Repair};
-use super::lock::RunLock;
-use super::recover::{Loss, compare, quarantine_name};
-use super::scratch::{Scratch, copy_folder};
-use super::store::expect_log;
+use super::chain::Fork;
+use super::compare::{Loss, compare_only};
+use super::disk::{Disk, JOURNAL, SLED};
+use super::error::{LogCopy, OpenError, Repair};
+use super::presence::Content;
+use super::restore::quarantine_name;
 use super::writer::Writer;
-use crate::events::Seq;
 
-/// What a repair may do beyond what opening a log does.
+/// What a repair may do that opening a log does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wishes {
-    /// Go on with the sound events where later ones are lost.
+pub struct RepairOptions {
+    /// Keep the sound events where later ones are lost.
     pub accept_loss: bool,
-    /// Of two copies that differ, go on with this one.
+    /// Of two copies that differ, keep this one.
     pub keep: Option<LogCopy>,
 }
 
-impl Wishes {
+impl RepairOptions {
     fn loss(self) -> Loss {
         if self.accept_loss {
             Loss::Accepted
@@ -39,31 +36,27 @@ impl Wishes {
     }
 }
 
-/// Opens a log as [`Writer::open`] does, and does what is wished for.
+/// Opens the log that `content` says is there, and does what the options allow.
 ///
 /// # Errors
 /// Those of [`Writer::open`]; then nothing was changed.
 pub(super) fn repair(
     disk: &Arc<dyn Disk>,
-    wishes: Wishes,
+    content: Content,
+    options: RepairOptions,
 ) -> Result<(Writer, Vec<Repair>), OpenError> {
-    match (Writer::open_with(disk, wishes.loss()), wishes.keep) {
+    let loss = options.loss();
+    let opened = Writer::open_content(disk, content, loss, |_, _, _| {});
+    match (opened, options.keep) {
         (Err(OpenError::Forked { seq, journal, sled }), Some(keep)) => {
             let fork = Fork { seq, journal, sled };
-            keep_one(disk, wishes.loss(), keep, &fork)
+            keep_one(disk, loss, keep, &fork)
         }
         (result, _) => result,
     }
 }
 
-/// Where two copies differ.
-struct Fork {
-    seq: Seq,
-    journal: ChainHead,
-    sled: ChainHead,
-}
-
-/// Sets the other copy aside, whole. Opening then makes it anew, also after a crash.
+/// Sets the other copy aside, whole. Opening then rebuilds it, also after a crash.
 fn keep_one(
     disk: &Arc<dyn Disk>,
     loss: Loss,
@@ -71,12 +64,12 @@ fn keep_one(
     fork: &Fork,
 ) -> Result<(Writer, Vec<Repair>), OpenError> {
     is_sound(disk, loss, keep)?;
-    let (other, head, name) = match keep {
+    let (other, head, name, left) = match keep {
         LogCopy::Journal => {
             let name = quarantine_name(disk.as_ref(), "sled")?;
             disk.set_mirror_aside(&name)
                 .map_err(|source| OpenError::rename(SLED, &name, source))?;
-            (LogCopy::Sled, &fork.sled, name)
+            (LogCopy::Sled, &fork.sled, name, Content::Journal)
         }
         LogCopy::Sled => {
             let name = quarantine_name(disk.as_ref(), "journal")?;
@@ -85,15 +78,15 @@ fn keep_one(
             drop(made.map_err(|source| OpenError::disk("make", &name, source))?);
             disk.rename(JOURNAL, &name)
                 .map_err(|source| OpenError::rename(JOURNAL, &name, source))?;
-            (LogCopy::Journal, &fork.journal, name)
+            (LogCopy::Journal, &fork.journal, name, Content::SledOnly)
         }
     };
-    let (writer, mut repairs) = Writer::open_with(disk, loss)?;
+    let (writer, mut repairs) = Writer::open_content(disk, left, loss, |_, _, _| {})?;
     let restored = repairs
         .iter()
         .find(|repair| repair.copy == other)
         .map_or(0, |repair| repair.restored);
-    // these words say it better than that a copy is missing
+    // replaces the report that a copy is missing
     repairs.retain(|repair| repair.copy != other);
     repairs.push(Repair {
         copy: other,
@@ -117,39 +110,12 @@ fn is_sound(disk: &Arc<dyn Disk>, loss: Loss, copy: LogCopy) -> Result<(), OpenE
             let journal = disk
                 .open(JOURNAL)
                 .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
-            compare(journal, Ok(None), loss)?;
+            compare_only(journal, Ok(None), loss)?;
         }
         LogCopy::Sled => {
             let mut mirror = disk.mirror(false).map_err(OpenError::sled)?;
-            compare(None, Ok(mirror.as_deref_mut()), loss)?;
+            compare_only(None, Ok(mirror.as_deref_mut()), loss)?;
         }
     }
     Ok(())
-}
-
-/// Does a repair on a copy of the log, in the temporary directory: what it says, the
-/// repair itself would do. Returns it with the number of events there would be.
-///
-/// # Errors
-/// Those that the repair would have, and those of the copy.
-pub fn rehearse(run: &Path, wishes: Wishes) -> Result<(u64, Vec<Repair>), OpenError> {
-    expect_log(run)?;
-    RunLock::refuse_held(run)?;
-    let error = |source| OpenError::disk("copy", "log", source);
-    let scratch = Scratch::make().map_err(error)?;
-    if run.join("log").is_dir() {
-        copy_folder(&run.join("log"), &scratch.path().join("log")).map_err(error)?;
-    }
-    // the names in the quarantine, so that the next ones are the same
-    let names = RealDisk::new(run).names(QUARANTINE).map_err(error)?;
-    if !names.is_empty() {
-        let quarantine = scratch.path().join(QUARANTINE);
-        fs::create_dir(&quarantine).map_err(error)?;
-        for name in names {
-            fs::write(quarantine.join(name), []).map_err(error)?;
-        }
-    }
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(scratch.path()));
-    let (writer, repairs) = repair(&disk, wishes)?;
-    Ok((writer.head().get(), repairs))
 }

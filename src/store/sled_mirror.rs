@@ -1,11 +1,10 @@
 //! The second copy of the log, in sled 0.34.7.
 //!
-//! sled answers damage with a panic, with holes or not at all. So it lives on a
-//! thread of its own: a panic there is an error here, and an answer that does
-//! not come in time is one too. What it returns is never trusted; the caller
-//! checks the chain.
+//! On damage sled panics, skips values or hangs. So it runs on a thread of its own:
+//! a panic there becomes an error here, and so does an answer that does not come in
+//! time. What it returns is never trusted; the caller checks the chain.
 //!
-//! sled's `flush` is no fsync: [`Mirror::sync`] adds one on its `db` file.
+//! sled's `flush` does not fsync: [`Mirror::sync`] adds an fsync of its `db` file.
 
 use std::any::Any;
 use std::fs::File;
@@ -28,13 +27,15 @@ const SEGMENT: usize = 1 << 20;
 /// sled may hold its lock for a moment after it was closed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How long one answer of sled may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 const THREAD: &str = "tinygate-sled";
 
 pub struct SledMirror {
     calls: Option<Sender<Call>>,
     ended: Receiver<()>,
     patience: Duration,
-    /// Why it answers no more.
+    /// Why it stopped answering.
     dead: Option<MirrorError>,
 }
 
@@ -183,7 +184,7 @@ fn serve(path: PathBuf, inbox: &Receiver<Call>, end: Sender<()>) {
     for call in inbox {
         call(&mut opened);
     }
-    // sled may panic while it closes; there is nobody left to tell
+    // sled may panic while it closes; no caller is left to report it to
     let _ = catch_unwind(AssertUnwindSafe(move || drop(opened)));
     drop(end);
 }
@@ -276,7 +277,7 @@ mod tests {
             return;
         }
         let folder = tempfile::tempdir().unwrap();
-        let name = "store::sled_mirror::tests::a_panic_of_sled_is_an_error_and_is_not_shown";
+        let name = "sled_mirror::tests::a_panic_of_sled_is_an_error_and_is_not_shown";
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(FOLDER, folder.path())

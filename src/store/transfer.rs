@@ -4,17 +4,11 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::SystemTime;
 
-use super::disk::{Disk, JOURNAL, NEW_JOURNAL, RealDisk, SLED, sync_parent, write_full};
+use super::disk::JOURNAL;
 use super::error::{OpenError, ReadError};
-use super::lock::RunLock;
-use super::presence::{Presence, presence, presence_on};
 use super::reader::{LogFile, Tail};
-use super::recover::quarantine_name;
-use super::store::check_clock;
-use super::writer::Writer;
+use super::real_file::sync_parent;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
@@ -64,7 +58,7 @@ pub struct Exported {
 ///
 /// # Errors
 /// When not even the file header is good, or the file exists already or cannot
-/// be written. Damage further on is no error; it is part of the answer.
+/// be written. Damage after the header is not an error; it is part of the answer.
 pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, TransferError> {
     let mut records = LogFile::open(log)?.records();
     let fault = records
@@ -126,52 +120,4 @@ pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, Transfer
     })?;
     sync_parent(to).map_err(write)?;
     Ok(exported)
-}
-
-/// Makes a run directory from an exported log, after reading every event of it.
-/// Returns how many there are.
-///
-/// # Errors
-/// A log with any fault is refused, and a directory that has a log. An append
-/// that was not finished is left out.
-pub fn import(file: &Path, run: &Path) -> Result<u64, TransferError> {
-    let mut records = LogFile::open(file)?.records();
-    records.visit_stored(|_, stored| stored.decode().map(|_| ()))?;
-    let (events, bytes) = (records.next_seq().get(), records.offset());
-    if events == 0 {
-        // nothing is made of it
-        return Ok(0);
-    }
-    let free = |found: Presence| match found {
-        Presence::Nothing | Presence::Remains => Ok(()),
-        Presence::Log => Err(OpenError::Exists),
-    };
-    check_clock(SystemTime::now())?;
-    free(presence(run)?)?;
-    let _lock = RunLock::take(run)?;
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
-    free(presence_on(disk.as_ref())?)?;
-    let name = quarantine_name(disk.as_ref(), "sled")?;
-    disk.set_mirror_aside(&name)
-        .map_err(|source| OpenError::rename(SLED, &name, source))?;
-    let error = |source| OpenError::disk("write", NEW_JOURNAL, source);
-    let mut source = File::open(file).map_err(error)?.take(bytes);
-    let mut journal = disk.create(NEW_JOURNAL).map_err(error)?;
-    let mut buffer = vec![0; 64 << 10];
-    let mut offset = 0;
-    loop {
-        let read = source.read(&mut buffer).map_err(error)?;
-        let part = buffer.get(..read).unwrap_or_default();
-        if part.is_empty() {
-            break;
-        }
-        write_full(journal.as_mut(), part, offset).map_err(error)?;
-        offset += read as u64;
-    }
-    journal.sync().map_err(error)?;
-    disk.rename(NEW_JOURNAL, JOURNAL)
-        .map_err(|source| OpenError::rename(NEW_JOURNAL, JOURNAL, source))?;
-    // makes the second copy
-    Writer::open(&disk)?;
-    Ok(events)
 }

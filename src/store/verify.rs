@@ -6,18 +6,15 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
-use super::disk::{DiskFile, JOURNAL, Mirror, MirrorError, RealFile, SLED};
-use super::error::OpenError;
+use super::compare::{Loss, Verdict, compare_only};
+use super::disk::{DiskFile, JOURNAL, Mirror, SLED};
+use super::error::{OpenError, ReadErrorKind};
 use super::lock::RunLock;
 use super::reader::{LogFile, Tail};
-use super::recover::{Loss, compare};
-use super::scratch::{Scratch, copy_folder};
-use super::sled_mirror::SledMirror;
-use crate::events::Seq;
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::real_file::RealFile;
+use super::sled_copy::SledCopy;
+use tinygate_events::Seq;
 
 /// How much of a log is sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,33 +51,41 @@ pub enum CopyState {
 /// Checks every block and every event of a run directory.
 ///
 /// # Errors
-/// When there is no log at all, or a newer build wrote it. Damage is an answer.
+/// When there is no log at all, or a newer build wrote it. Damage is part of the answer.
 pub fn verify(run: &Path) -> Result<Verification, OpenError> {
     let journal = open_journal(run)?;
     let in_use = RunLock::holder(run).is_some();
     let mut problems = Vec::new();
-    let mut copy = if in_use { None } else { SledCopy::make(run)? };
-    let mut mirror = copy.as_mut().map(SledCopy::open).transpose();
+    let copy = if in_use || !run.join(SLED).is_dir() {
+        None
+    } else {
+        let copied = SledCopy::make(&run.join(SLED));
+        copied.map_err(|source| OpenError::disk("copy", SLED, source))?
+    };
     if journal.is_none() && copy.is_none() {
         return Err(OpenError::NotALog { remains: false });
     }
+    let mut mirror = copy.map(SledCopy::open).transpose();
     let journal_state = match journal {
-        Some(journal) => state(compare(Some(journal), Ok(None), Loss::Refused))?,
+        Some(journal) => state(compare_only(Some(journal), Ok(None), Loss::Refused))?,
         None => CopyState::Missing,
     };
     let sled_state = match (&mut mirror, in_use) {
         (_, true) => CopyState::InUse,
-        (Ok(Some(mirror)), _) => state(compare(None, Ok(Some(mirror.as_mut())), Loss::Refused))?,
+        (Ok(Some(mirror)), _) => {
+            let mirror: &mut dyn Mirror = mirror;
+            state(compare_only(None, Ok(Some(mirror)), Loss::Refused))?
+        }
         (Ok(None), _) => CopyState::Missing,
         (Err(error), _) => CopyState::Damaged {
             events: 0,
             what: error.to_string(),
         },
     };
-    let both = compare(
+    let both = compare_only(
         open_journal(run)?,
         match mirror.as_mut() {
-            Ok(mirror) => Ok(mirror.as_deref_mut()),
+            Ok(mirror) => Ok(mirror.as_mut().map(|mirror| mirror as &mut dyn Mirror)),
             Err(error) => Err(error.clone()),
         },
         Loss::Refused,
@@ -132,7 +137,7 @@ pub fn verify(run: &Path) -> Result<Verification, OpenError> {
 }
 
 /// What one copy says by itself.
-fn state(compared: Result<super::recover::Compared, OpenError>) -> Result<CopyState, OpenError> {
+fn state(compared: Result<Verdict, OpenError>) -> Result<CopyState, OpenError> {
     match compared {
         Ok(compared) => Ok(match compared.fault() {
             Some(what) => CopyState::Damaged {
@@ -152,7 +157,7 @@ fn state(compared: Result<super::recover::Compared, OpenError>) -> Result<CopySt
     }
 }
 
-/// Decodes every event of the journal: a whole block may hold what nobody can read.
+/// Decodes every event of the journal: a whole block may hold an event that cannot be decoded.
 fn read_all(run: &Path, problems: &mut Vec<String>) -> Result<Option<Tail>, OpenError> {
     let Ok(log) = LogFile::open(run) else {
         return Ok(None);
@@ -161,7 +166,7 @@ fn read_all(run: &Path, problems: &mut Vec<String>) -> Result<Option<Tail>, Open
     match records.visit_stored(|_, stored| stored.decode().map(|_| ())) {
         Ok(()) => Ok(records.tail().unwrap_or(None)),
         Err(error) => {
-            if let super::ReadErrorKind::NewerVersion(found) = error.kind {
+            if let ReadErrorKind::NewerVersion(found) = error.kind {
                 return Err(OpenError::NewerVersion(found));
             }
             problems.push(format!("journal: {error}"));
@@ -175,28 +180,5 @@ fn open_journal(run: &Path) -> Result<Option<Box<dyn DiskFile>>, OpenError> {
         Ok(file) => Ok(Some(Box::new(RealFile(file)))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(OpenError::disk("read", JOURNAL, error)),
-    }
-}
-
-/// A copy of the sled folder, removed when dropped.
-struct SledCopy {
-    folder: Scratch,
-}
-
-impl SledCopy {
-    fn make(run: &Path) -> Result<Option<SledCopy>, OpenError> {
-        let from = run.join(SLED);
-        if !from.is_dir() {
-            return Ok(None);
-        }
-        let error = |source| OpenError::disk("copy", SLED, source);
-        let folder = Scratch::make().map_err(error)?;
-        copy_folder(&from, &folder.path().join("sled")).map_err(error)?;
-        Ok(Some(SledCopy { folder }))
-    }
-
-    fn open(&mut self) -> Result<Box<dyn Mirror>, MirrorError> {
-        let path = self.folder.path().join("sled");
-        Ok(Box::new(SledMirror::open(&path, PATIENCE)?))
     }
 }

@@ -2,29 +2,34 @@
 //!
 //! The order is fixed: blocks are written to the journal, then synced, then
 //! acknowledged, then put into the mirror. [`Writer`] has no thread and no
-//! clock; [`super::Store`] gives it both, a simulation neither.
+//! clock; [`super::worker`] gives it both.
 //!
 //! Invariant: up to `length` the journal is whole. A write that fails is cut
-//! off again; after a sync that fails nothing is written any more, for nobody
-//! knows what the disk holds.
+//! off again. After a sync that fails nothing is written any more, because
+//! what the disk holds is unknown.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::block::{BlockWriter, FILE_HEADER, FileHeader, Hash, HeadMarker, Link, MAX_PAYLOAD};
+use super::block::{
+    Block, BlockWriter, FILE_HEADER, FileHeader, Hash, HeadMarker, Link, MAX_PAYLOAD,
+};
+use super::chain::BATCH;
+use super::compare::{Loss, compare, compare_only};
 use super::disk::{
     Disk, DiskFile, JOURNAL, Mirror, MirrorError, MirrorKey, NEW_JOURNAL, SLED, is_full, write_full,
 };
-use super::error::{AppendError, OpenError, Repair};
-use super::presence::{Presence, journal_is_bare, presence_on};
-use super::recover::{BATCH, Loss, compare, quarantine_name, restore};
-use crate::events::stored::frame::{Frame, HEADER};
-use crate::events::stored::{Form, MAX_BODY, encode_into};
-use crate::events::{Event, Seq};
+use super::error::{OpenError, Repair};
+use super::event_log::AppendError;
+use super::presence::{Content, content_on};
+use super::restore::{Restored, quarantine_name, restore};
+use tinygate_events::stored::frame::{Frame, HEADER};
+use tinygate_events::stored::{Form, MAX_BODY, encode_into};
+use tinygate_events::{Event, Seq};
 
-/// The events of one append in their stored form.
+/// The events of one append in their stored form, ready to be written.
 #[derive(Clone, Debug)]
-pub struct Unit {
+pub struct EncodedAppend {
     first: Seq,
     events: Vec<Encoded>,
     bodies: Vec<u8>,
@@ -39,23 +44,23 @@ struct Encoded {
     end: usize,
 }
 
-impl Unit {
+impl EncodedAppend {
     /// Encodes events that are to begin at `first`.
-    pub fn encode(first: Seq, events: &[(u64, Event)]) -> Result<Unit, AppendError> {
-        let mut unit = Unit {
+    pub fn encode(first: Seq, events: &[(u64, Event)]) -> Result<EncodedAppend, AppendError> {
+        let mut append = EncodedAppend {
             first,
             events: Vec::with_capacity(events.len()),
             bodies: Vec::new(),
             decision: false,
         };
         for (index, (time_ms, event)) in events.iter().enumerate() {
-            let form = encode_into(event, &mut unit.bodies).map_err(|source| {
+            let form = encode_into(event, &mut append.bodies).map_err(|source| {
                 let seq = Seq::new(first.get().saturating_add(index as u64));
                 AppendError::NotStorable { seq, source }
             })?;
-            unit.decision |= event.is_decision();
-            let end = unit.bodies.len();
-            unit.events.push(Encoded {
+            append.decision |= event.is_decision();
+            let end = append.bodies.len();
+            append.events.push(Encoded {
                 form,
                 time_ms: *time_ms,
                 end,
@@ -67,7 +72,7 @@ impl Unit {
                 });
             }
         }
-        Ok(unit)
+        Ok(append)
     }
 
     pub fn first(&self) -> Seq {
@@ -96,7 +101,7 @@ impl Unit {
 /// Why the log takes nothing at present, or ever again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// What was not durable is gone; appends may go on once there is space.
+    /// What was not durable is lost; appends work again once there is space.
     DiskFull,
     /// Nothing is written any more.
     Refused(String),
@@ -145,99 +150,106 @@ impl Writer {
     /// # Errors
     /// [`OpenError::Exists`] where there is a log, sound or damaged.
     pub fn create(disk: &Arc<dyn Disk>, run: &str, nonce: [u8; 16]) -> Result<Writer, OpenError> {
+        content_on(disk.as_ref())?.expect_none()?;
+        Writer::create_new(disk, run, nonce)
+    }
+
+    /// As [`Writer::create`], where there is no log.
+    pub(super) fn create_new(
+        disk: &Arc<dyn Disk>,
+        run: &str,
+        nonce: [u8; 16],
+    ) -> Result<Writer, OpenError> {
         let error = |source| OpenError::disk("write", NEW_JOURNAL, source);
-        if presence_on(disk.as_ref())? == Presence::Log {
-            return Err(OpenError::Exists);
-        }
-        // what an unfinished start left of sled may not open
+        // sled may not open what a process left that was killed while it made it
         let name = quarantine_name(disk.as_ref(), "sled")?;
         disk.set_mirror_aside(&name)
             .map_err(|source| OpenError::rename(SLED, &name, source))?;
         let header = FileHeader::new(run, nonce);
-        let key = header.key();
         let mut journal = disk.create(NEW_JOURNAL).map_err(error)?;
         write_full(journal.as_mut(), header.as_bytes(), 0).map_err(error)?;
         let mirror = new_mirror(disk.as_ref(), &header).map_err(OpenError::sled)?;
+        let end = Link::start(&header.key());
         Ok(Writer {
-            journal,
             unnamed: Some(Arc::clone(disk)),
-            mirror,
-            length: FILE_HEADER as u64,
-            durable: Link::start(&key),
-            link: Link::start(&key),
-            key,
-            header,
-            block: BlockWriter::new(),
-            sealed: Vec::new(),
-            sealed_bytes: 0,
-            following: VecDeque::new(),
-            mirror_dirty: false,
-            refused: None,
+            ..Writer::at(header, end, journal, FILE_HEADER as u64, mirror)
         })
     }
 
-    /// Opens a log: compares both copies and puts right what can be.
+    /// Opens a log: compares both copies and repairs what can be repaired.
     ///
     /// # Errors
     /// Where nothing is chosen or repaired, nothing was changed.
     pub fn open(disk: &Arc<dyn Disk>) -> Result<(Writer, Vec<Repair>), OpenError> {
-        Writer::open_with(disk, Loss::Refused)
+        let content = content_on(disk.as_ref())?;
+        content.expect_log()?;
+        Writer::open_content(disk, content, Loss::Refused, |_, _, _| {})
     }
 
-    /// As [`Writer::open`], also giving up what cannot be put right, if `loss` says so.
-    pub(super) fn open_with(
+    /// Opens a log that is there, as `content` says, and hands each of its blocks to `visit`.
+    /// What cannot be repaired is given up, if `loss` says so.
+    pub(super) fn open_content(
         disk: &Arc<dyn Disk>,
+        content: Content,
         loss: Loss,
+        visit: impl FnMut(&FileHeader, &Block<'_>, bool),
     ) -> Result<(Writer, Vec<Repair>), OpenError> {
-        let journal = disk
-            .open(JOURNAL)
-            .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
-        let missing = journal.is_none();
-        presence_on(disk.as_ref())?.expect_log()?;
-        if loss == Loss::Refused && journal_is_bare(disk.as_ref())? {
-            // sled may be the only copy, and drops what is damaged in it when it is opened
-            look_at_sled(disk.as_ref(), journal)?;
+        if loss == Loss::Refused && content == Content::SledOnly {
+            // sled is the only copy, and drops what is damaged in it when it is opened
+            look_at_sled(disk.as_ref())?;
         }
-        let journal = disk
-            .open(JOURNAL)
-            .map_err(|source| OpenError::disk("open", JOURNAL, source))?;
+        let journal = open_journal(disk.as_ref())?;
+        let missing = journal.is_none();
         let (mut mirror, unopened) = match disk.mirror(false) {
             Ok(mirror) => (mirror, None),
             Err(error) => (None, Some(error)),
         };
-        let compared = compare(
-            journal,
-            match unopened {
-                Some(error) => Err(error),
-                None => Ok(mirror.as_deref_mut()),
-            },
-            loss,
-        )?;
+        let opened = match unopened {
+            Some(error) => Err(error),
+            None => Ok(mirror.as_deref_mut()),
+        };
+        let verdict = compare(journal, opened, loss, visit)?;
         // the journal is made first: a log that never had an event has one
-        if missing && compared.end.number == 0 && loss == Loss::Refused {
+        if missing && verdict.end.number == 0 && loss == Loss::Refused {
             return Err(OpenError::Damaged {
                 sound: Seq::FIRST,
                 what: "there is no journal, and sled holds no event".to_owned(),
             });
         }
-        let restored = restore(disk.as_ref(), &compared, mirror)?;
-        let writer = Writer {
-            journal: restored.journal,
+        let Restored {
+            journal,
+            mirror,
+            length,
+            repairs,
+        } = restore(disk.as_ref(), &verdict, mirror)?;
+        let writer = Writer::at(verdict.header, verdict.end, journal, length, mirror);
+        Ok((writer, repairs))
+    }
+
+    /// A writer whose log ends at `end`, in both copies.
+    fn at(
+        header: FileHeader,
+        end: Link,
+        journal: Box<dyn DiskFile>,
+        length: u64,
+        mirror: Box<dyn Mirror>,
+    ) -> Writer {
+        Writer {
+            journal,
             unnamed: None,
-            mirror: restored.mirror,
-            key: compared.header.key(),
-            header: compared.header,
-            length: restored.length,
-            durable: compared.end,
-            link: compared.end,
+            mirror,
+            key: header.key(),
+            header,
+            length,
+            durable: end,
+            link: end,
             block: BlockWriter::new(),
             sealed: Vec::new(),
             sealed_bytes: 0,
             following: VecDeque::new(),
             mirror_dirty: false,
             refused: None,
-        };
-        Ok((writer, restored.repairs))
+        }
     }
 
     pub fn header(&self) -> &FileHeader {
@@ -269,16 +281,16 @@ impl Writer {
         self.following.len()
     }
 
-    /// Takes a unit into memory. It must begin at [`Writer::next`].
-    pub fn add(&mut self, unit: &Unit) {
-        if unit.size() > self.block.room() {
+    /// Takes an append into memory. It must begin at [`Writer::next`].
+    pub fn add(&mut self, append: &EncodedAppend) {
+        if append.size() > self.block.room() {
             self.seal();
         }
         let mut start = 0;
-        for (index, event) in unit.events.iter().enumerate() {
-            let body = unit.bodies.get(start..event.end).unwrap_or_default();
+        for (index, event) in append.events.iter().enumerate() {
+            let body = append.bodies.get(start..event.end).unwrap_or_default();
             start = event.end;
-            let more = index + 1 < unit.events.len();
+            let more = index + 1 < append.events.len();
             self.add_event(event, more, body);
         }
     }
@@ -439,18 +451,24 @@ fn new_mirror(disk: &dyn Disk, header: &FileHeader) -> Result<Box<dyn Mirror>, M
     Ok(mirror)
 }
 
+fn open_journal(disk: &dyn Disk) -> Result<Option<Box<dyn DiskFile>>, OpenError> {
+    disk.open(JOURNAL)
+        .map_err(|source| OpenError::disk("open", JOURNAL, source))
+}
+
 /// Finds out on a copy of sled whether it gives a log.
 ///
 /// # Errors
 /// Those of [`compare`], and damage where it has no event after all.
-fn look_at_sled(disk: &dyn Disk, journal: Option<Box<dyn DiskFile>>) -> Result<(), OpenError> {
+fn look_at_sled(disk: &dyn Disk) -> Result<(), OpenError> {
+    let journal = open_journal(disk)?;
     let mut copy = disk.mirror_to_read();
     let mirror = match &mut copy {
         Ok(mirror) => Ok(mirror.as_deref_mut()),
         Err(error) => Err(error.clone()),
     };
-    let compared = compare(journal, mirror, Loss::Refused)?;
-    if compared.end.number == 0 {
+    let verdict = compare_only(journal, mirror, Loss::Refused)?;
+    if verdict.end.number == 0 {
         return Err(OpenError::Damaged {
             sound: Seq::FIRST,
             what: "the journal has no event, and no event of sled can be read".to_owned(),

@@ -64,6 +64,8 @@ struct File {
     unsynced: Vec<(u64, Change)>,
     /// Bits that flipped, as masks by offset, until a write goes over them.
     flips: BTreeMap<usize, u8>,
+    /// Bytes read so far, each as often as it was read.
+    read: u64,
 }
 
 #[derive(Clone)]
@@ -427,6 +429,11 @@ impl SimDisk {
         self.state().names.keys().cloned().collect()
     }
 
+    /// Bytes that were read of a file, each as often as it was read.
+    pub fn bytes_read(&self, name: &str) -> u64 {
+        self.state().named(name).map_or(0, |file| file.read)
+    }
+
     /// Operations so far, to plan faults by.
     pub fn operations(&self) -> u64 {
         self.state().operations
@@ -669,6 +676,7 @@ impl DiskFile for Handle {
         if let (Some(to), Some(from)) = (bytes.get_mut(..read), rest.get(..read)) {
             to.copy_from_slice(from);
         }
+        file.read += read as u64;
         for (at, mask) in file.flips.range(offset..offset.saturating_add(read)) {
             if let Some(byte) = bytes.get_mut(at - offset) {
                 *byte ^= mask;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tinygate::events::Seq;
-use tinygate::store::disk::{Disk, JOURNAL, RealDisk, SLED};
-use tinygate::store::{EventLog, OpenError, Store, Wishes};
+use tinygate::store::disk::{Disk, JOURNAL, SLED};
+use tinygate::store::{EventLog, OpenError, RealDisk, RepairOptions, Store};
 
 use crate::Share;
 use crate::outcome::{Damaged, Judged, Outcome, Table};
@@ -49,7 +49,7 @@ fn found(folder: &Path) -> String {
             None => "wrong after opening".to_owned(),
         },
         Err(OpenError::Damaged { sound, what }) => {
-            let wishes = Wishes {
+            let wishes = RepairOptions {
                 accept_loss: true,
                 keep: None,
             };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tinygate::events::Record;
 use tinygate::store::disk::{JOURNAL, MirrorKey};
-use tinygate::store::{FILE_HEADER, LogFile, OpenError, Repair, Store, Wishes};
+use tinygate::store::{FILE_HEADER, LogFile, OpenError, Repair, RepairOptions, Store};
 
 use crate::outcome::{Damaged, Judged, Outcome, Table};
 use crate::store_support::sim_disk::{MirrorMap, SimDisk};
@@ -364,7 +364,7 @@ fn judge_refused(case: &Case, disk: &SimDisk, sound: u64, what: &str, truth: &[R
         let why = format!("refused at {sound}: {what}");
         return judged(Outcome::SilentLoss, &why).losing(all, sound, case.covered);
     }
-    let wishes = Wishes {
+    let wishes = RepairOptions {
         accept_loss: true,
         keep: None,
     };

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use any_event::{Gen, of_kind};
 use tinygate::events::{Event, InterruptReason, Record, RunFinished, RunInterrupted, Seq};
 use tinygate::store::disk::Disk;
-use tinygate::store::{EventLog, Failure, LogFile, OpenError, ReadError, Repair, Unit, Writer};
+use tinygate::store::{
+    EncodedAppend, EventLog, Failure, LogFile, OpenError, ReadError, Repair, Writer,
+};
 
 /// A small fact.
 pub fn fact(text: &str) -> Event {
@@ -80,7 +82,7 @@ impl Direct {
     /// One append of its own block.
     pub fn append(&mut self, events: &[(u64, Event)]) -> Result<Seq, Failure> {
         self.writer
-            .add(&Unit::encode(self.writer.next(), events).unwrap());
+            .add(&EncodedAppend::encode(self.writer.next(), events).unwrap());
         self.writer.commit()?;
         Ok(self.writer.head())
     }

@@ -7,15 +7,15 @@ use anyhow::Context;
 use tinygate::config::Config;
 use tinygate::controller::{Controller, Ending, StopRequest, Trainer};
 use tinygate::data::Frames;
-use tinygate::events::{Event, HeldOutBatches, ProcessStarted, Seq};
+use tinygate::events::{Event, HeldOutBatches, ProcessStarted};
 use tinygate::machine::RunState;
-use tinygate::store::{EventLog, Store, host_name};
+use tinygate::store::{Store, host_name};
 use tinygate::train::actor::{self, ActorSetup};
 
 use super::prepare::{LIBTORCH_VERSION, Prepared};
 use super::ranks::Gathered;
 use super::resume::Continued;
-use super::{fold, hardware, now_ms, rate_change, signals, way_on};
+use super::{hardware, now_ms, rate_change, signals, way_on};
 use crate::exit::Exit;
 use crate::output::{self, Console};
 
@@ -54,19 +54,18 @@ pub fn begin(
     if let Some(granted) = fallback {
         controller.record_fact(Event::FallbackGranted(granted))?;
     }
-    let exit = process.drive(dir, controller, &store, Console::new(json, quiet))?;
+    let exit = process.drive(dir, controller, Console::new(json, quiet))?;
     store.close()?;
     Ok(exit)
 }
 
-/// Goes on with a run whose log is open. The caller closes the log.
+/// Continues a run whose log is open. The caller closes the log.
 pub fn resume(
     dir: &Path,
     mut controller: Controller<'_>,
-    store: &Store,
     continued: Continued,
     gathered: Gathered,
-    json: bool,
+    mut console: Console,
     quiet: bool,
 ) -> anyhow::Result<Exit> {
     let fallback = gathered.fallback.clone();
@@ -86,7 +85,6 @@ pub fn resume(
     for event in continued.given_up {
         controller.record_fact(event)?;
     }
-    let mut console = Console::new(json, quiet);
     controller.catch_up(&mut console)?;
     if let Some(granted) = fallback {
         controller.record_fact(Event::FallbackGranted(granted))?;
@@ -96,7 +94,7 @@ pub fn resume(
         output::say(&line);
     }
     controller.record_changes(continued.changes)?;
-    process.drive(dir, controller, store, console)
+    process.drive(dir, controller, console)
 }
 
 /// The trainer of this process, ready and idle.
@@ -150,7 +148,6 @@ impl Process {
         self,
         dir: &Path,
         mut controller: Controller<'_>,
-        store: &Store,
         mut console: Console,
     ) -> anyhow::Result<Exit> {
         let ended = controller.run(self.started, &self.trainer, &mut console);
@@ -163,7 +160,7 @@ impl Process {
         if trained.is_err() {
             tracing::warn!("the training thread ended in a panic");
         }
-        let summary = fold(store.read(Seq::FIRST)?, None)?;
+        let summary = console.summary();
         console.say_all(&summary.lines());
         exit(dir, ending, &console, &summary.state)
     }

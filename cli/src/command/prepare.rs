@@ -62,6 +62,7 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
     if let Some(dir) = &args.dir {
         refuse_a_log(dir)?;
     }
+    check_models(&policy.stages)?;
     let init_from = init_from(&config, &policy.stages, args)?;
     for init in &init_from {
         check_given(&config, &policy.stages, init, args.allow_other_settings)?;
@@ -406,6 +407,22 @@ fn refused(path: &Path, reason: &RejectReason) -> String {
     )
 }
 
+/// The trainer of this program knows TinyWorlds' models. A stage of the user's own needs another.
+fn check_models(stages: &[StagePolicy]) -> anyhow::Result<()> {
+    let unknown = |stage: &&StagePolicy| ModelKind::of(&stage.model).is_none();
+    let Some(stage) = stages.iter().find(unknown) else {
+        return Ok(());
+    };
+    let known = ModelKind::ALL.map(|model| format!("`{}`", model.as_str()));
+    bail!(
+        "`{}` trains `{}`, which the built-in trainer does not know; it trains {}\n\
+         hint: train the other stages with `--stage`; `tinygate config show` checks the config of any stage",
+        stage.name,
+        stage.model,
+        known.join(", ")
+    )
+}
+
 /// A given checkpoint must fit its stage, and leave it something to train.
 fn check_given(
     config: &Config,
@@ -427,7 +444,9 @@ fn check_given(
         );
     }
     #[cfg(feature = "train")]
-    if let Some(policy) = config.stage(stage) {
+    if let Some(policy) = config.stage(stage)
+        && let Some(model) = ModelKind::of(&policy.model)
+    {
         let need = match trained {
             Some(_) if !init.fresh_optimizer => Need::Resume,
             Some(_) | None => Need::Weights,
@@ -436,7 +455,7 @@ fn check_given(
             need,
             other_settings,
         };
-        tinygate::train::actor::fit::check(config, stage, policy.model, Path::new(path), wanted)
+        tinygate::train::actor::fit::check(config, stage, model, Path::new(path), wanted)
             .with_context(|| {
                 format!("`--init-from`: the checkpoint `{path}` does not fit `{stage}`")
             })?;

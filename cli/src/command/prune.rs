@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use tinygate::controller::{Controller, Observer, Progress};
+use tinygate::controller::{Controller, Fold, Observer, Progress};
 use tinygate::events::{Event, PruneRequested, Record};
 use tinygate::machine::{Decision, RunState, apply, decide};
 use tinygate::store::Store;
@@ -125,8 +125,9 @@ fn preview(args: &PruneArgs) -> anyhow::Result<Pruned> {
 
 fn delete(args: &PruneArgs) -> anyhow::Result<Pruned> {
     let before = preview(args)?;
-    let (store, repairs) = Store::open(&args.dir)?;
-    let mut controller = Controller::open(&store, &args.dir, now_ms)?;
+    let mut fold = Fold::new();
+    let (store, repairs) = Store::open_and_read(&args.dir, |record| fold.add(record))?;
+    let mut controller = Controller::resume(fold, &store, &args.dir, now_ms)?;
     if let Some(lost) = Lost::of(&args.dir, controller.state()) {
         // What is on the disk may be all that the run can still resume from.
         lost.refuse_pruning(&args.dir)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use tinygate::events::{Event, Record, Seq};
 use tinygate::machine::{RunState, apply};
-use tinygate::store::{Durability, EventLog, LogCopy, Repair, Store, Wishes, rehearse};
+use tinygate::store::{Durability, EventLog, LogCopy, Repair, RepairOptions, Store, rehearse};
 use tinygate_replay::describe;
 
 use super::lost::Lost;
@@ -16,7 +16,7 @@ use crate::exit::{EmptyLog, Exit};
 use crate::output::{count, say};
 
 pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
-    let wishes = Wishes {
+    let wishes = RepairOptions {
         accept_loss: args.accept_loss,
         keep: args.keep.map(|copy| match copy {
             CopyName::Journal => LogCopy::Journal,
@@ -25,7 +25,7 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
     };
     // Whether this repair gives up events: without the wish it would not go through.
     let loses = args.accept_loss && {
-        let lossless = Wishes {
+        let lossless = RepairOptions {
             accept_loss: false,
             ..wishes
         };
@@ -65,7 +65,7 @@ fn cannot(dir: &Path) -> String {
 }
 
 /// Returns how many events were found.
-fn repair(dir: &Path, wishes: Wishes, loses: bool) -> anyhow::Result<u64> {
+fn repair(dir: &Path, wishes: RepairOptions, loses: bool) -> anyhow::Result<u64> {
     let (store, repairs) = Store::repair(dir, wishes).with_context(|| cannot(dir))?;
     let events = store.head();
     say_all(dir, &repairs);

@@ -3,25 +3,24 @@
 //! The config is the log's. What the last process left undecided is recorded first.
 //! What a person changes is an event after it, and what may not change is refused.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tinygate::config::{Config, Resumed, SettingChange};
-use tinygate::controller::Controller;
+use tinygate::controller::{Controller, Fold};
 use tinygate::data::{DataError, Frames};
 use tinygate::events::{
-    Dataset, Event, RunCreated, Seq, SettingChanged, SettingKey, SettingValue, StageName,
+    Dataset, Event, Record, RunCreated, Seq, SettingChanged, SettingKey, SettingValue, StageName,
 };
 use tinygate::machine::{Decision, RunPhase, RunState, StageState, apply, decide, ladder};
 use tinygate::setup::{self, SetupError};
-use tinygate::store::{EventLog, Store};
+use tinygate::store::{EventLog, ReadError, Store};
 
 use super::lost::{self, Lost};
-use super::{fold, now_ms, overrides, user, way_on};
+use super::{now_ms, overrides, user, way_on};
 use crate::args::ResumeArgs;
 use crate::exit::{EmptyLog, Exit, StoppedRun};
-use crate::output::{self, Console};
+use crate::output::{self, Console, Summary};
 
 /// What a run goes on with.
 pub struct Continued {
@@ -57,15 +56,51 @@ pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
     resume(args, &mut false)
 }
 
+/// What the log says, taken in while it is opened.
+struct History {
+    fold: Fold,
+    summary: Summary,
+    /// Settings that people changed, in order.
+    changed: Vec<SettingChanged>,
+}
+
+impl Default for History {
+    fn default() -> History {
+        History {
+            fold: Fold::new(),
+            summary: Summary::empty(),
+            changed: Vec::new(),
+        }
+    }
+}
+
+impl History {
+    fn add(&mut self, record: Result<Record, ReadError>) {
+        if let Ok(record) = &record {
+            self.summary.add(record);
+            if let Event::SettingChanged(changed) = &record.event {
+                self.changed.push(changed.clone());
+            }
+        }
+        self.fold.add(record);
+    }
+}
+
 /// `begun` is set when the run's ranks are about to be brought together.
 fn resume(args: &ResumeArgs, begun: &mut bool) -> anyhow::Result<Exit> {
-    let (store, repairs) = Store::open(&args.dir)
+    let mut history = History::default();
+    let (store, repairs) = Store::open_and_read(&args.dir, |record| history.add(record))
         .with_context(|| format!("cannot resume `{}`", args.dir.display()))?;
     if store.head() == Seq::FIRST {
         let place = args.dir.display().to_string();
         return Err(EmptyLog { place }.into());
     }
-    let mut controller = Controller::open(&store, &args.dir, now_ms)?;
+    let History {
+        fold,
+        summary,
+        changed,
+    } = history;
+    let mut controller = Controller::resume(fold, &store, &args.dir, now_ms)?;
     controller.record_repairs(repairs.into_iter().map(Into::into))?;
     let Some(created) = controller.state().created.clone() else {
         let place = args.dir.display().to_string();
@@ -76,33 +111,33 @@ fn resume(args: &ResumeArgs, begun: &mut bool) -> anyhow::Result<Exit> {
     let given_up = given_up(args, lost.as_ref())?;
     let state = after_undecided(controller.state(), &given_up);
     let continued = if state.phase == RunPhase::Finished {
-        refuse_changes_of_a_finished_run(args, &created, &state, &store)?;
+        refuse_changes_of_a_finished_run(args, &created, &state, &changed)?;
         None
     } else {
-        let continued = prepare_resume(args, &created, &state, &store)?;
+        let continued = prepare_resume(args, &created, &state, &changed)?;
         lost::refuse_missing_upstream(&args.dir, &state)?;
         if let Some(lost) = lost.filter(|_| !args.give_up) {
             lost.refuse(&args.dir)?;
         }
         Some(continued)
     };
+    let mut console = Console::continuing(args.json, args.quiet, summary);
     let Some(mut continued) = continued else {
-        controller.catch_up(&mut Console::new(args.json, args.quiet))?;
-        say_finished(args, &store)?;
+        controller.catch_up(&mut console)?;
+        say_finished(args, console.summary());
         return Ok(Exit::Done);
     };
     continued.given_up = given_up;
     *begun = true;
-    go_on(args, &args.dir, controller, &store, continued)
+    go_on(args, controller, continued, console)
 }
 
 #[cfg(feature = "train")]
 fn go_on(
     args: &ResumeArgs,
-    dir: &Path,
     controller: Controller<'_>,
-    store: &Store,
     continued: Continued,
+    console: Console,
 ) -> anyhow::Result<Exit> {
     use super::{drive, ranks};
     let grant = if continued.fell_back {
@@ -118,30 +153,23 @@ fn go_on(
         grant,
     )?;
     drive::resume(
-        dir, controller, store, continued, gathered, args.json, args.quiet,
+        &args.dir, controller, continued, gathered, console, args.quiet,
     )
 }
 
 #[cfg(not(feature = "train"))]
-fn go_on(
-    _: &ResumeArgs,
-    _: &Path,
-    _: Controller<'_>,
-    _: &Store,
-    _: Continued,
-) -> anyhow::Result<Exit> {
+fn go_on(_: &ResumeArgs, _: Controller<'_>, _: Continued, _: Console) -> anyhow::Result<Exit> {
     Err(super::no_trainer())
 }
 
-fn say_finished(args: &ResumeArgs, store: &Store) -> anyhow::Result<()> {
+fn say_finished(args: &ResumeArgs, summary: &Summary) {
     if args.quiet {
-        return Ok(());
+        return;
     }
     output::say("the run has finished; there is nothing to go on with");
-    for line in fold(store.read(Seq::FIRST)?, None)?.lines() {
+    for line in summary.lines() {
         output::say(&line);
     }
-    Ok(())
 }
 
 /// What a person asks of a finished run is refused: nothing would come of it.
@@ -149,7 +177,7 @@ fn refuse_changes_of_a_finished_run(
     args: &ResumeArgs,
     created: &RunCreated,
     state: &RunState,
-    store: &Store,
+    changed: &[SettingChanged],
 ) -> anyhow::Result<()> {
     if args.retries.is_some() {
         bail!(
@@ -160,7 +188,7 @@ fn refuse_changes_of_a_finished_run(
     let original = Config::from_json(&created.config)?;
     let mut resumed = resumed(&original, args, created, state)?;
     if args.requeued {
-        leave_out_repeated(&mut resumed, &original, store)?;
+        leave_out_repeated(&mut resumed, &original, changed);
     }
     refuse_changes_of_passed_stages(args, &resumed, state)?;
     if let Some(change) = resumed.settings.first() {
@@ -263,17 +291,7 @@ fn resumed(
 
 /// Leaves out what the command that began the run set then, or what a person has set since: a
 /// requeued job gives it again, and that must not undo what the ladder made of the value in between.
-fn leave_out_repeated(
-    resumed: &mut Resumed,
-    original: &Config,
-    store: &Store,
-) -> anyhow::Result<()> {
-    let mut before: Vec<SettingChanged> = Vec::new();
-    for record in store.read(Seq::FIRST)? {
-        if let Event::SettingChanged(changed) = record?.event {
-            before.push(changed);
-        }
-    }
+fn leave_out_repeated(resumed: &mut Resumed, original: &Config, before: &[SettingChanged]) {
     resumed.settings.retain(|change| {
         let at_first = match &change.stage {
             Some(stage) => original
@@ -287,19 +305,18 @@ fn leave_out_repeated(
             .any(|old| (&old.stage, &old.key, old.to) == (&change.stage, &change.key, change.to));
         at_first != Some(change.to) && !set_before
     });
-    Ok(())
 }
 
 fn prepare_resume(
     args: &ResumeArgs,
     created: &RunCreated,
     state: &RunState,
-    store: &Store,
+    changed: &[SettingChanged],
 ) -> anyhow::Result<Continued> {
     let original = Config::from_json(&created.config)?;
     let mut resumed = resumed(&original, args, created, state)?;
     if args.requeued {
-        leave_out_repeated(&mut resumed, &original, store)?;
+        leave_out_repeated(&mut resumed, &original, changed);
     }
     refuse_changes_of_passed_stages(args, &resumed, state)?;
     let changes = changes(args, state, &resumed)?;

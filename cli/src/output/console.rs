@@ -12,7 +12,9 @@ use tinygate::machine::RunState;
 use tinygate_replay::{describe, explain};
 
 use super::gate::gate_lines;
-use super::{GateJson, Style, count, data_line, duration, number, say, stderr_is_terminal};
+use super::{
+    GateJson, Style, Summary, count, data_line, duration, number, say, stderr_is_terminal,
+};
 
 /// Between plain lines.
 const PLAIN: Duration = Duration::from_secs(10);
@@ -25,6 +27,8 @@ pub struct Console {
     line: Line,
     /// A reader of stdout that went away is not told again.
     unread: bool,
+    /// Of every event that was recorded.
+    summary: Summary,
 }
 
 #[derive(Debug)]
@@ -35,7 +39,14 @@ enum Line {
 }
 
 impl Console {
+    /// For a run without an event yet.
+    #[cfg(feature = "train")]
     pub fn new(json: bool, quiet: bool) -> Console {
+        Console::continuing(json, quiet, Summary::empty())
+    }
+
+    /// For a run whose events so far come to `summary`.
+    pub fn continuing(json: bool, quiet: bool, summary: Summary) -> Console {
         let line = match (quiet, stderr_is_terminal()) {
             (true, _) => Line::None,
             (false, true) => Line::Moving(None),
@@ -47,7 +58,13 @@ impl Console {
             style: Style::of_stderr(),
             line,
             unread: false,
+            summary,
         }
+    }
+
+    /// Where the run stands after every event that was recorded.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
     }
 
     /// A line for people, above the moving one.
@@ -154,6 +171,7 @@ impl Console {
 
 impl Observer for Console {
     fn recorded(&mut self, record: &Record, state: &RunState) {
+        self.summary.add(record);
         if self.json {
             self.print_gate(&record.event);
         }

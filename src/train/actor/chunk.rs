@@ -6,7 +6,7 @@ use super::super::ranks::{Ranks, Task};
 use super::super::{StageTrainer, UpdateMetrics};
 use super::batches::Batches;
 use super::directory::RunDirectory;
-use super::failure::Failure;
+use super::failure::{Failure, known_model};
 use super::judge::verdict;
 use super::metrics::MetricBuffer;
 use super::reports::Reports;
@@ -46,7 +46,7 @@ impl Chunk<'_> {
         self.directory.hold()?;
         let mut trainer = stages.take(train, self.directory)?;
         self.check_space(trainer.model().parameters().count() as u64)?;
-        let task = Task::of(train, trainer.signature());
+        let task = Task::of(train, known_model(&train.model)?, trainer.signature());
         let mut samples = Samples::new(self.data, &task, self.stop)?;
         let mut progress = ChunkProgress::new(train, self.reports)?;
         self.ranks.begin(&task, &mut trainer)?;

@@ -7,11 +7,12 @@ use crate::controller::Report;
 use crate::data::WindowError;
 use crate::events::{
     Attempt, CheckpointJudged, CheckpointRef, ChunkFailed, ChunkFailure, ChunkNumber, Event,
-    Rejection, StageName, Step,
+    ModelName, Rejection, StageName, Step,
 };
 use crate::machine::Command;
 use crate::picture::png::PictureError;
 use crate::picture::structure::StructureError;
+use crate::presets::ModelKind;
 
 /// What a command is about, for the report of its failure.
 pub(super) struct Subject {
@@ -197,4 +198,18 @@ impl Failure {
             | Failure::Panicked(_) => vec![exited(text.clone())],
         }
     }
+}
+
+/// The model that a command names.
+///
+/// # Errors
+/// One that libtorch's trainer does not know.
+pub(super) fn known_model(model: &ModelName) -> Result<ModelKind, Failure> {
+    ModelKind::of(model).ok_or_else(|| {
+        let known = ModelKind::ALL.map(|known| format!("`{}`", known.as_str()));
+        Failure::Environment(format!(
+            "the built-in trainer does not know the model `{model}`; it trains {}",
+            known.join(", ")
+        ))
+    })
 }

@@ -2,7 +2,7 @@
 
 use super::super::{TokenCounts, Upstream};
 use super::batches::Batches;
-use super::failure::Failure;
+use super::failure::{Failure, known_model};
 use crate::data::WindowId;
 use crate::data::trivial;
 use crate::events::{Metric, Scalar, StageMeasured, metric};
@@ -22,7 +22,7 @@ pub(super) fn frames(data: &Batches, measure: &MeasureStage) -> Result<StageMeas
             )
         })
     };
-    let (predictor, losses) = match measure.model {
+    let (predictor, losses) = match known_model(&measure.model)? {
         ModelKind::VideoTokenizer => ("mean_image", measured.mean_image),
         ModelKind::LatentActions | ModelKind::Dynamics => ("previous_frame", previous()?),
     };

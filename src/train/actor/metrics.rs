@@ -264,7 +264,7 @@ mod tests {
         use crate::presets::ModelKind;
         TrainChunk {
             stage: StageName::new("video_tokenizer"),
-            model: ModelKind::VideoTokenizer,
+            model: crate::events::ModelName::new("video_tokenizer"),
             chunk: ChunkNumber::FIRST,
             attempt: Attempt::FIRST,
             restart: Restart::FIRST,

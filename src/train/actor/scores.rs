@@ -3,7 +3,7 @@
 use super::super::{Pipeline, TrainError};
 use super::batches::Batches;
 use super::directory::RunDirectory;
-use super::failure::Failure;
+use super::failure::{Failure, known_model};
 use super::measure::named;
 use crate::data::WindowId;
 use crate::events::{HeldOutScored, PictureScored, StageName, metric};
@@ -21,7 +21,7 @@ pub(super) fn losses(
     train: &TrainChunk,
     pipeline: &Pipeline,
 ) -> Result<HeldOutScored, Failure> {
-    let batches = data.held_out(&train.stage, train.model);
+    let batches = data.held_out(&train.stage, known_model(&train.model)?);
     let evaluation = pipeline
         .evaluate(batches, &mut data.pieces(&train.stage))
         .map_err(|failure: Failure| failure.at_one_window("scoring held-out windows"))?;

@@ -7,7 +7,7 @@ use super::super::ranks::Ranks;
 use super::batches::Batches;
 use super::chunk::Chunk;
 use super::directory::RunDirectory;
-use super::failure::Failure;
+use super::failure::{Failure, known_model};
 use super::reports::Reports;
 use super::stages::Stages;
 use super::{judge, measure};
@@ -108,7 +108,7 @@ impl Session {
     }
 
     fn measure(&self, measure: &MeasureStage, reports: &Reports) -> Result<(), Failure> {
-        let measured = match measure.model {
+        let measured = match known_model(&measure.model)? {
             ModelKind::VideoTokenizer | ModelKind::LatentActions => {
                 measure::frames(&self.data, measure)?
             }

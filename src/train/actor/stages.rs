@@ -6,7 +6,7 @@ use super::super::models::ModelConfig;
 use super::super::ranks::Task;
 use super::super::{InitKey, Model, Pipeline, StageTrainer, Upstream};
 use super::directory::{RunDirectory, is_absent, refusal};
-use super::failure::Failure;
+use super::failure::{Failure, known_model};
 use super::weights;
 use crate::checkpoint::Need;
 use crate::config::Config;
@@ -53,7 +53,7 @@ impl Stages {
         {
             return Ok(loaded.trainer);
         }
-        let upstream = match train.model {
+        let upstream = match known_model(&train.model)? {
             ModelKind::VideoTokenizer | ModelKind::LatentActions => None,
             ModelKind::Dynamics => Some(self.upstream(&train.stage, &train.upstream, directory)?),
         };
@@ -63,7 +63,7 @@ impl Stages {
             restart: train.restart.get(),
         };
         let config = model_config(&self.config, &train.stage);
-        let model = Model::new(train.model, &config, &key, self.device)?;
+        let model = Model::new(known_model(&train.model)?, &config, &key, self.device)?;
         let mut trainer = StageTrainer::new(Pipeline::new(model, upstream)?)?;
         if let Some(resume) = &train.resume {
             load(&mut trainer, resume, directory)?;
@@ -166,7 +166,9 @@ impl Stages {
     }
 
     fn kind_of(&self, stage: &StageName) -> Option<ModelKind> {
-        self.config.stage(stage).map(|policy| policy.model)
+        self.config
+            .stage(stage)
+            .and_then(|policy| ModelKind::of(&policy.model))
     }
 }
 

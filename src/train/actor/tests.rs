@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::controller::Report;
 use crate::data::Frames;
 use crate::events::{
-    Attempt, ChunkNumber, Event, HeldOutBatches, Metric, Restart, StageName, Step,
+    Attempt, ChunkNumber, Event, HeldOutBatches, Metric, ModelName, Restart, StageName, Step,
 };
 use crate::machine::{MeasureStage, TrainChunk, UpstreamModel};
 use crate::presets::ModelKind;
@@ -72,7 +72,7 @@ fn chunk(place: usize, upstream: &[UpstreamModel]) -> TrainChunk {
     let settings = config().stage(&stage).unwrap().settings.clone();
     TrainChunk {
         stage,
-        model,
+        model: ModelName::new(model.as_str()),
         chunk: ChunkNumber::FIRST,
         attempt: Attempt::FIRST,
         restart: Restart::FIRST,
@@ -105,7 +105,7 @@ fn scores(session: &mut Session) -> Vec<(String, f64)> {
     for (place, (name, model, _)) in STAGES.into_iter().enumerate() {
         let measure = MeasureStage {
             stage: StageName::new(name),
-            model,
+            model: ModelName::new(model.as_str()),
             settings: chunk(place, &[]).settings,
             upstream: upstream.clone(),
         };

@@ -50,10 +50,11 @@ pub enum Cause {
 }
 
 impl Task {
-    pub fn of(train: &TrainChunk, signature: String) -> Task {
+    /// `model` is what the command names.
+    pub fn of(train: &TrainChunk, model: ModelKind, signature: String) -> Task {
         Task {
             stage: train.stage.clone(),
-            model: train.model,
+            model,
             restart: u64::from(train.restart.get()),
             from: train.from.get(),
             start: train.start().get(),

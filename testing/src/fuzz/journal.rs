@@ -6,7 +6,7 @@ use tinygate::events::Record;
 use tinygate::machine::{self, RunState};
 use tinygate::store::disk::Disk;
 use tinygate::store::{
-    FILE_HEADER, LogFile, MAX_BLOCK, OpenError, ReadError, Store, Wishes, Writer,
+    FILE_HEADER, LogFile, MAX_BLOCK, OpenError, ReadError, RepairOptions, Store, Writer,
 };
 use tinygate_replay::{audit, describe, explain};
 
@@ -83,7 +83,7 @@ fn open(bytes: &[u8], records: &[Record]) {
             let found = records.len() as u64;
             assert!(found <= sound.get(), "less than a reader finds");
             assert_eq!(memory.journal(), bytes, "a refused log is left as it is");
-            let wishes = Wishes {
+            let wishes = RepairOptions {
                 accept_loss: true,
                 keep: None,
             };

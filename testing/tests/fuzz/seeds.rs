@@ -135,7 +135,7 @@ fn frames() -> Seeds {
 /// A log of a few appends, and the beginning of a recorded one.
 fn journal() -> Seeds {
     let run = tempfile::tempdir().unwrap();
-    let disk = tinygate::store::disk::RealDisk::new(run.path());
+    let disk = tinygate::store::RealDisk::new(run.path());
     let store = Store::create_on(std::sync::Arc::new(disk), "seed", [5; 16]).unwrap();
     let mut head = Seq::FIRST;
     let small = Event::RunFinished(tinygate::events::RunFinished { stages: 3 });

@@ -1,0 +1,90 @@
+//! A log as the rest of the program sees it.
+
+use super::error::ReadError;
+use super::folder::Moved;
+use std::io;
+use tinygate_events::stored::StoredError;
+use tinygate_events::{Event, Record, Seq};
+
+/// When an append counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Accepted in order; on the disk within half a second, or with the next durable append.
+    Lazy,
+    /// Returns once the events, and all before them, survive a power cut.
+    Durable,
+}
+
+/// Events of a log in order, from some sequence number on. Ends after the first error.
+pub type Records<'a> = Box<dyn Iterator<Item = Result<Record, ReadError>> + 'a>;
+
+/// A log of events, appended by one writer.
+pub trait EventLog: Send + Sync {
+    /// Appends `events`, each with its time (milliseconds since 1970 UTC), and
+    /// returns the new head. They are kept whole or not at all: even after a
+    /// crash a log never ends between two events of one append.
+    ///
+    /// # Errors
+    /// [`AppendError::Conflict`] when `expected_next` is not the head; then
+    /// nothing was appended. After any other error of the disk the log is sound
+    /// up to the head in the error, and earlier [`Durability::Lazy`] appends may
+    /// be lost too: read the log again before appending more.
+    fn append(
+        &self,
+        expected_next: Seq,
+        events: &[(u64, Event)],
+        durability: Durability,
+    ) -> Result<Seq, AppendError>;
+
+    /// The sequence number that the next event gets; so also how many there are.
+    fn head(&self) -> Seq;
+
+    /// Waits until everything accepted is durable, and returns the head.
+    fn sync(&self) -> Result<Seq, AppendError>;
+
+    /// Every event accepted so far from `from` on.
+    fn read(&self, from: Seq) -> Result<Records<'_>, ReadError>;
+}
+
+/// Why events were not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    #[error(
+        "the append expected the log at event {expected}, it is at {actual}\nhint: another writer or a lost append; read the log again"
+    )]
+    Conflict { expected: Seq, actual: Seq },
+    #[error(
+        "the disk is full; events before {head} are kept, the append was not\nhint: free some space and resume"
+    )]
+    DiskFull { head: Seq },
+    #[error(
+        "the log takes no more events since {why}; events before {head} are kept\nhint: look at the disk, then resume"
+    )]
+    Refused { head: Seq, why: String },
+    #[error(
+        "cannot write the log at event {head}: {source}\nhint: look at the disk, then resume; events before it are kept"
+    )]
+    Io {
+        head: Seq,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Moved(#[from] Moved),
+    #[error(
+        "event {seq} cannot be stored: {source}\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
+    )]
+    NotStorable {
+        seq: Seq,
+        #[source]
+        source: StoredError,
+    },
+    #[error(
+        "one append holds {bytes} bytes, at most {limit} are stored together\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
+    )]
+    TooLarge { bytes: u64, limit: u64 },
+    #[error(
+        "the log's sequence numbers are used up at {head}\nhint: begin a new run from a checkpoint with `tinygate run --init-from`"
+    )]
+    Exhausted { head: Seq },
+}
