@@ -12,6 +12,7 @@ pub mod random;
 pub mod setup;
 #[cfg(feature = "train")]
 pub mod train;
+pub mod trainer;
 pub mod units;
 
 pub use tinygate_events as events;

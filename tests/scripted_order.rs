@@ -8,15 +8,21 @@
 )]
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crossbeam_channel::Receiver;
-use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress, Report, Trainer};
-use tinygate::events::{Event, Record, Seq};
-use tinygate::machine::{Command, RunState};
+use tinygate::controller::{ControlError, Controller, Ending, Observer};
+use tinygate::events::{CheckpointWritten, Event, Record, Seq};
+use tinygate::machine::{Command, JudgeCheckpoint, RunState};
 use tinygate::presets::ModelKind;
 use tinygate::store::{AppendError, Durability, EventLog, MemoryLog, ReadError, Records};
-use tinygate_testing::{ChunkPlan, Curve, Script, ScriptedTrainer, created, process, short_policy};
+use tinygate::trainer::{
+    Channels, Judge as _, Progress, Report, StopRequest, TrainerCommand, TrainerFact, Verdict,
+};
+use tinygate_testing::{
+    ChunkPlan, Curve, Quiet, Script, ScriptedJudge, ScriptedTrainer, created, host, process,
+    short_policy,
+};
 
 /// What happened, and how many commands had been sent by then.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +47,7 @@ enum What {
 /// A log that writes down how it is used. It sees what is sent, since nobody takes it.
 struct Watched {
     log: MemoryLog,
-    commands: Receiver<Command>,
+    commands: Receiver<TrainerCommand>,
     calls: Mutex<Vec<Call>>,
 }
 
@@ -134,6 +140,27 @@ fn script() -> Script {
     Script::new(1).chunk("video_tokenizer", 2, plateau)
 }
 
+fn for_trainer(command: Command) -> TrainerCommand {
+    match command {
+        Command::MeasureStage(measure) => TrainerCommand::MeasureStage(measure),
+        Command::TrainChunk(train) => TrainerCommand::TrainChunk(train),
+        Command::JudgeCheckpoint(_) => panic!("the host judges"),
+    }
+}
+
+fn judged(written: &CheckpointWritten) -> Event {
+    let asked = JudgeCheckpoint {
+        stage: written.stage.clone(),
+        checkpoint: written.checkpoint.clone(),
+        files: written.files.clone(),
+    };
+    match ScriptedJudge.judge(&asked, false) {
+        Verdict::Judged(verdict) | Verdict::Absent { verdict, .. } => {
+            Event::CheckpointJudged(verdict)
+        }
+    }
+}
+
 /// All that the trainer would report over the whole run.
 fn reports() -> Vec<Report> {
     let mut trainer = ScriptedTrainer::new(script());
@@ -145,9 +172,12 @@ fn reports() -> Vec<Report> {
                 state = tinygate::machine::evolve(state, &event);
             }
             tinygate::machine::Decision::Act(command) => {
-                for report in trainer.answer(&command).reports {
-                    if let Report::Fact(event) = &report {
-                        state = tinygate::machine::evolve(state, event);
+                for report in trainer.answer(&for_trainer(command)).reports {
+                    if let Report::Fact(fact) = &report {
+                        state = tinygate::machine::evolve(state, &fact.clone().into());
+                        if let TrainerFact::CheckpointWritten(written) = fact {
+                            state = tinygate::machine::evolve(state, &judged(written));
+                        }
                     }
                     all.push(report);
                 }
@@ -160,8 +190,8 @@ fn reports() -> Vec<Report> {
 
 /// One thread does it all: every report lies in its channel beforehand.
 fn calls() -> Vec<Call> {
-    let (commands, commanded) = crossbeam_channel::unbounded();
-    let (reporting, waiting) = crossbeam_channel::unbounded();
+    let stop = Arc::new(StopRequest::default());
+    let (trainer, commanded, reporting) = Channels::new(Arc::clone(&stop));
     for report in reports() {
         reporting.send(report).unwrap();
     }
@@ -172,12 +202,8 @@ fn calls() -> Vec<Call> {
     };
     let directory = tempfile::tempdir().unwrap();
     let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
-    let trainer = Trainer {
-        commands,
-        reports: waiting,
-    };
     let ending = controller
-        .run(process(1), &trainer, &mut Listener(&log))
+        .run(process(1), host(&trainer, &stop), &mut Listener(&log))
         .unwrap();
     assert_eq!(ending, Ending::Finished);
     log.calls().clone()
@@ -274,16 +300,12 @@ fn a_log_that_lost_an_event_is_not_written_on() {
     };
     let directory = tempfile::tempdir().unwrap();
     let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
-    let (commands, _commanded) = crossbeam_channel::unbounded();
-    let (reporting, waiting) = crossbeam_channel::unbounded();
+    let stop = Arc::new(StopRequest::default());
+    let (trainer, _commanded, reporting) = Channels::new(Arc::clone(&stop));
     for report in reports() {
         reporting.send(report).unwrap();
     }
-    let trainer = Trainer {
-        commands,
-        reports: waiting,
-    };
-    let ended = controller.run(process(1), &trainer, &mut tinygate_testing::Quiet);
+    let ended = controller.run(process(1), host(&trainer, &stop), &mut Quiet);
     let conflict = matches!(
         ended,
         Err(ControlError::Append(AppendError::Conflict { expected, actual })) if actual < expected
@@ -304,46 +326,6 @@ fn a_log_whose_policy_names_a_stage_twice_is_refused() {
     assert_eq!(stage.as_str(), "video_tokenizer");
 }
 
-/// What a controller comes to whose trainer says only this, and how many events its log has then.
-fn told_only(report: Report) -> (Result<Ending, ControlError>, u64) {
-    let log = MemoryLog::with([(0, created(short_policy(), 7))]);
-    let directory = tempfile::tempdir().unwrap();
-    let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
-    let (commands, _commanded) = crossbeam_channel::unbounded();
-    let (reporting, reports) = crossbeam_channel::unbounded();
-    reporting.send(report).unwrap();
-    drop(reporting);
-    let trainer = Trainer { commands, reports };
-    let ended = controller.run(process(1), &trainer, &mut tinygate_testing::Quiet);
-    (ended, log.head().get())
-}
-
-#[test]
-fn what_a_trainer_may_not_say_is_refused_and_not_recorded() {
-    let measured = reports()
-        .into_iter()
-        .find(|report| matches!(report, Report::Fact(Event::StageMeasured(_))));
-    let (ended, heard) = told_only(measured.unwrap());
-    assert!(matches!(ended, Err(ControlError::TrainerLost)), "{ended:?}");
-    let decided = Event::RunFinished(tinygate::events::RunFinished { stages: 3 });
-    let later = reports()
-        .into_iter()
-        .find(|report| matches!(report, Report::Fact(Event::ChunkFinished(_))));
-    for report in [Report::Fact(decided), later.unwrap()] {
-        let (ended, events) = told_only(report);
-        let Err(error @ ControlError::Misreported { .. }) = ended else {
-            panic!("{ended:?}");
-        };
-        assert!(
-            error
-                .to_string()
-                .starts_with("bug in the trainer: it reported `"),
-            "{error}"
-        );
-        assert!(events < heard, "nothing of it is in the log");
-    }
-}
-
 #[test]
 fn a_machine_that_rests_where_no_run_ends_is_an_error_in_words() {
     use tinygate::machine::rules::{KNOWN, Known, Rules};
@@ -362,10 +344,9 @@ fn a_machine_that_rests_where_no_run_ends_is_an_error_in_words() {
         let log = MemoryLog::with([(0, created(short_policy(), 7))]);
         let directory = tempfile::tempdir().unwrap();
         let mut controller = Controller::open_knowing(known, &log, directory.path(), || 5).unwrap();
-        let (commands, _commanded) = crossbeam_channel::unbounded();
-        let (_reporting, reports) = crossbeam_channel::unbounded();
-        let trainer = Trainer { commands, reports };
-        let ended = controller.run(process(1), &trainer, &mut tinygate_testing::Quiet);
+        let stop = Arc::new(StopRequest::default());
+        let (trainer, _commanded, _reporting) = Channels::new(Arc::clone(&stop));
+        let ended = controller.run(process(1), host(&trainer, &stop), &mut Quiet);
         let Err(error @ ControlError::Stuck { .. }) = ended else {
             panic!("{ended:?}");
         };

@@ -9,13 +9,14 @@
 
 use std::path::Path;
 
-use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress};
+use tinygate::controller::{ControlError, Controller, Ending, Observer};
 use tinygate::events::{
     Action, Event, Policy, Record, SettingChanged, SettingKey, SettingPatch, SettingValue,
     StageName, StopReason,
 };
 use tinygate::machine::{Decision, Phase, RunPhase, RunState, decide};
 use tinygate::store::MemoryLog;
+use tinygate::trainer::Progress;
 use tinygate_testing::{
     ChunkPlan, Curve, Disturbance, Failure, Files, Life, Quiet, Script, ScriptedTrainer, Ticks,
     Trouble, created, live, short_policy,

@@ -25,6 +25,8 @@ pub enum Exit {
     NothingChecked,
     /// By a signal; resumable.
     Interrupted,
+    /// The trainer hangs in this process; resumable. Nothing may wait for it.
+    NoProgress,
 }
 
 impl Exit {
@@ -36,7 +38,7 @@ impl Exit {
             Exit::LogDamaged => 3,
             Exit::NewerBuild => 4,
             Exit::NothingChecked => 5,
-            Exit::Interrupted => 130,
+            Exit::Interrupted | Exit::NoProgress => 130,
         }
     }
 

@@ -19,6 +19,7 @@ mod command;
 mod exit;
 mod output;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -37,5 +38,10 @@ fn main() -> ExitCode {
             exit
         }
     };
+    if exit == exit::Exit::NoProgress {
+        // A thread still computes: what runs at a normal exit would free what it uses.
+        let _ = std::io::stdout().flush();
+        signal_hook::low_level::exit(i32::from(exit.code()));
+    }
     ExitCode::from(exit.code())
 }

@@ -87,6 +87,8 @@ fn run_rows() -> Vec<Row<Config>> {
         row("distributed.use_ddp", Kind::Flag, "", "average gradients over the ranks", RANKS, always(true), field!(Config, use_ddp)),
         row("distributed.timeout_seconds", count(1, 86_400), "s", "how long a rank may keep the others waiting before the chunk fails", Change::Process, always(600_u32), field!(Config, rank_timeout_seconds)),
 
+        row("trainer.no_progress_seconds", count_or_auto(1, 604_800), "s", "how long the trainer may make no progress before its chunk fails; \"auto\" is learnt from the stage", Change::Process, always(None::<u32>), field!(Config, no_progress_seconds)),
+
         row("data.path", Kind::Paths, "", FRAMES, Change::Process, Fallback::Required(FRAMES), field!(Config, data.path)),
         row("data.frame_stride", count(1, 1000), "frames", "distance between the frames of a window", DATA, always(4_u32), field!(Config, data.frame_stride)),
 

@@ -23,6 +23,8 @@ pub struct Config {
     /// How long a rank may keep the others waiting.
     pub rank_timeout_seconds: u32,
     pub allow_single_gpu_fallback: bool,
+    /// Seconds that the trainer may say nothing. `None`: learnt from the stage.
+    pub no_progress_seconds: Option<u32>,
     pub data: DataConfig,
     pub shape: Shape,
     /// One per stage of the policy.
@@ -94,6 +96,7 @@ impl Config {
             use_ddp: false,
             rank_timeout_seconds: 0,
             allow_single_gpu_fallback: false,
+            no_progress_seconds: None,
             data: DataConfig {
                 path: Vec::new(),
                 frame_stride: 0,

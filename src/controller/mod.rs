@@ -6,80 +6,40 @@
 //! it. So what was ever acted upon is in the log, and a process that goes away
 //! between any two steps leaves a log from which the next one goes on.
 //!
-//! The trainer is whatever stands at the other end of a [`Link`]: libtorch's
-//! actor, or a script in a test. This module decides nothing and trains nothing.
+//! What trains is a [`Trainer`](crate::trainer::Trainer): libtorch's actor, a program, a script in a
+//! test. It is supervised: what it says is checked, its checkpoints are judged here, and its silence is
+//! limited. This module decides nothing and trains nothing.
 
-mod border;
 mod files;
+mod supervised;
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-
-use crossbeam_channel::{Receiver, Sender};
 
 use crate::advice::{Advice, Hint};
 use crate::events::{
-    Event, InterruptReason, Policy, ProcessStarted, PruneRequested, Record, RunInterrupted, Seq,
-    SettingChanged, StageName, Step, StoreRepaired,
+    ChunkFailed, ChunkFailure, Event, InterruptReason, Policy, ProcessStarted, PruneRequested,
+    Record, RunInterrupted, Seq, SettingChanged, StageName, StoreRepaired,
 };
 use crate::machine::rules::KNOWN;
-use crate::machine::{self, Command, Decision, Idle, Known, RunPhase, RunState};
+use crate::machine::{self, Command, Decision, Idle, JudgeCheckpoint, Known, RunPhase, RunState};
 use crate::store::{AppendError, Durability, EventLog, ReadError};
 
-pub use border::Misreport;
-use border::Told;
+use crate::trainer::{
+    Ended, Misreport, NoProgress, Progress, TrainerCommand, TrainerError, TrainerFact, Verdict,
+};
+use supervised::{Heard, Supervised};
+
+pub use supervised::Host;
 
 /// Decisions that may follow one another without a command. A run of a thousand
 /// checkpoints to delete stays far below it; a machine that never comes to rest does not.
 const DECISIONS_MAX: usize = 100_000;
-
-/// What the trainer says.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Report {
-    /// Something that happened, for the log.
-    Fact(Event),
-    /// For the progress line only; never logged.
-    Progress(Progress),
-    /// It stopped because it was asked to; a checkpoint was written if an update was done.
-    Interrupted { signal: String },
-    /// The disk is full, a file is missing: nobody's failure.
-    Environment { detail: String },
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Progress {
-    pub stage: StageName,
-    pub step: Step,
-    /// The present chunk's end.
-    pub gate: Step,
-    /// The stage's target.
-    pub target: Step,
-    pub loss: f64,
-    pub updates_per_second: f64,
-}
 
 /// Hears of what happened, after it is durable.
 pub trait Observer {
     /// An event that is durable, and the state after it and all events known by then.
     fn recorded(&mut self, record: &Record, state: &RunState);
     fn progressed(&mut self, progress: &Progress);
-}
-
-/// A request to stop at the next update, with a checkpoint. Set once, by a signal;
-/// the trainer looks at it between updates.
-#[derive(Debug, Default)]
-pub struct StopRequest(OnceLock<String>);
-
-impl StopRequest {
-    /// Asks the trainer to stop; the first signal's name stays.
-    pub fn request(&self, signal: &str) {
-        let _ = self.0.set(signal.to_owned());
-    }
-
-    /// The signal that asked, if one did.
-    pub fn requested(&self) -> Option<String> {
-        self.0.get().cloned()
-    }
 }
 
 /// How a process's part of a run ended.
@@ -96,6 +56,8 @@ pub enum Ending {
     Environment {
         detail: String,
     },
+    /// The trainer hangs in this process, which must exit without waiting for it; resumable.
+    NoProgress(NoProgress),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +72,7 @@ pub enum ControlError {
     NoRun,
     #[error("the log is not one that a run makes: its policy names the stage `{stage}` twice")]
     DoubledStage { stage: StageName },
-    #[error("the trainer went away without a word; the log is sound")]
+    #[error("the trainer exited without a report; the log is sound")]
     TrainerLost,
     #[error(
         "bug: {DECISIONS_MAX} decisions in a row without a command; the log is sound up to {head}"
@@ -140,36 +102,6 @@ impl Advice for ControlError {
             }
             ControlError::Stuck { .. } => vec![Hint::AuditLog, Hint::ReportWithLog],
         }
-    }
-}
-
-/// The way to the trainer and back. [`Trainer`] is the real one; a simulation puts its own there.
-pub trait Link {
-    /// # Errors
-    /// [`ControlError::TrainerLost`] when nobody is there to take it.
-    fn send(&self, command: Command) -> Result<(), ControlError>;
-
-    /// Waits for what the trainer says next.
-    ///
-    /// # Errors
-    /// [`ControlError::TrainerLost`] when nobody is there to say anything any more.
-    fn receive(&self) -> Result<Report, ControlError>;
-}
-
-/// The trainer's two channels.
-pub struct Trainer {
-    pub commands: Sender<Command>,
-    pub reports: Receiver<Report>,
-}
-
-impl Link for Trainer {
-    fn send(&self, command: Command) -> Result<(), ControlError> {
-        let sent = self.commands.send(command);
-        sent.map_err(|_| ControlError::TrainerLost)
-    }
-
-    fn receive(&self) -> Result<Report, ControlError> {
-        self.reports.recv().map_err(|_| ControlError::TrainerLost)
     }
 }
 
@@ -213,6 +145,15 @@ impl Fold {
 impl Default for Fold {
     fn default() -> Fold {
         Fold::new()
+    }
+}
+
+impl From<TrainerError> for ControlError {
+    fn from(error: TrainerError) -> ControlError {
+        match error {
+            TrainerError::Lost => ControlError::TrainerLost,
+            TrainerError::Misreported(why) => ControlError::Misreported { why },
+        }
     }
 }
 
@@ -311,7 +252,7 @@ impl<'a> Controller<'a> {
     pub fn run(
         &mut self,
         started: ProcessStarted,
-        trainer: &dyn Link,
+        host: Host<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Ending, ControlError> {
         if self.state.created.is_none() {
@@ -319,58 +260,148 @@ impl<'a> Controller<'a> {
         }
         self.append(Event::ProcessStarted(started), Durability::Durable)?;
         files::sweep(&self.directory, &self.state);
-        let mut under_way = None;
-        let mut told = Told::default();
+        let mut trainer = Supervised::new(host);
+        let mut judged = None;
         loop {
-            match self.settle(under_way.as_deref(), observer)? {
+            let command = match self.settle(trainer.under_way(), observer)? {
                 Settled::Ended(ending) => return Ok(ending),
-                Settled::Command(command) => {
-                    if under_way.as_ref() != Some(&command) {
-                        told.add(&command);
-                        trainer.send((*command).clone())?;
-                        under_way = Some(command);
+                Settled::Command(command) => *command,
+            };
+            let command = match command {
+                // The host judges, so that no trainer passes its own checkpoints.
+                Command::JudgeCheckpoint(asked) => {
+                    if judged.as_ref() == Some(&asked) {
+                        return Err(self.never_at_rest());
+                    }
+                    match trainer.judge(&asked) {
+                        Verdict::Judged(verdict) => {
+                            self.record_fact(Event::CheckpointJudged(verdict))?
+                        }
+                        Verdict::Absent { detail, .. } => {
+                            return self.environment(detail, observer);
+                        }
+                    }
+                    judged = Some(asked);
+                    continue;
+                }
+                Command::MeasureStage(measure) => TrainerCommand::MeasureStage(measure),
+                Command::TrainChunk(train) => TrainerCommand::TrainChunk(train),
+            };
+            trainer.command(command)?;
+            match trainer.hear(|progress| observer.progressed(progress))? {
+                Heard::Fact(fact) => self.take(fact, &trainer)?,
+                Heard::Interrupted { signal } => {
+                    let name = signal.clone();
+                    self.interrupt(InterruptReason::Signal { name }, observer)?;
+                    return Ok(Ending::Interrupted { signal });
+                }
+                Heard::Environment { detail } => return self.environment(detail, observer),
+                Heard::NoProgress(silent, ended) => {
+                    if let Some(ending) = self.give_up(silent, ended, &mut trainer, observer)? {
+                        return Ok(ending);
                     }
                 }
             }
-            match trainer.receive()? {
-                Report::Fact(fact) => {
-                    told.check(&fact)
-                        .map_err(|why| ControlError::Misreported { why })?;
-                    self.append_fact(fact)?;
+        }
+    }
+
+    /// Records a trainer's fact, and what the host makes of it: a verdict on each checkpoint.
+    fn take(&mut self, fact: TrainerFact, trainer: &Supervised<'_>) -> Result<(), ControlError> {
+        let written = match &fact {
+            TrainerFact::CheckpointWritten(written) => Some(JudgeCheckpoint {
+                stage: written.stage.clone(),
+                checkpoint: written.checkpoint.clone(),
+                files: written.files.clone(),
+            }),
+            // The checkpoint that it could not start from is judged first: the answer to the failure
+            // depends on it.
+            TrainerFact::ChunkFailed(failed) => {
+                if let Some(verdict) = trainer.judge_start(&failed.failure) {
+                    self.record_fact(Event::CheckpointJudged(verdict))?;
                 }
-                Report::Progress(progress) => observer.progressed(&progress),
-                Report::Interrupted { signal } => {
-                    self.interrupt(
-                        InterruptReason::Signal {
-                            name: signal.clone(),
-                        },
-                        observer,
-                    )?;
-                    return Ok(Ending::Interrupted { signal });
-                }
-                Report::Environment { detail } => {
-                    self.interrupt(
-                        InterruptReason::Environment {
-                            detail: detail.clone(),
-                        },
-                        observer,
-                    )?;
-                    return Ok(Ending::Environment { detail });
-                }
+                None
+            }
+            TrainerFact::StageMeasured(_)
+            | TrainerFact::MetricsLogged(_)
+            | TrainerFact::HeldOutScored(_)
+            | TrainerFact::PictureScored(_)
+            | TrainerFact::ChunkFinished(_) => None,
+        };
+        self.append_fact(fact.into())?;
+        match written.map(|asked| trainer.judge(&asked)) {
+            None => Ok(()),
+            // Files that are not there a moment after they were written were not written.
+            Some(Verdict::Judged(verdict) | Verdict::Absent { verdict, .. }) => {
+                self.record_fact(Event::CheckpointJudged(verdict))
             }
         }
+    }
+
+    /// Records that the trainer made no progress. `None`: it was ended, and another takes its place.
+    fn give_up(
+        &mut self,
+        silent: NoProgress,
+        ended: Ended,
+        trainer: &mut Supervised<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Ending>, ControlError> {
+        let NoProgress {
+            silence_seconds,
+            limit_seconds,
+        } = silent;
+        let Some(train) = trainer.chunk() else {
+            let detail = format!(
+                "the trainer made no progress for {silence_seconds} s while a stage was measured; {limit_seconds} s \
+                 are allowed"
+            );
+            return self.environment(detail, observer).map(Some);
+        };
+        let (stderr, ending) = match ended {
+            Ended::Gone { output } => (output, None),
+            Ended::WithThisProcessOnly => (String::new(), Some(Ending::NoProgress(silent))),
+        };
+        let failed = ChunkFailed {
+            stage: train.stage.clone(),
+            chunk: train.chunk,
+            attempt: train.attempt,
+            step: trainer.step(),
+            failure: ChunkFailure::NoProgress {
+                silence_seconds,
+                limit_seconds,
+                stderr,
+            },
+        };
+        self.record_fact(Event::ChunkFailed(failed))?;
+        self.tell(observer)?;
+        trainer.forget();
+        Ok(ending)
+    }
+
+    fn environment(
+        &mut self,
+        detail: String,
+        observer: &mut dyn Observer,
+    ) -> Result<Ending, ControlError> {
+        let reason = InterruptReason::Environment {
+            detail: detail.clone(),
+        };
+        self.interrupt(reason, observer)?;
+        Ok(Ending::Environment { detail })
     }
 
     /// Records decisions until a command or the end is due, and makes all durable;
     /// but metrics of the command under way may wait, as the log lets them.
     fn settle(
         &mut self,
-        under_way: Option<&Command>,
+        under_way: Option<&TrainerCommand>,
         observer: &mut dyn Observer,
     ) -> Result<Settled, ControlError> {
         let next = self.record_due()?;
-        let goes_on = matches!(&next, Next::Command(due) if under_way == Some(&**due));
-        if !goes_on || !self.unheard.iter().all(|record| may_wait(&record.event)) {
+        let continues = match &next {
+            Next::Command(due) => under_way.is_some_and(|command| command.is(due)),
+            Next::Rest(_) => false,
+        };
+        if !continues || !self.unheard.iter().all(|record| may_wait(&record.event)) {
             self.tell(observer)?;
         }
         match next {

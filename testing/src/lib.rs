@@ -22,8 +22,8 @@ mod script;
 mod trainer;
 
 pub use curve::Curve;
-pub use life::{Life, Lived, Quiet, Ticks, live, lived, lived_by};
+pub use life::{Life, Lived, Quiet, Ticks, host, live, lived, lived_by};
 pub use rng::Rng;
 pub use run::{created, first, process, short_policy};
 pub use script::{ChunkPlan, Disturbance, Failure, Files, HeldOut, Picture, Script, Trouble};
-pub use trainer::{Answer, ScriptedTrainer};
+pub use trainer::{Answer, ScriptedJudge, ScriptedTrainer};

@@ -1,17 +1,19 @@
 //! One process's life: a controller over a log, with a scripted trainer beside it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress, Trainer};
+use tinygate::controller::{ControlError, Controller, Ending, Host, Observer};
 use tinygate::events::{Event, Record, Seq};
 use tinygate::machine::rules::KNOWN;
 use tinygate::machine::{Known, RunState};
 use tinygate::store::{AppendError, EventLog, MemoryLog};
+use tinygate::trainer::{Channels, Patience, Progress, StopRequest, Trainer};
 
 use crate::run::process;
 use crate::script::Script;
-use crate::trainer::ScriptedTrainer;
+use crate::trainer::{ScriptedJudge, ScriptedTrainer};
 
 /// How a life ended, and what was known then.
 #[derive(Debug)]
@@ -31,6 +33,16 @@ impl Ticks {
 
     pub fn read(&self) -> u64 {
         self.0.fetch_add(1000, Ordering::Relaxed)
+    }
+}
+
+/// What a controller drives a scripted run with.
+pub fn host<'a>(trainer: &'a dyn Trainer, stop: &'a StopRequest) -> Host<'a> {
+    Host {
+        trainer,
+        judge: &ScriptedJudge,
+        patience: Patience::new(None),
+        stop,
     }
 }
 
@@ -66,13 +78,13 @@ fn live_on(
         }
     }
     let pid = 1000 + controller.state().process.starts;
-    let (commands, commanded) = crossbeam_channel::unbounded();
-    let (reporting, reports) = crossbeam_channel::unbounded();
+    let stop = Arc::new(StopRequest::default());
+    let (channels, commanded, reporting) = Channels::new(Arc::clone(&stop));
     let ending = std::thread::scope(|scope| {
         scope.spawn(move || trainer.serve(&commanded, &reporting));
         // The channels end with this, and the trainer's thread with them.
-        let ends = Trainer { commands, reports };
-        controller.run(process(pid), &ends, observer)
+        let ends = channels;
+        controller.run(process(pid), host(&ends, &stop), observer)
     });
     Ok(Life {
         ending,

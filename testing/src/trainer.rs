@@ -1,20 +1,20 @@
 //! Answers commands by the script, as the real trainer answers them.
 //!
 //! Samples go out in blocks, and always before any other fact. A checkpoint is
-//! written and judged on the chunk's grid and at its end; then come held-out
+//! written on the chunk's grid and at its end; then come held-out
 //! losses, the picture, and the chunk's end.
 
 use std::cmp::Ordering;
 
 use crossbeam_channel::{Receiver, Sender};
-use tinygate::controller::{Progress, Report};
 use tinygate::events::{
     CheckpointJudged, CheckpointRef, CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished,
-    Column, Event, FileRecord, HeldOutScored, Metric, MetricsLogged, PictureScored, Rejection,
-    Scalar, StageMeasured, StageName, Step, Steps, StructureScores, metric,
+    Column, FileRecord, HeldOutScored, Metric, MetricsLogged, PictureScored, Rejection, Scalar,
+    StageMeasured, StageName, Step, Steps, StructureScores, metric,
 };
-use tinygate::machine::{Command, JudgeCheckpoint, MeasureStage, TrainChunk};
+use tinygate::machine::{JudgeCheckpoint, MeasureStage, TrainChunk};
 use tinygate::presets::ModelKind;
+use tinygate::trainer::{Judge, Progress, Report, TrainerCommand, TrainerFact, Verdict};
 
 use crate::curve::{Curve, Place};
 use crate::script::{ChunkPlan, Disturbance, Failure, Files, Script, Trouble};
@@ -76,7 +76,7 @@ impl ScriptedTrainer {
     }
 
     /// Serves until the controller goes away, or a disturbance ends it.
-    pub fn serve(mut self, commands: &Receiver<Command>, reports: &Sender<Report>) {
+    pub fn serve(mut self, commands: &Receiver<TrainerCommand>, reports: &Sender<Report>) {
         for command in commands {
             let answer = self.answer(&command);
             for report in answer.reports {
@@ -91,11 +91,10 @@ impl ScriptedTrainer {
     }
 
     /// Everything that is reported on one command.
-    pub fn answer(&mut self, command: &Command) -> Answer {
+    pub fn answer(&mut self, command: &TrainerCommand) -> Answer {
         match command {
-            Command::MeasureStage(measure) => Answer::fact(measured(&self.script, measure)),
-            Command::JudgeCheckpoint(judge) => Answer::fact(judged(judge)),
-            Command::TrainChunk(train) => self.train(train),
+            TrainerCommand::MeasureStage(measure) => Answer::fact(measured(&self.script, measure)),
+            TrainerCommand::TrainChunk(train) => self.train(train),
         }
     }
 
@@ -146,9 +145,9 @@ impl ScriptedTrainer {
 }
 
 impl Answer {
-    fn fact(event: Event) -> Answer {
+    fn fact(fact: TrainerFact) -> Answer {
         Answer {
-            reports: vec![Report::Fact(event)],
+            reports: vec![Report::Fact(fact)],
             killed: false,
         }
     }
@@ -282,7 +281,7 @@ impl<'a> Session<'a> {
             return;
         }
         self.reports
-            .push(Report::Fact(Event::MetricsLogged(MetricsLogged {
+            .push(Report::Fact(TrainerFact::MetricsLogged(MetricsLogged {
                 stage: self.train.stage.clone(),
                 chunk: self.train.chunk,
                 attempt: self.train.attempt,
@@ -294,9 +293,9 @@ impl<'a> Session<'a> {
     }
 
     /// Reports a fact, and the samples before it.
-    fn tell(&mut self, event: Event) {
+    fn tell(&mut self, fact: TrainerFact) {
         self.flush();
-        self.reports.push(Report::Fact(event));
+        self.reports.push(Report::Fact(fact));
     }
 
     fn checkpoint_due(&self) -> bool {
@@ -326,18 +325,13 @@ impl<'a> Session<'a> {
             step: Step::new(self.step),
         };
         let files = self.files(files);
-        self.tell(Event::CheckpointWritten(CheckpointWritten {
+        self.tell(TrainerFact::CheckpointWritten(CheckpointWritten {
             stage: self.train.stage.clone(),
             chunk: self.train.chunk,
             attempt: self.train.attempt,
-            checkpoint: checkpoint.clone(),
-            samples_seen: self.samples_seen,
-            files: files.clone(),
-        }));
-        self.tell(Event::CheckpointJudged(CheckpointJudged {
-            stage: self.train.stage.clone(),
             checkpoint,
-            rejected: rejection(&files),
+            samples_seen: self.samples_seen,
+            files,
         }));
     }
 
@@ -391,7 +385,7 @@ impl<'a> Session<'a> {
                 (held_out.metric, Some(held_out.loss)),
                 (metric::HELD_OUT_LOSS_MOVING, held_out.moving),
             ];
-            self.tell(Event::HeldOutScored(HeldOutScored {
+            self.tell(TrainerFact::HeldOutScored(HeldOutScored {
                 stage: train.stage.clone(),
                 chunk: train.chunk,
                 attempt: train.attempt,
@@ -405,7 +399,7 @@ impl<'a> Session<'a> {
         if let Some(picture) = self.plan.picture {
             let lost_of = |frame| if frame < picture.lost { LOST } else { KEPT };
             let blake3 = self.hash("picture");
-            self.tell(Event::PictureScored(PictureScored {
+            self.tell(TrainerFact::PictureScored(PictureScored {
                 stage: train.stage.clone(),
                 chunk: train.chunk,
                 attempt: train.attempt,
@@ -418,7 +412,7 @@ impl<'a> Session<'a> {
             }));
         }
         let updates = step.get().saturating_sub(train.start().get());
-        self.tell(Event::ChunkFinished(ChunkFinished {
+        self.tell(TrainerFact::ChunkFinished(ChunkFinished {
             stage: train.stage.clone(),
             chunk: train.chunk,
             attempt: train.attempt,
@@ -454,7 +448,7 @@ impl<'a> Session<'a> {
                 }
             }
         };
-        self.tell(Event::ChunkFailed(ChunkFailed {
+        self.tell(TrainerFact::ChunkFailed(ChunkFailed {
             stage: train.stage.clone(),
             chunk: train.chunk,
             attempt: train.attempt,
@@ -503,7 +497,7 @@ const fn scores(
 
 /// What the mean image, the previous frame and the marginal tokens were measured
 /// to score on Pong; moving parts and tokens are plausible numbers.
-fn measured(script: &Script, measure: &MeasureStage) -> Event {
+fn measured(script: &Script, measure: &MeasureStage) -> TrainerFact {
     let (predictor, trivial) = match ModelKind::of(&measure.model) {
         None => ("constant", script.trivial_of(&measure.stage)),
         Some(ModelKind::VideoTokenizer) => (
@@ -522,19 +516,25 @@ fn measured(script: &Script, measure: &MeasureStage) -> Event {
         ),
         Some(ModelKind::Dynamics) => ("token_marginals", vec![named(metric::TRIVIAL_LOSS, 2.25)]),
     };
-    Event::StageMeasured(StageMeasured {
+    TrainerFact::StageMeasured(StageMeasured {
         stage: measure.stage.clone(),
         trivial,
         predictor: predictor.to_owned(),
     })
 }
 
-fn judged(judge: &JudgeCheckpoint) -> Event {
-    Event::CheckpointJudged(CheckpointJudged {
-        stage: judge.stage.clone(),
-        checkpoint: judge.checkpoint.clone(),
-        rejected: rejection(&judge.files),
-    })
+/// Judges what a scripted trainer wrote, by what the events say of its files.
+#[derive(Clone, Copy, Debug)]
+pub struct ScriptedJudge;
+
+impl Judge for ScriptedJudge {
+    fn judge(&self, asked: &JudgeCheckpoint, _weights_only: bool) -> Verdict {
+        Verdict::Judged(CheckpointJudged {
+            stage: asked.stage.clone(),
+            checkpoint: asked.checkpoint.clone(),
+            rejected: rejection(&asked.files),
+        })
+    }
 }
 
 /// By the files alone, so that another process judges the same.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tinygate::config::Config;
-use tinygate::controller::{Controller, Ending, StopRequest, Trainer};
+use tinygate::controller::{Controller, Ending, Host};
 use tinygate::data::Frames;
 use tinygate::events::{Event, HeldOutBatches, ProcessStarted};
 use tinygate::machine::RunState;
 use tinygate::store::{Store, host_name};
 use tinygate::train::actor::{self, ActorSetup};
+use tinygate::trainer::{Channels, FileJudge, NoProgress, Patience, StopRequest};
 
 use super::prepare::{LIBTORCH_VERSION, Prepared};
 use super::ranks::Gathered;
@@ -101,7 +102,8 @@ pub fn resume(
 struct Process {
     started: ProcessStarted,
     stop: Arc<StopRequest>,
-    trainer: Trainer,
+    trainer: Channels,
+    patience: Patience,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -140,6 +142,7 @@ impl Process {
             started,
             stop,
             trainer,
+            patience: Patience::new(config.no_progress_seconds),
             thread,
         })
     }
@@ -150,12 +153,21 @@ impl Process {
         mut controller: Controller<'_>,
         mut console: Console,
     ) -> anyhow::Result<Exit> {
-        let ended = controller.run(self.started, &self.trainer, &mut console);
+        let judge = FileJudge::new(dir);
+        let host = Host {
+            trainer: &self.trainer,
+            judge: &judge,
+            patience: self.patience,
+            stop: &self.stop,
+        };
+        let ended = controller.run(self.started, host, &mut console);
         console.end_line();
         // Without its channels the trainer ends at the next update; libtorch must not
         // be at work when the process goes down.
         drop(self.trainer);
-        let trained = self.thread.join();
+        // A trainer that hangs is never joined.
+        let hangs = matches!(ended, Ok(Ending::NoProgress(_)));
+        let trained = if hangs { Ok(()) } else { self.thread.join() };
         let ending = ended?;
         if trained.is_err() {
             tracing::warn!("the training thread ended in a panic");
@@ -179,6 +191,19 @@ fn exit(dir: &Path, ending: Ending, console: &Console, state: &RunState) -> anyh
         Ending::Interrupted { .. } => {
             console.say(&format!("go on with {resume}"));
             Ok(Exit::Interrupted)
+        }
+        Ending::NoProgress(NoProgress {
+            silence_seconds,
+            limit_seconds,
+        }) => {
+            console.say(&format!(
+                "the trainer made no progress for {silence_seconds} s, {limit_seconds} s are allowed; the chunk is \
+                 recorded as failed"
+            ));
+            console.say(&format!(
+                "continue with {resume}, which runs the next attempt"
+            ));
+            Ok(Exit::NoProgress)
         }
         Ending::Environment { detail } => {
             anyhow::bail!("{detail}\nhint: nothing is lost; mend it and go on with {resume}")

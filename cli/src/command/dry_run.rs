@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use tinygate::checkpoint::{self, Acceptance, Need};
-use tinygate::controller::{Controller, Ending, Observer, Progress, StopRequest};
+use tinygate::controller::{Controller, Ending, Host, Observer};
 use tinygate::events::{
     Applies, Criterion, CriterionTest, Dataset, Event, Limit, ProcessStarted, Record, RunCreated,
     StageName, StagePolicy,
@@ -18,6 +18,7 @@ use tinygate::events::{
 use tinygate::machine::RunState;
 use tinygate::store::MemoryLog;
 use tinygate::train::actor::{self, ActorSetup};
+use tinygate::trainer::{FileJudge, NoProgress, Patience, Progress, StopRequest};
 use tinygate_replay::describe;
 
 use super::prepare::{LIBTORCH_VERSION, Prepared};
@@ -259,7 +260,7 @@ fn measure(
         frames: Arc::clone(&prepared.frames),
         device,
         threads,
-        stop,
+        stop: Arc::clone(&stop),
         ranks,
         held_out: prepared.created.held_out_batches,
     })?;
@@ -273,14 +274,29 @@ fn measure(
         quiet,
         ..Watch::default()
     };
-    let ended = controller.run(started(threads), &trainer, &mut watch);
+    let judge = FileJudge::new(folder.path());
+    let host = Host {
+        trainer: &trainer,
+        judge: &judge,
+        patience: Patience::new(prepared.config.no_progress_seconds),
+        stop: &stop,
+    };
+    let ended = controller.run(started(threads), host, &mut watch);
     drop(trainer);
+    if let Ok(Ending::NoProgress(NoProgress {
+        silence_seconds, ..
+    })) = ended
+    {
+        bail!("the trainer made no progress for {silence_seconds} s")
+    }
     let trained = thread.join();
     match ended? {
         Ending::Finished => {}
         Ending::Stopped => bail!("a stage could not train; {}", watch.failure()),
         Ending::Interrupted { .. } => return Ok(None),
         Ending::Environment { detail } => bail!("{detail}"),
+        // Said above.
+        Ending::NoProgress(_) => {}
     }
     if trained.is_err() {
         bail!("the training thread ended in a panic");

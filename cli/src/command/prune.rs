@@ -6,10 +6,11 @@
 use std::path::Path;
 
 use serde::Serialize;
-use tinygate::controller::{Controller, Fold, Observer, Progress};
+use tinygate::controller::{Controller, Fold, Observer};
 use tinygate::events::{Event, PruneRequested, Record};
 use tinygate::machine::{Decision, RunState, apply, decide};
 use tinygate::store::Store;
+use tinygate::trainer::Progress;
 
 use super::lost::Lost;
 use super::user;

@@ -47,7 +47,7 @@ pub fn perform(args: &ReplayArgs) -> anyhow::Result<Exit> {
                 match retrain(args, &path)? {
                     Exit::Done => {}
                     Exit::NothingChecked => outcomes.push(Outcome::NothingChecked),
-                    Exit::Interrupted => return Ok(Exit::Interrupted),
+                    exit @ (Exit::Interrupted | Exit::NoProgress) => return Ok(exit),
                     Exit::Refused | Exit::Environment | Exit::LogDamaged | Exit::NewerBuild => {
                         outcomes.push(Outcome::Diverged);
                     }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
-use tinygate::controller::StopRequest;
+use tinygate::trainer::StopRequest;
 
 use crate::exit::Exit;
 use crate::output;

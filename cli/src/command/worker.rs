@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
 use tinygate::config::Config;
-use tinygate::controller::StopRequest;
 use tinygate::store::host_name;
 use tinygate::train::actor;
 use tinygate::train::ranks::{Job, Joined, LEADER_VARIABLE};
+use tinygate::trainer::StopRequest;
 
 use super::ranks::job;
 use super::signals;

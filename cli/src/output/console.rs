@@ -6,9 +6,10 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tinygate::controller::{Observer, Progress};
+use tinygate::controller::Observer;
 use tinygate::events::{Event, InterruptReason, Record, StageName};
 use tinygate::machine::RunState;
+use tinygate::trainer::Progress;
 use tinygate_replay::{describe, explain};
 
 use super::gate::gate_lines;

@@ -7,18 +7,14 @@ use super::super::{StageTrainer, UpdateMetrics};
 use super::batches::Batches;
 use super::directory::RunDirectory;
 use super::failure::{Failure, known_model};
-use super::judge::verdict;
 use super::metrics::MetricBuffer;
 use super::reports::Reports;
 use super::samples::{Samples, is_due, is_logged, rate};
 use super::stages::Stages;
 use super::{scores, weights};
-use crate::checkpoint::Need;
-use crate::controller::{Progress, StopRequest};
-use crate::events::{
-    CheckpointRef, CheckpointWritten, ChunkFinished, Event, Scalar, StageName, Step,
-};
+use crate::events::{CheckpointRef, CheckpointWritten, ChunkFinished, Scalar, StageName, Step};
 use crate::machine::TrainChunk;
+use crate::trainer::{Progress, StopRequest, TrainerFact};
 use crate::units::bytes;
 
 /// Free space that must be left beside a chunk's checkpoints before it begins.
@@ -64,9 +60,9 @@ impl Chunk<'_> {
 
         let pipeline = trainer.pipeline();
         let scored = scores::losses(self.data, train, pipeline)?;
-        self.reports.fact(Event::HeldOutScored(scored))?;
+        self.reports.fact(TrainerFact::HeldOutScored(scored))?;
         let scored = scores::picture(self.data, self.directory, train, pipeline)?;
-        self.reports.fact(Event::PictureScored(scored))?;
+        self.reports.fact(TrainerFact::PictureScored(scored))?;
         let finished = ChunkFinished {
             stage: train.stage.clone(),
             chunk: train.chunk,
@@ -78,7 +74,7 @@ impl Chunk<'_> {
         if let Some(at) = at {
             stages.keep(train, at, trainer);
         }
-        self.reports.fact(Event::ChunkFinished(finished))
+        self.reports.fact(TrainerFact::ChunkFinished(finished))
     }
 
     fn updates(
@@ -110,7 +106,7 @@ impl Chunk<'_> {
         Ok(Trained::ToTheEnd(at))
     }
 
-    /// Writes a checkpoint, reads it back and reports what it is worth. The samples up
+    /// Writes a checkpoint and reports it. The samples up
     /// to it must have been reported, so that no resume finds weights whose samples are missing.
     fn checkpoint(
         &self,
@@ -128,17 +124,14 @@ impl Chunk<'_> {
             .directory
             .write_checkpoint(&folder, &name, step, &content)?;
         self.reports
-            .fact(Event::CheckpointWritten(CheckpointWritten {
+            .fact(TrainerFact::CheckpointWritten(CheckpointWritten {
                 stage: train.stage.clone(),
                 chunk: train.chunk,
                 attempt: train.attempt,
                 checkpoint: checkpoint.clone(),
                 samples_seen,
-                files: files.clone(),
+                files,
             }))?;
-        let accepted = self.directory.accept(Need::Resume, &checkpoint, &files);
-        let judged = verdict(&train.stage, &checkpoint, accepted);
-        self.reports.fact(Event::CheckpointJudged(judged))?;
         Ok(checkpoint)
     }
 

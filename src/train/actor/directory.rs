@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
-use crate::checkpoint::{self, Acceptance, CheckpointContent, Need, RejectReason};
+use crate::checkpoint::{self, CheckpointContent, Need, RejectReason};
 use crate::durable::create_folders;
 use crate::events::{CheckpointRef, FileRecord, Step};
 use crate::store::RunFolder;
@@ -51,12 +51,7 @@ impl RunDirectory {
         checkpoint: &CheckpointRef,
         files: &[FileRecord],
     ) -> Result<(), RejectReason> {
-        let path = self.path.join(&checkpoint.path);
-        let files: Vec<_> = files.iter().map(Into::into).collect();
-        match checkpoint::accept_for(need, &path, Some(&files)) {
-            Acceptance::Accepted(_) => Ok(()),
-            Acceptance::Rejected { reason } => Err(reason),
-        }
+        crate::trainer::accept(&self.path, need, checkpoint, files)
     }
 
     /// The tensors of a checkpoint.
@@ -105,24 +100,4 @@ impl RunDirectory {
             Some(Ok(())) | None => Ok(()),
         }
     }
-}
-
-/// Whether there is nothing to judge: a file system is not mounted, a folder was moved.
-pub(super) fn is_absent(reason: &RejectReason) -> bool {
-    matches!(
-        reason,
-        RejectReason::MissingFile { .. } | RejectReason::Unreadable { .. }
-    )
-}
-
-pub(super) fn refusal(checkpoint: &CheckpointRef, purpose: &str, reason: &RejectReason) -> String {
-    let found = if is_absent(reason) {
-        "is not there"
-    } else {
-        "is no longer what the log names"
-    };
-    format!(
-        "the checkpoint `{}` {purpose} {found}: {reason}",
-        checkpoint.path
-    )
 }

@@ -3,16 +3,14 @@
 use super::super::error::TrainError;
 use super::super::ranks::{Lost, LostHow, RanksError};
 use crate::checkpoint::{LoadError, OptimizerError, RejectReason, WriteError};
-use crate::controller::Report;
 use crate::data::WindowError;
 use crate::events::{
-    Attempt, CheckpointJudged, CheckpointRef, ChunkFailed, ChunkFailure, ChunkNumber, Event,
-    ModelName, Rejection, StageName, Step,
+    Attempt, CheckpointRef, ChunkFailed, ChunkFailure, ChunkNumber, ModelName, StageName, Step,
 };
-use crate::machine::Command;
 use crate::picture::png::PictureError;
 use crate::picture::structure::StructureError;
 use crate::presets::ModelKind;
+use crate::trainer::{Report, TrainerCommand, TrainerFact};
 
 /// What a command is about, for the report of its failure.
 pub(super) struct Subject {
@@ -21,17 +19,13 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    pub fn of(command: &Command) -> Subject {
+    pub fn of(command: &TrainerCommand) -> Subject {
         match command {
-            Command::MeasureStage(measure) => Subject {
+            TrainerCommand::MeasureStage(measure) => Subject {
                 stage: measure.stage.clone(),
                 chunk: None,
             },
-            Command::JudgeCheckpoint(judge) => Subject {
-                stage: judge.stage.clone(),
-                chunk: None,
-            },
-            Command::TrainChunk(train) => Subject {
+            TrainerCommand::TrainChunk(train) => Subject {
                 stage: train.stage.clone(),
                 chunk: Some((train.chunk, train.attempt)),
             },
@@ -111,7 +105,7 @@ impl Failure {
     pub fn reports(self, subject: &Subject, step: Step) -> Vec<Report> {
         let text = self.to_string();
         let failed = |failure: ChunkFailure| match subject.chunk {
-            Some((chunk, attempt)) => Report::Fact(Event::ChunkFailed(ChunkFailed {
+            Some((chunk, attempt)) => Report::Fact(TrainerFact::ChunkFailed(ChunkFailed {
                 stage: subject.stage.clone(),
                 chunk,
                 attempt,
@@ -157,23 +151,10 @@ impl Failure {
                 vec![Report::Environment { detail: text }]
             }
             Failure::Rejected { checkpoint, reason } => {
-                let detail = reason.to_string();
-                let rejected = Some(Rejection {
-                    code: reason.code().to_owned(),
-                    text: detail.clone(),
-                });
-                let judged = CheckpointJudged {
-                    stage: subject.stage.clone(),
-                    checkpoint: checkpoint.clone(),
-                    rejected,
-                };
-                vec![
-                    Report::Fact(Event::CheckpointJudged(judged)),
-                    failed(ChunkFailure::CheckpointUnloadable {
-                        path: checkpoint.path,
-                        detail,
-                    }),
-                ]
+                vec![failed(ChunkFailure::CheckpointUnloadable {
+                    path: checkpoint.path,
+                    detail: reason.to_string(),
+                })]
             }
             Failure::Unloadable { checkpoint, detail } => {
                 vec![failed(ChunkFailure::CheckpointUnloadable {

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use crate::events::{Column, Event, MetricsLogged, Scalar, Steps, metric};
+use crate::events::{Column, MetricsLogged, Scalar, Steps, metric};
 use crate::machine::TrainChunk;
 use crate::store::LAZY_COMMIT;
+use crate::trainer::TrainerFact;
 
 use super::super::UpdateMetrics;
 use super::failure::Failure;
@@ -142,7 +143,7 @@ impl Shared {
         if columns.is_empty() {
             return Ok(());
         }
-        let event = Event::MetricsLogged(MetricsLogged {
+        let event = TrainerFact::MetricsLogged(MetricsLogged {
             columns: columns.into_iter().map(Sparse::column).collect(),
             ..self.empty.clone()
         });
@@ -237,7 +238,7 @@ impl Sparse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::Report;
+    use crate::trainer::{Report, TrainerFact};
 
     #[track_caller]
     fn check(name: &str, steps: &[u64], want: Steps) {
@@ -287,7 +288,7 @@ mod tests {
 
     /// Steps of the losses in a report.
     fn steps(report: &Report) -> Vec<u64> {
-        let Report::Fact(Event::MetricsLogged(logged)) = report else {
+        let Report::Fact(TrainerFact::MetricsLogged(logged)) = report else {
             panic!("{report:?}");
         };
         let losses = logged

@@ -18,7 +18,6 @@ mod chunk;
 mod directory;
 mod failure;
 pub mod fit;
-mod judge;
 mod measure;
 mod metrics;
 mod reports;
@@ -32,11 +31,12 @@ pub mod worker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, unbounded};
+use std::sync::Arc;
 
-use crate::controller::Trainer;
+use crossbeam_channel::Receiver;
+
 use crate::data::WindowError;
-use crate::machine::Command;
+use crate::trainer::{Channels, TrainerCommand};
 use failure::{Failure, Subject};
 use reports::Reports;
 use session::Session;
@@ -47,25 +47,18 @@ pub use session::ActorSetup;
 ///
 /// # Errors
 /// Data without a window for the config, or a thread that cannot be started.
-pub fn spawn(setup: ActorSetup) -> Result<(Trainer, JoinHandle<()>), SpawnError> {
-    let (command_sender, command_receiver) = unbounded();
-    let (report_sender, report_receiver) = unbounded();
+pub fn spawn(setup: ActorSetup) -> Result<(Channels, JoinHandle<()>), SpawnError> {
+    let (channels, commands, reports) = Channels::new(Arc::clone(&setup.stop));
     let threads = setup.threads;
     let session = Session::new(setup)?;
     let thread = std::thread::Builder::new()
         .name("tinygate-train".to_owned())
         .spawn(move || {
             super::use_threads(threads);
-            serve(session, &command_receiver, &Reports::new(report_sender));
+            serve(session, &commands, &Reports::new(reports));
         })
         .map_err(SpawnError::Thread)?;
-    Ok((
-        Trainer {
-            commands: command_sender,
-            reports: report_receiver,
-        },
-        thread,
-    ))
+    Ok((channels, thread))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +69,7 @@ pub enum SpawnError {
     Thread(#[source] std::io::Error),
 }
 
-fn serve(mut session: Session, commands: &Receiver<Command>, reports: &Reports) {
+fn serve(mut session: Session, commands: &Receiver<TrainerCommand>, reports: &Reports) {
     for command in commands {
         let subject = Subject::of(&command);
         // libtorch and the file formats answer errors; a panic is a bug, and still only costs the chunk.

@@ -3,8 +3,7 @@
 use crossbeam_channel::Sender;
 
 use super::failure::Failure;
-use crate::controller::{Progress, Report};
-use crate::events::Event;
+use crate::trainer::{Progress, Report, TrainerFact};
 
 /// Sends reports. Each call fails once the controller is gone, since nothing is left to do then.
 #[derive(Clone)]
@@ -16,8 +15,8 @@ impl Reports {
     }
 
     /// Reports what happened.
-    pub fn fact(&self, event: Event) -> Result<(), Failure> {
-        self.send(Report::Fact(event))
+    pub fn fact(&self, fact: TrainerFact) -> Result<(), Failure> {
+        self.send(Report::Fact(fact))
     }
 
     /// Reports how far a chunk is.

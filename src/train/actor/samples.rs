@@ -5,10 +5,10 @@ use super::super::ranks::{Exchange, Task};
 use super::super::{MicroBatch, StageTrainer, UpdateMetrics, Wanted, learning_rate};
 use super::batches::Batches;
 use super::failure::Failure;
-use crate::controller::StopRequest;
 use crate::data::order::{Order, samples_for};
 use crate::presets::ModelKind;
 use crate::random::Place;
+use crate::trainer::StopRequest;
 
 /// The updates of a task, one after the other.
 pub(super) struct Samples<'a> {

@@ -8,15 +8,15 @@ use super::batches::Batches;
 use super::chunk::Chunk;
 use super::directory::RunDirectory;
 use super::failure::{Failure, known_model};
+use super::measure;
 use super::reports::Reports;
 use super::stages::Stages;
-use super::{judge, measure};
 use crate::config::Config;
-use crate::controller::StopRequest;
 use crate::data::{Frames, WindowError};
-use crate::events::{Event, HeldOutBatches, Step};
-use crate::machine::{Command, MeasureStage};
+use crate::events::{HeldOutBatches, Step};
+use crate::machine::MeasureStage;
 use crate::presets::ModelKind;
+use crate::trainer::{StopRequest, TrainerCommand, TrainerFact};
 
 /// What the actor is given once, when its process starts.
 pub struct ActorSetup {
@@ -55,14 +55,10 @@ impl Session {
         })
     }
 
-    pub fn perform(&mut self, command: &Command, reports: &Reports) -> Result<(), Failure> {
+    pub fn perform(&mut self, command: &TrainerCommand, reports: &Reports) -> Result<(), Failure> {
         match command {
-            Command::MeasureStage(measure) => self.measure(measure, reports),
-            Command::JudgeCheckpoint(judge) => {
-                let judged = judge::judge(&self.directory, judge)?;
-                reports.fact(Event::CheckpointJudged(judged))
-            }
-            Command::TrainChunk(train) => Chunk {
+            TrainerCommand::MeasureStage(measure) => self.measure(measure, reports),
+            TrainerCommand::TrainChunk(train) => Chunk {
                 train,
                 data: &self.data,
                 directory: &mut self.directory,
@@ -118,6 +114,6 @@ impl Session {
                 measure::tokens(&self.data, measure, &upstream)?
             }
         };
-        reports.fact(Event::StageMeasured(measured))
+        reports.fact(TrainerFact::StageMeasured(measured))
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::models::ModelConfig;
 use super::super::ranks::Task;
 use super::super::{InitKey, Model, Pipeline, StageTrainer, Upstream};
-use super::directory::{RunDirectory, is_absent, refusal};
+use super::directory::RunDirectory;
 use super::failure::{Failure, known_model};
 use super::weights;
 use crate::checkpoint::Need;
@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::events::{CheckpointRef, Restart, StageName};
 use crate::machine::{ResumePoint, TrainChunk, UpstreamModel};
 use crate::presets::ModelKind;
+use crate::trainer::{is_absent, refusal};
 
 /// Makes trainers by the config, and keeps the one of the last chunk.
 pub(super) struct Stages {

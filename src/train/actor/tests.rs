@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::super::ranks::Ranks;
 use super::*;
 use crate::config::Config;
-use crate::controller::Report;
 use crate::data::Frames;
 use crate::events::{
-    Attempt, ChunkNumber, Event, HeldOutBatches, Metric, ModelName, Restart, StageName, Step,
+    Attempt, ChunkNumber, HeldOutBatches, Metric, ModelName, Restart, StageName, Step,
 };
 use crate::machine::{MeasureStage, TrainChunk, UpstreamModel};
 use crate::presets::ModelKind;
+use crate::trainer::{Report, TrainerCommand, TrainerFact};
 
 const SIDE: usize = 8;
 /// The stages in their order, and the windows of a micro-batch of each.
@@ -86,8 +86,8 @@ fn chunk(place: usize, upstream: &[UpstreamModel]) -> TrainChunk {
 }
 
 /// What the controller hears of a command.
-fn reports(session: &mut Session, command: &Command) -> Vec<Report> {
-    let (sender, receiver) = unbounded();
+fn reports(session: &mut Session, command: &TrainerCommand) -> Vec<Report> {
+    let (sender, receiver) = crossbeam_channel::unbounded();
     let done = session.perform(command, &Reports::new(sender));
     let mut reports: Vec<Report> = receiver.try_iter().collect();
     if let Err(failure) = done {
@@ -111,15 +111,15 @@ fn scores(session: &mut Session) -> Vec<(String, f64)> {
         };
         let train = chunk(place, &upstream);
         let commands = [
-            Command::MeasureStage(measure),
-            Command::TrainChunk(Box::new(train)),
+            TrainerCommand::MeasureStage(measure),
+            TrainerCommand::TrainChunk(Box::new(train)),
         ];
         for command in commands {
             for report in reports(session, &command) {
                 let values: &[Metric] = match &report {
-                    Report::Fact(Event::StageMeasured(measured)) => &measured.trivial,
-                    Report::Fact(Event::HeldOutScored(scored)) => &scored.values,
-                    Report::Fact(Event::CheckpointWritten(written)) => {
+                    Report::Fact(TrainerFact::StageMeasured(measured)) => &measured.trivial,
+                    Report::Fact(TrainerFact::HeldOutScored(scored)) => &scored.values,
+                    Report::Fact(TrainerFact::CheckpointWritten(written)) => {
                         upstream.retain(|known| known.stage != written.stage);
                         upstream.push(UpstreamModel {
                             stage: written.stage.clone(),
@@ -128,7 +128,7 @@ fn scores(session: &mut Session) -> Vec<(String, f64)> {
                         });
                         &[]
                     }
-                    Report::Fact(Event::ChunkFailed(failed)) => panic!("{failed:?}"),
+                    Report::Fact(TrainerFact::ChunkFailed(failed)) => panic!("{failed:?}"),
                     Report::Environment { detail } => panic!("{detail}"),
                     Report::Fact(_) | Report::Progress(_) | Report::Interrupted { .. } => &[],
                 };
@@ -210,7 +210,7 @@ fn no_memory_for_one_window_is_no_failure_of_the_chunk() {
     let mut session = session(place.path(), HeldOutBatches::Stage);
     session.data_mut().set_memory_for(Some(0));
     let train = chunk(0, &[]);
-    let reports = reports(&mut session, &Command::TrainChunk(Box::new(train)));
+    let reports = reports(&mut session, &TrainerCommand::TrainChunk(Box::new(train)));
     let Some(Report::Environment { detail }) = reports.last() else {
         panic!("{reports:?}");
     };
@@ -219,9 +219,9 @@ fn no_memory_for_one_window_is_no_failure_of_the_chunk() {
             .starts_with("out of memory while scoring held-out windows, even one window at a time"),
         "{detail}"
     );
-    let failed = |report: &Report| matches!(report, Report::Fact(Event::ChunkFailed(_)));
+    let failed = |report: &Report| matches!(report, Report::Fact(TrainerFact::ChunkFailed(_)));
     assert!(!reports.iter().any(failed), "{reports:?}");
     // The chunk's last checkpoint is there: a resume only scores.
-    let written = |report: &Report| matches!(report, Report::Fact(Event::CheckpointWritten(written)) if written.checkpoint.step == Step::new(10));
+    let written = |report: &Report| matches!(report, Report::Fact(TrainerFact::CheckpointWritten(written)) if written.checkpoint.step == Step::new(10));
     assert!(reports.iter().any(written), "{reports:?}");
 }

@@ -10,13 +10,13 @@ use super::failure::Failure;
 use super::samples::{Samples, is_due};
 use super::stages::Stages;
 use crate::config::Config;
-use crate::controller::StopRequest;
 use crate::events::HeldOutBatches;
 use crate::setup;
 use crate::train::ranks::{
     Cause, Exchange, FollowError, Instruction, Joined, RanksError, Task, cause_of,
 };
 use crate::train::{TrainError, device, use_threads};
+use crate::trainer::StopRequest;
 
 /// Trains with the other ranks until rank 0 ends them.
 ///

@@ -14,7 +14,7 @@ use super::job::{Job, Master};
 use super::mailbox::{MailError, Mailbox};
 use super::message::{Cause, GivenUp, Instruction};
 use crate::config::Config;
-use crate::controller::StopRequest;
+use crate::trainer::StopRequest;
 
 /// How long one wait for an instruction takes before the next.
 const LOOK: Duration = Duration::from_secs(2);

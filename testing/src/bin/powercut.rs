@@ -12,10 +12,11 @@
 use std::io::Write;
 use std::path::Path;
 
-use tinygate::controller::{Observer, Progress};
+use tinygate::controller::Observer;
 use tinygate::events::{Record, Seq};
 use tinygate::machine::RunState;
 use tinygate::store::{EventLog, Store};
+use tinygate::trainer::Progress;
 use tinygate_testing::{Script, ScriptedTrainer, Ticks, created, live, lived, short_policy};
 
 type Failure = Box<dyn std::error::Error>;

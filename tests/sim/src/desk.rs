@@ -7,15 +7,18 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tinygate::controller::{ControlError, Link, Observer, Progress, Report};
+use tinygate::controller::Observer;
 use tinygate::events::{
     CheckpointJudged, ChunkFailed, ChunkFailure, Event, FileRecord, Record, Rejection, Seq,
 };
-use tinygate::machine::{self, Command, Decision, RunState, TrainChunk};
+use tinygate::machine::{self, Decision, JudgeCheckpoint, RunState, TrainChunk};
 use tinygate::store::disk::{Disk, JOURNAL};
 use tinygate::store::{AppendError, Durability, EventLog, LogFile, ReadError, Records, Store};
+use tinygate::trainer::{
+    Ended, Judge, Progress, Report, Trainer, TrainerCommand, TrainerError, TrainerFact, Verdict,
+};
 use tinygate_testing::disk::SimDisk;
-use tinygate_testing::{Rng, ScriptedTrainer};
+use tinygate_testing::{Rng, ScriptedJudge, ScriptedTrainer};
 
 use crate::ledger::Ledger;
 use crate::plan::{Fate, Life, Plan};
@@ -261,18 +264,30 @@ impl<'a> Desk<'a> {
     }
 
     /// The process is gone, and its trainer with it.
-    fn crash<T>(&self, name: &'static str) -> Result<T, ControlError> {
+    fn crash<T>(&self, name: &'static str) -> Result<T, TrainerError> {
         self.process.ledger().tally.fault(name);
         self.process.disk.die();
-        Err(ControlError::TrainerLost)
+        Err(TrainerError::Lost)
     }
 
-    fn gone<T>(&self) -> Result<T, ControlError> {
-        Err(ControlError::TrainerLost)
+    fn gone<T>(&self) -> Result<T, TrainerError> {
+        Err(TrainerError::Lost)
+    }
+
+    /// Nothing is said any more. In an exact run a person kills the process before the host fails the
+    /// chunk, since that would change the run.
+    fn hang(&self) -> Result<Option<Report>, TrainerError> {
+        if self.plan.exact {
+            self.silenced.set(true);
+            return self.crash("trainer hangs");
+        }
+        self.process.ledger().tally.fault("trainer hangs");
+        self.silenced.set(true);
+        Ok(None)
     }
 
     /// Everything before the command is durable, and it follows from that.
-    fn check_command(&self, command: &Command) {
+    fn check_command(&self, command: &TrainerCommand) {
         let durable = durable_records(self.process.disk);
         let mut ledger = self.process.ledger();
         ledger.tally.commands += 1;
@@ -286,7 +301,9 @@ impl<'a> Desk<'a> {
             }
             Ok(_) => {}
         }
-        if machine::decide(&ledger.state) != Decision::Act(command.clone()) {
+        let is_due =
+            matches!(machine::decide(&ledger.state), Decision::Act(due) if command.is(&due));
+        if !is_due {
             ledger.violated("a command is sent that is not due");
         }
     }
@@ -332,45 +349,27 @@ impl<'a> Desk<'a> {
             attempt: train.attempt,
             step: train.start(),
             failure: ChunkFailure::CheckpointUnloadable {
-                path: checkpoint.path.clone(),
+                path: checkpoint.path,
                 detail: "its hash is another".to_owned(),
             },
         };
-        let judged = CheckpointJudged {
-            stage: train.stage.clone(),
-            checkpoint,
-            rejected: Some(damaged()),
-        };
-        Some(vec![
-            Report::Fact(Event::CheckpointJudged(judged)),
-            Report::Fact(Event::ChunkFailed(failed)),
-        ])
+        Some(vec![Report::Fact(TrainerFact::ChunkFailed(failed))])
     }
 
-    fn answer(&self, command: &Command) -> Vec<Report> {
-        if let Command::TrainChunk(train) = command
+    fn answer(&self, command: &TrainerCommand) -> Vec<Report> {
+        if let TrainerCommand::TrainChunk(train) = command
             && let Some(reports) = self.cannot_load(train)
         {
             return reports;
         }
         let mut command = command.clone();
-        if let (Some(Planted::WrongStart), Command::TrainChunk(train)) =
+        if let (Some(Planted::WrongStart), TrainerCommand::TrainChunk(train)) =
             (self.process.planted, &mut command)
             && let Some(resume) = &mut train.resume
         {
             resume.files.clear();
         }
-        let mut reports = self.trainer.borrow_mut().answer(&command).reports;
-        if let Command::JudgeCheckpoint(judge) = &command
-            && self.shelf.borrow().rotten.contains(&judge.checkpoint.path)
-        {
-            reports = vec![Report::Fact(Event::CheckpointJudged(CheckpointJudged {
-                stage: judge.stage.clone(),
-                checkpoint: judge.checkpoint.clone(),
-                rejected: Some(damaged()),
-            }))];
-        }
-        reports
+        self.trainer.borrow_mut().answer(&command).reports
     }
 
     /// The next report, with what chance makes of it.
@@ -390,24 +389,21 @@ impl<'a> Desk<'a> {
                 let mut later = self.later.borrow_mut();
                 return (!later.is_empty()).then(|| later.remove(0).1);
             };
-            let Report::Fact(event) = &report else {
+            let Report::Fact(fact) = &report else {
                 return Some(report);
             };
             if self.process.planted == Some(Planted::ResultDropped)
-                && matches!(event, Event::ChunkFinished(_))
+                && matches!(fact, TrainerFact::ChunkFinished(_))
             {
                 continue;
             }
-            self.note(event);
+            self.note(fact);
             let mut tally = None;
             let delay = 1 + self.process.rng().below(40);
             if self.process.one_in(life.lost) {
                 tally = Some("result lost");
-            } else if self.process.one_in(life.late) && self.may_be_late(event) {
-                tally = Some(match event {
-                    Event::CheckpointJudged(_) => "checkpoint late",
-                    _ => "result late",
-                });
+            } else if !self.plan.exact && self.process.one_in(life.late) {
+                tally = Some("result late");
                 self.later.borrow_mut().push((at + delay, report.clone()));
             }
             if let Some(name) = tally {
@@ -422,14 +418,9 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// In an exact run a verdict alone may be late: the machine asks for it then.
-    fn may_be_late(&self, event: &Event) -> bool {
-        !self.plan.exact || matches!(event, Event::CheckpointJudged(_))
-    }
-
     /// A checkpoint is there before it is named.
-    fn note(&self, event: &Event) {
-        let Event::CheckpointWritten(written) = event else {
+    fn note(&self, fact: &TrainerFact) {
+        let TrainerFact::CheckpointWritten(written) = fact else {
             return;
         };
         let path = &written.checkpoint.path;
@@ -477,8 +468,8 @@ pub fn read_journal(disk: &SimDisk) -> Result<Vec<Record>, String> {
         .map_err(|error| error.to_string())
 }
 
-impl Link for Desk<'_> {
-    fn send(&self, command: Command) -> Result<(), ControlError> {
+impl Trainer for Desk<'_> {
+    fn send(&self, command: TrainerCommand) -> Result<(), TrainerError> {
         if self.process.disk.death().is_some() {
             return self.gone();
         }
@@ -488,7 +479,7 @@ impl Link for Desk<'_> {
             return self.crash("crash between append and send");
         }
         self.check_command(&command);
-        if let Command::TrainChunk(train) = &command {
+        if let TrainerCommand::TrainChunk(train) = &command {
             self.check_training(train);
         }
         if self.process.life.fate == (Fate::AfterSend { command: number }) {
@@ -499,13 +490,18 @@ impl Link for Desk<'_> {
         Ok(())
     }
 
-    fn receive(&self) -> Result<Report, ControlError> {
+    fn receive(&self, _: Duration) -> Result<Option<Report>, TrainerError> {
         let process = self.process;
         if process.ledger().violation.is_some() {
             process.disk.die();
         }
         if process.disk.death().is_some() {
             return self.gone();
+        }
+        if self.silenced.get() {
+            process.clock.pass(1000);
+            process.store.step();
+            return Ok(None);
         }
         let number = self.reports.get() + 1;
         self.reports.set(number);
@@ -523,8 +519,7 @@ impl Link for Desk<'_> {
             Fate::Hang { reports } if *reports == number => {
                 process.clock.pass(600_000);
                 process.store.step();
-                self.silenced.set(true);
-                return self.crash("trainer hangs");
+                return self.hang();
             }
             Fate::TrainerGone { reports } if *reports == number => {
                 self.silenced.set(true);
@@ -534,12 +529,9 @@ impl Link for Desk<'_> {
             _ => {}
         }
         match self.next() {
-            Some(report) => Ok(report),
-            // A result was lost: nobody speaks any more, until a person looks.
-            None if process.life.lost > 0 => {
-                self.silenced.set(true);
-                self.crash("trainer hangs")
-            }
+            Some(report) => Ok(Some(report)),
+            // A result was lost: nobody speaks any more.
+            None if process.life.lost > 0 => self.hang(),
             None => {
                 process
                     .ledger()
@@ -547,6 +539,26 @@ impl Link for Desk<'_> {
                 self.gone()
             }
         }
+    }
+
+    // Signals are the script's.
+    fn stop(&self, _: &str) {}
+
+    fn end(&self) -> Ended {
+        Ended::WithThisProcessOnly
+    }
+}
+
+impl Judge for Desk<'_> {
+    fn judge(&self, asked: &JudgeCheckpoint, weights_only: bool) -> Verdict {
+        if !self.shelf.borrow().rotten.contains(&asked.checkpoint.path) {
+            return ScriptedJudge.judge(asked, weights_only);
+        }
+        Verdict::Judged(CheckpointJudged {
+            stage: asked.stage.clone(),
+            checkpoint: asked.checkpoint.clone(),
+            rejected: Some(damaged()),
+        })
     }
 }
 

@@ -69,7 +69,6 @@ pub const FAULTS: &[&str] = &[
     "checkpoint too small",
     "checkpoint truncated",
     "checkpoint corrupt",
-    "checkpoint late",
     "checkpoint damaged later",
     "out of memory",
     "worker exits",

@@ -5,17 +5,21 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use tinygate::controller::{ControlError, Controller, Ending, Link, Report};
+use tinygate::controller::{ControlError, Controller, Ending, Host};
 use tinygate::events::{
     CheckpointGivenUp, Event, FallbackGranted, PruneRequested, Record, Scalar, Seq, SettingChanged,
     SettingKey, SettingValue,
 };
-use tinygate::machine::{self, Command, Phase, RunPhase, RunState};
+use tinygate::machine::{self, Phase, RunPhase, RunState};
 use tinygate::store::disk::{JOURNAL, MirrorKey};
 use tinygate::store::{EventLog, FILE_HEADER, MemoryLog, OpenError, Store};
+use tinygate::trainer::{
+    Ended, Patience, Report, StopRequest, Trainer, TrainerCommand, TrainerError,
+};
 use tinygate_testing::disk::{Moment, Operation, SimDisk, Trouble};
-use tinygate_testing::{Disturbance, Quiet, Rng, ScriptedTrainer, process};
+use tinygate_testing::{Disturbance, Quiet, Rng, ScriptedTrainer, host, process};
 
 use crate::desk::{Clock, Desk, Listener, Process, Shelf, Watched, lock, read_journal};
 use crate::ledger::Ledger;
@@ -27,6 +31,8 @@ const CALM_MAX: u64 = 8;
 
 /// Nothing can be made below it: links and deletions of checkpoints are left to
 /// tests with real files, and their failure changes nothing.
+/// Seconds that a trainer may say nothing.
+const SILENCE_MAX: u32 = 30;
 const NO_DIRECTORY: &str = "/dev/null/simulated";
 
 /// A bug, put in on purpose: the simulation must find it.
@@ -281,6 +287,10 @@ impl World {
                 self.tally("full disk of the trainer");
                 End::Again
             }
+            Ok(Ending::NoProgress(_)) if silenced => End::Again,
+            Ok(Ending::NoProgress(silent)) => {
+                return Err(format!("a trainer that speaks is given up: {silent:?}"));
+            }
             Err(ControlError::TrainerLost) if silenced => End::Again,
             Err(ControlError::Append(_) | ControlError::Read(_)) if trouble => End::Again,
             Err(error) => return Err(format!("a process fails without a fault: {error}")),
@@ -523,7 +533,13 @@ impl World {
             };
             controller.prune(asked, &mut listener)?;
         }
-        controller.run(tinygate_testing::process(pid), desk, &mut listener)
+        let host = Host {
+            trainer: desk,
+            judge: desk,
+            patience: Patience::new(Some(SILENCE_MAX)),
+            stop: &StopRequest::default(),
+        };
+        controller.run(tinygate_testing::process(pid), host, &mut listener)
     }
 
     fn events(&self) -> Vec<Event> {
@@ -771,7 +787,8 @@ fn undisturbed(plan: &Plan) -> Result<Vec<Record>, String> {
             trainer: RefCell::new(ScriptedTrainer::new(plan.script.clone()).chained()),
             queue: RefCell::default(),
         };
-        let ended = controller.run(process(1), &trainer, &mut Quiet);
+        let stop = StopRequest::default();
+        let ended = controller.run(process(1), host(&trainer, &stop), &mut Quiet);
         match ended.map_err(|error| format!("without faults: {error}"))? {
             Ending::Finished => return Ok(log.records()),
             Ending::Stopped => {
@@ -784,7 +801,7 @@ fn undisturbed(plan: &Plan) -> Result<Vec<Record>, String> {
                     return Ok(log.records());
                 }
             }
-            Ending::Interrupted { .. } | Ending::Environment { .. } => {}
+            Ending::Interrupted { .. } | Ending::Environment { .. } | Ending::NoProgress(_) => {}
         }
     }
     Err("a run without any fault does not end".to_owned())
@@ -795,15 +812,21 @@ struct Undisturbed {
     queue: RefCell<VecDeque<Report>>,
 }
 
-impl Link for Undisturbed {
-    fn send(&self, command: Command) -> Result<(), ControlError> {
+impl Trainer for Undisturbed {
+    fn send(&self, command: TrainerCommand) -> Result<(), TrainerError> {
         let answer = self.trainer.borrow_mut().answer(&command);
         self.queue.borrow_mut().extend(answer.reports);
         Ok(())
     }
 
-    fn receive(&self) -> Result<Report, ControlError> {
+    fn receive(&self, _: Duration) -> Result<Option<Report>, TrainerError> {
         let next = self.queue.borrow_mut().pop_front();
-        next.ok_or(ControlError::TrainerLost)
+        next.map(Some).ok_or(TrainerError::Lost)
+    }
+
+    fn stop(&self, _: &str) {}
+
+    fn end(&self) -> Ended {
+        Ended::WithThisProcessOnly
     }
 }

@@ -15,12 +15,14 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use tinygate::checkpoint;
 use tinygate::config::Config;
-use tinygate::controller::{Report, StopRequest, Trainer};
 use tinygate::data::Frames;
 use tinygate::events::{Event, HeldOutBatches, ProcessStarted, Record, Step};
-use tinygate::machine::{Command, RunState, TrainChunk, apply};
+use tinygate::machine::{RunState, TrainChunk, apply};
 use tinygate::setup;
 use tinygate::train::actor::{self, ActorSetup};
+use tinygate::trainer::{
+    Channels, Report, StopRequest, TICK, Trainer, TrainerCommand, TrainerFact,
+};
 
 use self::compare::{Comparison, machines};
 use self::recorded::{End, Found, Recorded, chunks};
@@ -185,7 +187,7 @@ struct Bench {
 /// As many ranks as a chunk was trained by: with others, sums are taken in another order.
 struct Team {
     ranks: u32,
-    trainer: Trainer,
+    trainer: Channels,
     now: ProcessStarted,
 }
 
@@ -260,26 +262,24 @@ impl Bench {
         }
         let team = self.team(chunk.ranks())?;
         team.trainer
-            .commands
-            .send(Command::TrainChunk(Box::new(command)))?;
+            .send(TrainerCommand::TrainChunk(Box::new(command)))?;
         let mut found = Found::default();
         loop {
-            match team
-                .trainer
-                .reports
-                .recv()
-                .context("the trainer went away")?
-            {
+            let Some(report) = team.trainer.receive(TICK)? else {
+                continue;
+            };
+            match report {
                 Report::Progress(_) => {}
                 Report::Interrupted { .. } => return Ok(None),
                 Report::Environment { detail } => {
                     bail!("{detail}\nhint: mend it and start again; the run itself is untouched")
                 }
-                Report::Fact(Event::ChunkFinished(_)) => break,
-                Report::Fact(event @ Event::ChunkFailed(_)) => {
-                    return Ok(Some(Err(tinygate_replay::describe(&event))));
+                Report::Fact(TrainerFact::ChunkFinished(_)) => break,
+                Report::Fact(TrainerFact::ChunkFailed(failed)) => {
+                    let failed = Event::ChunkFailed(failed);
+                    return Ok(Some(Err(tinygate_replay::describe(&failed))));
                 }
-                Report::Fact(event) => found.add(&event),
+                Report::Fact(fact) => found.add(&fact.into()),
             }
         }
         if let End::Resumed { after } = chunk.end {

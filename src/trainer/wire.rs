@@ -1,0 +1,410 @@
+//! Commands and reports as JSON, one object a line, with the version of the protocol in each.
+//!
+//! The forms here are of the protocol and not of the live types: commands have structs of their own,
+//! and facts are in the JSON form of the log's events, which is stable. The version is read
+//! before anything else.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Misreport, Progress, Report, TrainerCommand, TrainerFact};
+use crate::events::{
+    Attempt, CheckpointRef, ChunkNumber, FileRecord, ModelName, Restart, Scalar, Settings,
+    StageName, Step,
+};
+use crate::machine::{MeasureStage, ResumePoint, TrainChunk, UpstreamModel};
+
+/// The version that this build speaks.
+pub const VERSION: u32 = 1;
+
+/// Facts that a trainer may report, by name.
+const FACTS: [&str; 7] = [
+    "stage_measured",
+    "metrics_logged",
+    "checkpoint_written",
+    "held_out_scored",
+    "picture_scored",
+    "chunk_finished",
+    "chunk_failed",
+];
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+enum CommandV1 {
+    MeasureStage(MeasureStageV1),
+    TrainChunk(TrainChunkV1),
+}
+
+#[derive(Serialize, Deserialize)]
+struct MeasureStageV1 {
+    stage: StageName,
+    model: ModelName,
+    settings: Settings,
+    upstream: Vec<UpstreamV1>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UpstreamV1 {
+    stage: StageName,
+    checkpoint: CheckpointRef,
+    files: Vec<FileRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TrainChunkV1 {
+    stage: StageName,
+    model: ModelName,
+    chunk: ChunkNumber,
+    attempt: Attempt,
+    restart: Restart,
+    from: Step,
+    to: Step,
+    settings: Settings,
+    resume: Option<ResumeV1>,
+    upstream: Vec<UpstreamV1>,
+    taken: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ResumeV1 {
+    checkpoint: CheckpointRef,
+    samples_seen: u64,
+    files: Vec<FileRecord>,
+    fresh_optimizer: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+enum ReportV1 {
+    Fact(TrainerFact),
+    Progress(ProgressV1),
+    Interrupted { signal: String },
+    Environment { detail: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct ProgressV1 {
+    stage: StageName,
+    step: Step,
+    gate: Step,
+    target: Step,
+    loss: Scalar,
+    updates_per_second: Scalar,
+}
+
+/// A command as a line, without its end.
+///
+/// # Errors
+/// What JSON cannot hold; no command has it.
+pub fn command_to_json(command: &TrainerCommand) -> Result<String, serde_json::Error> {
+    let command = match command {
+        TrainerCommand::MeasureStage(measure) => CommandV1::MeasureStage(MeasureStageV1 {
+            stage: measure.stage.clone(),
+            model: measure.model.clone(),
+            settings: measure.settings.clone(),
+            upstream: upstream_to_v1(&measure.upstream),
+        }),
+        TrainerCommand::TrainChunk(train) => CommandV1::TrainChunk(TrainChunkV1 {
+            stage: train.stage.clone(),
+            model: train.model.clone(),
+            chunk: train.chunk,
+            attempt: train.attempt,
+            restart: train.restart,
+            from: train.from,
+            to: train.to,
+            settings: train.settings.clone(),
+            resume: train.resume.as_ref().map(|resume| ResumeV1 {
+                checkpoint: resume.checkpoint.clone(),
+                samples_seen: resume.samples_seen,
+                files: resume.files.clone(),
+                fresh_optimizer: resume.fresh_optimizer,
+            }),
+            upstream: upstream_to_v1(&train.upstream),
+            taken: train.taken.clone(),
+        }),
+    };
+    write(&command)
+}
+
+/// Reads a command.
+///
+/// # Errors
+/// A line that is none, or of a newer version.
+pub fn command_from_json(line: &str) -> Result<TrainerCommand, Misreport> {
+    Ok(match read(versioned(line)?)? {
+        CommandV1::MeasureStage(measure) => TrainerCommand::MeasureStage(MeasureStage {
+            stage: measure.stage,
+            model: measure.model,
+            settings: measure.settings,
+            upstream: upstream_of_v1(measure.upstream),
+        }),
+        CommandV1::TrainChunk(train) => TrainerCommand::TrainChunk(Box::new(TrainChunk {
+            stage: train.stage,
+            model: train.model,
+            chunk: train.chunk,
+            attempt: train.attempt,
+            restart: train.restart,
+            from: train.from,
+            to: train.to,
+            settings: train.settings,
+            resume: train.resume.map(|resume| ResumePoint {
+                checkpoint: resume.checkpoint,
+                samples_seen: resume.samples_seen,
+                files: resume.files,
+                fresh_optimizer: resume.fresh_optimizer,
+            }),
+            upstream: upstream_of_v1(train.upstream),
+            taken: train.taken,
+        })),
+    })
+}
+
+/// A report as a line, without its end.
+///
+/// # Errors
+/// What JSON cannot hold; no report has it.
+pub fn report_to_json(report: &Report) -> Result<String, serde_json::Error> {
+    let report = match report {
+        Report::Fact(fact) => ReportV1::Fact(fact.clone()),
+        Report::Progress(progress) => ReportV1::Progress(ProgressV1 {
+            stage: progress.stage.clone(),
+            step: progress.step,
+            gate: progress.gate,
+            target: progress.target,
+            loss: Scalar::new(progress.loss),
+            updates_per_second: Scalar::new(progress.updates_per_second),
+        }),
+        Report::Interrupted { signal } => ReportV1::Interrupted {
+            signal: signal.clone(),
+        },
+        Report::Environment { detail } => ReportV1::Environment {
+            detail: detail.clone(),
+        },
+    };
+    write(&report)
+}
+
+/// Reads a report.
+///
+/// # Errors
+/// [`Misreport`]: a line that is no report, of a newer version, or with a fact that no trainer may
+/// say.
+pub fn report_from_json(line: &str) -> Result<Report, Misreport> {
+    let value = versioned(line)?;
+    let said = |key: &str| value.get(key).and_then(Value::as_str);
+    if let (Some("fact"), Some(kind)) = (said("report"), said("fact"))
+        && !FACTS.contains(&kind)
+    {
+        return Err(Misreport::Kind {
+            kind: kind.chars().take(64).collect(),
+        });
+    }
+    Ok(match read(value)? {
+        ReportV1::Fact(fact) => Report::Fact(fact),
+        ReportV1::Progress(progress) => Report::Progress(Progress {
+            stage: progress.stage,
+            step: progress.step,
+            gate: progress.gate,
+            target: progress.target,
+            loss: progress.loss.get(),
+            updates_per_second: progress.updates_per_second.get(),
+        }),
+        ReportV1::Interrupted { signal } => Report::Interrupted { signal },
+        ReportV1::Environment { detail } => Report::Environment { detail },
+    })
+}
+
+fn upstream_to_v1(models: &[UpstreamModel]) -> Vec<UpstreamV1> {
+    let model = |model: &UpstreamModel| UpstreamV1 {
+        stage: model.stage.clone(),
+        checkpoint: model.checkpoint.clone(),
+        files: model.files.clone(),
+    };
+    models.iter().map(model).collect()
+}
+
+fn upstream_of_v1(models: Vec<UpstreamV1>) -> Vec<UpstreamModel> {
+    let model = |model: UpstreamV1| UpstreamModel {
+        stage: model.stage,
+        checkpoint: model.checkpoint,
+        files: model.files,
+    };
+    models.into_iter().map(model).collect()
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    message: &'a T,
+}
+
+fn write<T: Serialize>(message: &T) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&Versioned {
+        version: VERSION,
+        message,
+    })
+}
+
+/// The message without its version, once that is known.
+fn versioned(line: &str) -> Result<Value, Misreport> {
+    let unreadable = |why: String| Misreport::Unreadable { why };
+    let mut value: Value =
+        serde_json::from_str(line).map_err(|error| unreadable(error.to_string()))?;
+    let Some(fields) = value.as_object_mut() else {
+        return Err(unreadable("it is no JSON object".to_owned()));
+    };
+    let version = fields.remove("version").unwrap_or(Value::Null);
+    match version.as_u64().and_then(|found| u32::try_from(found).ok()) {
+        Some(VERSION) => Ok(value),
+        Some(found) if VERSION < found => Err(Misreport::Version {
+            found,
+            known: VERSION,
+        }),
+        Some(_) | None => Err(unreadable(format!(
+            "its `version` is {version}, expected {VERSION}"
+        ))),
+    }
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Misreport> {
+    serde_json::from_value(value).map_err(|error| Misreport::Unreadable {
+        why: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{Column, MetricsLogged, Steps};
+    use crate::presets::{self, ModelKind};
+
+    fn train() -> TrainerCommand {
+        TrainerCommand::TrainChunk(Box::new(TrainChunk {
+            stage: StageName::new("latent_actions"),
+            model: ModelName::new("latent_actions"),
+            chunk: ChunkNumber::new(2),
+            attempt: Attempt::new(1),
+            restart: Restart::FIRST,
+            from: Step::new(1000),
+            to: Step::new(2000),
+            settings: presets::settings(ModelKind::LatentActions),
+            resume: Some(ResumePoint {
+                checkpoint: checkpoint(),
+                samples_seen: 350_000,
+                files: Vec::new(),
+                fresh_optimizer: false,
+            }),
+            upstream: Vec::new(),
+            taken: Vec::new(),
+        }))
+    }
+
+    fn checkpoint() -> CheckpointRef {
+        CheckpointRef {
+            path: "latent_actions/checkpoints/latent_actions_step_1000".to_owned(),
+            step: Step::new(1000),
+        }
+    }
+
+    /// What a version-1 trainer was promised. A change here needs another version.
+    #[test]
+    fn a_command_in_version_1() {
+        let line = command_to_json(&train()).unwrap();
+        assert_eq!(
+            line,
+            "{\"version\":1,\"command\":\"train_chunk\",\"stage\":\"latent_actions\",\"model\":\"latent_actions\",\
+             \"chunk\":2,\"attempt\":1,\"restart\":0,\"from\":1000,\"to\":2000,\"settings\":{\"learning_rate\":0.0001,\
+             \"n_updates\":10000,\"schedule_updates\":10000,\"batch_size_per_gpu\":350,\
+             \"gradient_accumulation_steps\":1,\"log_interval\":500,\"chunk_size\":1000,\"checkpoint_interval\":null,\
+             \"n_actions\":4},\"resume\":{\"checkpoint\":{\"path\":\
+             \"latent_actions/checkpoints/latent_actions_step_1000\",\"step\":1000},\"samples_seen\":350000,\
+             \"files\":[],\"fresh_optimizer\":false},\"upstream\":[],\"taken\":[]}"
+        );
+        assert_eq!(command_from_json(&line), Ok(train()));
+    }
+
+    #[test]
+    fn reports_come_back() {
+        let logged = TrainerFact::MetricsLogged(MetricsLogged {
+            stage: StageName::new("classifier"),
+            chunk: ChunkNumber::new(1),
+            attempt: Attempt::new(1),
+            columns: vec![Column {
+                name: "loss".to_owned(),
+                steps: Steps::List(vec![1, 2]),
+                values: vec![Scalar::new(0.5), Scalar::new(f64::NAN)],
+            }],
+        });
+        let progress = Progress {
+            stage: StageName::new("classifier"),
+            step: Step::new(3),
+            gate: Step::new(10),
+            target: Step::new(20),
+            loss: f64::INFINITY,
+            updates_per_second: 12.5,
+        };
+        let reports = [
+            Report::Fact(logged),
+            Report::Progress(progress),
+            Report::Interrupted {
+                signal: "SIGINT".to_owned(),
+            },
+            Report::Environment {
+                detail: "the disk is full".to_owned(),
+            },
+        ];
+        for report in reports {
+            let line = report_to_json(&report).unwrap();
+            assert!(!line.contains('\n'));
+            assert_eq!(report_from_json(&line), Ok(report));
+        }
+    }
+
+    #[track_caller]
+    fn check(name: &str, line: &str, want: &str) {
+        let found = report_from_json(line).map_err(|error| error.to_string());
+        assert_eq!(found, Err(want.to_owned()), "{name}");
+    }
+
+    #[test]
+    fn what_no_trainer_may_say() {
+        check(
+            "a decision",
+            r#"{"version":1,"report":"fact","fact":"stage_stopped","stage":"dynamics"}"#,
+            "it reported `stage_stopped`, which no trainer may say",
+        );
+        check(
+            "a verdict on its own checkpoint",
+            r#"{"version":1,"report":"fact","fact":"checkpoint_judged","stage":"dynamics"}"#,
+            "it reported `checkpoint_judged`, which no trainer may say",
+        );
+        check(
+            "a newer protocol, whatever it holds",
+            r#"{"version":2,"report":[]}"#,
+            "it speaks version 2 of the protocol, this build knows up to 1",
+        );
+        check(
+            "no version",
+            r#"{"report":"interrupted","signal":"SIGINT"}"#,
+            "it sent a message that cannot be read: its `version` is null, expected 1",
+        );
+        check(
+            "no object",
+            "[]",
+            "it sent a message that cannot be read: it is no JSON object",
+        );
+        check(
+            "an unknown report",
+            r#"{"version":1,"report":"hello"}"#,
+            "it sent a message that cannot be read: unknown variant `hello`, expected one of `fact`, `progress`, \
+             `interrupted`, `environment`",
+        );
+        check(
+            "a fact without its fields",
+            r#"{"version":1,"report":"fact","fact":"chunk_finished"}"#,
+            "it sent a message that cannot be read: missing field `stage`",
+        );
+    }
+}
