@@ -47,8 +47,8 @@ install: ## Build the program and put it into PREFIX/bin (default ~/.local)
 	@echo '$(PREFIX)/bin/tinygate'
 
 .PHONY: sim
-sim: ## Simulate runs with faults: SEEDS=10000 from FROM=0, or one with SEED=7
-	tools/sim.sh $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),300) --from $(or $(FROM),0))
+sim: ## Simulate runs with faults: SEEDS=10000 from FROM=0, or one with SEED=7 (and KEEP=3,9 of its faults)
+	tools/sim.sh $(if $(SEED),--seed $(SEED) $(if $(KEEP),--keep $(KEEP)),--seeds $(or $(SEEDS),300) --from $(or $(FROM),0))
 
 .PHONY: replay-alone
 replay-alone: ## Build and test the auditor alone, without libtorch

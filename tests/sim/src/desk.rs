@@ -27,6 +27,9 @@ use crate::world::Planted;
 /// Reports in one process. A run that needs more does not end.
 const REPORTS_MAX: u64 = 200_000;
 
+/// Appends of all runs with [`Planted::Unrepeatable`].
+static APPENDS: AtomicU64 = AtomicU64::new(0);
+
 /// Virtual time, shared by the log's clock and the events' times.
 #[derive(Clone)]
 pub struct Clock {
@@ -56,6 +59,10 @@ impl Clock {
     pub fn set_back(&self, milliseconds: u64) {
         let back = i64::try_from(milliseconds).unwrap_or(i64::MAX);
         self.skew.fetch_sub(back, Ordering::Relaxed);
+    }
+
+    pub fn is_set_back(&self) -> bool {
+        self.skew.load(Ordering::Relaxed) != 0
     }
 
     /// Milliseconds since 1970.
@@ -135,6 +142,9 @@ impl EventLog for Watched<'_> {
         match (process.planted, events.as_mut_slice()) {
             (Some(Planted::DecisionTwice), [(_, Event::GateDecided(_))]) => {
                 events.extend(events.clone());
+            }
+            (Some(Planted::Unrepeatable), [(time_ms, _), ..]) => {
+                *time_ms += APPENDS.fetch_add(1, Ordering::Relaxed);
             }
             (Some(Planted::DecisionEdited), [(_, Event::GateDecided(gate))]) => {
                 gate.failures += 1;
@@ -311,9 +321,9 @@ impl<'a> Desk<'a> {
     fn check_training(&self, train: &TrainChunk) {
         let mut ledger = self.process.ledger();
         let (chunk, attempt) = (train.chunk.get(), train.attempt.get());
-        for mood in self.plan.moods(&train.stage, chunk, attempt) {
-            ledger.tally.fault(mood);
-        }
+        ledger
+            .tally
+            .fault(self.plan.mood(&train.stage, chunk, attempt));
         // At its end already, a chunk is only measured once more.
         if train.start() < train.from || train.to < train.start() {
             let (from, to, start) = (train.from, train.to, train.start());
@@ -392,9 +402,12 @@ impl<'a> Desk<'a> {
             let Report::Fact(fact) = &report else {
                 return Some(report);
             };
-            if self.process.planted == Some(Planted::ResultDropped)
-                && matches!(fact, TrainerFact::ChunkFinished(_))
-            {
+            let dropped = match self.process.planted {
+                Some(Planted::ResultDropped) => true,
+                Some(Planted::ResultDroppedAfterSetBack) => self.process.clock.is_set_back(),
+                _ => false,
+            };
+            if dropped && matches!(fact, TrainerFact::ChunkFinished(_)) {
                 continue;
             }
             self.note(fact);

@@ -1,88 +1,108 @@
-//! Whole runs on a machine that fails, from a seed: the simulation.
+//! Simulates whole runs with faults. A seed determines everything.
 //!
-//! One seed makes one run: a policy, a script for the trainer, and the faults of
-//! each of the run's processes. The machine, the controller, the store with its
-//! recovery, and the auditor are the real ones. The disk, the trainer and the
-//! time are simulated, in one thread, so that a seed gives the same run always.
+//! A seed gives a policy, a script for the trainer, and the faults of each process
+//! of the run. The machine, the controller, the store with its recovery, and the
+//! auditor are the real ones. The disk, the trainer and the clock are simulated, in
+//! one thread.
 //!
-//! It is a package of its own because it stands on all of the others, the auditor
-//! included, and is needed by none. Its tests run 300 seeds with everybody's tests;
-//! its program runs as many as one likes: `make sim SEEDS=10000`.
+//! The package depends on all the others and none depends on it. `make test` runs
+//! 1000 seeds; `make sim SEEDS=10000` runs as many as you like.
 //!
 //! # Faults
 //!
-//! *The disk* ([`tinygate_testing::disk`]) keeps what was synced apart from what
-//! lies over it. A power cut loses any of the unsynced writes, keeps others, and
-//! tears some at any byte or sector, whatever their order; a kill loses none of
-//! them, and syncs none. Reads, writes, cuts, renames and syncs fail, are short,
-//! are interrupted, or find the disk full. Between two processes bits flip in one
-//! copy of the log, or the copy is cut short, does not open, or is gone.
+//! *The disk* ([`tinygate_testing::disk`]) keeps synced bytes apart from unsynced
+//! writes. A power cut loses any of the unsynced writes, keeps others, and tears
+//! some at any byte or sector, in any order; a kill loses none of them and syncs
+//! none. Reads, writes, truncations, renames and syncs fail, are short, are
+//! interrupted, or find the disk full. Between two processes bits flip in one copy
+//! of the log, or the copy is truncated, does not open, or is missing.
 //!
-//! sled does not run on a simulated disk. Its place is taken by a map behind the
-//! same trait ([`tinygate::store::disk::Mirror`]) and the same faults: unsynced
-//! values are lost each by itself, which is more than sled does. What sled's own
-//! files do when they are damaged is for tests with real files.
+//! sled does not run on a simulated disk. A map behind the same trait
+//! ([`tinygate::store::disk::Mirror`]) replaces it, with the same faults: each
+//! unsynced value may be lost by itself, which is more than sled loses. Tests with
+//! real files cover damage to sled's own files.
 //!
-//! *The process* goes away at any operation of the disk, before, within or after
-//! it; between an append and the command that follows from it; between a command
-//! and its result; just after any kind of event; in the middle of a recovery; and
-//! again before it has done anything. It stalls for seconds, its clock is set back,
-//! and a person stops it or changes settings.
+//! *The process* dies at any operation of the disk, before, within or after it;
+//! between an append and the command that follows from it; between a command and
+//! its result; just after any kind of event; during recovery; and twice in a row.
+//! It stalls for seconds, its clock is set back, and a person stops it or changes
+//! settings.
 //!
 //! *The trainer* ([`tinygate_testing::ScriptedTrainer`]) reports losses that fall,
-//! stay, rise, jump or are no number, collapsing entropy, lost structure, missing
-//! metrics and pictures, checkpoints missing, empty, cut off, broken, late, or
-//! damaged after they were accepted. It runs out of memory, exits, hangs and goes
-//! away; what it says arrives twice, late, or not at all.
+//! stay, rise, spike, or are not a number; collapsing entropy; lost structure;
+//! missing metrics and pictures; checkpoints that are missing, empty, truncated,
+//! corrupt, late, or damaged after they were accepted. It runs out of memory, exits
+//! and hangs; its reports arrive twice, late, or never.
 //!
-//! # What is promised, and so asked for
+//! # Limits of the faults
 //!
 //! Damage hits one copy at a time, and in the journal only what sled's copy holds
-//! durably: what is newer than that has one copy. Another damage comes only after
-//! the log was opened and mended. sled does not fail to be read while the journal
-//! is damaged. Within these bounds everything below holds.
+//! durably: newer events have one copy. The next damage comes only after the log
+//! was opened and repaired. sled can be read while the journal is damaged. Within
+//! these limits every invariant below holds.
 //!
-//! A run is *exact* when nothing in it may change its course: crashes, disk faults,
-//! late verdicts, reports that come twice, results cut off by a crash. It must end
-//! as the same run without any fault does. Other runs lose single reports, meet
-//! rotten checkpoints, signals, changed settings and chunks interrupted too often:
-//! all but that comparison is asked of them.
+//! A run is *exact* when none of its faults may change its course: crashes, disk
+//! faults, late verdicts, duplicate reports, results cut off by a crash. It must end
+//! as the same run does without faults. Other runs lose single reports, meet damaged
+//! checkpoints, signals, changed settings and chunks interrupted too often; all
+//! invariants but that comparison apply to them.
 //!
 //! # Invariants
 //!
 //! After every event: it is at the log's head; a decision is the one that is due;
-//! one gate a chunk and attempt, chunks and attempts rise; failures, chunk failures
-//! and extensions are within the budget; settings are within their bounds; nothing
-//! is deleted that is resumed from or handed on; in an exact run a gate has seen
-//! the loss of each of its updates once.
+//! there is one gate per chunk and attempt, and chunks and attempts rise; failures,
+//! chunk failures and extensions are within the budget; settings are within their
+//! bounds; no checkpoint is deleted that is still needed; in an exact run a gate has
+//! seen the loss of each of its updates once.
 //!
-//! With every command: all events before it are on the disk as it would be after
-//! a power cut, chained, and the command is what follows from them; it resumes from
-//! a checkpoint that is there. Nobody hears of an event that is not durable.
+//! With every command: all events before it would survive a power cut, chained, and
+//! the command follows from them; it resumes from a checkpoint that exists.
+//! Observers only receive durable events.
 //!
-//! After every opening: no acknowledged event is lost, none appears that was not
-//! appended, replay agrees with every decision, and the fold of a prefix and then
-//! of the rest is the fold of the whole.
+//! After every opening: no acknowledged event is lost, no event appears that was not
+//! appended, replay agrees with every decision, and folding a prefix and then the
+//! rest gives the same state as folding the whole.
 //!
-//! In the end: with faults no longer planned, the run ends within a few processes;
-//! both copies are whole and equal; an exact run has the same decisions and the
-//! same state, weights' hashes with it, as the run without faults.
+//! At the end: once no more faults are planned, the run ends within a few processes;
+//! both copies are whole and equal; an exact run has the same decisions and the same
+//! state, including the hashes of the weights, as the run without faults.
 //!
-//! Every fault and every transition of the machine is counted. A suite that never
-//! had one of them fails: see [`Tally::never`].
+//! Every fault and every transition of the machine is counted. A suite that misses
+//! one of them fails: see [`Tally::never`].
+//!
+//! # Determinism
+//!
+//! [`check`] runs each seed twice. Both runs must give the same events, the same
+//! bytes in the journal, the same story and the same tally. A difference is a
+//! violation, reported with the first event that differs.
+//!
+//! # Shrinking
+//!
+//! [`shrink`] reduces the faults of a failing seed. It removes halves, quarters and
+//! single faults, and lowers the numbers in the rest, as long as the seed fails in
+//! the same way. In the end no single fault can be removed. The result is printed as
+//! a command: `make sim SEED=7 KEEP=3,9@4` runs seed 7 with only its faults 3 and 9,
+//! and with 4 as the number (an operation, a count, a time) in fault 9.
 
 #![allow(
     clippy::wildcard_enum_match_arm,
     reason = "a simulation looks at few of the things that can happen, each where it matters"
 )]
 
+mod check;
 mod desk;
+mod keep;
 mod ledger;
 mod plan;
+mod shrink;
 mod sweep;
 mod tally;
 mod world;
 
+pub use check::check;
+pub use keep::Keep;
+pub use plan::Fault;
+pub use shrink::{Smallest, shrink};
 pub use sweep::{Swept, sweep};
 pub use tally::{FAULTS, IMPOSSIBLE, Tally};
-pub use world::{Planted, Simulated, simulate};
+pub use world::{Case, Planted, Simulated, simulate};

@@ -1,4 +1,5 @@
-//! Runs the simulation over many seeds: `sim [--seeds N] [--from SEED] [--seed SEED] [--jobs N]`.
+//! Runs the simulation over many seeds, or over one with its story:
+//! `sim [--seeds N] [--from SEED] [--jobs N]` or `sim --seed SEED [--keep FAULTS]`.
 //!
 //! Exit code 1 when an invariant did not hold, or when a fault or a transition
 //! never happened in 300 seeds or more.
@@ -7,15 +8,21 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use tinygate_sim::{Simulated, simulate, sweep};
+use tinygate_sim::{Case, Keep, check, shrink, sweep};
 
 /// Fewer seeds need not show everything.
 const ENOUGH: u64 = 300;
+
+/// Failing seeds that are shrunk; the first ones say most.
+const SHRUNK_MAX: usize = 3;
+
+const USAGE: &str = "usage: sim [--seeds N] [--from SEED] [--jobs N] | --seed SEED [--keep FAULTS]";
 
 struct Args {
     seeds: u64,
     from: u64,
     seed: Option<u64>,
+    keep: Option<Keep>,
     jobs: usize,
 }
 
@@ -23,8 +30,16 @@ fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let done = match arguments() {
         Ok(Args {
-            seed: Some(seed), ..
-        }) => one(seed, &mut out),
+            seed: Some(seed),
+            keep,
+            ..
+        }) => one(
+            &Case {
+                keep,
+                ..Case::new(seed)
+            },
+            &mut out,
+        ),
         Ok(args) => many(&args, &mut out),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
@@ -43,36 +58,49 @@ fn arguments() -> Result<Args, String> {
         seeds: ENOUGH,
         from: 0,
         seed: None,
+        keep: None,
         jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     let mut words = std::env::args().skip(1);
     while let Some(name) = words.next() {
-        let usage = "usage: sim [--seeds N] [--from SEED] [--seed SEED] [--jobs N]";
-        let word = words.next().ok_or(usage)?;
+        let word = words.next().ok_or(USAGE)?;
+        if name == "--keep" {
+            args.keep = Some(word.parse().map_err(|error| format!("{error}\n{USAGE}"))?);
+            continue;
+        }
         let number: u64 = word
             .parse()
-            .map_err(|_| format!("`{word}` is no number\n{usage}"))?;
+            .map_err(|_| format!("`{word}` is not a number\n{USAGE}"))?;
         match name.as_str() {
             "--seeds" => args.seeds = number,
             "--from" => args.from = number,
             "--seed" => args.seed = Some(number),
             "--jobs" => args.jobs = usize::try_from(number).unwrap_or(1).max(1),
-            _ => return Err(format!("`{name}` is not known\n{usage}")),
+            _ => return Err(format!("`{name}` is not known\n{USAGE}")),
         }
+    }
+    match (&args.keep, args.seed) {
+        (Some(_), None) => return Err(format!("`--keep` needs `--seed`\n{USAGE}")),
+        (Some(keep), Some(seed)) => {
+            let drawn = Case::new(seed).faults();
+            keep.fits(&drawn)
+                .map_err(|error| format!("seed {seed}: {error}"))?;
+        }
+        (None, _) => {}
     }
     Ok(args)
 }
 
-/// One seed, with its story.
-fn one(seed: u64, out: &mut impl Write) -> std::io::Result<bool> {
-    writeln!(out, "seed {seed}")?;
-    let Simulated {
-        tally,
-        violation,
-        story,
-        digest,
-    } = simulate(seed, None);
-    for (number, line) in story.iter().enumerate() {
+/// One seed, with its faults and its story; shrunk where it fails.
+fn one(case: &Case, out: &mut impl Write) -> std::io::Result<bool> {
+    writeln!(out, "seed {}", case.seed)?;
+    for fault in case.kept_faults() {
+        writeln!(out, "  {fault}")?;
+    }
+    let done = check(case);
+    let tally = &done.tally;
+    writeln!(out, "story")?;
+    for (number, line) in done.story.iter().enumerate() {
         writeln!(out, "{:>4}  {line}", number + 1)?;
     }
     for (name, times) in &tally.faults {
@@ -80,14 +108,26 @@ fn one(seed: u64, out: &mut impl Write) -> std::io::Result<bool> {
     }
     writeln!(
         out,
-        "{} events, {} processes, {:?}, digest {digest}",
-        tally.events, tally.processes, tally.endings
+        "{} events, {} processes, {:?}, digest {}",
+        tally.events,
+        tally.processes,
+        tally.endings,
+        done.digest()
     )?;
-    match &violation {
-        Some(violation) => writeln!(out, "violated: {violation}")?,
-        None => writeln!(out, "every invariant held")?,
+    let Some(violation) = &done.violation else {
+        writeln!(
+            out,
+            "every invariant held, and a second run gave the same log"
+        )?;
+        return Ok(true);
+    };
+    writeln!(out, "violated: {violation}")?;
+    if case.keep.is_none()
+        && let Some(smallest) = shrink(case)
+    {
+        writeln!(out, "{smallest}")?;
     }
-    Ok(violation.is_none())
+    Ok(false)
 }
 
 fn many(args: &Args, out: &mut impl Write) -> std::io::Result<bool> {
@@ -97,16 +137,18 @@ fn many(args: &Args, out: &mut impl Write) -> std::io::Result<bool> {
     let started = Instant::now();
     let swept = sweep(args.from..end, args.jobs);
     let seconds = started.elapsed().as_secs_f64();
-    for (seed, violation) in &swept.violations {
-        writeln!(
-            out,
-            "seed {seed}: {violation}\n  run it alone: make sim SEED={seed}"
-        )?;
+    for (place, (seed, violation)) in swept.violations.iter().enumerate() {
+        writeln!(out, "seed {seed}: {violation}")?;
+        let smallest = (place < SHRUNK_MAX).then(|| shrink(&Case::new(*seed)));
+        match smallest.flatten() {
+            Some(smallest) => writeln!(out, "{smallest}")?,
+            None => writeln!(out, "run it: make sim SEED={seed}")?,
+        }
     }
     writeln!(out, "{}", swept.tally)?;
     writeln!(
         out,
-        "{} seeds in {seconds:.1} s, {} violations",
+        "{} seeds, each run twice, in {seconds:.1} s, {} violations",
         args.seeds,
         swept.violations.len()
     )?;

@@ -1,6 +1,6 @@
 //! From a seed to a run: its policy, its trainer's script, and the faults of each process.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
 use tinygate::events::{
     CheckpointRef, Event, InitFrom, Policy, RetryFrom, Settings, StageName, Step,
@@ -10,9 +10,12 @@ use tinygate::presets::{self, Preset};
 use tinygate_testing::disk::{Moment, Trouble};
 use tinygate_testing::{ChunkPlan, Curve, Failure, Files, HeldOut, Picture, Rng, Script, created};
 
+use crate::keep::Keep;
+
 /// Chunks of a stage that may go badly; all later ones go well, unless the stage is hopeless.
 const CHUNKS: u32 = 6;
 
+#[derive(Clone)]
 pub struct Plan {
     pub seed: u64,
     /// Nothing that is planned may change the run's course.
@@ -24,13 +27,31 @@ pub struct Plan {
     /// How often a stopped stage is allowed more retries.
     pub reopenings: u64,
     pub script: Script,
-    moods: BTreeMap<(StageName, u32, u32), Vec<&'static str>>,
+    bad_chunks: Vec<BadChunk>,
     /// The processes with faults; those after them have none.
     pub lives: Vec<Life>,
 }
 
-/// One process.
+/// Training that goes badly; chunk 0 is every chunk of the stage, attempt 0 every attempt.
 #[derive(Clone, Debug)]
+struct BadChunk {
+    stage: StageName,
+    chunk: u32,
+    attempt: u32,
+    plan: ChunkPlan,
+    mood: &'static str,
+}
+
+/// A fault of a plan, as a person reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub text: String,
+    /// The number in it that may be lowered: a place, a count or a time.
+    pub number: Option<u64>,
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
     pub fate: Fate,
     /// As soon as this kind of event is durable, whatever the fate.
@@ -113,12 +134,13 @@ impl Plan {
             granted: rng.one_in(8),
             reopenings: rng.below(3),
             script: Script::new(seed),
-            moods: BTreeMap::new(),
+            bad_chunks: Vec::new(),
             lives: Vec::new(),
             created: created(policy.clone(), seed),
         };
         plan.given_checkpoints(&policy, &mut rng);
-        plan.script(&policy, &mut root.part("script"));
+        plan.draw_bad_chunks(&policy, &mut root.part("script"));
+        plan.write_script();
         let mut rng = root.part("faults");
         let lives = 1 + rng.below(8);
         plan.lives = (0..lives).map(|_| life(&mut rng, exact, &policy)).collect();
@@ -126,12 +148,83 @@ impl Plan {
     }
 
     /// What a chunk's training will show.
-    pub fn moods(&self, stage: &StageName, chunk: u32, attempt: u32) -> &[&'static str] {
-        let found = [attempt, 0]
-            .iter()
-            .find_map(|attempt| self.moods.get(&(stage.clone(), chunk, *attempt)))
-            .or_else(|| self.moods.get(&(stage.clone(), 0, 0)));
-        found.map_or(&["loss falls"], Vec::as_slice)
+    pub fn mood(&self, stage: &StageName, chunk: u32, attempt: u32) -> &'static str {
+        let found =
+            [(chunk, attempt), (chunk, 0), (0, 0)]
+                .into_iter()
+                .find_map(|(chunk, attempt)| {
+                    let mut drawn = self.bad_chunks.iter().rev();
+                    drawn
+                        .find(|bad| (&bad.stage, bad.chunk, bad.attempt) == (stage, chunk, attempt))
+                });
+        found.map_or("loss falls", |bad| bad.mood)
+    }
+
+    /// Every fault, in the order of its number: the first is number 1.
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        self.clone().visit(&mut |text, number| {
+            let number = number.copied();
+            faults.push(Fault { text, number });
+            true
+        });
+        faults
+    }
+
+    /// Removes every fault that is not kept, and every process that loses all of its faults.
+    pub fn keep(&mut self, kept: &Keep) {
+        let mut number = 0;
+        self.visit(&mut |_, value| {
+            number += 1;
+            let Some(chosen) = kept.get(number) else {
+                return false;
+            };
+            if let (Some(value), Some(chosen)) = (value, chosen) {
+                *value = chosen;
+            }
+            true
+        });
+        self.write_script();
+    }
+
+    /// Shows each fault, with the number that may be lowered, and removes it unless `keep` says to keep it.
+    fn visit(&mut self, keep: &mut impl FnMut(String, Option<&mut u64>) -> bool) {
+        if self.granted {
+            self.granted = keep("fewer devices than ranks are allowed".to_owned(), None);
+        }
+        if self.reopenings > 0 {
+            let text = format!("a stopped stage is retried up to {} times", self.reopenings);
+            if !keep(text, Some(&mut self.reopenings)) {
+                self.reopenings = 0;
+            }
+        }
+        if let Event::RunCreated(created) = &mut self.created {
+            created.init_from.retain(|given| {
+                let path = &given.checkpoint.path;
+                keep(format!("training starts from `{path}`"), None)
+            });
+        }
+        self.bad_chunks.retain(|bad| keep(bad.to_string(), None));
+        let mut process = 0;
+        self.lives.retain_mut(|life| {
+            process += 1;
+            let drawn = life.clone();
+            life.visit(&mut |text, number| keep(format!("process {process}: {text}"), number));
+            *life == drawn || *life != Life::calm()
+        });
+    }
+
+    /// The trainer's script is what the bad chunks say.
+    fn write_script(&mut self) {
+        let script = Script::new(self.seed);
+        self.script = self.bad_chunks.iter().fold(script, |script, bad| {
+            let (stage, plan) = (bad.stage.as_str(), bad.plan.clone());
+            match (bad.chunk, bad.attempt) {
+                (0, _) => script.stage(stage, plan),
+                (chunk, 0) => script.chunk(stage, chunk, plan),
+                (chunk, attempt) => script.attempt(stage, chunk, attempt, plan),
+            }
+        });
     }
 
     fn given_checkpoints(&mut self, policy: &Policy, rng: &mut Rng) {
@@ -158,19 +251,19 @@ impl Plan {
         }];
     }
 
-    fn script(&mut self, policy: &Policy, rng: &mut Rng) {
+    fn draw_bad_chunks(&mut self, policy: &Policy, rng: &mut Rng) {
         let calm = rng.one_in(6);
         for stage in &policy.stages {
             let model = ModelKind::of(&stage.model).unwrap_or(ModelKind::VideoTokenizer);
             let good = ChunkPlan::good(model);
             if rng.one_in(12) {
                 let plan = good.clone().loss(flat(model));
-                self.plan(&stage.name, 0, 0, plan, vec!["loss plateaus"]);
+                self.bad_chunk(&stage.name, 0, 0, plan, "loss plateaus");
             }
             // Gate after gate, so that the whole ladder is climbed.
             if model == ModelKind::LatentActions && rng.one_in(6) {
                 let plan = good.clone().collapsing();
-                self.plan(&stage.name, 0, 0, plan, vec!["entropy collapses"]);
+                self.bad_chunk(&stage.name, 0, 0, plan, "entropy collapses");
                 continue;
             }
             for chunk in 1..=CHUNKS {
@@ -180,31 +273,156 @@ impl Plan {
                 let length = stage.settings.chunk_size;
                 let (plan, mood) = bad(&good, model, length, rng);
                 if plan.fails.is_none() {
-                    self.plan(&stage.name, chunk, 0, plan, vec![mood]);
+                    self.bad_chunk(&stage.name, chunk, 0, plan, mood);
                     continue;
                 }
                 for attempt in 1..=1 + rng.below(4) as u32 {
-                    self.plan(&stage.name, chunk, attempt, plan.clone(), vec![mood]);
+                    self.bad_chunk(&stage.name, chunk, attempt, plan.clone(), mood);
                 }
             }
         }
     }
 
-    fn plan(
+    fn bad_chunk(
         &mut self,
         stage: &StageName,
         chunk: u32,
         attempt: u32,
         plan: ChunkPlan,
-        moods: Vec<&'static str>,
+        mood: &'static str,
     ) {
-        let script = std::mem::replace(&mut self.script, Script::new(self.seed));
-        self.script = match (chunk, attempt) {
-            (0, _) => script.stage(stage.as_str(), plan),
-            (_, 0) => script.chunk(stage.as_str(), chunk, plan),
-            _ => script.attempt(stage.as_str(), chunk, attempt, plan),
-        };
-        self.moods.insert((stage.clone(), chunk, attempt), moods);
+        self.bad_chunks.push(BadChunk {
+            stage: stage.clone(),
+            chunk,
+            attempt,
+            plan,
+            mood,
+        });
+    }
+}
+
+impl Life {
+    /// A process without faults.
+    pub fn calm() -> Life {
+        Life {
+            fate: Fate::Open,
+            fatal: None,
+            troubles: Vec::new(),
+            power_cut: false,
+            damage: false,
+            rot: false,
+            change: false,
+            set_back: 0,
+            twice: 0,
+            late: 0,
+            lost: 0,
+            stall: 0,
+        }
+    }
+
+    fn visit(&mut self, keep: &mut impl FnMut(String, Option<&mut u64>) -> bool) {
+        if self.fate != Fate::Open && !keep(self.fate.to_string(), self.fate.number()) {
+            self.fate = Fate::Open;
+        }
+        if let Some(kind) = self.fatal
+            && !keep(format!("dies after the first `{kind}`"), None)
+        {
+            self.fatal = None;
+        }
+        self.troubles.retain_mut(|(at, trouble)| {
+            keep(format!("{trouble:?} at disk operation {at}"), Some(at))
+        });
+        for (flag, text) in [
+            (&mut self.power_cut, "a power cut follows"),
+            (
+                &mut self.damage,
+                "one copy of the log is damaged afterwards",
+            ),
+            (&mut self.rot, "a checkpoint is damaged afterwards"),
+            (&mut self.change, "a person changes a setting at the start"),
+        ] {
+            if *flag {
+                *flag = keep(text.to_owned(), None);
+            }
+        }
+        if self.set_back > 0 {
+            let text = format!("the clock is set back by {} ms afterwards", self.set_back);
+            if !keep(text, Some(&mut self.set_back)) {
+                self.set_back = 0;
+            }
+        }
+        for (rate, text) in [
+            (&mut self.twice, "reports arrives twice"),
+            (&mut self.late, "reports arrives late"),
+            (&mut self.lost, "reports is lost"),
+            (&mut self.stall, "appends is followed by a stall"),
+        ] {
+            if *rate > 0 && !keep(format!("one in {rate} {text}"), None) {
+                *rate = 0;
+            }
+        }
+    }
+}
+
+impl Fate {
+    /// The place or the count at which it happens.
+    fn number(&mut self) -> Option<&mut u64> {
+        match self {
+            Fate::Open => None,
+            Fate::AtOperation { at: number, .. }
+            | Fate::BeforeSend { command: number }
+            | Fate::AfterSend { command: number }
+            | Fate::AmongReports { reports: number }
+            | Fate::After { nth: number, .. }
+            | Fate::Hang { reports: number }
+            | Fate::TrainerGone { reports: number }
+            | Fate::Signal { after: number, .. }
+            | Fate::Environment { after: number, .. } => Some(number),
+        }
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fate::Open => write!(f, "runs to the end"),
+            Fate::AtOperation { at, moment } => {
+                let moment = format!("{moment:?}").to_lowercase();
+                write!(f, "dies {moment} disk operation {at}")
+            }
+            Fate::BeforeSend { command } => write!(f, "dies before it sends command {command}"),
+            Fate::AfterSend { command } => write!(f, "dies after it sent command {command}"),
+            Fate::AmongReports { reports } => write!(f, "dies at report {reports}"),
+            Fate::After { kind, nth } => write!(f, "dies after `{kind}` number {nth}"),
+            Fate::Hang { reports } => write!(f, "the trainer hangs at report {reports}"),
+            Fate::TrainerGone { reports } => write!(f, "the trainer exits at report {reports}"),
+            Fate::Signal { stage, after } => {
+                write!(f, "a signal arrives in `{stage}` after update {after}")
+            }
+            Fate::Environment { stage, after } => {
+                write!(
+                    f,
+                    "the trainer's disk is full in `{stage}` after update {after}"
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for BadChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BadChunk {
+            stage,
+            chunk,
+            attempt,
+            mood,
+            plan: _,
+        } = self;
+        match (chunk, attempt) {
+            (0, _) => write!(f, "`{stage}`, every chunk: {mood}"),
+            (_, 0) => write!(f, "`{stage}`, chunk {chunk}: {mood}"),
+            _ => write!(f, "`{stage}`, chunk {chunk}, attempt {attempt}: {mood}"),
+        }
     }
 }
 

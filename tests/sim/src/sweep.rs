@@ -1,12 +1,12 @@
-//! Many seeds on several threads; each seed is a run of its own.
+//! Many seeds on several threads; each seed is run twice.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::check::check;
 use crate::tally::Tally;
-use crate::world::simulate;
+use crate::world::Case;
 
 /// Violations that are kept; more say no more.
 const VIOLATIONS_MAX: usize = 100;
@@ -18,7 +18,7 @@ pub struct Swept {
     pub violations: Vec<(u64, String)>,
 }
 
-/// Simulates every seed of a range. A panic is a violation.
+/// Checks every seed of a range. The tally counts each seed once.
 pub fn sweep(seeds: Range<u64>, jobs: usize) -> Swept {
     let next = AtomicU64::new(seeds.start);
     let swept = Mutex::new(Swept::default());
@@ -31,21 +31,10 @@ pub fn sweep(seeds: Range<u64>, jobs: usize) -> Swept {
                     if seeds.end <= seed {
                         break;
                     }
-                    match catch_unwind(AssertUnwindSafe(|| simulate(seed, None))) {
-                        Ok(done) => {
-                            mine.tally.add(&done.tally);
-                            mine.violations
-                                .extend(done.violation.map(|what| (seed, what)));
-                        }
-                        Err(panic) => {
-                            let text = panic.downcast_ref::<String>().cloned();
-                            let text = text.or_else(|| {
-                                panic.downcast_ref::<&str>().map(|text| (*text).to_owned())
-                            });
-                            let what = format!("panic: {}", text.unwrap_or_default());
-                            mine.violations.push((seed, what));
-                        }
-                    }
+                    let done = check(&Case::new(seed));
+                    mine.tally.add(&done.tally);
+                    mine.violations
+                        .extend(done.violation.map(|what| (seed, what)));
                     if VIOLATIONS_MAX < mine.violations.len() {
                         break;
                     }

@@ -22,8 +22,9 @@ use tinygate_testing::disk::{Moment, Operation, SimDisk, Trouble};
 use tinygate_testing::{Disturbance, Quiet, Rng, ScriptedTrainer, host, process};
 
 use crate::desk::{Clock, Desk, Listener, Process, Shelf, Watched, lock, read_journal};
+use crate::keep::Keep;
 use crate::ledger::Ledger;
-use crate::plan::{Fate, Life, Plan};
+use crate::plan::{Fate, Fault, Life, Plan};
 use crate::tally::Tally;
 
 /// Processes that may follow one another without faults before the run has ended.
@@ -48,6 +49,61 @@ pub enum Planted {
     WrongStart,
     /// No chunk's end is ever reported.
     ResultDropped,
+    /// No chunk's end is reported once the clock was set back.
+    ResultDroppedAfterSetBack,
+    /// The times of events depend on what else the program has run.
+    Unrepeatable,
+}
+
+/// A run to simulate: a seed, what is kept of its faults, and a bug to find.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub seed: u64,
+    /// `None`: all of the seed's faults.
+    pub keep: Option<Keep>,
+    pub planted: Option<Planted>,
+}
+
+impl Case {
+    pub fn new(seed: u64) -> Case {
+        Case {
+            seed,
+            keep: None,
+            planted: None,
+        }
+    }
+
+    #[must_use]
+    pub fn planted(self, planted: Planted) -> Case {
+        let planted = Some(planted);
+        Case { planted, ..self }
+    }
+
+    #[must_use]
+    pub fn keep(&self, keep: Keep) -> Case {
+        let keep = Some(keep);
+        Case {
+            keep,
+            ..self.clone()
+        }
+    }
+
+    /// The seed's faults: the first is number 1, whatever is kept.
+    pub fn faults(&self) -> Vec<Fault> {
+        Plan::of(self.seed).faults()
+    }
+
+    /// The faults that are kept, each with its number and with what was lowered in it.
+    pub fn kept_faults(&self) -> Vec<String> {
+        let mut plan = Plan::of(self.seed);
+        let all = Keep::first(plan.faults().len());
+        let keep = self.keep.as_ref().unwrap_or(&all);
+        plan.keep(keep);
+        let numbered = keep.faults().into_iter().zip(plan.faults());
+        numbered
+            .map(|(number, fault)| format!("{number:>3}  {}", fault.text))
+            .collect()
+    }
 }
 
 /// How a seed's run went.
@@ -58,13 +114,29 @@ pub struct Simulated {
     pub violation: Option<String>,
     /// What each process met and how it ended.
     pub story: Vec<String>,
-    /// Hash of the log and of all that was counted: the same for the same seed.
-    pub digest: String,
+    /// Every event that was handed to the log and may be in it.
+    pub records: Vec<Record>,
+    /// The journal's bytes in the end.
+    pub journal: Vec<u8>,
 }
 
-/// The whole run of a seed.
-pub fn simulate(seed: u64, planted: Option<Planted>) -> Simulated {
-    let plan = Plan::of(seed);
+impl Simulated {
+    /// Hash of the log and of all that was counted: the same for the same seed.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.journal);
+        hasher.update(format!("{:?} {:?}", self.tally, self.story).as_bytes());
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// One run of a case.
+pub fn simulate(case: &Case) -> Simulated {
+    let (seed, planted) = (case.seed, case.planted);
+    let mut plan = Plan::of(seed);
+    if let Some(keep) = &case.keep {
+        plan.keep(keep);
+    }
     let mut world = World {
         disk: SimDisk::default(),
         clock: Clock::new(),
@@ -83,14 +155,12 @@ pub fn simulate(seed: u64, planted: Option<Planted>) -> Simulated {
     if let Err(violation) = ended {
         ledger.violated(violation);
     }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&world.disk.journal());
-    hasher.update(format!("{:?} {:?}", ledger.tally, world.story).as_bytes());
     Simulated {
         tally: ledger.tally,
         violation: ledger.violation,
         story: world.story,
-        digest: hasher.finalize().to_hex().to_string(),
+        records: ledger.accepted,
+        journal: world.disk.journal(),
     }
 }
 
@@ -125,7 +195,7 @@ impl World {
             self.reboot(&life)?;
         }
         for _ in 0..CALM_MAX + self.plan.reopenings {
-            if let End::Over(ending) = self.process(&calm())? {
+            if let End::Over(ending) = self.process(&Life::calm())? {
                 return self.end(ending);
             }
             self.disk.kill();
@@ -634,24 +704,6 @@ fn difference(mine: &RunState, theirs: &RunState) -> String {
     let (mine, theirs) = (format!("{mine:#?}"), format!("{theirs:#?}"));
     let line = mine.lines().zip(theirs.lines()).find(|(a, b)| a != b);
     format!("the run ends in another state than without faults: {line:?}")
-}
-
-/// A process without faults.
-fn calm() -> Life {
-    Life {
-        fate: Fate::Open,
-        fatal: None,
-        troubles: Vec::new(),
-        power_cut: false,
-        damage: false,
-        rot: false,
-        change: false,
-        set_back: 0,
-        twice: 0,
-        late: 0,
-        lost: 0,
-        stall: 0,
-    }
 }
 
 /// Where each block of a journal ends.
