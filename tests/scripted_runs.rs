@@ -475,8 +475,8 @@ fn a_loss_that_is_no_number_restarts_from_the_best_passed_checkpoint() {
     );
     assert_eq!(state.stages[0].restart.get(), 1);
     let paths: Vec<&str> = state.stages[0]
-        .checkpoints
-        .iter()
+        .lineage
+        .all()
         .map(|checkpoint| checkpoint.reference.path.as_str())
         .filter(|path| path.contains("step_40"))
         .collect();

@@ -10,8 +10,8 @@ use alloc::vec::Vec;
 
 use super::chunk::{ChunkState, Previous};
 use super::findings;
+use super::lineage::Judgement;
 use super::rules::Edition;
-use super::stage::Judgement;
 use super::statistics::{self, windows};
 use tinygate_events::{
     Applies, Criterion, CriterionReason, CriterionResult, CriterionTest, Finding, Limit, Metric,

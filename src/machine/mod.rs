@@ -22,6 +22,7 @@ mod command;
 mod findings;
 pub mod gate;
 pub mod ladder;
+pub mod lineage;
 pub mod rules;
 pub mod run;
 pub mod stage;
@@ -34,6 +35,7 @@ pub use command::{
     Command, Decision, Idle, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
 };
 pub use findings::vacuous_limits;
+pub use lineage::{Checkpoint, CheckpointGate, Judgement, Lineage};
 pub use rules::{Known, RULES, Rules, apply, decide, evolve};
 pub use run::{ProcessState, RunPhase, RunState};
-pub use stage::{Checkpoint, Judgement, Phase, StageState};
+pub use stage::{Phase, StageState};

@@ -292,7 +292,7 @@ fn with_files(state: &RunState, created: &RunCreated, decision: Decision) -> Dec
             .map(|init| &init.files);
         let written = state
             .stage_named(stage)
-            .and_then(|stage| stage.checkpoint(reference))
+            .and_then(|stage| stage.lineage.find(reference))
             .map(|checkpoint| &checkpoint.files)
             .filter(|files| !files.is_empty());
         written.or(given).cloned().unwrap_or_default()
@@ -418,7 +418,7 @@ fn on_process_started(state: &mut RunState) {
 }
 
 fn newest_accepted(state: &RunState) -> Option<CheckpointRef> {
-    let newest = state.stage()?.newest_accepted()?;
+    let newest = state.stage()?.lineage.newest_accepted()?;
     Some(newest.reference.clone())
 }
 

@@ -37,9 +37,7 @@
 //! attempt is late, doubled or void, and changes nothing. [`TRANSITIONS`] is the
 //! same table as data; a test holds [`evolve`] to it.
 
-use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -50,16 +48,17 @@ use super::command::{
 };
 use super::gate::{self, Evaluation, GateInputs};
 use super::ladder::{self, Climb, Situation};
+use super::lineage::{Checkpoint, CheckpointGate, Lineage, Retention};
 use super::rules::Edition;
 use tinygate_events::{
-    Action, Attempt, Blocking, CheckpointDeleted, CheckpointGivenUp, CheckpointJudged,
-    CheckpointRef, CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished, ChunkNumber,
-    ChunkStarted, Criterion, CriterionResult, CriterionTest, EffectiveBatch, Event, FailureAnswer,
-    FailureCause, FailureDecided, FileRecord, GateDecided, InUse, Metric, MetricsLogged,
-    PatchApplied, PatchDeferred, PatchReason, Policy, Rejection, Restart, RestartCause,
-    RestartReason, RetryFrom, SamplesSuperseded, Scalar, SettingKey, SettingPatch, SettingValue,
-    Settings, StageMeasured, StageName, StagePassed, StagePolicy, StageReopened, StageStarted,
-    StageStopped, Step, StopReason, Upstream, Verdict, metric,
+    Action, Attempt, Blocking, CheckpointDeleted, CheckpointGivenUp, CheckpointRef,
+    CheckpointWritten, ChunkFailed, ChunkFailure, ChunkFinished, ChunkNumber, ChunkStarted,
+    Criterion, CriterionResult, CriterionTest, EffectiveBatch, Event, FailureAnswer, FailureCause,
+    FailureDecided, GateDecided, InUse, Metric, MetricsLogged, PatchApplied, PatchDeferred,
+    PatchReason, Policy, Restart, RestartCause, RestartReason, RetryFrom, SamplesSuperseded,
+    Scalar, SettingKey, SettingPatch, SettingValue, Settings, StageMeasured, StageName,
+    StagePassed, StagePolicy, StageReopened, StageStarted, StageStopped, Step, StopReason,
+    Upstream, Verdict, metric,
 };
 
 /// Everything known of a stage.
@@ -90,12 +89,7 @@ pub struct StageState {
     pub trivial: Vec<Metric>,
     pub predictor: String,
     pub upstream: Vec<Upstream>,
-    /// Every checkpoint of the stage in the order they were written.
-    pub checkpoints: Vec<Checkpoint>,
-    /// Places in `checkpoints` that lead to the present weights.
-    pub lineage: Vec<usize>,
-    /// Chunks that lead to the present weights, for a restart to name.
-    pub lineage_chunks: Vec<ChunkNumber>,
+    pub lineage: Lineage,
     pub gates: Vec<GateSummary>,
     pub chunk: Option<ChunkState>,
 }
@@ -153,36 +147,6 @@ pub enum Next {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    pub reference: CheckpointRef,
-    pub samples_seen: u64,
-    /// `None`: given by the user.
-    pub chunk: Option<ChunkNumber>,
-    pub files: Vec<FileRecord>,
-    pub judgement: Judgement,
-    /// Set when this is the checkpoint of a gate.
-    pub gate: Option<CheckpointGate>,
-    /// A chunk started from it.
-    pub resumed: bool,
-    pub deleted: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judgement {
-    Pending,
-    Accepted,
-    Rejected(Rejection),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckpointGate {
-    pub gate_loss: Option<Scalar>,
-    pub passed: bool,
-    /// What the policy's `in_use` asks for holds, or it asks for nothing.
-    pub in_use: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GateSummary {
     pub chunk: ChunkNumber,
     pub step: Step,
@@ -224,9 +188,7 @@ impl StageState {
             trivial: Vec::new(),
             predictor: String::new(),
             upstream: Vec::new(),
-            checkpoints: Vec::new(),
-            lineage: Vec::new(),
-            lineage_chunks: Vec::new(),
+            lineage: Lineage::new(policy.in_use.is_some()),
             gates: Vec::new(),
             chunk: None,
         }
@@ -236,32 +198,8 @@ impl StageState {
         &self.policy.name
     }
 
-    /// Checkpoints of the present lineage, oldest first.
-    pub fn lineage_checkpoints(&self) -> impl DoubleEndedIterator<Item = &Checkpoint> {
-        self.lineage
-            .iter()
-            .filter_map(|index| self.checkpoints.get(*index))
-    }
-
-    /// The newest accepted checkpoint of the present lineage.
-    pub fn newest_accepted(&self) -> Option<&Checkpoint> {
-        self.lineage_checkpoints()
-            .rfind(|checkpoint| checkpoint.is_usable())
-    }
-
-    /// Among checkpoints at gate steps with a finite gate loss, the lowest, ties to
-    /// the earlier; for latent actions only where actions are in use, while there is one.
-    pub fn best_known(&self) -> Option<&Checkpoint> {
-        let at_gates = self
-            .checkpoints
-            .iter()
-            .filter_map(|checkpoint| Some((checkpoint, checkpoint.gate?)));
-        best(at_gates, &self.policy)
-    }
-
-    /// The checkpoint of the gate at `step`: the last the lineage has there.
-    pub fn gate_checkpoint(&self, step: Step) -> Option<&Checkpoint> {
-        self.checkpoints.get(self.place_at(step)?)
+    fn best_reference(&self) -> Option<CheckpointRef> {
+        Some(self.lineage.best()?.reference.clone())
     }
 
     /// What the gate of a chunk may see.
@@ -271,7 +209,7 @@ impl StageState {
         latest_window: u32,
         edition: Edition,
     ) -> GateInputs<'a> {
-        let checkpoint = self.gate_checkpoint(chunk.to);
+        let checkpoint = self.lineage.at_gate(chunk.to);
         GateInputs {
             chunk,
             target: Step::new(self.settings.n_updates),
@@ -281,15 +219,6 @@ impl StageState {
             latest_window,
             edition,
         }
-    }
-
-    fn place_at(&self, step: Step) -> Option<usize> {
-        let is_at = |place: &&usize| {
-            self.checkpoints
-                .get(**place)
-                .is_some_and(|checkpoint| checkpoint.reference.step == step)
-        };
-        self.lineage.iter().rfind(is_at).copied()
     }
 
     /// The checkpoint it handed on, once it has passed.
@@ -309,16 +238,8 @@ impl StageState {
                 .samples(&self.policy.loss)
                 .last()
                 .map_or(chunk.start().max(chunk.from), |(step, _)| *step),
-            (_, None) => self
-                .newest_accepted()
-                .map_or(Step::FIRST, |checkpoint| checkpoint.reference.step),
+            (_, None) => self.lineage.newest_step(),
         }
-    }
-
-    pub fn checkpoint(&self, reference: &CheckpointRef) -> Option<&Checkpoint> {
-        self.checkpoints
-            .iter()
-            .rfind(|checkpoint| checkpoint.reference == *reference)
     }
 
     /// Is this fact about the chunk that is in training now?
@@ -338,31 +259,6 @@ impl StageState {
             None
         }
     }
-}
-
-impl Checkpoint {
-    pub fn is_usable(&self) -> bool {
-        self.judgement == Judgement::Accepted && !self.deleted
-    }
-}
-
-/// The lowest gate loss among checkpoints with their gates.
-fn best<'a>(
-    at_gates: impl Iterator<Item = (&'a Checkpoint, CheckpointGate)>,
-    policy: &StagePolicy,
-) -> Option<&'a Checkpoint> {
-    let eligible: Vec<(&Checkpoint, f64, bool)> = at_gates
-        .filter(|(checkpoint, _)| checkpoint.is_usable())
-        .filter_map(|(checkpoint, gate)| Some((checkpoint, gate.gate_loss?.finite()?, gate.in_use)))
-        .collect();
-    let in_use_only = policy.in_use.is_some() && eligible.iter().any(|(_, _, in_use)| *in_use);
-    let mut best: Option<(&Checkpoint, f64)> = None;
-    for (checkpoint, loss, in_use) in eligible {
-        if (in_use || !in_use_only) && best.is_none_or(|(_, lowest)| loss < lowest) {
-            best = Some((checkpoint, loss));
-        }
-    }
-    best.map(|(checkpoint, _)| checkpoint)
 }
 
 /// A phase without what it carries.
@@ -465,7 +361,7 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
             let often = run.policy.max_interruptions.max(1) <= run.interruptions;
             match &stage.chunk {
                 // Its process went away before it could say so.
-                Some(chunk) if newest_step(stage) < chunk.from => {
+                Some(chunk) if stage.lineage.newest_step() < chunk.from => {
                     fail(run.policy, stage, chunk, FailureCause::CheckpointUnloadable)
                 }
                 Some(chunk) if often => fail(run.policy, stage, chunk, FailureCause::Interrupted),
@@ -493,9 +389,7 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
             step: *step,
             reason: reason.clone(),
             blocking: blocking(stage, reason),
-            best: stage
-                .best_known()
-                .map(|checkpoint| checkpoint.reference.clone()),
+            best: stage.best_reference(),
         }))),
         Phase::Reopening { step } => Some(record(Event::StageReopened(reopen(run, stage, *step)))),
     }
@@ -507,7 +401,7 @@ fn record(event: Event) -> Decision {
 
 fn train(stage: &StageState, chunk: &ChunkState) -> Decision {
     let resume = chunk.resume_from.as_ref().map(|reference| {
-        let known = stage.checkpoint(reference);
+        let known = stage.lineage.find(reference);
         ResumePoint {
             checkpoint: reference.clone(),
             samples_seen: known.map_or(0, |checkpoint| checkpoint.samples_seen),
@@ -551,9 +445,7 @@ fn fail(policy: &Policy, stage: &StageState, chunk: &ChunkState, cause: FailureC
 
 /// A checkpoint that is not judged yet: its writer went away, or was faster.
 fn judge_first(stage: &StageState) -> Option<Decision> {
-    let waiting = stage
-        .lineage_checkpoints()
-        .find(|checkpoint| checkpoint.judgement == Judgement::Pending)?;
+    let waiting = stage.lineage.unjudged()?;
     Some(Decision::Act(Command::JudgeCheckpoint(JudgeCheckpoint {
         stage: stage.name().clone(),
         checkpoint: waiting.reference.clone(),
@@ -569,9 +461,7 @@ fn rewind(stage: &StageState) -> Decision {
         .map_or((ChunkNumber::FIRST, Attempt::FIRST), |chunk| {
             (chunk.number, chunk.attempt)
         });
-    let resume_from = stage
-        .newest_accepted()
-        .map(|checkpoint| checkpoint.reference.clone());
+    let resume_from = stage.lineage.newest_reference();
     record(Event::SamplesSuperseded(SamplesSuperseded {
         stage: stage.name().clone(),
         chunk,
@@ -611,7 +501,7 @@ fn next_record(
     {
         return Event::GateDecided(Box::new(restart_without_gate(run, stage, chunk, gate_step)));
     }
-    if let Some(checkpoint) = expendable(run.policy.keep_last, stage, Some(next), |_| true) {
+    if let Some(checkpoint) = expendable(run.policy.keep_last, stage, Some(next), true) {
         return Event::CheckpointDeleted(CheckpointDeleted {
             stage: name,
             checkpoint: checkpoint.reference.clone(),
@@ -627,43 +517,26 @@ fn next_record(
     }
 }
 
-/// The next checkpoint that retention lets go, besides those that are never deleted:
-/// one that was not accepted, then the oldest but the newest `keep_last`.
+/// The next checkpoint that retention lets go, given what comes next.
 fn expendable<'a>(
     keep_last: u32,
     stage: &'a StageState,
-    next: Option<&Next>,
-    goes: impl Fn(&Checkpoint) -> bool,
+    next: Option<&'a Next>,
+    unjudged: bool,
 ) -> Option<&'a Checkpoint> {
-    let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
     let needed = match next {
         Some(Next::StartChunk { resume_from }) => resume_from.as_ref(),
-        Some(Next::RunAgain) | None => stage
-            .newest_accepted()
-            .map(|checkpoint| &checkpoint.reference),
+        Some(Next::RunAgain) | None => {
+            let newest = stage.lineage.newest_accepted();
+            newest.map(|checkpoint| &checkpoint.reference)
+        }
         Some(Next::HandOn { checkpoint }) => Some(checkpoint),
     };
-    let unprotected: Vec<&Checkpoint> = stage
-        .checkpoints
-        .iter()
-        .filter(|checkpoint| {
-            let given = checkpoint.chunk.is_none();
-            let passed = checkpoint.gate.is_some_and(|gate| gate.passed);
-            let reference = Some(&checkpoint.reference);
-            let protected = given || passed || checkpoint.resumed;
-            !checkpoint.deleted
-                && !protected
-                && reference != best
-                && reference != needed
-                && goes(checkpoint)
-        })
-        .collect();
-    let (accepted, others): (Vec<&Checkpoint>, Vec<&Checkpoint>) = unprotected
-        .into_iter()
-        .partition(|checkpoint| checkpoint.judgement == Judgement::Accepted);
-    let surplus = accepted.len().saturating_sub(keep_last as usize);
-    let old = accepted.into_iter().take(surplus);
-    others.into_iter().chain(old).next()
+    stage.lineage.expendable(Retention {
+        keep_last,
+        needed,
+        unjudged,
+    })
 }
 
 /// The next checkpoint that may go when a person asks for disk space, whatever the phase.
@@ -683,9 +556,7 @@ pub(super) fn prunable(keep_last: u32, stage: &StageState) -> Option<&Checkpoint
         | Phase::Reopening { .. }
         | Phase::Passed { .. } => None,
     };
-    expendable(keep_last, stage, next, |checkpoint| {
-        checkpoint.judgement != Judgement::Pending
-    })
+    expendable(keep_last, stage, next, false)
 }
 
 fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event {
@@ -727,10 +598,8 @@ fn run_again(stage: &StageState) -> Event {
     let Some(chunk) = &stage.chunk else {
         return exhausted(stage, stage.step());
     };
-    let resume_from = stage
-        .newest_accepted()
-        .map(|checkpoint| checkpoint.reference.clone());
-    let start = newest_step(stage);
+    let resume_from = stage.lineage.newest_reference();
+    let start = stage.lineage.newest_step();
     if start < chunk.from {
         // The checkpoint the chunk began from is gone: its range cannot be had again.
         return start_chunk(stage, resume_from.as_ref());
@@ -751,16 +620,9 @@ fn run_again(stage: &StageState) -> Event {
     })
 }
 
-/// The step of the newest accepted checkpoint; the first without one.
-fn newest_step(stage: &StageState) -> Step {
-    stage
-        .newest_accepted()
-        .map_or(Step::FIRST, |checkpoint| checkpoint.reference.step)
-}
-
 /// No checkpoint of the lineage is accepted any more, and the chunk began from one.
 fn is_start_lost(stage: &StageState, chunk: &ChunkState) -> bool {
-    stage.newest_accepted().is_none() && Step::FIRST < chunk.from
+    stage.lineage.newest_accepted().is_none() && Step::FIRST < chunk.from
 }
 
 fn exhausted(stage: &StageState, step: Step) -> Event {
@@ -769,15 +631,13 @@ fn exhausted(stage: &StageState, step: Step) -> Event {
         step,
         reason: StopReason::CountersExhausted,
         blocking: Vec::new(),
-        best: stage
-            .best_known()
-            .map(|checkpoint| checkpoint.reference.clone()),
+        best: stage.best_reference(),
     })
 }
 
 fn samples_seen(stage: &StageState, resume_from: Option<&CheckpointRef>) -> u64 {
     resume_from
-        .and_then(|reference| stage.checkpoint(reference))
+        .and_then(|reference| stage.lineage.find(reference))
         .map_or(0, |checkpoint| checkpoint.samples_seen)
 }
 
@@ -875,9 +735,7 @@ fn undecided(stage: &StageState, chunk: &ChunkState, evaluation: Evaluation) -> 
         gate_step: chunk.to,
         decision: Action::Continue,
         metrics: evaluation.metrics,
-        resume_from: stage
-            .newest_accepted()
-            .map(|checkpoint| checkpoint.reference.clone()),
+        resume_from: stage.lineage.newest_reference(),
         config_patch_applied: Vec::new(),
         criteria: evaluation.criteria,
         findings: evaluation.findings,
@@ -988,7 +846,10 @@ fn retry(
         Some(cause) => Some(RestartReason {
             cause,
             restart: stage.restart.next().ok_or(StopReason::CountersExhausted)?,
-            abandoned: abandoned(stage, chunk, start.resume_from),
+            abandoned: {
+                let resume_from = start.resume_from.map(|checkpoint| &checkpoint.reference);
+                stage.lineage.abandoned_by(chunk.number, resume_from)
+            },
         }),
     };
     Ok(Retry {
@@ -1014,7 +875,7 @@ fn start_after<'a>(
         Some(RestartCause::NonFiniteLoss)
     } else if 2 <= streak {
         Some(RestartCause::StructureLost)
-    } else if stage.newest_accepted().is_none() {
+    } else if stage.lineage.newest_accepted().is_none() {
         Some(RestartCause::NoAcceptedCheckpoint)
     } else {
         None
@@ -1023,8 +884,11 @@ fn start_after<'a>(
         None => retry_point(run.policy.retry_from, stage, chunk, evaluation.gate_loss),
         Some(RestartCause::NoAcceptedCheckpoint) => None,
         Some(RestartCause::NonFiniteLoss | RestartCause::StructureLost) => match run.edition {
-            Edition::One => best_passed(stage),
-            Edition::Two => best_passed(stage).or_else(|| given(stage)),
+            Edition::One => stage.lineage.best_passed(),
+            Edition::Two => {
+                let passed = stage.lineage.best_passed();
+                passed.or_else(|| stage.lineage.given())
+            }
         },
     };
     Start { cause, resume_from }
@@ -1058,20 +922,13 @@ fn retry_point<'a>(
 ) -> Option<&'a Checkpoint> {
     let chosen = match retry_from {
         RetryFrom::Newest => None,
-        RetryFrom::LastPassed => stage.lineage_checkpoints().rfind(|checkpoint| {
-            checkpoint.is_usable() && checkpoint.gate.is_some_and(|gate| gate.passed)
-        }),
+        RetryFrom::LastPassed => stage.lineage.newest_passed(),
         RetryFrom::Best => {
-            let here = stage.gate_checkpoint(chunk.to);
-            let at_gates = stage.lineage_checkpoints().filter_map(|checkpoint| {
-                let is_here = here.is_some_and(|here| here.reference == checkpoint.reference);
-                let gate = is_here.then(|| checkpoint_gate(stage, chunk, gate_loss, false));
-                Some((checkpoint, gate.or(checkpoint.gate)?))
-            });
-            best(at_gates, &stage.policy)
+            let gate = checkpoint_gate(stage, chunk, gate_loss, false);
+            stage.lineage.best_present_with(chunk.to, gate)
         }
     };
-    chosen.or_else(|| stage.newest_accepted())
+    chosen.or_else(|| stage.lineage.newest_accepted())
 }
 
 /// What a gate says of its checkpoint.
@@ -1090,40 +947,6 @@ fn checkpoint_gate(
         passed,
         in_use: stage.policy.in_use.as_ref().is_none_or(in_use),
     }
-}
-
-/// The best known checkpoint whose own gate passed, of any lineage.
-fn best_passed(stage: &StageState) -> Option<&Checkpoint> {
-    let passed = stage.checkpoints.iter().filter_map(|checkpoint| {
-        let gate = checkpoint.gate.filter(|gate| gate.passed)?;
-        Some((checkpoint, gate))
-    });
-    best(passed, &stage.policy)
-}
-
-/// The checkpoint that the user gave the stage to begin from, while it can be used.
-fn given(stage: &StageState) -> Option<&Checkpoint> {
-    stage
-        .checkpoints
-        .iter()
-        .find(|checkpoint| checkpoint.chunk.is_none() && checkpoint.is_usable())
-}
-
-/// Chunks of the lineage that do not lead to `resume_from`.
-fn abandoned(
-    stage: &StageState,
-    chunk: &ChunkState,
-    resume_from: Option<&Checkpoint>,
-) -> Vec<ChunkNumber> {
-    let kept = resume_from.and_then(|checkpoint| checkpoint.chunk);
-    let mut chunks = stage.lineage_chunks.clone();
-    if !chunks.contains(&chunk.number) {
-        chunks.push(chunk.number);
-    }
-    let keep = kept
-        .and_then(|kept| chunks.iter().position(|number| *number == kept))
-        .map_or(0, |place| place + 1);
-    chunks.split_off(keep)
 }
 
 /// A failed gate whose resume step is at or past the target extends it, so that
@@ -1282,9 +1105,7 @@ fn without_gate(stage: &StageState, chunk: &ChunkState, step: Step) -> GateDecid
         gate_step: step,
         decision: Action::Stop,
         metrics: Vec::new(),
-        resume_from: stage
-            .newest_accepted()
-            .map(|checkpoint| checkpoint.reference.clone()),
+        resume_from: stage.lineage.newest_reference(),
         config_patch_applied: Vec::new(),
         criteria: Vec::new(),
         findings: Vec::new(),
@@ -1308,9 +1129,7 @@ fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
         stage: stage.name().clone(),
         gate_step: step,
         decision: Action::Retune,
-        resume_from: stage
-            .newest_accepted()
-            .map(|checkpoint| checkpoint.reference.clone()),
+        resume_from: stage.lineage.newest_reference(),
         config_patch_applied: Vec::new(),
         cursor: stage.cursor,
         rung: None,
@@ -1394,7 +1213,9 @@ pub fn evolve(run: RunPolicy<'_>, stage: &mut StageState, event: &Event) {
         Event::ChunkStarted(event) => on_chunk_started(stage, event),
         Event::MetricsLogged(event) => on_metrics_logged(stage, event),
         Event::CheckpointWritten(event) => on_checkpoint_written(stage, event),
-        Event::CheckpointJudged(event) => on_checkpoint_judged(stage, event),
+        Event::CheckpointJudged(event) => stage
+            .lineage
+            .judge(&event.checkpoint, event.rejected.as_ref()),
         Event::HeldOutScored(event) => {
             if let Some(chunk) = stage.current(event.chunk, event.attempt) {
                 chunk.held_out = Some(event.clone());
@@ -1458,20 +1279,8 @@ fn on_stage_started(stage: &mut StageState, event: &StageStarted) {
     }
     stage.settings = event.settings.clone();
     stage.upstream = event.upstream.clone();
-    if let Some(given) = &event.resume_from
-        && stage.checkpoint(given).is_none()
-    {
-        stage.lineage.push(stage.checkpoints.len());
-        stage.checkpoints.push(Checkpoint {
-            reference: given.clone(),
-            samples_seen: 0,
-            chunk: None,
-            files: Vec::new(),
-            judgement: Judgement::Accepted,
-            gate: None,
-            resumed: true,
-            deleted: false,
-        });
+    if let Some(given) = &event.resume_from {
+        stage.lineage.give(given);
     }
     stage.phase = Phase::Measuring;
 }
@@ -1480,9 +1289,7 @@ fn on_stage_measured(stage: &mut StageState, event: &StageMeasured) {
     if stage.phase == Phase::Measuring {
         stage.trivial = event.trivial.clone();
         stage.predictor = event.predictor.clone();
-        let resume_from = stage
-            .newest_accepted()
-            .map(|checkpoint| checkpoint.reference.clone());
+        let resume_from = stage.lineage.newest_reference();
         stage.phase = recording(Step::FIRST, Next::StartChunk { resume_from });
     }
 }
@@ -1499,9 +1306,7 @@ fn on_metrics_logged(stage: &mut StageState, event: &MetricsLogged) {
 
 fn on_checkpoint_deleted(run: RunPolicy<'_>, stage: &mut StageState, event: &CheckpointDeleted) {
     if run.pruning || matches!(stage.phase, Phase::Recording { .. }) {
-        for checkpoint in &mut stage.checkpoints {
-            checkpoint.deleted |= checkpoint.reference == event.checkpoint;
-        }
+        stage.lineage.delete(&event.checkpoint);
     }
 }
 
@@ -1533,25 +1338,15 @@ fn on_chunk_started(stage: &mut StageState, event: &ChunkStarted) {
     }
     let previous = previous_of(stage, event.resume_from.as_ref());
     let before = stage.chunk.take();
-    keep_lineage_to(stage, event.resume_from.as_ref());
-    if let Some(reference) = &event.resume_from {
-        for checkpoint in &mut stage.checkpoints {
-            checkpoint.resumed |= checkpoint.reference == *reference;
-        }
-    }
+    stage
+        .lineage
+        .start_chunk(event.chunk, event.resume_from.as_ref());
     stage.last_chunk = stage.last_chunk.max(Some(event.chunk));
-    note_chunk(stage, event.chunk);
     stage.restart = event.restart;
     stage.settings = event.settings.clone();
-    let taken = taken_after(stage, event.resume_from.as_ref());
+    let taken = stage.lineage.taken_after(event.resume_from.as_ref());
     stage.chunk = Some(ChunkState::begin(event, previous, taken, before));
     stage.phase = Phase::Training;
-}
-
-fn note_chunk(stage: &mut StageState, chunk: ChunkNumber) {
-    if !stage.lineage_chunks.contains(&chunk) {
-        stage.lineage_chunks.push(chunk);
-    }
 }
 
 /// The gate that the chunk's start belongs to: that of the chunk which wrote the
@@ -1561,58 +1356,10 @@ fn previous_of(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Previ
         return Previous::None;
     }
     let chunk = resume_from
-        .and_then(|reference| stage.checkpoint(reference))
+        .and_then(|reference| stage.lineage.find(reference))
         .and_then(|checkpoint| checkpoint.chunk);
     let gate = chunk.and_then(|chunk| stage.gates.iter().rfind(|gate| gate.chunk == chunk));
     gate.map_or(Previous::None, |gate| Previous::GateLoss(gate.gate_loss))
-}
-
-/// Checkpoint paths past `resume_from` that events name: a new checkpoint at the
-/// same step takes another name.
-fn taken_after(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Vec<String> {
-    let start = resume_from.map_or(Step::FIRST, |checkpoint| checkpoint.step);
-    let after = stage
-        .checkpoints
-        .iter()
-        .filter(|checkpoint| start < checkpoint.reference.step);
-    after
-        .map(|checkpoint| checkpoint.reference.path.clone())
-        .collect()
-}
-
-/// Cuts the lineage behind `resume_from`; without one, it begins anew.
-fn keep_lineage_to(stage: &mut StageState, resume_from: Option<&CheckpointRef>) {
-    let place = resume_from.and_then(|reference| {
-        stage.lineage.iter().rposition(|index| {
-            stage
-                .checkpoints
-                .get(*index)
-                .is_some_and(|checkpoint| checkpoint.reference == *reference)
-        })
-    });
-    let chunk = resume_from
-        .and_then(|reference| stage.checkpoint(reference))
-        .and_then(|checkpoint| checkpoint.chunk);
-    let last_chunk = chunk.and_then(|chunk| {
-        stage
-            .lineage_chunks
-            .iter()
-            .position(|number| *number == chunk)
-    });
-    stage
-        .lineage_chunks
-        .truncate(last_chunk.map_or(0, |place| place + 1));
-    match (place, resume_from) {
-        (Some(place), _) => stage.lineage.truncate(place + 1),
-        (None, None) => stage.lineage.clear(),
-        (None, Some(reference)) => {
-            let found = stage
-                .checkpoints
-                .iter()
-                .rposition(|checkpoint| checkpoint.reference == *reference);
-            stage.lineage = found.into_iter().collect();
-        }
-    }
 }
 
 fn on_checkpoint_written(stage: &mut StageState, event: &CheckpointWritten) {
@@ -1621,63 +1368,18 @@ fn on_checkpoint_written(stage: &mut StageState, event: &CheckpointWritten) {
         .chunk
         .as_ref()
         .is_some_and(|chunk| chunk.from < step && step <= chunk.to);
-    let known = stage.checkpoint(&event.checkpoint).is_some();
-    if !stage.is_current(event.chunk, event.attempt) || !inside || known {
-        return;
-    }
-    stage.lineage.push(stage.checkpoints.len());
-    stage.checkpoints.push(Checkpoint {
-        reference: event.checkpoint.clone(),
-        samples_seen: event.samples_seen,
-        chunk: Some(event.chunk),
-        files: event.files.clone(),
-        judgement: Judgement::Pending,
-        gate: None,
-        resumed: false,
-        deleted: false,
-    });
-}
-
-/// An accepted checkpoint may turn out damaged later; a rejected one stays rejected.
-fn on_checkpoint_judged(stage: &mut StageState, event: &CheckpointJudged) {
-    let judged = stage
-        .checkpoints
-        .iter_mut()
-        .rfind(|checkpoint| checkpoint.reference == event.checkpoint);
-    let Some(checkpoint) = judged else {
-        return;
-    };
-    match (&checkpoint.judgement, &event.rejected) {
-        (Judgement::Pending, None) => checkpoint.judgement = Judgement::Accepted,
-        (Judgement::Pending | Judgement::Accepted, Some(rejection)) => {
-            checkpoint.judgement = Judgement::Rejected(rejection.clone());
-        }
-        (Judgement::Accepted, None) | (Judgement::Rejected(_), _) => {}
+    if stage.is_current(event.chunk, event.attempt) && inside {
+        stage.lineage.write(event);
     }
 }
 
 /// Rejects the checkpoint. What was about to start from it, or to hand it on, starts from the
 /// newest that is left instead; a chunk in training is rewound by the next process.
 fn on_checkpoint_given_up(stage: &mut StageState, event: &CheckpointGivenUp) {
-    let given_up = stage
-        .checkpoints
-        .iter_mut()
-        .rfind(|checkpoint| checkpoint.reference == event.checkpoint);
-    let Some(checkpoint) = given_up else {
+    if !stage.lineage.give_up(event) {
         return;
-    };
-    match checkpoint.judgement {
-        Judgement::Pending | Judgement::Accepted => {
-            checkpoint.judgement = Judgement::Rejected(Rejection {
-                code: "given_up".to_owned(),
-                text: format!("given up by {}: {}", event.who, event.why),
-            });
-        }
-        Judgement::Rejected(_) => {}
     }
-    let newest = stage
-        .newest_accepted()
-        .map(|checkpoint| checkpoint.reference.clone());
+    let newest = stage.lineage.newest_reference();
     if let Phase::Recording { next, .. } = &mut stage.phase {
         let lost = match next {
             Next::StartChunk { resume_from } => resume_from.as_ref() == Some(&event.checkpoint),
@@ -1730,25 +1432,14 @@ fn on_samples_superseded(stage: &mut StageState, event: &SamplesSuperseded) {
     let Some(mut chunk) = stage.chunk.take_if(|chunk| chunk.from <= start) else {
         return;
     };
-    forget_checkpoints_after(stage, resume_from);
-    note_chunk(stage, chunk.number);
+    stage.lineage.rewind_chunk(chunk.number, resume_from);
     chunk.settings = stage.settings.clone();
-    chunk.supersede(event.resume_from.clone(), taken_after(stage, resume_from));
+    chunk.supersede(
+        event.resume_from.clone(),
+        stage.lineage.taken_after(resume_from),
+    );
     stage.chunk = Some(chunk);
     stage.phase = Phase::Training;
-}
-
-/// Drops the checkpoints that the chunk will write again, none of them accepted, as
-/// its samples are: a run that was interrupted folds to what one that was not does.
-fn forget_checkpoints_after(stage: &mut StageState, resume_from: Option<&CheckpointRef>) {
-    let before = stage.lineage.clone();
-    keep_lineage_to(stage, resume_from);
-    while let Some(last) = stage.checkpoints.len().checked_sub(1)
-        && before.contains(&last)
-        && !stage.lineage.contains(&last)
-    {
-        stage.checkpoints.pop();
-    }
 }
 
 fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
@@ -1827,10 +1518,7 @@ fn note_gate(stage: &mut StageState, event: &GateDecided) {
             .chunk
             .as_ref()
             .map(|chunk| checkpoint_gate(stage, chunk, gate_loss, failed.is_empty()));
-        let place = stage.place_at(event.gate_step);
-        if let Some(checkpoint) = place.and_then(|place| stage.checkpoints.get_mut(place)) {
-            checkpoint.gate = noted;
-        }
+        stage.lineage.note_gate(event.gate_step, noted);
     }
     stage.gates.push(GateSummary {
         chunk: event.chunk,
@@ -1853,9 +1541,7 @@ fn retry_after(
     if let Some(restart) = restart {
         stage.restart = restart.restart;
         stage.visual_streak = 0;
-        stage
-            .lineage_chunks
-            .retain(|chunk| !restart.abandoned.contains(chunk));
+        stage.lineage.abandon(&restart.abandoned);
     }
     stage.chunk = None;
     stage.phase = Phase::Recording {

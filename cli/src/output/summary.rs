@@ -226,7 +226,12 @@ impl Summary {
         let gate = cost.and_then(|cost| cost.gate.as_ref());
         let of_gate = |name: &str| Metric::find(&gate?.metrics, name)?.finite();
         let path = |checkpoint: &CheckpointRef| checkpoint.path.clone();
-        let newest = || stage.newest_accepted().map(|newest| &newest.reference);
+        let newest = || {
+            stage
+                .lineage
+                .newest_accepted()
+                .map(|newest| &newest.reference)
+        };
         let resume_from = stage.passed().or_else(newest).map(path);
         StageSummary {
             stage: stage.name().to_string(),
@@ -244,7 +249,7 @@ impl Summary {
             skill_moving: of_gate(metric::SKILL_MOVING),
             last_decision: gate.map(|gate| gate.decision.as_str()),
             resume_from,
-            best: stage.best_known().map(|best| path(&best.reference)),
+            best: stage.lineage.best().map(|best| path(&best.reference)),
             seconds: cost.map_or(0.0, |cost| cost.seconds),
             chunk: cost
                 .and_then(|cost| cost.latest.as_ref())

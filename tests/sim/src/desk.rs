@@ -439,8 +439,8 @@ impl<'a> Desk<'a> {
             .stage_named(&written.stage)
             .is_some_and(|stage| {
                 stage
-                    .checkpoints
-                    .iter()
+                    .lineage
+                    .all()
                     .any(|known| known.reference.path == *path && !known.deleted)
             });
         drop(ledger);

@@ -246,16 +246,18 @@ fn kind_of(stage: &StageState) -> PhaseKind {
 
 /// A checkpoint that the stage may still go on from, or hand on.
 fn is_needed(stage: &StageState, reference: &CheckpointRef) -> bool {
-    let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
+    let best = stage.lineage.best().map(|checkpoint| &checkpoint.reference);
     let next = match &stage.phase {
         Phase::Recording { next, .. } => match next {
             stage::Next::StartChunk { resume_from } => resume_from.as_ref(),
             stage::Next::HandOn { checkpoint } => Some(checkpoint),
             stage::Next::RunAgain => stage
+                .lineage
                 .newest_accepted()
                 .map(|checkpoint| &checkpoint.reference),
         },
         _ => stage
+            .lineage
             .newest_accepted()
             .map(|checkpoint| &checkpoint.reference),
     };

@@ -174,7 +174,7 @@ impl World {
     fn rot(&mut self) {
         let ledger = lock(&self.ledger);
         let stage = ledger.state.stage();
-        let newest = stage.and_then(|stage| stage.newest_accepted());
+        let newest = stage.and_then(|stage| stage.lineage.newest_accepted());
         let newest = newest.map(|checkpoint| checkpoint.reference.path.as_str());
         if self.shelf.borrow_mut().rot(newest, &mut self.rng) {
             self.story.push("a checkpoint rots".to_owned());
@@ -679,10 +679,7 @@ fn is_between_chunks(state: &RunState) -> bool {
 /// The newest accepted checkpoint is given up, where an older one is left.
 fn newest_given_up(state: &RunState) -> Option<Event> {
     let stage = state.stage()?;
-    let mut usable = stage
-        .lineage_checkpoints()
-        .rev()
-        .filter(|one| one.is_usable());
+    let mut usable = stage.lineage.present().rev().filter(|one| one.is_usable());
     let newest = usable.next()?;
     usable.next()?;
     Some(Event::CheckpointGivenUp(CheckpointGivenUp {
