@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use tinygate_events::{Scalar, StagePolicy, metric};
-use tinygate_machine::rules::Edition;
 use tinygate_machine::stage::PhaseKind;
 use tinygate_machine::{
-    Checkpoint, CheckpointGate, ChunkState, Judgement, Phase, Previous, RunState, StageState, gate,
+    Checkpoint, CheckpointGate, ChunkState, Edition, Judgement, Phase, Previous, RunState,
+    StageState, gate,
 };
 
 /// Losses shown of a chunk.

@@ -19,8 +19,10 @@ extern crate alloc;
 
 mod chunk;
 mod command;
+mod edition;
 mod findings;
 pub mod gate;
+mod gate_inputs;
 pub mod ladder;
 pub mod lineage;
 pub mod rules;
@@ -34,6 +36,7 @@ pub use chunk::{ChunkState, Previous};
 pub use command::{
     Command, Decision, Idle, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
 };
+pub use edition::Edition;
 pub use findings::vacuous_limits;
 pub use lineage::{Checkpoint, CheckpointGate, Judgement, Lineage};
 pub use rules::{Known, RULES, Rules, apply, decide, evolve};

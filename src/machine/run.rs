@@ -22,8 +22,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::command::{Decision, Idle, UpstreamModel};
-use super::rules::{Edition, KNOWN, Known};
-use super::stage::{self, Phase, RunPolicy, StageState};
+use super::edition::Edition;
+use super::rules::{KNOWN, Known};
+use super::stage::{self, Folding, Phase, RunPolicy, StageState};
 use super::{Command, rules};
 use tinygate_events::{
     CheckpointDeleted, CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom,
@@ -342,8 +343,14 @@ fn run_policy<'a>(created: &'a RunCreated, state: &RunState, edition: Edition) -
         policy: &created.policy,
         interruptions: state.process.interruptions,
         deferred: state.stages.iter().any(|stage| stage.deferred.is_some()),
-        pruning: state.prune.is_some(),
         edition,
+    }
+}
+
+fn folding(created: &RunCreated, state: &RunState) -> Folding {
+    Folding {
+        max_chunk_failures: created.policy.max_chunk_failures,
+        pruning: state.prune.is_some(),
     }
 }
 
@@ -472,8 +479,7 @@ fn to_stage(state: &mut RunState, name: &StageName, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    // Folding is the same by every version.
-    let run = run_policy(created, state, Edition::One);
+    let run = folding(created, state);
     if let Some(stage) = state.stages.iter_mut().find(|stage| stage.name() == name) {
         stage::evolve(run, stage, event);
     }
@@ -486,8 +492,7 @@ fn to_current_stage(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    // Folding is the same by every version.
-    let run = run_policy(created, state, Edition::One);
+    let run = folding(created, state);
     if let Some(stage) = state.stages.get_mut(place) {
         stage::evolve(run, stage, event);
     }
@@ -497,8 +502,7 @@ fn to_unfinished_stages(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    // Folding is the same by every version.
-    let run = run_policy(created, state, Edition::One);
+    let run = folding(created, state);
     for stage in state
         .stages
         .iter_mut()

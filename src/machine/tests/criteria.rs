@@ -2,8 +2,8 @@
 
 use super::build::*;
 use crate::chunk::{ChunkState, Previous};
+use crate::edition::Edition;
 use crate::gate::{self, Evaluation};
-use crate::rules::Edition;
 use crate::{Judgement, Lineage, StageState};
 use tinygate_events::CriterionReason::*;
 use tinygate_events::*;
