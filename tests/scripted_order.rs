@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard};
 use crossbeam_channel::Receiver;
 use tinygate::controller::{ControlError, Controller, Ending, Observer, Progress, Report, Trainer};
 use tinygate::events::{Event, Record, Seq};
-use tinygate::machine::{Command, RunState};
+use tinygate::machine::{Command, Decision, Idle, Machine, RunState};
 use tinygate::presets::ModelKind;
 use tinygate::store::{AppendError, Durability, EventLog, MemoryLog, ReadError, Records};
 use tinygate_testing::{ChunkPlan, Curve, Script, ScriptedTrainer, created, process, short_policy};
@@ -137,22 +137,23 @@ fn script() -> Script {
 /// All that the trainer would report over the whole run.
 fn reports() -> Vec<Report> {
     let mut trainer = ScriptedTrainer::new(script());
-    let mut state = tinygate::machine::evolve(RunState::empty(), &created(short_policy(), 7));
+    let mut machine = Machine::default();
+    machine.apply(&created(short_policy(), 7));
     let mut all = Vec::new();
     for _ in 0..10_000 {
-        match tinygate::machine::decide(&state) {
-            tinygate::machine::Decision::Record(event) => {
-                state = tinygate::machine::evolve(state, &event);
+        match machine.decide() {
+            Decision::Record(event) => {
+                machine.apply(&event);
             }
-            tinygate::machine::Decision::Act(command) => {
+            Decision::Act(command) => {
                 for report in trainer.answer(&command).reports {
                     if let Report::Fact(event) = &report {
-                        state = tinygate::machine::evolve(state, event);
+                        machine.apply(event);
                     }
                     all.push(report);
                 }
             }
-            tinygate::machine::Decision::Idle(_) => return all,
+            Decision::Idle(_) => return all,
         }
     }
     panic!("the run does not end");
@@ -347,7 +348,6 @@ fn what_a_trainer_may_not_say_is_refused_and_not_recorded() {
 #[test]
 fn a_machine_that_rests_where_no_run_ends_is_an_error_in_words() {
     use tinygate::machine::rules::{KNOWN, Known, Rules};
-    use tinygate::machine::{Decision, Idle};
     for rests in [
         (|_: &RunState| Decision::Idle(Idle::Stopped)) as fn(&RunState) -> Decision,
         |_: &RunState| Decision::Idle(Idle::Finished),

@@ -14,7 +14,8 @@ use tinygate::events::{
     Action, Event, Policy, Record, SettingChanged, SettingKey, SettingPatch, SettingValue,
     StageName, StopReason,
 };
-use tinygate::machine::{Decision, Phase, RunPhase, RunState, decide};
+use tinygate::machine::rules::KNOWN;
+use tinygate::machine::{Decision, Machine, Phase, RunPhase, RunState};
 use tinygate::store::MemoryLog;
 use tinygate_testing::{
     ChunkPlan, Curve, Disturbance, Failure, Files, Life, Quiet, Script, ScriptedTrainer, Ticks,
@@ -446,7 +447,8 @@ fn a_rung_that_was_due_does_not_undo_a_changed_setting() {
         why: "command line".to_owned(),
     };
     controller.record_changes([change]).unwrap();
-    let Decision::Record(due) = decide(controller.state()) else {
+    let machine = Machine::at(KNOWN, controller.state().clone());
+    let Decision::Record(due) = machine.decide() else {
         panic!("no chunk is due");
     };
     let Event::ChunkStarted(started) = *due else {

@@ -17,7 +17,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use support::{Done, Place, folded, journal, records, run, scripted, tinygate, wait_for};
 use tinygate::events::{Event, Seq, SettingKey, StageName};
-use tinygate::machine::{Judgement, RunState, apply};
+use tinygate::machine::{Judgement, Machine};
 use tinygate::store::{Durability, EventLog, LogFile, Store};
 use tinygate_testing::{Script, short_policy};
 
@@ -185,11 +185,11 @@ fn a_loss_that_is_accepted_takes_the_checkpoints_that_went_with_it() {
     run(["resume", &dir]).expect_error(3, &["--accept-loss"]);
     // The events behind the damage let go what the events before it still count on.
     let sound = LogFile::open(&place.path("run")).unwrap().records();
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     for record in sound.map_while(Result::ok) {
-        apply(&mut state, &record.event);
+        machine.apply(&record.event);
     }
-    let stage = state.stage().unwrap();
+    let stage = machine.state().stage().unwrap();
     let newest = stage
         .lineage
         .newest_accepted()

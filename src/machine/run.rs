@@ -16,27 +16,23 @@
 //! ```
 //!
 //! Every other event leaves the phase as it is. [`TRANSITIONS`] is the same table
-//! as data; a test holds [`rules::evolve`] to it.
+//! as data; a test holds [`Machine::apply`](super::Machine::apply) to it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::command::{Decision, Idle, UpstreamModel};
+use super::command::{Command, Decision, Idle, UpstreamModel};
 use super::edition::Edition;
-use super::rules::{KNOWN, Known};
 use super::stage::{self, Folding, Phase, RunPolicy, StageState};
-use super::{Command, rules};
 use tinygate_events::{
     CheckpointDeleted, CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom,
     InterruptReason, Policy, RunCreated, RunFinished, RunStopped, SettingChanged, SettingKey,
     SettingValue, StageName, StageStarted, Upstream,
 };
 
-/// Everything known of a run: the fold of its log.
+/// Everything known of a run: the fold of its log, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunState {
-    /// The rules it may be decided by; its log's number says by which of them.
-    pub known: Known,
     pub phase: RunPhase,
     pub created: Option<Box<RunCreated>>,
     pub stages: Vec<StageState>,
@@ -110,13 +106,7 @@ pub struct ProcessState {
 impl RunState {
     /// The state before the first event.
     pub const fn empty() -> RunState {
-        RunState::knowing(KNOWN)
-    }
-
-    /// [`RunState::empty`], to be decided by other rules than this build's.
-    pub const fn knowing(known: Known) -> RunState {
         RunState {
-            known,
             phase: RunPhase::Empty,
             created: None,
             stages: Vec::new(),
@@ -323,14 +313,6 @@ fn with_files(state: &RunState, created: &RunCreated, decision: Decision) -> Dec
         Decision::Act(Command::JudgeCheckpoint(_)) | Decision::Record(_) | Decision::Idle(_) => {
             decision
         }
-    }
-}
-
-/// The command that waits for facts, if one is due.
-pub fn due_command(state: &RunState) -> Option<Command> {
-    match rules::decide(state) {
-        Decision::Act(command) => Some(command),
-        Decision::Record(_) | Decision::Idle(_) => None,
     }
 }
 

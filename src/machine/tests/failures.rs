@@ -1,7 +1,7 @@
 //! Chunks that fail without a gate.
 
 use super::build::*;
-use crate::{Checkpoint, Command, Judgement, RunPhase, RunState, apply};
+use crate::{Checkpoint, Command, Judgement, RunPhase, RunState};
 use tinygate_events::*;
 
 fn run_of(model: ModelKind, change: impl Fn(&mut Policy)) -> Run {

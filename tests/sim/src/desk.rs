@@ -11,7 +11,7 @@ use tinygate::controller::{ControlError, Link, Observer, Progress, Report};
 use tinygate::events::{
     CheckpointJudged, ChunkFailed, ChunkFailure, Event, FileRecord, Record, Rejection, Seq,
 };
-use tinygate::machine::{self, Command, Decision, RunState, TrainChunk};
+use tinygate::machine::{Command, Decision, RunState, TrainChunk};
 use tinygate::store::disk::{Disk, JOURNAL};
 use tinygate::store::{AppendError, Durability, EventLog, LogFile, ReadError, Records, Store};
 use tinygate_testing::disk::SimDisk;
@@ -286,7 +286,7 @@ impl<'a> Desk<'a> {
             }
             Ok(_) => {}
         }
-        if machine::decide(&ledger.state) != Decision::Act(command.clone()) {
+        if ledger.machine.decide() != Decision::Act(command.clone()) {
             ledger.violated("a command is sent that is not due");
         }
     }
@@ -435,7 +435,7 @@ impl<'a> Desk<'a> {
         let path = &written.checkpoint.path;
         let ledger = self.process.ledger();
         let known = ledger
-            .state
+            .state()
             .stage_named(&written.stage)
             .is_some_and(|stage| {
                 stage
@@ -566,7 +566,7 @@ impl Observer for Listener<'_> {
         if ledger.accepted.get(record.seq.get() as usize) != Some(record) {
             ledger.violated("an event is told that is another in the log");
         }
-        if *state != ledger.state {
+        if state != ledger.state() {
             ledger.violated("the controller's state is not the fold of the log");
         }
         if let Event::CheckpointDeleted(deleted) = &record.event {
