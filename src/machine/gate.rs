@@ -97,8 +97,8 @@ fn judge(gate: &Gate<'_>, criterion: &Criterion) -> CriterionResult {
     }
 }
 
-/// A gate passes on an accepted checkpoint only, also where the policy does not ask
-/// for one: there is nothing else to go on from, or to hand on.
+/// A gate passes only with an accepted checkpoint, even where the policy does not ask for one:
+/// without it there is nothing to continue from, and nothing for the next stage.
 fn checkpoint_needed(gate: &Gate<'_>) -> Option<CriterionResult> {
     let implied = Criterion {
         name: CHECKPOINT_VALID.to_owned(),

@@ -19,7 +19,7 @@ pub struct GateInputs<'a> {
     pub chunk: &'a ChunkState,
     /// The target in force, which a person may have moved since the chunk began.
     pub target: Step,
-    /// What was judged of the checkpoint at the gate. `None`: there is none.
+    /// The verdict on the checkpoint at the gate. `None`: there is no checkpoint.
     pub checkpoint: Option<&'a Judgement>,
     /// Losses of the trivial predictor, and its name.
     pub trivial: &'a [Metric],

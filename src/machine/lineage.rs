@@ -293,7 +293,7 @@ impl Lineage {
     }
 
     /// A chunk starts from `resume_from`: what came after it leads nowhere any more. Without
-    /// one the lineage begins anew.
+    /// one the lineage is empty again.
     pub fn start_chunk(&mut self, chunk: ChunkNumber, resume_from: Option<&CheckpointRef>) {
         self.cut_back_to(resume_from);
         if let Some(checkpoint) = resume_from.and_then(|reference| self.find_mut(reference)) {

@@ -39,8 +39,8 @@ pub fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -
     fail_gate(stage, chunk, decided, start, climb)
 }
 
-/// No checkpoint is left to run a failed chunk again from: the stage begins anew,
-/// by one more failure and one rung, put into a gate's words.
+/// No checkpoint is left from which a failed chunk could run again. The stage restarts from fresh
+/// weights, with one more failure and one rung, recorded as a gate's decision.
 pub fn restart_without_gate(
     run: RunPolicy<'_>,
     stage: &StageState,
@@ -120,7 +120,7 @@ fn undecided(stage: &StageState, chunk: &ChunkState, evaluation: Evaluation) -> 
     }
 }
 
-/// A failed chunk ends its stage: the stop, put into a gate's words.
+/// A failed chunk stops its stage: the stop, recorded as a gate's decision.
 pub fn stop_without_gate(
     stage: &StageState,
     chunk: &ChunkState,
@@ -132,7 +132,7 @@ pub fn stop_without_gate(
     decided
 }
 
-/// A failed chunk's decision, put into a gate's words: to stop, until it is changed.
+/// A gate's decision for a chunk that has no gate. It stops; the caller may change that.
 fn without_gate(stage: &StageState, chunk: &ChunkState, step: Step) -> GateDecided {
     GateDecided {
         stage: stage.name().clone(),
@@ -209,8 +209,8 @@ fn take(reopened: &mut StageReopened, retry: Retry) {
     reopened.restart = retry.restart;
 }
 
-/// Criteria that failed at the last gate, and at how many they did. None where no
-/// gate is the cause; a stop that puts a failed chunk into words is no gate.
+/// Criteria that failed at the last gate, each with the number of gates at which it did. Empty
+/// where no gate is the cause of the stop. The decision on a failed chunk is not a gate.
 pub fn blocking(stage: &StageState, reason: &StopReason) -> Vec<Blocking> {
     let by_gates = match reason {
         StopReason::RetriesExceeded { .. }

@@ -14,8 +14,8 @@ pub struct RunPolicy<'a> {
     pub edition: Edition,
 }
 
-/// What of a run bears on the folding of a stage's events, which is the same by every version of
-/// the rules.
+/// The part of the run that folding a stage's events depends on. Folding is the same by every
+/// version of the rules.
 #[derive(Clone, Copy, Debug)]
 pub struct Folding {
     pub max_chunk_failures: u32,

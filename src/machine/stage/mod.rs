@@ -210,7 +210,7 @@ fn fail(policy: &Policy, stage: &StageState, chunk: &ChunkState, cause: FailureC
     )))
 }
 
-/// A checkpoint that is not judged yet: its writer went away, or was faster.
+/// A checkpoint that nobody has judged yet has to be judged first.
 fn judge_first(stage: &StageState) -> Option<Decision> {
     let waiting = stage.lineage.unjudged()?;
     Some(Decision::Act(Command::JudgeCheckpoint(JudgeCheckpoint {
@@ -220,7 +220,7 @@ fn judge_first(stage: &StageState) -> Option<Decision> {
     })))
 }
 
-/// Goes on from the newest accepted checkpoint.
+/// Continues the chunk from the newest accepted checkpoint.
 fn rewind(stage: &StageState) -> Decision {
     let (chunk, attempt) = stage
         .chunk

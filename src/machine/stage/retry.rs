@@ -110,11 +110,14 @@ fn climb(stage: &StageState, situation: &Situation<'_>) -> Climb {
 
 /// Metrics that a criterion asked for in vain.
 fn failed_metrics<'a>(policy: &'a StagePolicy, criteria: &[CriterionResult]) -> Vec<&'a str> {
-    let failed = |(criterion, result): (&'a Criterion, &CriterionResult)| match &criterion.test {
-        CriterionTest::MetricAtLeast { metric, .. } if result.verdict == Verdict::Fail => {
+    let failed = |(criterion, result): (&'a Criterion, &CriterionResult)| {
+        if let CriterionTest::MetricAtLeast { metric, .. } = &criterion.test
+            && result.verdict == Verdict::Fail
+        {
             Some(metric.as_str())
+        } else {
+            None
         }
-        _ => None,
     };
     policy
         .criteria

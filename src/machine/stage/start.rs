@@ -16,7 +16,7 @@ pub struct Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    /// The stage begins anew.
+    /// From fresh weights, since no checkpoint is left.
     pub const FRESH: Start<'static> = Start {
         cause: Some(RestartCause::NoAcceptedCheckpoint),
         resume_from: None,

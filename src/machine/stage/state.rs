@@ -64,7 +64,7 @@ pub enum Phase {
         cause: FailureCause,
         step: Step,
     },
-    /// A failed chunk ends the stage: the stop is put into words as a gate's decision.
+    /// A failed chunk ends the stage. The stop is recorded as a gate's decision first.
     Ending {
         reason: StopReason,
         step: Step,
