@@ -152,7 +152,7 @@ fn its_log_replays() {
 #[test]
 fn the_best_checkpoint_is_one_that_uses_more_than_one_class() {
     let state = run().state;
-    let best = state.stages[0].best_known().unwrap();
+    let best = state.stages[0].lineage.best().unwrap();
     assert!(best.reference.path.ends_with("_step_100"), "{best:?}");
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crossbeam_channel::Receiver;
 use tinygate::controller::{ControlError, Controller, Ending, Observer};
 use tinygate::events::{CheckpointWritten, Event, Record, Seq};
-use tinygate::machine::{Command, JudgeCheckpoint, RunState};
+use tinygate::machine::{Command, Decision, Idle, JudgeCheckpoint, Machine, RunState};
 use tinygate::presets::ModelKind;
 use tinygate::store::{AppendError, Durability, EventLog, MemoryLog, ReadError, Records};
 use tinygate::trainer::{
@@ -164,25 +164,26 @@ fn judged(written: &CheckpointWritten) -> Event {
 /// All that the trainer would report over the whole run.
 fn reports() -> Vec<Report> {
     let mut trainer = ScriptedTrainer::new(script());
-    let mut state = tinygate::machine::evolve(RunState::empty(), &created(short_policy(), 7));
+    let mut machine = Machine::default();
+    machine.apply(&created(short_policy(), 7));
     let mut all = Vec::new();
     for _ in 0..10_000 {
-        match tinygate::machine::decide(&state) {
-            tinygate::machine::Decision::Record(event) => {
-                state = tinygate::machine::evolve(state, &event);
+        match machine.decide() {
+            Decision::Record(event) => {
+                machine.apply(&event);
             }
-            tinygate::machine::Decision::Act(command) => {
+            Decision::Act(command) => {
                 for report in trainer.answer(&for_trainer(command)).reports {
                     if let Report::Fact(fact) = &report {
-                        state = tinygate::machine::evolve(state, &fact.clone().into());
+                        machine.apply(&fact.clone().into());
                         if let TrainerFact::CheckpointWritten(written) = fact {
-                            state = tinygate::machine::evolve(state, &judged(written));
+                            machine.apply(&judged(written));
                         }
                     }
                     all.push(report);
                 }
             }
-            tinygate::machine::Decision::Idle(_) => return all,
+            Decision::Idle(_) => return all,
         }
     }
     panic!("the run does not end");
@@ -329,7 +330,6 @@ fn a_log_whose_policy_names_a_stage_twice_is_refused() {
 #[test]
 fn a_machine_that_rests_where_no_run_ends_is_an_error_in_words() {
     use tinygate::machine::rules::{KNOWN, Known, Rules};
-    use tinygate::machine::{Decision, Idle};
     for rests in [
         (|_: &RunState| Decision::Idle(Idle::Stopped)) as fn(&RunState) -> Decision,
         |_: &RunState| Decision::Idle(Idle::Finished),

@@ -14,7 +14,8 @@ use tinygate::events::{
     Action, Event, Policy, Record, SettingChanged, SettingKey, SettingPatch, SettingValue,
     StageName, StopReason,
 };
-use tinygate::machine::{Decision, Phase, RunPhase, RunState, decide};
+use tinygate::machine::rules::KNOWN;
+use tinygate::machine::{Decision, Machine, Phase, RunPhase, RunState};
 use tinygate::store::MemoryLog;
 use tinygate::trainer::Progress;
 use tinygate_testing::{
@@ -447,7 +448,8 @@ fn a_rung_that_was_due_does_not_undo_a_changed_setting() {
         why: "command line".to_owned(),
     };
     controller.record_changes([change]).unwrap();
-    let Decision::Record(due) = decide(controller.state()) else {
+    let machine = Machine::at(KNOWN, controller.state().clone());
+    let Decision::Record(due) = machine.decide() else {
         panic!("no chunk is due");
     };
     let Event::ChunkStarted(started) = *due else {
@@ -476,8 +478,8 @@ fn a_loss_that_is_no_number_restarts_from_the_best_passed_checkpoint() {
     );
     assert_eq!(state.stages[0].restart.get(), 1);
     let paths: Vec<&str> = state.stages[0]
-        .checkpoints
-        .iter()
+        .lineage
+        .all()
         .map(|checkpoint| checkpoint.reference.path.as_str())
         .filter(|path| path.contains("step_40"))
         .collect();

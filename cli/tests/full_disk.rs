@@ -23,7 +23,7 @@ use std::process::{Command, Stdio};
 
 use support::{Done, Place, run, tinygate};
 use tinygate::events::Event;
-use tinygate::machine::{RunState, apply};
+use tinygate::machine::{Machine, RunState};
 use tinygate::store::LogFile;
 
 /// A file system of its own; unmounted when it is dropped.
@@ -123,11 +123,11 @@ fn in_namespace(test: &str) {
 }
 
 fn state(run: &Path) -> RunState {
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     for record in LogFile::open(run).unwrap().records() {
-        apply(&mut state, &record.unwrap().event);
+        machine.apply(&record.unwrap().event);
     }
-    state
+    machine.into_state()
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use support::{Done, Place, folded, journal, records, run, scripted, tinygate, wait_for};
 use tinygate::events::{Event, Seq, SettingKey, StageName};
-use tinygate::machine::{Judgement, RunState, apply};
+use tinygate::machine::{Judgement, Machine};
 use tinygate::store::{Durability, EventLog, LogFile, Store};
 use tinygate_testing::{Script, short_policy};
 
@@ -55,7 +55,8 @@ fn killed_after(step: u64) -> Place {
         let state = folded(&records(&place.path("run")));
         let stage = state.stage_named(&StageName::new(VIDEO)).unwrap();
         if stage
-            .lineage_checkpoints()
+            .lineage
+            .present()
             .all(|one| one.judgement != Judgement::Pending)
         {
             return place;
@@ -90,7 +91,7 @@ fn resume(place: &Place, more: &[&str]) -> Done {
 fn accepted(place: &Place) -> Vec<String> {
     let state = folded(&records(&place.path("run")));
     let stage = state.stage_named(&StageName::new(VIDEO)).unwrap();
-    let usable = stage.lineage_checkpoints().filter(|one| one.is_usable());
+    let usable = stage.lineage.present().filter(|one| one.is_usable());
     usable.map(|one| one.reference.path.clone()).collect()
 }
 
@@ -184,12 +185,18 @@ fn a_loss_that_is_accepted_takes_the_checkpoints_that_went_with_it() {
     run(["resume", &dir]).expect_error(3, &["--accept-loss"]);
     // The events behind the damage let go what the events before it still count on.
     let sound = LogFile::open(&place.path("run")).unwrap().records();
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     for record in sound.map_while(Result::ok) {
-        apply(&mut state, &record.event);
+        machine.apply(&record.event);
     }
-    let stage = state.stage().unwrap();
-    let newest = stage.newest_accepted().unwrap().reference.path.clone();
+    let stage = machine.state().stage().unwrap();
+    let newest = stage
+        .lineage
+        .newest_accepted()
+        .unwrap()
+        .reference
+        .path
+        .clone();
     // Retention may have deleted it already, by an event that is lost.
     let _ = fs::remove_dir_all(place.path("run").join(&newest));
     let tried = run(["repair", &dir, "--accept-loss", "--dry-run"]).expect(0);

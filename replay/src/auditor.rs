@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::Value;
 use tinygate_events::{Event, Record, Seq, Source};
 use tinygate_machine::rules::KNOWN;
-use tinygate_machine::{self as machine, Decision, Idle, Known, RunState};
+use tinygate_machine::{Decision, Idle, Known, Machine, RunState};
 use tinygate_store::{LogFile, ReadError};
 
 use crate::audit::{
@@ -29,9 +29,9 @@ const SECOND_STATES_MAX: usize = 1000;
 /// Audits events as they come.
 #[derive(Clone, Debug)]
 pub struct Auditor {
-    state: RunState,
+    machine: Machine,
     /// As if the last diverging decision had been recorded as recomputed.
-    other: Option<RunState>,
+    other: Option<Machine>,
     /// The last recorded decision: found again at once, it is there twice.
     last: Option<Event>,
     next: Seq,
@@ -78,7 +78,7 @@ impl Auditor {
     /// Audits by other rules than this build's.
     pub fn knowing(known: Known) -> Auditor {
         Auditor {
-            state: RunState::knowing(known),
+            machine: Machine::new(known),
             other: None,
             last: None,
             next: Seq::FIRST,
@@ -142,11 +142,11 @@ impl Auditor {
         if self.problem.is_none() {
             self.note_the_end();
         }
-        let processes = self.state.process.starts;
+        let processes = self.machine.state().process.starts;
         if 1 < processes {
             self.notes.push(Note::Resumed { processes });
         }
-        let created = self.state.created.as_ref();
+        let created = self.machine.state().created.as_ref();
         Audit {
             outcome: self.outcome(),
             run: created.map(|created| created.run.clone()),
@@ -207,12 +207,11 @@ impl Auditor {
 
     /// The log's rules, if they are none of those that are known.
     fn unknown_rules(&self) -> Option<u32> {
-        let rules = self.state.created.as_ref()?.rules;
-        self.state.known.find(rules).is_none().then_some(rules)
+        self.machine.unknown_rules()
     }
 
     fn note_the_end(&mut self) {
-        match machine::decide(&self.state) {
+        match self.machine.decide() {
             Decision::Record(due) => self.notes.push(Note::EndsBeforeDecision {
                 seq: self.next,
                 decision: due.kind().to_owned(),
@@ -237,48 +236,48 @@ impl Auditor {
 
     /// A trainer only speaks when no decision is due: whatever is due is missing.
     fn catch_up(&mut self, seq: Seq) {
-        let rests = |state: &RunState| !matches!(machine::decide(state), Decision::Record(_));
-        if rests(&self.state) {
+        let rests = |machine: &Machine| !matches!(machine.decide(), Decision::Record(_));
+        if rests(&self.machine) {
             self.other = self.other.take().filter(|other| rests(other));
             return;
         }
         if let Some(other) = self.other.take_if(|other| rests(other)) {
-            self.state = other;
+            self.machine = other;
             return;
         }
         self.other = None;
         for _ in 0..MISSING_MAX {
-            let Decision::Record(due) = machine::decide(&self.state) else {
+            let Decision::Record(due) = self.machine.decide() else {
                 return;
             };
             self.report_missing(seq, &due);
-            machine::apply(&mut self.state, &due);
+            self.machine.apply(&due);
         }
     }
 
     fn see_decision(&mut self, seq: Seq, event: &Event) {
         if let Some(rules) = self.unknown_rules() {
-            let known = self.state.known.newest.number;
+            let known = self.machine.known().newest.number;
             self.skip(seq, SkipReason::UnknownRules { rules, known });
             return self.fold(event);
         }
-        if is_due(&self.state, event) {
+        if is_due(&self.machine, event) {
             self.other = self.other.take().filter(|other| is_due(other, event));
             self.agree();
         } else if let Some(other) = self.other.take_if(|other| is_due(other, event)) {
-            self.state = other;
+            self.machine = other;
             self.agree();
-        } else if let Some((missing, state)) = self.look_past(|due| due == event) {
-            self.accept_missing(seq, missing, state);
+        } else if let Some((missing, machine)) = self.look_past(|due| due == event) {
+            self.accept_missing(seq, missing, machine);
             self.agree();
         } else if self.last.as_ref() == Some(event) {
             return self.pass_over(seq, event);
-        } else if let Some((state, due)) = self.most_alike(event) {
-            return self.differ(seq, event, state, &due);
-        } else if let Some((missing, state)) = self.look_past(|due| due.kind() == event.kind()) {
-            self.accept_missing(seq, missing, state);
-            if let Decision::Record(due) = machine::decide(&self.state) {
-                return self.differ(seq, event, self.state.clone(), &due);
+        } else if let Some((machine, due)) = self.most_alike(event) {
+            return self.differ(seq, event, machine, &due);
+        } else if let Some((missing, machine)) = self.look_past(|due| due.kind() == event.kind()) {
+            self.accept_missing(seq, missing, machine);
+            if let Decision::Record(due) = self.machine.decide() {
+                return self.differ(seq, event, self.machine.clone(), &due);
             }
         } else {
             return self.pass_over(seq, event);
@@ -289,15 +288,15 @@ impl Auditor {
     /// A decision that was not due: folded, and the state without it kept beside.
     fn pass_over(&mut self, seq: Seq, event: &Event) {
         self.report_surplus(seq, event);
-        self.other = (self.divergences.len() < SECOND_STATES_MAX).then(|| self.state.clone());
-        machine::apply(&mut self.state, event);
+        self.other = (self.divergences.len() < SECOND_STATES_MAX).then(|| self.machine.clone());
+        self.machine.apply(event);
     }
 
     fn fold(&mut self, event: &Event) {
-        machine::apply(&mut self.state, event);
+        self.machine.apply(event);
         if let Some(other) = &mut self.other {
-            machine::apply(other, event);
-            if *other == self.state {
+            other.apply(event);
+            if *other == self.machine {
                 self.other = None;
             }
         }
@@ -309,55 +308,55 @@ impl Auditor {
     }
 
     /// Records the differences, folds the recorded event, and keeps the other way.
-    fn differ(&mut self, seq: Seq, event: &Event, state: RunState, due: &Event) {
+    fn differ(&mut self, seq: Seq, event: &Event, machine: Machine, due: &Event) {
         self.checked.recomputed += 1;
-        self.report_differences(seq, event, &state, due);
-        self.other = (self.divergences.len() < SECOND_STATES_MAX)
-            .then(|| machine::evolve(state.clone(), due));
-        self.state = machine::evolve(state, event);
+        self.report_differences(seq, event, machine.state(), due);
+        self.other =
+            (self.divergences.len() < SECOND_STATES_MAX).then(|| after(machine.clone(), due));
+        self.machine = after(machine, event);
     }
 
     /// Decisions that would have to be missing for `wanted` to be due now, and the
     /// state after them.
-    fn look_past(&self, wanted: impl Fn(&Event) -> bool) -> Option<(Vec<Event>, RunState)> {
-        let states = std::iter::once(&self.state).chain(&self.other);
-        for state in states {
-            let mut state = state.clone();
+    fn look_past(&self, wanted: impl Fn(&Event) -> bool) -> Option<(Vec<Event>, Machine)> {
+        let machines = std::iter::once(&self.machine).chain(&self.other);
+        for machine in machines {
+            let mut machine = machine.clone();
             let mut missing = Vec::new();
             while missing.len() < MISSING_MAX {
-                let Decision::Record(due) = machine::decide(&state) else {
+                let Decision::Record(due) = machine.decide() else {
                     break;
                 };
                 if wanted(&due) {
-                    return Some((missing, state));
+                    return Some((missing, machine));
                 }
-                machine::apply(&mut state, &due);
+                machine.apply(&due);
                 missing.push(*due);
             }
         }
         None
     }
 
-    fn accept_missing(&mut self, seq: Seq, missing: Vec<Event>, state: RunState) {
+    fn accept_missing(&mut self, seq: Seq, missing: Vec<Event>, machine: Machine) {
         for due in missing {
             self.report_missing(seq, &due);
         }
-        self.state = state;
+        self.machine = machine;
         self.other = None;
     }
 
     /// Of the states in which a decision of this kind is due, the one whose decision
     /// differs in the fewest fields.
-    fn most_alike(&self, event: &Event) -> Option<(RunState, Event)> {
+    fn most_alike(&self, event: &Event) -> Option<(Machine, Event)> {
         let recorded = json_of(event);
-        std::iter::once(&self.state)
+        std::iter::once(&self.machine)
             .chain(&self.other)
-            .filter_map(|state| match machine::decide(state) {
-                Decision::Record(due) if due.kind() == event.kind() => Some((state, *due)),
+            .filter_map(|machine| match machine.decide() {
+                Decision::Record(due) if due.kind() == event.kind() => Some((machine, *due)),
                 Decision::Record(_) | Decision::Act(_) | Decision::Idle(_) => None,
             })
             .min_by_key(|(_, due)| differences(&recorded, &json_of(due)).len())
-            .map(|(state, due)| (state.clone(), due))
+            .map(|(machine, due)| (machine.clone(), due))
     }
 
     fn skip(&mut self, seq: Seq, why: SkipReason) {
@@ -393,7 +392,7 @@ impl Auditor {
             recorded: Value::Null,
             recomputed: json_of(due),
         };
-        let state = self.state.clone();
+        let state = self.machine.state().clone();
         self.report(seq, DivergenceKind::Missing, due, &state, difference);
     }
 
@@ -404,7 +403,7 @@ impl Auditor {
             recorded: json_of(event),
             recomputed: Value::Null,
         };
-        let state = self.state.clone();
+        let state = self.machine.state().clone();
         self.report(seq, DivergenceKind::Surplus, event, &state, difference);
     }
 
@@ -456,6 +455,11 @@ fn json_of(event: &Event) -> Value {
     serde_json::to_value(event).unwrap_or_else(|error| Value::String(error.to_string()))
 }
 
-fn is_due(state: &RunState, event: &Event) -> bool {
-    matches!(machine::decide(state), Decision::Record(due) if *due == *event)
+fn is_due(machine: &Machine, event: &Event) -> bool {
+    matches!(machine.decide(), Decision::Record(due) if *due == *event)
+}
+
+fn after(mut machine: Machine, event: &Event) -> Machine {
+    machine.apply(event);
+    machine
 }

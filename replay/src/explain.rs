@@ -12,6 +12,7 @@ use tinygate_events::{
 };
 use tinygate_machine::vacuous_limits;
 
+use crate::criteria::comparison;
 use crate::numbers::{of, plural, setting, short, times};
 
 /// What was read of the data; nothing for logs that do not say it.
@@ -399,52 +400,6 @@ fn criterion(result: &CriterionResult, test: Option<&CriterionTest>) -> String {
         format!("{name} {word}")
     } else {
         format!("{name} {word}: {}", text.join("; "))
-    }
-}
-
-/// Value against limit, in the words of the criterion's kind.
-fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
-    let value = result.value.map(|value| short(value.get()))?;
-    let failed = result.verdict == Verdict::Fail;
-    let limit = of(result.limit);
-    let must = |what: &str, relation: &str| {
-        let verb = if failed { "must be" } else { "is" };
-        format!("{what} {value} {verb} {relation} {limit}")
-    };
-    match test {
-        CriterionTest::CheckpointValid => {
-            (!failed).then(|| "the gate's checkpoint was accepted".to_owned())
-        }
-        CriterionTest::LossFinite => Some(if failed {
-            format!("{value} of the chunk's loss samples are not finite")
-        } else {
-            "every loss sample of the chunk is finite".to_owned()
-        }),
-        CriterionTest::LossTrend { .. } => Some(format!(
-            "{}, the previous gate's with the tolerance",
-            must("the gate loss", "below")
-        )),
-        CriterionTest::LossLatest { .. } => Some(must("the latest loss", "at most")),
-        CriterionTest::MetricAtLeast { metric, .. } => {
-            Some(must(&format!("the latest {metric}"), "at least"))
-        }
-        CriterionTest::LossNotRising { .. } => {
-            Some(must("the mean loss of the last third", "at most"))
-        }
-        CriterionTest::LossDelta { .. } => Some(must(
-            "the mean loss of the last tenth minus the first's",
-            "at most",
-        )),
-        CriterionTest::VisualStructure { .. } => Some(must(
-            "the share of held-out frames that lost their structure",
-            "below",
-        )),
-        CriterionTest::SkillAbove { metric, .. } => Some(must(metric, "above")),
-        CriterionTest::MetricsFresh => Some(if failed {
-            format!("{value} of what the criteria need is missing or stale")
-        } else {
-            "everything the criteria need is fresh".to_owned()
-        }),
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use tinygate_events::{Scalar, StagePolicy, metric};
-use tinygate_machine::rules::Edition;
-use tinygate_machine::stage::{CheckpointGate, PhaseKind};
+use tinygate_machine::stage::PhaseKind;
 use tinygate_machine::{
-    Checkpoint, ChunkState, Judgement, Phase, Previous, RunState, StageState, gate,
+    Checkpoint, CheckpointGate, ChunkState, Edition, Judgement, Phase, Previous, RunState,
+    StageState, gate,
 };
 
 /// Losses shown of a chunk.
@@ -93,14 +93,15 @@ fn of_chunk(policy: &StagePolicy, chunk: &ChunkState) -> Value {
 /// The newest checkpoints of the lineage, the newest last, and the best known.
 fn candidates(stage: &StageState) -> Value {
     let newest: Vec<Value> = stage
-        .lineage_checkpoints()
+        .lineage
+        .present()
         .rev()
         .take(CANDIDATES)
         .map(of_checkpoint)
         .collect();
     json!({
-        "newest_accepted": stage.newest_accepted().map(|checkpoint| &checkpoint.reference.path),
-        "best_known": stage.best_known().map(|checkpoint| &checkpoint.reference.path),
+        "newest_accepted": stage.lineage.newest_accepted().map(|checkpoint| &checkpoint.reference.path),
+        "best_known": stage.lineage.best().map(|checkpoint| &checkpoint.reference.path),
         "lineage": newest.into_iter().rev().collect::<Vec<Value>>(),
     })
 }

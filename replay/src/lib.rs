@@ -12,6 +12,7 @@
 mod audit;
 mod auditor;
 mod compare;
+mod criteria;
 mod explain;
 mod inputs;
 mod numbers;
@@ -23,5 +24,6 @@ pub use audit::{
 };
 pub use auditor::{Auditor, audit, audit_file};
 pub use compare::{Difference, differences};
+pub use criteria::{passes_when, relation};
 pub use explain::{consequences, describe, explain, hardware, reason};
 pub use outcome::Outcome;

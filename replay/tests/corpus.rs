@@ -36,7 +36,7 @@ use tinygate::events::{
     PruneRequested, Record, RunInterrupted, Seq, SettingChanged, SettingKey, SettingValue,
     StageName, Step,
 };
-use tinygate::machine::{RunState, apply};
+use tinygate::machine::Machine;
 use tinygate::presets::ModelKind;
 use tinygate::store::{Durability, EventLog, FILE_HEADER, LogFile, RealDisk, Store, export};
 use tinygate_replay::{Outcome, audit_file, describe, explain};
@@ -210,7 +210,7 @@ fn difference(path: &Path, expected: &str, found: &str) -> String {
 /// A line for each event, decisions explained, then the audit in words.
 fn rendering(log: &Path) -> String {
     let mut text = String::new();
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     match LogFile::open(log) {
         Err(error) => writeln!(text, "{error}").unwrap(),
         Ok(file) => {
@@ -218,8 +218,8 @@ fn rendering(log: &Path) -> String {
                 match record {
                     Err(error) => writeln!(text, "{error}").unwrap(),
                     Ok(record) => {
-                        apply(&mut state, &record.event);
-                        line(&mut text, &record, state.policy());
+                        machine.apply(&record.event);
+                        line(&mut text, &record, machine.state().policy());
                     }
                 }
             }

@@ -33,11 +33,7 @@ pub fn sweep(directory: &Path, state: &RunState) {
         if let Err(error) = checkpoint::remove_leftovers(&checkpoints) {
             tracing::warn!("a leftover could not be removed: {error}");
         }
-        for checkpoint in stage
-            .checkpoints
-            .iter()
-            .filter(|checkpoint| checkpoint.deleted)
-        {
+        for checkpoint in stage.lineage.all().filter(|checkpoint| checkpoint.deleted) {
             remove(directory, stage.name(), &checkpoint.reference);
         }
         if let Phase::Passed { checkpoint } = &stage.phase {

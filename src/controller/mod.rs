@@ -21,7 +21,9 @@ use crate::events::{
     Record, RunInterrupted, Seq, SettingChanged, StageName, StoreRepaired,
 };
 use crate::machine::rules::KNOWN;
-use crate::machine::{self, Command, Decision, Idle, JudgeCheckpoint, Known, RunPhase, RunState};
+use crate::machine::{
+    Command, Decision, Idle, JudgeCheckpoint, Known, Machine, RunPhase, RunState,
+};
 use crate::store::{AppendError, Durability, EventLog, ReadError};
 
 use crate::trainer::{
@@ -108,7 +110,7 @@ impl Advice for ControlError {
 /// The state of a run, folded from its log event by event.
 #[derive(Debug)]
 pub struct Fold {
-    state: RunState,
+    machine: Machine,
     next: Seq,
     failed: Option<ReadError>,
 }
@@ -121,7 +123,7 @@ impl Fold {
 
     fn knowing(known: Known) -> Fold {
         Fold {
-            state: RunState::knowing(known),
+            machine: Machine::new(known),
             next: Seq::FIRST,
             failed: None,
         }
@@ -131,7 +133,7 @@ impl Fold {
     pub fn add(&mut self, record: Result<Record, ReadError>) {
         match record {
             Ok(record) if self.failed.is_none() => {
-                machine::apply(&mut self.state, &record.event);
+                self.machine.apply(&record.event);
                 self.next = Seq::new(record.seq.get().saturating_add(1));
             }
             Ok(_) => {}
@@ -160,7 +162,7 @@ impl From<TrainerError> for ControlError {
 pub struct Controller<'a> {
     log: &'a dyn EventLog,
     directory: PathBuf,
-    state: RunState,
+    machine: Machine,
     /// The next event's number, counted here: what the log lost must not go unseen.
     next: Seq,
     /// Milliseconds since 1970-01-01 UTC.
@@ -211,27 +213,27 @@ impl<'a> Controller<'a> {
         clock: impl Fn() -> u64 + 'a,
     ) -> Result<Controller<'a>, ControlError> {
         let Fold {
-            state,
+            machine,
             next,
             failed,
         } = fold;
         if let Some(error) = failed {
             return Err(error.into());
         }
-        if let Some(stage) = state.policy().and_then(Policy::doubled_stage) {
+        if let Some(stage) = machine.state().policy().and_then(Policy::doubled_stage) {
             let stage = stage.clone();
             return Err(ControlError::DoubledStage { stage });
         }
-        if let Decision::Idle(Idle::UnknownRules { rules }) = machine::decide(&state) {
+        if let Decision::Idle(Idle::UnknownRules { rules }) = machine.decide() {
             return Err(ControlError::UnknownRules {
                 found: rules,
-                known: state.known.newest.number,
+                known: machine.known().newest.number,
             });
         }
         Ok(Controller {
             log,
             directory: directory.to_owned(),
-            state,
+            machine,
             next,
             clock: Box::new(clock),
             unheard: Vec::new(),
@@ -239,7 +241,7 @@ impl<'a> Controller<'a> {
     }
 
     pub fn state(&self) -> &RunState {
-        &self.state
+        self.machine.state()
     }
 
     /// Records a fact that did not come from the trainer: the run's creation, a
@@ -255,11 +257,11 @@ impl<'a> Controller<'a> {
         host: Host<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Ending, ControlError> {
-        if self.state.created.is_none() {
+        if self.state().created.is_none() {
             return Err(ControlError::NoRun);
         }
         self.append(Event::ProcessStarted(started), Durability::Durable)?;
-        files::sweep(&self.directory, &self.state);
+        files::sweep(&self.directory, self.state());
         let mut trainer = Supervised::new(host);
         let mut judged = None;
         loop {
@@ -410,16 +412,16 @@ impl<'a> Controller<'a> {
             Next::Rest(Idle::NoRun) => Err(ControlError::NoRun),
             Next::Rest(Idle::UnknownRules { rules }) => Err(ControlError::UnknownRules {
                 found: rules,
-                known: self.state.known.newest.number,
+                known: self.machine.known().newest.number,
             }),
         }
     }
 
     /// A run rests only where it ended: a log that no run makes could lead the machine elsewhere.
     fn ended(&self, idle: Idle) -> Result<Settled, ControlError> {
-        match (self.state.phase, idle) {
+        match (self.state().phase, idle) {
             (RunPhase::Finished, Idle::Finished) => Ok(Settled::Ended(Ending::Finished)),
-            (RunPhase::Stopped(place), Idle::Stopped) if place < self.state.stages.len() => {
+            (RunPhase::Stopped(place), Idle::Stopped) if place < self.state().stages.len() => {
                 Ok(Settled::Ended(Ending::Stopped))
             }
             (phase, _) => Err(ControlError::Stuck {
@@ -432,7 +434,7 @@ impl<'a> Controller<'a> {
     /// Records decisions until none is due, and says what is due then.
     fn record_due(&mut self) -> Result<Next, ControlError> {
         for _ in 0..DECISIONS_MAX {
-            match machine::decide(&self.state) {
+            match self.machine.decide() {
                 Decision::Record(event) => self.append(*event, Durability::Lazy)?,
                 Decision::Act(command) => return Ok(Next::Command(Box::new(command))),
                 Decision::Idle(idle) => return Ok(Next::Rest(idle)),
@@ -461,7 +463,7 @@ impl<'a> Controller<'a> {
         self.log.append(seq, &timed, durability)?;
         let [(time_ms, event)] = timed;
         self.next = Seq::new(seq.get().saturating_add(1));
-        machine::apply(&mut self.state, &event);
+        self.machine.apply(&event);
         self.unheard.push(Record {
             seq,
             time_ms,
@@ -479,7 +481,7 @@ impl<'a> Controller<'a> {
         self.log.sync()?;
         for record in std::mem::take(&mut self.unheard) {
             files::follow(&self.directory, &record.event);
-            observer.recorded(&record, &self.state);
+            observer.recorded(&record, self.state());
         }
         Ok(())
     }
@@ -522,7 +524,7 @@ impl<'a> Controller<'a> {
 
     fn record_undecided(&mut self) -> Result<(), ControlError> {
         for _ in 0..DECISIONS_MAX {
-            match machine::decide(&self.state) {
+            match self.machine.decide() {
                 Decision::Record(event) if !matches!(*event, Event::ChunkStarted(_)) => {
                     self.append(*event, Durability::Lazy)?;
                 }
@@ -540,14 +542,14 @@ impl<'a> Controller<'a> {
         observer: &mut dyn Observer,
     ) -> Result<(), ControlError> {
         self.append(Event::PruneRequested(asked), Durability::Durable)?;
-        while let Decision::Record(event) = machine::decide(&self.state)
+        while let Decision::Record(event) = self.machine.decide()
             && matches!(*event, Event::CheckpointDeleted(_))
         {
             self.append(*event, Durability::Lazy)?;
         }
         self.tell(observer)?;
         // A process that was killed between a deletion's event and the deletion left files.
-        files::sweep(&self.directory, &self.state);
+        files::sweep(&self.directory, self.state());
         Ok(())
     }
 

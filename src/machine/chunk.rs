@@ -23,7 +23,7 @@ pub struct ChunkState {
     pub from: Step,
     pub to: Step,
     pub settings: Settings,
-    /// Where training goes on from: the start, or a checkpoint inside the range.
+    /// Where training resumes: at the start, or at a checkpoint inside the range.
     pub resume_from: Option<CheckpointRef>,
     /// Gate loss of the gate this chunk's start belongs to.
     pub previous: Previous,
@@ -95,7 +95,7 @@ impl ChunkState {
         self.taken = Vec::new();
     }
 
-    /// The step training goes on from.
+    /// The step at which training resumes.
     pub fn start(&self) -> Step {
         self.resume_from
             .as_ref()

@@ -100,7 +100,7 @@ pub struct ResumePoint {
 }
 
 impl TrainChunk {
-    /// The step training goes on from.
+    /// The step at which training resumes.
     pub fn start(&self) -> Step {
         self.resume
             .as_ref()

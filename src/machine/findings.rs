@@ -3,8 +3,8 @@
 use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
 
-use super::gate::{Gate, Skill, TRIVIAL_LOSS_MIN, exceeds, falls_short, limit_at, stored};
-use super::rules::Edition;
+use super::edition::Edition;
+use super::gate_inputs::{Gate, Skill, TRIVIAL_LOSS_MIN, exceeds, falls_short, limit_at, stored};
 use super::statistics::{self, windows};
 use tinygate_events::{
     Cause, Criterion, CriterionResult, CriterionTest, Finding, FindingTest, Metric, Scalar,

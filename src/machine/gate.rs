@@ -8,23 +8,23 @@ use alloc::borrow::ToOwned;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::chunk::{ChunkState, Previous};
+use super::chunk::Previous;
+use super::edition::Edition;
 use super::findings;
-use super::rules::Edition;
-use super::stage::Judgement;
+pub use super::gate_inputs::GateInputs;
+use super::gate_inputs::{Gate, Skill, exceeds, falls_short, limit_at, stored};
+use super::lineage::Judgement;
 use super::statistics::{self, windows};
 use tinygate_events::{
     Applies, Criterion, CriterionReason, CriterionResult, CriterionTest, Finding, Limit, Metric,
-    PictureScored, Scalar, Skill as SkillMeasure, StagePolicy, Step, StructureLimits,
-    StructureScores, Verdict, metric,
+    Scalar, StagePolicy, Step, StructureLimits, StructureScores, Verdict, metric,
 };
 
 /// Name of the criterion that holds whether or not the policy has it.
 const CHECKPOINT_VALID: &str = "checkpoint_valid";
 /// Fewest finite samples that windows of a chunk are compared by.
 pub const WINDOW_SAMPLES_MIN: u64 = 10;
-/// A trivial loss below this leaves no skill to measure.
-pub(super) const TRIVIAL_LOSS_MIN: f64 = 1e-9;
+
 /// All that a gate's evaluation says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
@@ -62,22 +62,6 @@ pub fn updates_min(criteria: &[Criterion]) -> u64 {
     }
 }
 
-/// All that a gate may see, besides the stage's policy.
-#[derive(Clone, Copy, Debug)]
-pub struct GateInputs<'a> {
-    pub chunk: &'a ChunkState,
-    /// The target in force, which a person may have moved since the chunk began.
-    pub target: Step,
-    /// What was judged of the checkpoint at the gate. `None`: there is none.
-    pub checkpoint: Option<&'a Judgement>,
-    /// Losses of the trivial predictor, and its name.
-    pub trivial: &'a [Metric],
-    pub predictor: &'a str,
-    /// Samples in the median that is the latest loss.
-    pub latest_window: u32,
-    pub edition: Edition,
-}
-
 /// Evaluates every criterion of a stage's policy.
 pub fn evaluate(policy: &StagePolicy, inputs: &GateInputs<'_>) -> Evaluation {
     let gate = Gate::new(policy, inputs);
@@ -98,124 +82,6 @@ pub fn evaluate(policy: &StagePolicy, inputs: &GateInputs<'_>) -> Evaluation {
     }
 }
 
-/// A number as a decision keeps it: machines differ in the bits of the NaN that they
-/// compute, so there is one.
-pub(super) fn stored(value: f64) -> Scalar {
-    Scalar::new(if value.is_nan() {
-        f64::from_bits(0x7ff8_0000_0000_0000)
-    } else {
-        value
-    })
-}
-
-/// What every criterion and finding reads, computed once.
-pub(super) struct Gate<'a> {
-    pub policy: &'a StagePolicy,
-    pub inputs: &'a GateInputs<'a>,
-    pub losses: Vec<f64>,
-    pub gate_loss: Option<f64>,
-    latest_loss: Option<f64>,
-    /// One per skill of the policy, in its order.
-    skills: Vec<Skill>,
-    at_target: bool,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Skill {
-    Measured(f64),
-    /// The trivial loss is below 1e-9, or there is nothing to predict.
-    NothingToMeasure,
-    Missing,
-    NotFinite,
-}
-
-impl<'a> Gate<'a> {
-    fn new(policy: &'a StagePolicy, inputs: &'a GateInputs<'a>) -> Gate<'a> {
-        let losses = inputs.chunk.values(&policy.loss);
-        let window = (inputs.latest_window.max(1) as usize).min(losses.len());
-        Gate {
-            policy,
-            inputs,
-            gate_loss: statistics::mean(&losses),
-            latest_loss: latest(&losses[losses.len() - window..]),
-            skills: policy
-                .skills
-                .iter()
-                .map(|measure| skill(inputs, measure))
-                .collect(),
-            at_target: inputs.target <= inputs.chunk.to,
-            losses,
-        }
-    }
-
-    pub fn chunk(&self) -> &'a ChunkState {
-        self.inputs.chunk
-    }
-
-    /// Skills by name, in the order of the policy.
-    pub fn skills(&self) -> impl Iterator<Item = (&'a str, Skill)> {
-        let names = self.policy.skills.iter().map(|skill| skill.name.as_str());
-        names.zip(self.skills.iter().copied())
-    }
-
-    fn skill(&self, name: &str) -> Skill {
-        let found = self.skills().find(|(known, _)| *known == name);
-        found.map_or(Skill::Missing, |(_, skill)| skill)
-    }
-
-    /// The picture drawn at this gate.
-    fn picture(&self) -> Option<&'a PictureScored> {
-        let chunk = self.chunk();
-        chunk
-            .picture
-            .as_ref()
-            .filter(|picture| picture.step == chunk.to && !picture.frames.is_empty())
-    }
-}
-
-/// One sample stays as it is, so that a NaN is shown as one; more give their median.
-fn latest(samples: &[f64]) -> Option<f64> {
-    match samples {
-        [only] => Some(*only),
-        _ => statistics::median(samples),
-    }
-}
-
-fn skill(inputs: &GateInputs<'_>, measure: &SkillMeasure) -> Skill {
-    let trivial = match trivial_loss(inputs.trivial, measure) {
-        Ok(loss) => loss,
-        Err(skill) => return skill,
-    };
-    let chunk = inputs.chunk;
-    let scored = chunk
-        .held_out
-        .as_ref()
-        .filter(|scored| scored.step == chunk.to);
-    let Some(loss) = scored.and_then(|scored| Metric::find(&scored.values, &measure.held_out))
-    else {
-        return Skill::Missing;
-    };
-    let skill = 1.0 - loss.get() / trivial;
-    if skill.is_finite() {
-        Skill::Measured(skill)
-    } else {
-        Skill::NotFinite
-    }
-}
-
-/// The loss that skill is measured by, or why there is no skill.
-fn trivial_loss(trivial: &[Metric], measure: &SkillMeasure) -> Result<f64, Skill> {
-    let measured = trivial.iter().find(|metric| metric.name == measure.trivial);
-    let value = measured.ok_or(Skill::Missing)?.value;
-    match value.map(|loss| (loss.get(), loss.finite())) {
-        None if measure.trivial_may_be_null => Err(Skill::NothingToMeasure),
-        None => Err(Skill::Missing),
-        Some((_, None)) => Err(Skill::NotFinite),
-        Some((loss, Some(_))) if loss < TRIVIAL_LOSS_MIN => Err(Skill::NothingToMeasure),
-        Some((loss, Some(_))) => Ok(loss),
-    }
-}
-
 fn judge(gate: &Gate<'_>, criterion: &Criterion) -> CriterionResult {
     let outcome = if criterion.applies == Applies::AtTarget && !gate.at_target {
         Outcome::not_applicable(CriterionReason::OnlyAtTarget)
@@ -231,8 +97,8 @@ fn judge(gate: &Gate<'_>, criterion: &Criterion) -> CriterionResult {
     }
 }
 
-/// A gate passes on an accepted checkpoint only, also where the policy does not ask
-/// for one: there is nothing else to go on from, or to hand on.
+/// A gate passes only with an accepted checkpoint, even where the policy does not ask for one:
+/// without it there is nothing to continue from, and nothing for the next stage.
 fn checkpoint_needed(gate: &Gate<'_>) -> Option<CriterionResult> {
     let implied = Criterion {
         name: CHECKPOINT_VALID.to_owned(),
@@ -400,18 +266,6 @@ fn at_most(value: f64, limit: Option<f64>) -> Outcome {
     }
 }
 
-/// The limit for a gate at `step`; an empty schedule has none, and fails.
-pub(super) fn limit_at(limit: &Limit, step: Step) -> Option<f64> {
-    match limit {
-        Limit::Constant(limit) => Some(limit.get()),
-        Limit::Schedule(entries) => entries
-            .iter()
-            .find(|(until, _)| step.get() <= *until)
-            .or(entries.last())
-            .map(|(_, limit)| limit.get()),
-    }
-}
-
 fn too_few(gate: &Gate<'_>) -> Option<Outcome> {
     let found = gate.losses.iter().filter(|loss| loss.is_finite()).count() as u64;
     (found < WINDOW_SAMPLES_MIN).then(|| {
@@ -515,16 +369,6 @@ pub fn structure_lost(scores: &StructureScores, limits: &StructureLimits) -> boo
         || above(scores.blockiness, limits.blockiness_max)
         || below(scores.ssim, limits.ssim_min)
         || above(scores.mse_ratio, limits.mse_ratio_max)
-}
-
-/// Above its limit, or not a number.
-pub(super) fn exceeds(value: f64, limit: f64) -> bool {
-    value.is_nan() || limit < value
-}
-
-/// Below its limit, or not a number.
-pub(super) fn falls_short(value: f64, limit: f64) -> bool {
-    value.is_nan() || value < limit
 }
 
 fn skill_above(gate: &Gate<'_>, name: &str, limit: &Limit) -> Outcome {

@@ -28,7 +28,7 @@ pub struct Situation<'a> {
     pub chunk_size_min: u64,
 }
 
-/// What climbing came to.
+/// The rung that applies, and those that were skipped before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Climb {
     /// Counted from 1; `None`: no rung applies.

@@ -1,14 +1,14 @@
 //! Decides what happens in a run. Two pure functions over plain data.
 //!
-//! [`evolve`] folds an event into the state; it is total and cannot fail.
-//! [`decide`] reads the state and says what comes next. Neither touches a clock,
-//! a file, a random number, a tensor or the environment: every such value
+//! [`Machine::apply`] folds an event into the state; it is total and cannot fail.
+//! [`Machine::decide`] reads the state and says what comes next. Neither touches a
+//! clock, a file, a random number, a tensor or the environment: every such value
 //! reaches them inside an event. On numbers they use only `+ - * /`, square root
 //! and comparisons.
 //!
 //! Invariant: for given rules, the same events in the same order give the same
-//! decisions, byte for byte, on every machine. [`rules`] holds the versions of the
-//! rules, and folds and decides a log by its own.
+//! decisions, byte for byte, on every computer. [`rules`] holds the versions of the
+//! rules; a [`Machine`] folds and decides a log by those that its first event names.
 //!
 //! The transition tables stand at the top of [`run`] and [`stage`].
 
@@ -19,9 +19,13 @@ extern crate alloc;
 
 mod chunk;
 mod command;
+mod edition;
 mod findings;
 pub mod gate;
+mod gate_inputs;
 pub mod ladder;
+pub mod lineage;
+mod machine;
 pub mod rules;
 pub mod run;
 pub mod stage;
@@ -33,7 +37,10 @@ pub use chunk::{ChunkState, Previous};
 pub use command::{
     Command, Decision, Idle, JudgeCheckpoint, MeasureStage, ResumePoint, TrainChunk, UpstreamModel,
 };
+pub use edition::Edition;
 pub use findings::vacuous_limits;
-pub use rules::{Known, RULES, Rules, apply, decide, evolve};
+pub use lineage::{Checkpoint, CheckpointGate, Judgement, Lineage};
+pub use machine::Machine;
+pub use rules::{Known, RULES, Rules};
 pub use run::{ProcessState, RunPhase, RunState};
-pub use stage::{Checkpoint, Judgement, Phase, StageState};
+pub use stage::{Phase, StageState};

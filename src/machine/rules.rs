@@ -1,12 +1,13 @@
-//! The versions of the rules that a build knows, and which of them a log is folded and
-//! decided by: those whose number stands in its first event.
+//! The versions of the rules that a build knows.
 //!
 //! Invariant: what stands in a version of [`KNOWN`] and is released stays. A change that
 //! alters any decision is a new version behind the last.
 
 use core::fmt;
 
-use super::{Decision, Idle, RunState, run};
+use super::command::Decision;
+use super::edition::Edition;
+use super::run::{self, RunState};
 use tinygate_events::Event;
 
 /// One version of the rules.
@@ -18,26 +19,6 @@ pub struct Rules {
     pub apply: fn(&mut RunState, &Event),
     /// Says what comes next.
     pub decide: fn(&RunState) -> Decision,
-}
-
-/// Which version of the rules a function of the machine works by, where versions differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Edition {
-    One,
-    /// A restart goes back to the checkpoint that the stage was given, where no checkpoint of its
-    /// own has passed a gate. Missing structure has a reason of its own, and a gate where no skill
-    /// can be measured says so.
-    Two,
-}
-
-impl Edition {
-    /// The edition of rules with this number; of later rules, the newest.
-    pub const fn of(number: u32) -> Edition {
-        match number {
-            0 | 1 => Edition::One,
-            _ => Edition::Two,
-        }
-    }
 }
 
 /// Frozen.
@@ -63,8 +44,8 @@ pub const KNOWN: Known = Known {
 /// Version of the rules that new runs are decided by.
 pub const RULES: u32 = KNOWN.newest.number;
 
-/// Versions of the rules. A state carries those it may be decided by, so that others can
-/// be tried on a log without a build of their own.
+/// Versions of the rules. A [`Machine`](super::Machine) carries those it may decide by, so
+/// that others can be tried on a log without a build of their own.
 #[derive(Clone, Copy)]
 pub struct Known {
     pub older: &'static [Rules],
@@ -78,43 +59,6 @@ impl Known {
 
     fn all(self) -> impl Iterator<Item = Rules> {
         self.older.iter().copied().chain([self.newest])
-    }
-}
-
-/// Folds an event into the state. Total: whatever arrives, it answers a state.
-#[must_use]
-pub fn evolve(mut state: RunState, event: &Event) -> RunState {
-    apply(&mut state, event);
-    state
-}
-
-/// [`evolve`] in place, for folding long logs. By the rules of the log; where they are not
-/// known, by the newest, so that people can read it.
-pub fn apply(state: &mut RunState, event: &Event) {
-    let first = if let Event::RunCreated(created) = event {
-        Some(created.rules)
-    } else {
-        None
-    };
-    let of_the_log = state.created.as_ref().map(|created| created.rules);
-    let rules = of_the_log
-        .or(first)
-        .and_then(|number| state.known.find(number))
-        .unwrap_or(state.known.newest);
-    (rules.apply)(state, event);
-}
-
-/// Says what comes next. Pure; the rules are those of the log, and where they are not known
-/// nothing is decided.
-pub fn decide(state: &RunState) -> Decision {
-    let Some(created) = &state.created else {
-        return Decision::Idle(Idle::NoRun);
-    };
-    match state.known.find(created.rules) {
-        Some(rules) => (rules.decide)(state),
-        None => Decision::Idle(Idle::UnknownRules {
-            rules: created.rules,
-        }),
     }
 }
 

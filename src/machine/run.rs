@@ -16,26 +16,23 @@
 //! ```
 //!
 //! Every other event leaves the phase as it is. [`TRANSITIONS`] is the same table
-//! as data; a test holds [`rules::evolve`] to it.
+//! as data; a test holds [`Machine::apply`](super::Machine::apply) to it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::command::{Decision, Idle, UpstreamModel};
-use super::rules::{Edition, KNOWN, Known};
-use super::stage::{self, Phase, RunPolicy, StageState};
-use super::{Command, rules};
+use super::command::{Command, Decision, Idle, UpstreamModel};
+use super::edition::Edition;
+use super::stage::{self, Folding, Phase, RunPolicy, StageState};
 use tinygate_events::{
     CheckpointDeleted, CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom,
     InterruptReason, Policy, RunCreated, RunFinished, RunStopped, SettingChanged, SettingKey,
     SettingValue, StageName, StageStarted, Upstream,
 };
 
-/// Everything known of a run: the fold of its log.
+/// Everything known of a run: the fold of its log, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunState {
-    /// The rules it may be decided by; its log's number says by which of them.
-    pub known: Known,
     pub phase: RunPhase,
     pub created: Option<Box<RunCreated>>,
     pub stages: Vec<StageState>,
@@ -109,13 +106,7 @@ pub struct ProcessState {
 impl RunState {
     /// The state before the first event.
     pub const fn empty() -> RunState {
-        RunState::knowing(KNOWN)
-    }
-
-    /// [`RunState::empty`], to be decided by other rules than this build's.
-    pub const fn knowing(known: Known) -> RunState {
         RunState {
-            known,
             phase: RunPhase::Empty,
             created: None,
             stages: Vec::new(),
@@ -292,7 +283,7 @@ fn with_files(state: &RunState, created: &RunCreated, decision: Decision) -> Dec
             .map(|init| &init.files);
         let written = state
             .stage_named(stage)
-            .and_then(|stage| stage.checkpoint(reference))
+            .and_then(|stage| stage.lineage.find(reference))
             .map(|checkpoint| &checkpoint.files)
             .filter(|files| !files.is_empty());
         written.or(given).cloned().unwrap_or_default()
@@ -325,14 +316,6 @@ fn with_files(state: &RunState, created: &RunCreated, decision: Decision) -> Dec
     }
 }
 
-/// The command that waits for facts, if one is due.
-pub fn due_command(state: &RunState) -> Option<Command> {
-    match rules::decide(state) {
-        Decision::Act(command) => Some(command),
-        Decision::Record(_) | Decision::Idle(_) => None,
-    }
-}
-
 fn record(event: Event) -> Decision {
     Decision::Record(Box::new(event))
 }
@@ -342,8 +325,14 @@ fn run_policy<'a>(created: &'a RunCreated, state: &RunState, edition: Edition) -
         policy: &created.policy,
         interruptions: state.process.interruptions,
         deferred: state.stages.iter().any(|stage| stage.deferred.is_some()),
-        pruning: state.prune.is_some(),
         edition,
+    }
+}
+
+fn folding(created: &RunCreated, state: &RunState) -> Folding {
+    Folding {
+        max_chunk_failures: created.policy.max_chunk_failures,
+        pruning: state.prune.is_some(),
     }
 }
 
@@ -418,7 +407,7 @@ fn on_process_started(state: &mut RunState) {
 }
 
 fn newest_accepted(state: &RunState) -> Option<CheckpointRef> {
-    let newest = state.stage()?.newest_accepted()?;
+    let newest = state.stage()?.lineage.newest_accepted()?;
     Some(newest.reference.clone())
 }
 
@@ -472,8 +461,7 @@ fn to_stage(state: &mut RunState, name: &StageName, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    // Folding is the same by every version.
-    let run = run_policy(created, state, Edition::One);
+    let run = folding(created, state);
     if let Some(stage) = state.stages.iter_mut().find(|stage| stage.name() == name) {
         stage::evolve(run, stage, event);
     }
@@ -486,8 +474,7 @@ fn to_current_stage(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    // Folding is the same by every version.
-    let run = run_policy(created, state, Edition::One);
+    let run = folding(created, state);
     if let Some(stage) = state.stages.get_mut(place) {
         stage::evolve(run, stage, event);
     }
@@ -497,8 +484,7 @@ fn to_unfinished_stages(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    // Folding is the same by every version.
-    let run = run_policy(created, state, Edition::One);
+    let run = folding(created, state);
     for stage in state
         .stages
         .iter_mut()

@@ -174,7 +174,7 @@ impl Process {
         }
         let summary = console.summary();
         console.say_all(&summary.lines());
-        exit(dir, ending, &console, &summary.state)
+        exit(dir, ending, &console, summary.state())
     }
 }
 

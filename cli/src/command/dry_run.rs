@@ -12,14 +12,14 @@ use serde::Serialize;
 use tinygate::checkpoint::{self, Acceptance, Need};
 use tinygate::controller::{Controller, Ending, Host, Observer};
 use tinygate::events::{
-    Applies, Criterion, CriterionTest, Dataset, Event, Limit, ProcessStarted, Record, RunCreated,
+    Applies, Criterion, CriterionTest, Dataset, Event, ProcessStarted, Record, RunCreated,
     StageName, StagePolicy,
 };
 use tinygate::machine::RunState;
 use tinygate::store::MemoryLog;
 use tinygate::train::actor::{self, ActorSetup};
 use tinygate::trainer::{FileJudge, NoProgress, Patience, Progress, StopRequest};
-use tinygate_replay::describe;
+use tinygate_replay::{describe, passes_when};
 
 use super::prepare::{LIBTORCH_VERSION, Prepared};
 use super::ranks::Gathered;
@@ -124,7 +124,7 @@ struct Asked {
 fn asked(stage: &StagePolicy) -> Vec<Asked> {
     let asked = |criterion: &Criterion| Asked {
         criterion: criterion.name.clone(),
-        passes_when: test(&criterion.test),
+        passes_when: passes_when(&criterion.test, number, count),
         asked: match criterion.applies {
             Applies::EveryGate => "every gate",
             Applies::AtTarget => "at the target",
@@ -166,63 +166,6 @@ fn grid(stage: &StagePolicy) -> String {
         return count(target);
     }
     format!("every {} to {}", count(chunk), count(target))
-}
-
-fn test(test: &CriterionTest) -> String {
-    let within = |tolerance: f64, errors: f64| {
-        let errors = if 0.0 < errors {
-            format!(" or {} standard errors", number(errors))
-        } else {
-            String::new()
-        };
-        format!("{} %{errors}", number(tolerance * 100.0))
-    };
-    match test {
-        CriterionTest::CheckpointValid => "the checkpoint is accepted".to_owned(),
-        CriterionTest::LossFinite => "every loss is finite".to_owned(),
-        CriterionTest::LossTrend { tolerance } => {
-            format!(
-                "loss < the gate before + {} %",
-                number(tolerance.get() * 100.0)
-            )
-        }
-        CriterionTest::LossLatest { limit } => format!("latest loss <= {}", of_limit(limit)),
-        CriterionTest::MetricAtLeast { metric, limit } => {
-            format!("{metric} >= {}", of_limit(limit))
-        }
-        CriterionTest::LossNotRising {
-            tolerance,
-            standard_errors,
-        } => format!(
-            "last third <= middle third + {}",
-            within(tolerance.get(), standard_errors.get())
-        ),
-        CriterionTest::LossDelta {
-            tolerance,
-            standard_errors,
-        } => format!(
-            "last tenth <= first tenth + {}",
-            within(tolerance.get(), standard_errors.get())
-        ),
-        CriterionTest::VisualStructure { share, .. } => format!(
-            "less than {} % of the frames have lost their structure",
-            number(share.get() * 100.0)
-        ),
-        CriterionTest::SkillAbove { metric, limit } => format!("{metric} > {}", of_limit(limit)),
-        CriterionTest::MetricsFresh => "every metric asked for is new".to_owned(),
-    }
-}
-
-fn of_limit(limit: &Limit) -> String {
-    match limit {
-        Limit::Constant(limit) => number(limit.get()),
-        Limit::Schedule(entries) => {
-            let entry = |(step, limit): &(u64, tinygate::events::Scalar)| {
-                format!("{} up to {}", number(limit.get()), count(*step))
-            };
-            entries.iter().map(entry).collect::<Vec<_>>().join(", ")
-        }
-    }
 }
 
 /// What one stage costs.

@@ -27,7 +27,8 @@ impl Lost {
     pub fn of(dir: &Path, state: &RunState) -> Option<Lost> {
         let stage = state.stage()?;
         let (missing, there): (Vec<&Checkpoint>, Vec<&Checkpoint>) = stage
-            .lineage_checkpoints()
+            .lineage
+            .present()
             .filter(|checkpoint| !checkpoint.deleted)
             .filter(|checkpoint| !matches!(checkpoint.judgement, Judgement::Rejected(_)))
             .partition(|checkpoint| is_missing(dir, checkpoint));
@@ -167,6 +168,7 @@ fn start(stage: &StageState) -> Option<&CheckpointRef> {
         }
     }
     stage
+        .lineage
         .newest_accepted()
         .map(|checkpoint| &checkpoint.reference)
 }

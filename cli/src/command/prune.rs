@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 use tinygate::controller::{Controller, Fold, Observer};
 use tinygate::events::{Event, PruneRequested, Record};
-use tinygate::machine::{Decision, RunState, apply, decide};
+use tinygate::machine::{Decision, Machine, RunState};
 use tinygate::store::Store;
 use tinygate::trainer::Progress;
 
@@ -105,21 +105,21 @@ fn request(args: &PruneArgs) -> PruneRequested {
 
 /// What would be deleted, from a log that is only read.
 fn preview(args: &PruneArgs) -> anyhow::Result<Pruned> {
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     for record in records(&args.dir)? {
-        apply(&mut state, &record?.event);
+        machine.apply(&record?.event);
     }
-    if state.created.is_none() {
+    if machine.state().created.is_none() {
         let place = args.dir.display().to_string();
         return Err(EmptyLog { place }.into());
     }
-    apply(&mut state, &Event::PruneRequested(request(args)));
+    machine.apply(&Event::PruneRequested(request(args)));
     let mut paths = Vec::new();
-    while let Decision::Record(event) = decide(&state)
+    while let Decision::Record(event) = machine.decide()
         && let Event::CheckpointDeleted(deleted) = &*event
     {
         paths.push(deleted.checkpoint.path.clone());
-        apply(&mut state, &event);
+        machine.apply(&event);
     }
     Ok(Pruned::of(&args.dir, paths, false))
 }

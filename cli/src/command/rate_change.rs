@@ -6,7 +6,8 @@
 use tinygate::events::{
     CheckpointJudged, Event, ProcessStarted, SettingChanged, SettingKey, Settings, StageName, Step,
 };
-use tinygate::machine::{Command, Decision, RunState, apply, decide};
+use tinygate::machine::rules::KNOWN;
+use tinygate::machine::{Command, Decision, Machine, RunState};
 use tinygate::train::learning_rate;
 
 use crate::output::number;
@@ -16,12 +17,13 @@ const STEPS_MAX: usize = 10_000;
 
 /// One line for the stage that trains next, if its rate is another with `changes` than without.
 pub fn describe(state: &RunState, changes: &[SettingChanged]) -> Option<String> {
-    let mut changed = state.clone();
+    let machine = Machine::at(KNOWN, state.clone());
+    let mut changed = machine.clone();
     for change in changes {
-        apply(&mut changed, &Event::SettingChanged(change.clone()));
+        changed.apply(&Event::SettingChanged(change.clone()));
     }
     let (stage, step, after) = next_chunk(changed)?;
-    let before = match next_chunk(state.clone()) {
+    let before = match next_chunk(machine) {
         Some((same, _, settings)) if same == stage => settings,
         Some(_) | None => state.stage_named(&stage)?.settings.clone(),
     };
@@ -51,11 +53,11 @@ pub fn describe(state: &RunState, changes: &[SettingChanged]) -> Option<String> 
 }
 
 /// The chunk that another process trains next: its stage, where it resumes, and its settings.
-fn next_chunk(mut state: RunState) -> Option<(StageName, Step, Settings)> {
-    apply(&mut state, &Event::ProcessStarted(another_process()));
+fn next_chunk(mut machine: Machine) -> Option<(StageName, Step, Settings)> {
+    machine.apply(&Event::ProcessStarted(another_process()));
     for _ in 0..STEPS_MAX {
-        match decide(&state) {
-            Decision::Record(event) => apply(&mut state, &event),
+        match machine.decide() {
+            Decision::Record(event) => machine.apply(&event),
             Decision::Act(Command::TrainChunk(train)) => {
                 let step = train.start();
                 return Some((train.stage, step, train.settings));
@@ -67,7 +69,7 @@ fn next_chunk(mut state: RunState) -> Option<(StageName, Step, Settings)> {
                     checkpoint: judge.checkpoint,
                     rejected: None,
                 };
-                apply(&mut state, &Event::CheckpointJudged(judged));
+                machine.apply(&Event::CheckpointJudged(judged));
             }
             Decision::Act(Command::MeasureStage(_)) | Decision::Idle(_) => return None,
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use tinygate::events::{Event, Record, Seq};
-use tinygate::machine::{RunState, apply};
+use tinygate::machine::Machine;
 use tinygate::store::{Durability, EventLog, LogCopy, Repair, RepairOptions, Store, rehearse};
 use tinygate_replay::describe;
 
@@ -120,11 +120,11 @@ fn give_up_lost(dir: &Path, store: &Store) -> anyhow::Result<()> {
 }
 
 fn lost_of(dir: &Path, records: impl IntoIterator<Item = Record>) -> Option<Lost> {
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     for record in records {
-        apply(&mut state, &record.event);
+        machine.apply(&record.event);
     }
-    Lost::of(dir, &state)
+    Lost::of(dir, machine.state())
 }
 
 fn say_all(dir: &Path, repairs: &[Repair]) {

@@ -12,7 +12,8 @@ use tinygate::data::{DataError, Frames};
 use tinygate::events::{
     Dataset, Event, Record, RunCreated, Seq, SettingChanged, SettingKey, SettingValue, StageName,
 };
-use tinygate::machine::{Decision, RunPhase, RunState, StageState, apply, decide, ladder};
+use tinygate::machine::rules::KNOWN;
+use tinygate::machine::{Decision, Machine, RunPhase, RunState, StageState, ladder};
 use tinygate::setup::{self, SetupError};
 use tinygate::store::{EventLog, ReadError, Store};
 
@@ -262,16 +263,16 @@ fn given_up(args: &ResumeArgs, lost: Option<&Lost>) -> anyhow::Result<Vec<Event>
 
 /// The state once these facts and the decisions of the last process that were not recorded are.
 fn after_undecided(state: &RunState, facts: &[Event]) -> RunState {
-    let mut state = state.clone();
+    let mut machine = Machine::at(KNOWN, state.clone());
     for fact in facts {
-        apply(&mut state, fact);
+        machine.apply(fact);
     }
-    while let Decision::Record(event) = decide(&state)
+    while let Decision::Record(event) = machine.decide()
         && !matches!(*event, Event::ChunkStarted(_))
     {
-        apply(&mut state, &event);
+        machine.apply(&event);
     }
-    state
+    machine.into_state()
 }
 
 /// The run's config with what the command line changes.

@@ -88,7 +88,7 @@ struct ProcessJson {
 
 impl StatusJson {
     fn of(args: &StatusArgs, summary: &Summary, attention: Attention) -> StatusJson {
-        let created = summary.state.created.as_ref();
+        let created = summary.state().created.as_ref();
         StatusJson {
             run: created.map(|created| created.run.clone()),
             directory: directory_name(&args.dir),
@@ -100,7 +100,7 @@ impl StatusJson {
                 Attention::Process { pid, host } => Some(ProcessJson { pid, host }),
                 Attention::Nobody | Attention::Unknown => None,
             },
-            process_starts: summary.state.process.starts,
+            process_starts: summary.state().process.starts,
             stages: summary.stages(),
         }
     }
@@ -118,7 +118,7 @@ fn directory_name(path: &Path) -> Option<String> {
 fn lines(args: &StatusArgs, summary: &Summary, attention: &Attention) -> Vec<String> {
     let style = Style::of_stdout();
     let mut lines = Vec::new();
-    let created = summary.state.created.as_ref();
+    let created = summary.state().created.as_ref();
     let created = created.map_or("run", |created| created.run.as_str());
     let directory = directory_name(&args.dir);
     let name = match &directory {

@@ -6,7 +6,7 @@ use tinygate::events::{
     SettingPatch, SettingValue, Verdict, metric,
 };
 use tinygate::machine::StageState;
-use tinygate_replay::{consequences, reason};
+use tinygate_replay::{consequences, reason, relation};
 
 use super::{Style, count, number};
 
@@ -145,17 +145,7 @@ fn rows(gate: &GateDecided, criteria: &[Criterion], style: Style) -> Vec<String>
 
 /// Value and limit, where a criterion compares the two.
 fn numbers(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
-    let relation = match test {
-        CriterionTest::CheckpointValid
-        | CriterionTest::LossFinite
-        | CriterionTest::MetricsFresh => return None,
-        CriterionTest::LossTrend { .. } | CriterionTest::VisualStructure { .. } => "<",
-        CriterionTest::LossLatest { .. }
-        | CriterionTest::LossNotRising { .. }
-        | CriterionTest::LossDelta { .. } => "<=",
-        CriterionTest::MetricAtLeast { .. } => ">=",
-        CriterionTest::SkillAbove { .. } => ">",
-    };
+    let relation = relation(test)?;
     let limit = number(result.limit?.get());
     Some(match (result.value, result.verdict) {
         (None, _) => format!("asked {relation} {limit}"),

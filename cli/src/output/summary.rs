@@ -8,14 +8,14 @@ use tinygate::events::{
     CheckpointRef, ChunkStarted, Column, Event, GateDecided, InterruptReason, Metric,
     MetricsLogged, Record, Seq, StageName, Steps, metric,
 };
-use tinygate::machine::{self, RunPhase, RunState, StageState};
+use tinygate::machine::{Machine, RunPhase, RunState, StageState};
 
 use super::{Align, Table, count, duration, number, words};
 
 /// A log, folded event by event.
 #[derive(Debug)]
 pub struct Summary {
-    pub state: RunState,
+    machine: Machine,
     pub events: u64,
     /// The last event's number and time.
     pub last: Option<(Seq, u64)>,
@@ -141,7 +141,7 @@ pub struct ChunkSummary {
 impl Summary {
     pub fn empty() -> Summary {
         Summary {
-            state: RunState::empty(),
+            machine: Machine::default(),
             events: 0,
             last: None,
             interrupted: None,
@@ -149,8 +149,12 @@ impl Summary {
         }
     }
 
+    pub fn state(&self) -> &RunState {
+        self.machine.state()
+    }
+
     pub fn add(&mut self, record: &Record) {
-        machine::apply(&mut self.state, &record.event);
+        self.machine.apply(&record.event);
         self.events += 1;
         self.last = Some((record.seq, record.time_ms));
         if let Event::RunInterrupted(interrupted) = &record.event {
@@ -195,7 +199,7 @@ impl Summary {
 
     /// `unattended`: no process is at work on the run.
     pub fn phase(&self, unattended: bool) -> &'static str {
-        match self.state.phase {
+        match self.state().phase {
             RunPhase::Empty => "empty",
             RunPhase::Running(_) if unattended => "interrupted",
             RunPhase::Running(_) => "under_way",
@@ -214,7 +218,7 @@ impl Summary {
     }
 
     pub fn stages(&self) -> Vec<StageSummary> {
-        self.state
+        self.state()
             .stages
             .iter()
             .map(|stage| self.stage(stage))
@@ -226,7 +230,12 @@ impl Summary {
         let gate = cost.and_then(|cost| cost.gate.as_ref());
         let of_gate = |name: &str| Metric::find(&gate?.metrics, name)?.finite();
         let path = |checkpoint: &CheckpointRef| checkpoint.path.clone();
-        let newest = || stage.newest_accepted().map(|newest| &newest.reference);
+        let newest = || {
+            stage
+                .lineage
+                .newest_accepted()
+                .map(|newest| &newest.reference)
+        };
         let resume_from = stage.passed().or_else(newest).map(path);
         StageSummary {
             stage: stage.name().to_string(),
@@ -244,7 +253,7 @@ impl Summary {
             skill_moving: of_gate(metric::SKILL_MOVING),
             last_decision: gate.map(|gate| gate.decision.as_str()),
             resume_from,
-            best: stage.best_known().map(|best| path(&best.reference)),
+            best: stage.lineage.best().map(|best| path(&best.reference)),
             seconds: cost.map_or(0.0, |cost| cost.seconds),
             chunk: cost
                 .and_then(|cost| cost.latest.as_ref())

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use tinygate::config::Config;
 use tinygate::events::{Event, FileRecord, Policy, Record, RunCreated};
-use tinygate::machine::{RunState, apply};
+use tinygate::machine::{Machine, RunState};
 use tinygate::setup;
 use tinygate::store::{LogFile, Store};
 use tinygate_testing::{Quiet, Script, ScriptedTrainer, Ticks, live};
@@ -36,11 +36,11 @@ pub fn records(run: &Path) -> Vec<Record> {
 
 /// What a log folds to, leaving aside what a process start changes.
 pub fn folded(records: &[Record]) -> RunState {
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     for record in records {
-        apply(&mut state, &record.event);
+        machine.apply(&record.event);
     }
-    state.without_process()
+    machine.state().without_process()
 }
 
 /// What was decided, without numbers that a crash may shift.

@@ -4,6 +4,7 @@
 //! keeps the log. [`facts`] is that trainer: the same command and outcome give
 //! the same facts, whatever was interrupted before.
 
+use crate::rules::KNOWN;
 use crate::*;
 use tinygate_events::*;
 pub use tinygate_presets::{self as presets, ModelKind, N_ACTIONS, Preset};
@@ -21,6 +22,24 @@ macro_rules! pick {
     };
 }
 pub(super) use pick;
+
+/// Folds an event by the rules of this build.
+pub fn apply(state: &mut RunState, event: &Event) {
+    let before = std::mem::replace(state, RunState::empty());
+    *state = evolve(before, event);
+}
+
+/// [`apply`] to a state of one's own.
+pub fn evolve(state: RunState, event: &Event) -> RunState {
+    let mut machine = Machine::at(KNOWN, state);
+    machine.apply(event);
+    machine.into_state()
+}
+
+/// Decides by the rules of this build.
+pub fn decide(state: &RunState) -> Decision {
+    Machine::at(KNOWN, state.clone()).decide()
+}
 
 /// Decisions and commands in a row after which a run is taken to be stuck.
 const STEPS_MAX: usize = 10_000;
@@ -464,7 +483,7 @@ impl Run {
     }
 
     pub fn command(&self) -> Option<Command> {
-        run::due_command(&self.state)
+        Machine::at(KNOWN, self.state.clone()).command()
     }
 
     /// The chunk to train now.

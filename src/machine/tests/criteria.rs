@@ -2,9 +2,9 @@
 
 use super::build::*;
 use crate::chunk::{ChunkState, Previous};
+use crate::edition::Edition;
 use crate::gate::{self, Evaluation};
-use crate::rules::Edition;
-use crate::{Checkpoint, Judgement, StageState};
+use crate::{Judgement, Lineage, StageState};
 use tinygate_events::CriterionReason::*;
 use tinygate_events::*;
 
@@ -21,17 +21,7 @@ fn bench(test: CriterionTest) -> Bench {
     let mut policy = stage_policy(ModelKind::VideoTokenizer);
     policy.criteria = vec![criterion("tested", test)];
     let mut stage = StageState::new(&policy, 5);
-    stage.lineage = vec![0];
-    stage.checkpoints = vec![Checkpoint {
-        reference: checkpoint("video_tokenizer", 200),
-        samples_seen: 0,
-        chunk: Some(ChunkNumber::FIRST),
-        files: Vec::new(),
-        judgement: Judgement::Accepted,
-        gate: None,
-        resumed: false,
-        deleted: false,
-    }];
+    stage.lineage = with_checkpoint(200, &Judgement::Accepted);
     let started = ChunkStarted {
         stage: policy.name.clone(),
         chunk: ChunkNumber::FIRST,
@@ -49,6 +39,26 @@ fn bench(test: CriterionTest) -> Bench {
         latest_window: 1,
         edition: Edition::Two,
     }
+}
+
+/// A lineage of one checkpoint.
+fn with_checkpoint(step: u64, judgement: &Judgement) -> Lineage {
+    let reference = checkpoint("video_tokenizer", step);
+    let mut lineage = Lineage::new(false);
+    lineage.write(&CheckpointWritten {
+        stage: StageName::new("video_tokenizer"),
+        chunk: ChunkNumber::FIRST,
+        attempt: Attempt::FIRST,
+        checkpoint: reference.clone(),
+        samples_seen: 0,
+        files: Vec::new(),
+    });
+    match judgement {
+        Judgement::Pending => {}
+        Judgement::Accepted => lineage.judge(&reference, None),
+        Judgement::Rejected(rejection) => lineage.judge(&reference, Some(rejection)),
+    }
+    lineage
 }
 
 impl Bench {
@@ -90,7 +100,7 @@ impl Bench {
     }
 
     fn judgement(mut self, judgement: Judgement) -> Bench {
-        self.stage.checkpoints[0].judgement = judgement;
+        self.stage.lineage = with_checkpoint(200, &judgement);
         self
     }
 
@@ -213,14 +223,17 @@ fn checkpoint_valid() {
         Err(Some(NotJudged)),
     );
     let mut elsewhere = valid();
-    elsewhere.stage.checkpoints[0].reference.step = Step::new(199);
+    elsewhere.stage.lineage = with_checkpoint(199, &Judgement::Accepted);
     check(
         "one of another step is none",
         elsewhere,
         Err(Some(NoCheckpoint)),
     );
     let mut abandoned = valid();
-    abandoned.stage.lineage.clear();
+    abandoned
+        .stage
+        .lineage
+        .start_chunk(ChunkNumber::FIRST, None);
     check(
         "one of another lineage is none",
         abandoned,

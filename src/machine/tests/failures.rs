@@ -1,7 +1,7 @@
 //! Chunks that fail without a gate.
 
 use super::build::*;
-use crate::{Checkpoint, Command, Judgement, RunPhase, RunState, apply};
+use crate::{Checkpoint, Command, Judgement, RunPhase, RunState};
 use tinygate_events::*;
 
 fn run_of(model: ModelKind, change: impl Fn(&mut Policy)) -> Run {
@@ -602,7 +602,12 @@ fn give_up(run: &mut Run, checkpoint: &CheckpointRef) {
 
 /// The newest accepted checkpoint of the stage under way.
 fn newest(run: &Run) -> CheckpointRef {
-    run.stage().newest_accepted().unwrap().reference.clone()
+    run.stage()
+        .lineage
+        .newest_accepted()
+        .unwrap()
+        .reference
+        .clone()
 }
 
 #[test]
@@ -619,7 +624,7 @@ fn a_checkpoint_that_a_person_gives_up_is_replaced_by_an_older_one() {
     assert_eq!(train.from, older.step);
     assert_eq!(train.resume.unwrap().checkpoint, older);
     assert_eq!(train.restart, Restart::FIRST, "no restart");
-    let judgement = &run.stage().checkpoint(&gone).unwrap().judgement;
+    let judgement = &run.stage().lineage.find(&gone).unwrap().judgement;
     let Judgement::Rejected(rejection) = judgement else {
         panic!("{judgement:?}");
     };
@@ -718,14 +723,14 @@ fn pruning_deletes_what_retention_may_delete_and_no_more() {
     let kept = |checkpoint: &&Checkpoint| {
         checkpoint.resumed || checkpoint.gate.is_some_and(|gate| gate.passed)
     };
-    let written = stage.checkpoints.len();
-    let protected = stage.checkpoints.iter().filter(kept).count();
+    let written = stage.lineage.all().count();
+    let protected = stage.lineage.all().filter(kept).count();
     assert!(protected + 1 < written, "there is something to delete");
     let surplus = written - protected;
     assert_eq!(prune(&mut run, 100), Vec::<String>::new(), "few enough");
     assert_eq!(prune(&mut run, 1).len(), surplus - 1, "the newest stays");
     assert_eq!(prune(&mut run, 0).len(), 1);
-    let left = run.stage().checkpoints.iter().filter(|one| !one.deleted);
+    let left = run.stage().lineage.all().filter(|one| !one.deleted);
     assert_eq!(left.count(), protected);
     run.tell(process());
     run.finish(|train| high(0.7 / train.to.get() as f64));
@@ -737,8 +742,8 @@ fn pruning_deletes_what_retention_may_delete_and_no_more() {
     let handed_on = run.state.stages[0].passed().unwrap().clone();
     prune(&mut run, 0);
     let stage = &run.state.stages[0];
-    assert!(!stage.checkpoint(&handed_on).unwrap().deleted);
-    assert!(!stage.best_known().unwrap().deleted);
+    assert!(!stage.lineage.find(&handed_on).unwrap().deleted);
+    assert!(!stage.lineage.best().unwrap().deleted);
 }
 
 #[test]

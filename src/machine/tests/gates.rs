@@ -184,7 +184,7 @@ fn ties_for_the_best_go_to_the_earlier() {
     for loss in [0.5, 0.4, 0.4] {
         run.gate(&high(loss));
     }
-    let best = run.stage().best_known().unwrap();
+    let best = run.stage().lineage.best().unwrap();
     assert_eq!(best.reference.step, Step::new(200));
 }
 
@@ -198,7 +198,8 @@ fn the_best_latent_checkpoint_uses_two_actions_while_there_is_one() {
     let mut run = Run::start(policy_of(ModelKind::LatentActions));
     let best = |run: &Run| {
         run.stage()
-            .best_known()
+            .lineage
+            .best()
             .map(|best| best.reference.step.get())
     };
     run.gate(&acting(0.2, 1.0));
@@ -304,7 +305,8 @@ fn a_retry_from_further_back_ends_the_lineage_there() {
     );
     let steps: Vec<u64> = run
         .stage()
-        .lineage_checkpoints()
+        .lineage
+        .present()
         .map(|checkpoint| checkpoint.reference.step.get())
         .collect();
     assert_eq!(steps, [50, 100]);
@@ -454,7 +456,8 @@ fn a_collapse_may_go_back_to_an_earlier_lineage() {
     assert_eq!((train.from.get(), train.restart.get()), (200, 2));
     let lineage: Vec<&str> = run
         .stage()
-        .lineage_checkpoints()
+        .lineage
+        .present()
         .map(|checkpoint| checkpoint.reference.path.as_str())
         .collect();
     assert_eq!(
@@ -739,11 +742,7 @@ fn old_checkpoints_go_but_for_best_passed_and_resumed_ones() {
     policy.stages[0].settings.n_updates = 600;
     let mut run = Run::start(policy);
     let kept = |run: &Run| -> Vec<u64> {
-        let present = run
-            .stage()
-            .checkpoints
-            .iter()
-            .filter(|known| !known.deleted);
+        let present = run.stage().lineage.all().filter(|known| !known.deleted);
         present.map(|known| known.reference.step.get()).collect()
     };
     run.gate(&high(0.008));
@@ -763,7 +762,7 @@ fn old_checkpoints_go_but_for_best_passed_and_resumed_ones() {
         "350 is the next resume point"
     );
     run.gate(&high(0.006));
-    let best = run.stage().best_known().unwrap().reference.step.get();
+    let best = run.stage().lineage.best().unwrap().reference.step.get();
     assert_eq!(
         (kept(&run), best),
         (vec![100, 200, 250, 350, 400, 450], 450)

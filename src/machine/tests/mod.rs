@@ -7,6 +7,7 @@ mod failures;
 mod findings;
 mod gates;
 mod ladder;
+mod lineage;
 mod reopening;
 mod runs;
 mod totality;

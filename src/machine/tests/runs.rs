@@ -399,6 +399,7 @@ fn a_rejected_checkpoint_stays_rejected_and_an_accepted_one_may_fall() {
     let newest = |state: &RunState| {
         let stage = state.stage().unwrap();
         stage
+            .lineage
             .newest_accepted()
             .map(|newest| newest.reference.step.get())
     };

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use tinygate::events::Record;
-use tinygate::machine::{self, RunState};
+use tinygate::machine::Machine;
 use tinygate::store::disk::Disk;
 use tinygate::store::{
     FILE_HEADER, LogFile, MAX_BLOCK, OpenError, ReadError, RepairOptions, Store, Writer,
@@ -62,14 +62,14 @@ fn read(bytes: &[u8]) -> (Vec<Record>, usize, Option<ReadError>) {
 
 /// The machine takes any events in any order, and so does the auditor.
 fn fold(records: &[Record]) {
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     for record in records {
-        let _ = machine::decide(&state);
-        machine::apply(&mut state, &record.event);
+        let _ = machine.decide();
+        machine.apply(&record.event);
         let _ = describe(&record.event);
-        let _ = explain(&record.event, state.policy());
+        let _ = explain(&record.event, machine.state().policy());
     }
-    let _ = machine::decide(&state);
+    let _ = machine.decide();
     let _ = audit(records.iter().cloned().map(Ok));
 }
 

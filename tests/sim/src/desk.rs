@@ -11,7 +11,7 @@ use tinygate::controller::Observer;
 use tinygate::events::{
     CheckpointJudged, ChunkFailed, ChunkFailure, Event, FileRecord, Record, Rejection, Seq,
 };
-use tinygate::machine::{self, Decision, JudgeCheckpoint, RunState, TrainChunk};
+use tinygate::machine::{Decision, JudgeCheckpoint, RunState, TrainChunk};
 use tinygate::store::disk::{Disk, JOURNAL};
 use tinygate::store::{AppendError, Durability, EventLog, LogFile, ReadError, Records, Store};
 use tinygate::trainer::{
@@ -311,8 +311,7 @@ impl<'a> Desk<'a> {
             }
             Ok(_) => {}
         }
-        let is_due =
-            matches!(machine::decide(&ledger.state), Decision::Act(due) if command.is(&due));
+        let is_due = matches!(ledger.machine.decide(), Decision::Act(due) if command.is(&due));
         if !is_due {
             ledger.violated("a command is sent that is not due");
         }
@@ -439,12 +438,12 @@ impl<'a> Desk<'a> {
         let path = &written.checkpoint.path;
         let ledger = self.process.ledger();
         let known = ledger
-            .state
+            .state()
             .stage_named(&written.stage)
             .is_some_and(|stage| {
                 stage
-                    .checkpoints
-                    .iter()
+                    .lineage
+                    .all()
                     .any(|known| known.reference.path == *path && !known.deleted)
             });
         drop(ledger);
@@ -591,7 +590,7 @@ impl Observer for Listener<'_> {
         if ledger.accepted.get(record.seq.get() as usize) != Some(record) {
             ledger.violated("an event is told that is another in the log");
         }
-        if *state != ledger.state {
+        if state != ledger.state() {
             ledger.violated("the controller's state is not the fold of the log");
         }
         if let Event::CheckpointDeleted(deleted) = &record.event {

@@ -8,7 +8,7 @@ use tinygate::events::{
 };
 use tinygate::machine::run::{self, RunPhaseKind};
 use tinygate::machine::stage::{self, PhaseKind};
-use tinygate::machine::{self, Decision, Phase, RunState, StageState};
+use tinygate::machine::{Decision, Machine, Phase, RunState, StageState};
 use tinygate_replay::{Outcome, audit};
 
 use crate::tally::Tally;
@@ -19,7 +19,7 @@ pub struct Ledger {
     /// So many of them were said to be durable.
     pub acknowledged: usize,
     /// Fold of `accepted`.
-    pub state: RunState,
+    pub machine: Machine,
     pub tally: Tally,
     pub violation: Option<String>,
     /// What the last opening put right, to be recorded.
@@ -36,7 +36,7 @@ impl Ledger {
         Ledger {
             accepted: Vec::new(),
             acknowledged: 0,
-            state: RunState::empty(),
+            machine: Machine::default(),
             tally: Tally::default(),
             violation: None,
             repairs: Vec::new(),
@@ -82,7 +82,7 @@ impl Ledger {
         if self.accepted.get(..kept) != Some(records.as_slice()) {
             return self.violated("the log holds what was not appended");
         }
-        self.state = RunState::empty();
+        self.machine = Machine::default();
         self.gates.clear();
         self.newest.clear();
         self.changed = false;
@@ -92,6 +92,10 @@ impl Ledger {
             self.accepted.push(record);
         }
         self.agrees();
+    }
+
+    pub fn state(&self) -> &RunState {
+        self.machine.state()
     }
 
     /// The auditor finds each decision to be the one that was due.
@@ -110,14 +114,14 @@ impl Ledger {
         if record.seq.get() != self.accepted.len() as u64 {
             self.violated(format!("event {} is not at the head", record.seq));
         }
-        if event.is_decision() && machine::decide(&self.state) != record_of(event) {
+        if event.is_decision() && self.machine.decide() != record_of(event) {
             self.violated(format!("{} was not due", event.kind()));
         }
         self.before(event);
-        let phases: Vec<PhaseKind> = self.state.stages.iter().map(kind_of).collect();
-        let phase = self.state.phase.kind();
-        let current = self.state.stage().map(|stage| stage.name().clone());
-        machine::apply(&mut self.state, event);
+        let phases: Vec<PhaseKind> = self.state().stages.iter().map(kind_of).collect();
+        let phase = self.state().phase.kind();
+        let current = self.state().stage().map(|stage| stage.name().clone());
+        self.machine.apply(event);
         if counted {
             self.count_run(phase, event);
             self.count_stages(&phases, current.as_ref(), event);
@@ -126,7 +130,7 @@ impl Ledger {
     }
 
     fn count_run(&mut self, from: RunPhaseKind, event: &Event) {
-        let to = self.state.phase.kind();
+        let to = self.state().phase.kind();
         let row = |row: &&(RunPhaseKind, &'static str, &[RunPhaseKind])| {
             row.0 == from && row.1 == event.kind()
         };
@@ -143,7 +147,7 @@ impl Ledger {
 
     fn count_stages(&mut self, before: &[PhaseKind], current: Option<&StageName>, event: &Event) {
         let mut found = Vec::new();
-        for (place, stage) in self.state.stages.iter().enumerate() {
+        for (place, stage) in self.state().stages.iter().enumerate() {
             let to = kind_of(stage);
             let from = before.get(place).copied().unwrap_or(PhaseKind::Pending);
             let concerned = match event {
@@ -190,7 +194,7 @@ impl Ledger {
                 }
             }
             Event::CheckpointDeleted(deleted) => {
-                let stage = self.state.stage_named(&deleted.stage);
+                let stage = self.state().stage_named(&deleted.stage);
                 if stage.is_some_and(|stage| is_needed(stage, &deleted.checkpoint)) {
                     let path = &deleted.checkpoint.path;
                     self.violated(format!("`{path}` is deleted and needed"));
@@ -210,7 +214,7 @@ impl Ledger {
             ));
         }
         let chunk = self
-            .state
+            .state()
             .stage_named(&gate.stage)
             .filter(|stage| stage.phase == Phase::Gating)
             .and_then(|stage| stage.chunk.as_ref());
@@ -225,9 +229,12 @@ impl Ledger {
 
     /// What must hold of the state after any event.
     fn after(&mut self, event: &Event) {
-        let policy = self.state.policy().map(|policy| policy.max_chunk_failures);
+        let policy = self
+            .state()
+            .policy()
+            .map(|policy| policy.max_chunk_failures);
         let most = policy.unwrap_or(0);
-        let broken = self.state.stages.iter().find_map(|stage| {
+        let broken = self.state().stages.iter().find_map(|stage| {
             over_budget(stage, most).or_else(|| out_of_bounds(stage, self.changed))
         });
         if let Some(broken) = broken {
@@ -246,16 +253,18 @@ fn kind_of(stage: &StageState) -> PhaseKind {
 
 /// A checkpoint that the stage may still go on from, or hand on.
 fn is_needed(stage: &StageState, reference: &CheckpointRef) -> bool {
-    let best = stage.best_known().map(|checkpoint| &checkpoint.reference);
+    let best = stage.lineage.best().map(|checkpoint| &checkpoint.reference);
     let next = match &stage.phase {
         Phase::Recording { next, .. } => match next {
             stage::Next::StartChunk { resume_from } => resume_from.as_ref(),
             stage::Next::HandOn { checkpoint } => Some(checkpoint),
             stage::Next::RunAgain => stage
+                .lineage
                 .newest_accepted()
                 .map(|checkpoint| &checkpoint.reference),
         },
         _ => stage
+            .lineage
             .newest_accepted()
             .map(|checkpoint| &checkpoint.reference),
     };

@@ -12,7 +12,7 @@ use tinygate::events::{
     CheckpointGivenUp, Event, FallbackGranted, PruneRequested, Record, Scalar, Seq, SettingChanged,
     SettingKey, SettingValue,
 };
-use tinygate::machine::{self, Phase, RunPhase, RunState};
+use tinygate::machine::{Machine, Phase, RunPhase, RunState};
 use tinygate::store::disk::{JOURNAL, MirrorKey};
 use tinygate::store::{EventLog, FILE_HEADER, MemoryLog, OpenError, Store};
 use tinygate::trainer::{
@@ -249,8 +249,8 @@ impl World {
 
     fn rot(&mut self) {
         let ledger = lock(&self.ledger);
-        let stage = ledger.state.stage();
-        let newest = stage.and_then(|stage| stage.newest_accepted());
+        let stage = ledger.state().stage();
+        let newest = stage.and_then(|stage| stage.lineage.newest_accepted());
         let newest = newest.map(|checkpoint| checkpoint.reference.path.as_str());
         if self.shelf.borrow_mut().rot(newest, &mut self.rng) {
             self.story.push("a checkpoint rots".to_owned());
@@ -515,9 +515,9 @@ impl World {
         let split = self.rng.below(records.len() as u64 + 1);
         let mut ledger = lock(&self.ledger);
         ledger.reopen(records);
-        let mut state = RunState::empty();
+        let mut machine = Machine::default();
         for record in ledger.accepted.iter().take(split as usize) {
-            machine::apply(&mut state, &record.event);
+            machine.apply(&record.event);
         }
         drop(ledger);
         let rest = match read(Seq::new(split)) {
@@ -525,10 +525,10 @@ impl World {
             Err(error) => return self.unread(&error),
         };
         for record in &rest {
-            machine::apply(&mut state, &record.event);
+            machine.apply(&record.event);
         }
         let mut ledger = lock(&self.ledger);
-        if state != ledger.state {
+        if machine != ledger.machine {
             ledger.violated(format!(
                 "the fold of {split} events and of the rest is not the fold of all"
             ));
@@ -687,11 +687,14 @@ impl World {
                 theirs.get(place)
             ));
         }
-        let mut state = RunState::empty();
+        let mut machine = Machine::default();
         for record in &whole {
-            machine::apply(&mut state, &record.event);
+            machine.apply(&record.event);
         }
-        let (mine, theirs) = (ledger.state.without_process(), state.without_process());
+        let (mine, theirs) = (
+            ledger.state().without_process(),
+            machine.state().without_process(),
+        );
         if mine != theirs {
             return Err(difference(&mine, &theirs));
         }
@@ -747,10 +750,7 @@ fn is_between_chunks(state: &RunState) -> bool {
 /// The newest accepted checkpoint is given up, where an older one is left.
 fn newest_given_up(state: &RunState) -> Option<Event> {
     let stage = state.stage()?;
-    let mut usable = stage
-        .lineage_checkpoints()
-        .rev()
-        .filter(|one| one.is_usable());
+    let mut usable = stage.lineage.present().rev().filter(|one| one.is_usable());
     let newest = usable.next()?;
     usable.next()?;
     Some(Event::CheckpointGivenUp(CheckpointGivenUp {

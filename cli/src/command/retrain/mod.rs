@@ -17,7 +17,7 @@ use tinygate::checkpoint;
 use tinygate::config::Config;
 use tinygate::data::Frames;
 use tinygate::events::{Event, HeldOutBatches, ProcessStarted, Record, Step};
-use tinygate::machine::{RunState, TrainChunk, apply};
+use tinygate::machine::{Machine, RunState, TrainChunk};
 use tinygate::setup;
 use tinygate::train::actor::{self, ActorSetup};
 use tinygate::trainer::{
@@ -105,10 +105,11 @@ pub fn perform(args: &ReplayArgs, dir: &Path) -> anyhow::Result<Exit> {
 
 /// The run's config with this process's data, device and threads.
 fn config(args: &ReplayArgs, dir: &Path, records: &[Record]) -> anyhow::Result<(Config, RunState)> {
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     for record in records {
-        apply(&mut state, &record.event);
+        machine.apply(&record.event);
     }
+    let state = machine.into_state();
     let Some(created) = state.created.clone() else {
         let place = dir.display().to_string();
         return Err(EmptyLog { place }.into());

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use tinygate::events::{Column, Event, Metric, ProcessStarted, Record, Scalar, Step, metric};
-use tinygate::machine::{Command, Decision, RunState, TrainChunk, apply, decide};
+use tinygate::machine::{Command, Decision, Machine, TrainChunk};
 use tinygate_replay::describe;
 
 /// A chunk as the log has it, or the part of one that was trained with the same settings: a person
@@ -128,16 +128,16 @@ impl Recorded {
 
 /// Every chunk of a log that was started, in order.
 pub fn chunks<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Recorded> {
-    let mut state = RunState::empty();
+    let mut machine = Machine::default();
     let mut process = None;
     let mut chunks: Vec<Recorded> = Vec::new();
     for Record { event, .. } in records {
-        apply(&mut state, event);
+        machine.apply(event);
         if let Event::ProcessStarted(started) = event {
             process = Some(started.clone());
         }
         if matches!(event, Event::ChunkStarted(_))
-            && let Decision::Act(Command::TrainChunk(command)) = decide(&state)
+            && let Decision::Act(Command::TrainChunk(command)) = machine.decide()
         {
             chunks.push(Recorded {
                 command: *command,
@@ -147,7 +147,7 @@ pub fn chunks<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Recorded
             });
         }
         if let Event::SamplesSuperseded(superseded) = event
-            && let Decision::Act(Command::TrainChunk(command)) = decide(&state)
+            && let Decision::Act(Command::TrainChunk(command)) = machine.decide()
             && let Some(before) = chunks
                 .iter_mut()
                 .rfind(|chunk| chunk.is_attempt_of(&command))

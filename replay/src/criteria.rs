@@ -1,0 +1,125 @@
+//! The criteria of a gate in words: what each kind asks, and how a value compares with its limit.
+
+use tinygate_events::{CriterionResult, CriterionTest, Limit, Scalar, Verdict};
+
+use crate::numbers::{of, short};
+
+/// What a criterion passes on, before there is a gate. Numbers are written as the caller does.
+pub fn passes_when(
+    test: &CriterionTest,
+    number: fn(f64) -> String,
+    count: fn(u64) -> String,
+) -> String {
+    let of_limit = |limit: &Limit| match limit {
+        Limit::Constant(limit) => number(limit.get()),
+        Limit::Schedule(entries) => {
+            let entry = |(step, limit): &(u64, Scalar)| {
+                format!("{} up to {}", number(limit.get()), count(*step))
+            };
+            entries.iter().map(entry).collect::<Vec<_>>().join(", ")
+        }
+    };
+    let within = |tolerance: f64, errors: f64| {
+        let errors = if 0.0 < errors {
+            format!(" or {} standard errors", number(errors))
+        } else {
+            String::new()
+        };
+        format!("{} %{errors}", number(tolerance * 100.0))
+    };
+    match test {
+        CriterionTest::CheckpointValid => "the checkpoint is accepted".to_owned(),
+        CriterionTest::LossFinite => "every loss is finite".to_owned(),
+        CriterionTest::LossTrend { tolerance } => {
+            format!(
+                "loss < the gate before + {} %",
+                number(tolerance.get() * 100.0)
+            )
+        }
+        CriterionTest::LossLatest { limit } => format!("latest loss <= {}", of_limit(limit)),
+        CriterionTest::MetricAtLeast { metric, limit } => {
+            format!("{metric} >= {}", of_limit(limit))
+        }
+        CriterionTest::LossNotRising {
+            tolerance,
+            standard_errors,
+        } => format!(
+            "last third <= middle third + {}",
+            within(tolerance.get(), standard_errors.get())
+        ),
+        CriterionTest::LossDelta {
+            tolerance,
+            standard_errors,
+        } => format!(
+            "last tenth <= first tenth + {}",
+            within(tolerance.get(), standard_errors.get())
+        ),
+        CriterionTest::VisualStructure { share, .. } => format!(
+            "less than {} % of the frames have lost their structure",
+            number(share.get() * 100.0)
+        ),
+        CriterionTest::SkillAbove { metric, limit } => format!("{metric} > {}", of_limit(limit)),
+        CriterionTest::MetricsFresh => "every metric asked for is new".to_owned(),
+    }
+}
+
+/// How a passing value relates to its limit, where a criterion compares the two.
+pub const fn relation(test: &CriterionTest) -> Option<&'static str> {
+    Some(match test {
+        CriterionTest::CheckpointValid
+        | CriterionTest::LossFinite
+        | CriterionTest::MetricsFresh => return None,
+        CriterionTest::LossTrend { .. } | CriterionTest::VisualStructure { .. } => "<",
+        CriterionTest::LossLatest { .. }
+        | CriterionTest::LossNotRising { .. }
+        | CriterionTest::LossDelta { .. } => "<=",
+        CriterionTest::MetricAtLeast { .. } => ">=",
+        CriterionTest::SkillAbove { .. } => ">",
+    })
+}
+
+/// Value against limit, in the words of the criterion's kind.
+pub(crate) fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
+    let value = result.value.map(|value| short(value.get()))?;
+    let failed = result.verdict == Verdict::Fail;
+    let limit = of(result.limit);
+    let must = |what: &str, relation: &str| {
+        let verb = if failed { "must be" } else { "is" };
+        format!("{what} {value} {verb} {relation} {limit}")
+    };
+    match test {
+        CriterionTest::CheckpointValid => {
+            (!failed).then(|| "the gate's checkpoint was accepted".to_owned())
+        }
+        CriterionTest::LossFinite => Some(if failed {
+            format!("{value} of the chunk's loss samples are not finite")
+        } else {
+            "every loss sample of the chunk is finite".to_owned()
+        }),
+        CriterionTest::LossTrend { .. } => Some(format!(
+            "{}, the previous gate's with the tolerance",
+            must("the gate loss", "below")
+        )),
+        CriterionTest::LossLatest { .. } => Some(must("the latest loss", "at most")),
+        CriterionTest::MetricAtLeast { metric, .. } => {
+            Some(must(&format!("the latest {metric}"), "at least"))
+        }
+        CriterionTest::LossNotRising { .. } => {
+            Some(must("the mean loss of the last third", "at most"))
+        }
+        CriterionTest::LossDelta { .. } => Some(must(
+            "the mean loss of the last tenth minus the first's",
+            "at most",
+        )),
+        CriterionTest::VisualStructure { .. } => Some(must(
+            "the share of held-out frames that lost their structure",
+            "below",
+        )),
+        CriterionTest::SkillAbove { metric, .. } => Some(must(metric, "above")),
+        CriterionTest::MetricsFresh => Some(if failed {
+            format!("{value} of what the criteria need is missing or stale")
+        } else {
+            "everything the criteria need is fresh".to_owned()
+        }),
+    }
+}
