@@ -1,5 +1,7 @@
 //! The answer of an audit, for people ([`std::fmt::Display`]) and for tools (serde).
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tinygate_events::{Attempt, ChunkNumber, Seq, StageName, Step};
@@ -110,4 +112,21 @@ pub struct Problem {
     /// Events before it were read.
     pub seq: Seq,
     pub text: String,
+}
+
+/// One log's audit as a line of JSON, without its end.
+///
+/// # Errors
+/// What JSON cannot hold; no audit has it.
+pub fn json_line(log: &Path, audit: &Audit) -> serde_json::Result<String> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        log: String,
+        #[serde(flatten)]
+        audit: &'a Audit,
+    }
+    serde_json::to_string(&Line {
+        log: log.display().to_string(),
+        audit,
+    })
 }

@@ -17,8 +17,10 @@ mod explain;
 mod inputs;
 mod numbers;
 mod outcome;
+pub mod places;
 mod render;
 
+pub use audit::json_line;
 pub use audit::{
     Audit, Checked, Divergence, DivergenceKind, GatePlace, Note, Problem, SkipReason, Skipped,
 };

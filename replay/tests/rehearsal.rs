@@ -14,13 +14,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tinygate::controller::{ControlError, Controller};
-use tinygate::events::{Action, Event, Record};
+use tinygate::events::stored::document::{self, Document as _, DocumentError};
+use tinygate::events::stored::{self, StoredError};
+use tinygate::events::{Action, Applies, Event, Policy, Record, Rung, Scalar};
 use tinygate::machine::Known;
 use tinygate::machine::rules::{KNOWN, ONE, TWO};
 use tinygate::presets::ModelKind;
 use tinygate::store::MemoryLog;
 use tinygate_replay::{Audit, Auditor, DivergenceKind, Outcome, SkipReason, audit_file};
-use tinygate_testing::rehearsal::{NEXT, REHEARSED};
+use tinygate_testing::rehearsal::{
+    NEXT, NewRung, NewTest, NextCriterion, NextPolicy, NextRung, NextTest, REHEARSED, UPDATES_MAX,
+};
 use tinygate_testing::{ChunkPlan, Curve, Lived, Script, first, lived, lived_by, short_policy};
 
 const VIDEO: &str = "video_tokenizer";
@@ -186,4 +190,90 @@ fn a_run_goes_on_by_the_rules_it_began_with() {
     let resumed = lived_by(REHEARSED, &whole[..cut], vec![], script()).unwrap();
     assert_eq!(gates(&resumed.records), gates(&whole));
     assert_eq!(resumed.state.created.unwrap().rules, 1);
+}
+
+fn stages_of_today() -> Policy {
+    short_policy()
+}
+
+/// A policy as builds wrote it before documents had a version.
+const VERSION_1: &str = r#"{"preset":"seed","max_retries":5,"max_chunk_failures":3,"max_interruptions":3,
+    "reset_on_pass":false,"retry_from":"newest","latest_window":1,"keep_last":5,"stages":[{"name":"latent_actions",
+    "model":"latent_actions","settings":{"learning_rate":0.0001,"n_updates":100,"schedule_updates":100,
+    "batch_size_per_gpu":8,"gradient_accumulation_steps":1,"log_interval":5,"chunk_size":50,
+    "checkpoint_interval":null,"n_actions":4},"criteria":[{"name":"unique_actions","applies":"every_gate",
+    "test":{"kind":"metric_at_least","metric":"unique_actions","limit":2.0}}],
+    "ladder":[{"kind":"defer_fewer_actions"}],"bounds":{"learning_rate_min":1e-6,"accumulation_min":1,
+    "accumulation_max":64,"log_interval_min_share":0.01,"chunk_size_min_share":0.125}}]}"#;
+
+#[test]
+fn the_next_build_reads_the_policies_of_this_one_and_of_those_before_it() {
+    let today = document::write(&stages_of_today()).unwrap();
+    let next: NextPolicy = document::read(&today).unwrap();
+    assert_eq!(next, NextPolicy::of(&stages_of_today()).unwrap());
+    assert_eq!(next.updates_max, UPDATES_MAX);
+    assert_eq!(next.stages.len(), 3);
+
+    let next: NextPolicy = document::read(VERSION_1).unwrap();
+    let [stage] = next.stages.as_slice() else {
+        panic!("{next:?}");
+    };
+    assert_eq!(stage.criteria[0].name, "unique_actions");
+    assert!(
+        matches!(
+            &stage.ladder[..],
+            [NextRung::Known(Rung::DeferPowerOfTwo { .. })]
+        ),
+        "{stage:?}"
+    );
+}
+
+#[test]
+fn this_build_says_of_the_next_ones_policy_that_it_is_newer() {
+    let mut next = NextPolicy::of(&stages_of_today()).unwrap();
+    let stage = &mut next.stages[0];
+    stage.criteria.push(NextCriterion {
+        name: "grad_norm".to_owned(),
+        applies: Applies::EveryGate,
+        test: NextTest::New(NewTest::GradNormAtMost {
+            limit: Scalar::new(10.0),
+        }),
+    });
+    stage.ladder.push(NextRung::New(NewRung::SwapOptimizer {
+        to: "muon".to_owned(),
+    }));
+    let text = document::write(&next).unwrap();
+    assert_eq!(document::read::<NextPolicy>(&text).unwrap(), next);
+    let newer = DocumentError::Newer {
+        name: "policy",
+        found: Policy::VERSION + 1,
+        known: Policy::VERSION,
+    };
+    assert_eq!(document::read::<Policy>(&text), Err(newer));
+}
+
+/// The same at the level of a stored event: not damage, but the word of a newer build (exit code 4).
+#[test]
+fn a_first_event_with_a_newer_document_is_not_damaged() {
+    let created = first(stages_of_today()).remove(0).event;
+    let mut body = Vec::new();
+    let form = stored::encode_into(&created, &mut body).unwrap();
+    let newer_policy = br#","version":9}"#;
+    let policy = br#","version":2}"#;
+    let at = body.windows(policy.len()).position(|bytes| bytes == policy);
+    let at = at.expect("the policy says its version");
+    body[at..at + policy.len()].copy_from_slice(newer_policy);
+    let error = stored::decode(form, &body).unwrap_err();
+    assert_eq!(
+        error,
+        StoredError::NewerVersion {
+            what: "version of the policy in `run_created`".to_owned(),
+            found: 9,
+            known: Policy::VERSION,
+        }
+    );
+    assert_eq!(
+        error.to_string(),
+        "version of the policy in `run_created` 9 is not known, this build knows up to 2"
+    );
 }

@@ -322,7 +322,10 @@ fn check_ladder(values: &mut Values, stage: &StagePolicy) {
             key: SettingKey::Knob(name),
             ..
         } => stage.knob(name).is_none(),
-        _ => false,
+        Rung::DeferPowerOfTwo { .. }
+        | Rung::Multiply { .. }
+        | Rung::Add { .. }
+        | Rung::ExtendTarget => false,
     };
     if stage.ladder.iter().any(defers) {
         let ladder = join(stage.name.as_str(), "ladder");

@@ -1,11 +1,14 @@
-//! The next rules as they might be, to rehearse that another version of the rules lives beside
+//! The next rules and the next policy as they might be, to rehearse that another version of the rules lives beside
 //! those before it. No build knows them: they are given to a controller or an auditor by hand.
 //!
 //! They differ from the newest rules in one thing that is decided, and in one that is folded:
 //! the latest loss is the median of at least [`LATEST_WINDOW_MIN`] samples, whatever the
 //! policy says; and a gate that passes makes the stage's failures forgotten.
 
-use tinygate::events::{Action, Event};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tinygate::events::stored::document::{Document, DocumentError};
+use tinygate::events::{Action, Applies, CriterionTest, Event, Policy, Rung, Scalar};
 use tinygate::machine::rules::{KNOWN, Known, ONE, Rules, TWO};
 use tinygate::machine::{Decision, RunState};
 
@@ -43,4 +46,91 @@ fn decide(state: &RunState) -> Decision {
         *window = LATEST_WINDOW_MIN.max(*window);
     }
     (KNOWN.newest.decide)(&state)
+}
+
+/// The policy of the version after the newest, as it might be: with a field that every policy
+/// must have, another kind of criterion and another kind of rung. What stays the same is kept as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NextPolicy {
+    /// Updates that all stages together may take.
+    pub updates_max: u64,
+    pub stages: Vec<NextStage>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NextStage {
+    pub criteria: Vec<NextCriterion>,
+    pub ladder: Vec<NextRung>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NextCriterion {
+    pub name: String,
+    pub applies: Applies,
+    pub test: NextTest,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum NextTest {
+    Known(CriterionTest),
+    New(NewTest),
+}
+
+/// A kind of criterion that no build knows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum NewTest {
+    GradNormAtMost { limit: Scalar },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum NextRung {
+    Known(Rung),
+    New(NewRung),
+}
+
+/// A kind of rung that no build knows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum NewRung {
+    SwapOptimizer { to: String },
+}
+
+/// What a policy without a limit gets.
+pub const UPDATES_MAX: u64 = u64::MAX;
+
+impl Document for NextPolicy {
+    const NAME: &'static str = Policy::NAME;
+    const VERSION: u32 = Policy::VERSION + 1;
+
+    fn read_older(version: u32, document: Value) -> Result<NextPolicy, DocumentError> {
+        let policy = if version == Policy::VERSION {
+            serde_json::from_value(document)
+                .map_err(|error| DocumentError::malformed(Policy::NAME, error))?
+        } else {
+            Policy::read_older(version, document)?
+        };
+        NextPolicy::of(&policy)
+    }
+}
+
+impl NextPolicy {
+    /// A policy of the newest version, upgraded.
+    ///
+    /// # Errors
+    /// A policy that is no JSON object; there is none.
+    pub fn of(policy: &Policy) -> Result<NextPolicy, DocumentError> {
+        let malformed = |error| DocumentError::malformed(Policy::NAME, error);
+        let mut value = serde_json::to_value(policy).map_err(malformed)?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("updates_max".to_owned(), UPDATES_MAX.into());
+        }
+        serde_json::from_value(value).map_err(malformed)
+    }
 }
