@@ -108,7 +108,7 @@ fn a_result_that_never_comes_once_the_clock_was_set_back() {
 #[test]
 fn every_seed_of_a_bug_is_shrunk_until_no_fault_can_go() {
     let broken = "a report that is not due";
-    let failing: Vec<Smallest> = (0..20)
+    let failing: Vec<Smallest> = (0..40)
         .map(|seed| Case::new(seed).planted(Planted::ResultDroppedAfterSetBack))
         .filter(|case| check(case).violation.is_some())
         .map(|case| smallest(&case, broken))
