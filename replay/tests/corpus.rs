@@ -310,6 +310,7 @@ fn recipes() -> Vec<Recipe> {
         agreed("changed-settings", changed_settings()),
         agreed("back-to-the-given-checkpoint", given_after_nan()),
         agreed("given-up-and-pruned", given_up_and_pruned()),
+        agreed("own-stage", own_stage()),
         agreed("ends-before-a-decision", before_the_second_gate(&clean)),
         Recipe {
             damage: |bytes| bytes.truncate(bytes.len() - 100),
@@ -385,6 +386,42 @@ fn run(script: Script) -> Vec<Record> {
     lived(&first(short_policy()), vec![], script)
         .unwrap()
         .records
+}
+
+/// A stage that a config defines, with a knob that its first rung changes.
+fn own_stage() -> Vec<Record> {
+    let text = r#"
+stages = ["classifier"]
+data.path = "digits.h5"
+
+[classifier]
+loss = "cross_entropy"
+n_updates = 60
+chunk_size = 20
+learning_rate = 0.1
+batch_size_per_gpu = 8
+log_interval = 5
+ladder = ["dropout *= 0.5", "learning_rate *= 0.5"]
+dropout = 0.4
+
+[classifier.knobs]
+dropout = { min = 0.1, max = 0.9 }
+
+[classifier.gate.at_least]
+accuracy = 0.8
+"#;
+    let config = tinygate::config::Config::parse(text, "own.toml", Path::new("/data"), &[]);
+    let chunk = |accuracy: f64, loss: f64| {
+        let accuracy = ("accuracy", Curve::flat(accuracy).noisy(0.01));
+        let plan = ChunkPlan::plain().loss(Curve::flat(loss).noisy(0.01));
+        plan.named("cross_entropy", &[accuracy])
+    };
+    let script = Script::new(10)
+        .chunk("classifier", 1, chunk(0.6, 1.0))
+        .chunk("classifier", 2, chunk(0.9, 0.5))
+        .chunk("classifier", 3, chunk(0.95, 0.2));
+    let first = first(config.unwrap().config.policy);
+    lived(&first, vec![], script).unwrap().records
 }
 
 fn more_retries(stopped: &[Record]) -> Vec<Record> {

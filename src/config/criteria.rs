@@ -13,6 +13,7 @@ use crate::presets::{self, ModelKind, Preset};
 use super::given::{Given, Stored, names};
 use super::kind::Kind;
 use super::own::Own;
+use super::own_rows;
 use super::row::{Change, Fallback, Field, Key, Row, Stage, StageKind, computed, row};
 
 /// Every criterion there is, in the order in which a gate asks them.
@@ -91,7 +92,7 @@ pub(super) fn rows_of_own(own: &Own) -> Vec<Row<Stage>> {
             .iter()
             .any(|name| known.iter().any(|known| known == name))
     });
-    rows.extend(own.limits());
+    rows.extend(own_rows::limits(own));
     rows_over(known, rows)
 }
 

@@ -16,6 +16,8 @@ use crate::presets::{self, ModelKind, Preset};
 use super::criteria;
 use super::given::{Given, names};
 use super::kind::Kind;
+use super::own::{KNOBS, Own};
+use super::own_rows;
 use super::row::{Change, Fallback, Field, Row, Stage, StageKind, always, computed, field, row};
 use super::types::{Config, Device};
 
@@ -116,15 +118,23 @@ pub(super) fn of_stage(kind: &StageKind) -> Vec<Row<Stage>> {
             rows
         }
         StageKind::Own(own) => {
-            let mut rows = own.rows();
+            let mut rows = own_rows::rows(own);
             rows.extend(schedule(Schedule::of_user()));
             rows.push(ladder(own.knobs.clone().into_iter().collect()));
-            rows.extend(own.tables());
+            rows.extend(own_rows::tables(own));
             rows.extend(bounds());
             rows.extend(criteria::rows_of_own(own));
             rows
         }
     }
+}
+
+/// Whether a knob cannot have this name, since the stage has such a key without it.
+pub(super) fn is_taken(name: &str) -> bool {
+    let rows = of_stage(&StageKind::Own(Own::default()));
+    let of_row = |row: &Row<Stage>| row.key.path.split('.').next() == Some(name);
+    let core = SettingKey::CORE.iter().any(|key| key.as_str() == name);
+    core || name == KNOBS || rows.iter().any(of_row)
 }
 
 /// The keys of every kind of stage.

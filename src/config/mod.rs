@@ -18,6 +18,7 @@ mod keys;
 mod kind;
 mod ladder;
 mod own;
+mod own_rows;
 mod resolve;
 mod resume;
 mod row;

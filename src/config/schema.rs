@@ -50,7 +50,7 @@ impl Schema {
         let names = if names.is_empty() { standard() } else { names };
         Schema::new(names.into_iter().map(|name| {
             let table = entry(tree, &name);
-            if let Some(own) = table.and_then(Own::of_tree) {
+            if let Some(own) = table.and_then(|table| Own::of_tree(table, keys::is_taken)) {
                 return (name, Some(StageKind::Own(own)));
             }
             let model = table.and_then(|table| entry(table, "model"));

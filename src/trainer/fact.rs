@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TrainerCommand;
+use super::command::TrainerCommand;
 use crate::events::{
     Attempt, CheckpointWritten, ChunkFailed, ChunkFinished, ChunkNumber, Event, HeldOutScored,
     MetricsLogged, PictureScored, StageMeasured, StageName,

@@ -6,6 +6,7 @@
 //! makes progress, the host judges ([`Judge`], [`Patience`]). Nothing here needs libtorch.
 
 mod channels;
+mod command;
 mod fact;
 mod judge;
 mod patience;
@@ -15,34 +16,13 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::events::{StageName, Step};
-use crate::machine::{Command, MeasureStage, TrainChunk};
 
 pub use channels::Channels;
+pub use command::TrainerCommand;
 pub(crate) use fact::CommandsGiven;
 pub use fact::{Misreport, Subject, TrainerFact};
 pub use judge::{FileJudge, Judge, Verdict, accept, is_absent, refusal};
 pub use patience::{NoProgress, Patience, TICK};
-
-/// What a trainer is told to do. It does one thing at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TrainerCommand {
-    /// Measure the trivial predictors of a stage; answered by [`TrainerFact::StageMeasured`].
-    MeasureStage(MeasureStage),
-    /// Train to the end of a chunk; answered by metrics, checkpoints and scores, and then by
-    /// [`TrainerFact::ChunkFinished`] or [`TrainerFact::ChunkFailed`].
-    TrainChunk(Box<TrainChunk>),
-}
-
-impl TrainerCommand {
-    /// Whether this is what the machine asks for.
-    pub fn is(&self, command: &Command) -> bool {
-        match (self, command) {
-            (TrainerCommand::MeasureStage(given), Command::MeasureStage(due)) => given == due,
-            (TrainerCommand::TrainChunk(given), Command::TrainChunk(due)) => given == due,
-            (TrainerCommand::MeasureStage(_) | TrainerCommand::TrainChunk(_), _) => false,
-        }
-    }
-}
 
 /// What a trainer says.
 #[derive(Clone, Debug, PartialEq)]

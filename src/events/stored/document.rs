@@ -11,8 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{MAX_DOCUMENT, policy_v1};
+use super::policy_v1;
 use crate::Policy;
+
+/// Largest document (config, policy) inside an event: 4 MiB. A parsed document
+/// takes some 30 times its text.
+pub const MAX_DOCUMENT: usize = 4 << 20;
 
 const VERSION: &str = "version";
 

@@ -10,8 +10,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::convert::Infallible;
 
-use super::StoredError;
 use super::document::{self, DocumentError};
+use super::error::StoredError;
 use crate::{
     Attempt, ChunkNumber, KnobName, ModelName, Policy, Restart, Scalar, Seq, SettingKey, StageName,
     Step,

@@ -11,6 +11,7 @@
 //! [`StoredError`], in memory that is a small multiple of theirs.
 
 pub mod document;
+mod error;
 pub mod frame;
 mod freeze;
 mod policy_v1;
@@ -20,11 +21,13 @@ pub mod v3;
 
 use alloc::borrow::ToOwned;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use super::event::Event;
 use super::kinds::event_kinds;
+pub use document::MAX_DOCUMENT;
+pub use error::StoredError;
 use freeze::{Freeze, Unfit};
 use v1::*;
 use v2::*;
@@ -32,34 +35,6 @@ use v3::*;
 
 /// Largest body of an event, and of everything appended together: 64 MiB.
 pub const MAX_BODY: usize = 64 << 20;
-
-/// Largest document (config, policy) inside an event: 4 MiB. A parsed document
-/// takes some 30 times its text.
-pub const MAX_DOCUMENT: usize = 4 << 20;
-
-/// Why an event cannot be read from its stored form, or given one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoredError {
-    /// Not damage: a build that knows more wrote it.
-    #[error("{what} {found} is not known, this build knows up to {known}")]
-    NewerVersion {
-        what: String,
-        found: u32,
-        known: u32,
-    },
-    #[error("`{kind}` version {version}: {what}")]
-    Malformed {
-        kind: &'static str,
-        version: u16,
-        what: String,
-    },
-    #[error("`{kind}` takes {bytes} bytes, at most {limit} can be stored")]
-    TooLarge {
-        kind: &'static str,
-        bytes: usize,
-        limit: usize,
-    },
-}
 
 /// Which stored form a body has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
