@@ -109,6 +109,9 @@ impl<'a> Supervised<'a> {
                 }
                 Report::Fact(fact) => {
                     self.given.check(&fact)?;
+                    if matches!(fact, TrainerFact::ChunkFinished(_)) {
+                        self.host.patience.finished_chunk();
+                    }
                     return Ok(Heard::Fact(fact));
                 }
                 Report::Interrupted { signal } => return Ok(Heard::Interrupted { signal }),

@@ -15,10 +15,10 @@ use crate::events::StageName;
 /// How long the host waits for one report at a time.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// Seconds that a trainer may say nothing before the stage has shown how long it takes: data are
-/// read and libraries are loaded.
+/// Seconds that a trainer may say nothing before the stage has finished a chunk: data are read and
+/// libraries are loaded, and nobody knows how long a checkpoint and the scores of a gate take.
 const FIRST: u64 = 3600;
-/// Seconds that it may say nothing at least, once the stage has shown how long it takes.
+/// Seconds that it may say nothing at least, once the stage has shown how long all of it takes.
 const FLOOR: u64 = 600;
 /// How many times the longest silence so far may last.
 const FACTOR: u64 = 20;
@@ -36,8 +36,12 @@ pub struct Patience {
     /// The user's limit, in seconds.
     set: Option<u64>,
     stage: Option<StageName>,
-    /// Longest silence that ended with a report, in ticks. `None`: no report yet.
-    longest: Option<u64>,
+    /// Seconds that the limit never falls below, unless the user set it.
+    floor: u64,
+    /// Longest silence that ended with a report, in ticks.
+    longest: u64,
+    /// The stage has finished a chunk, so all that it does was seen.
+    whole: bool,
     silence: u64,
 }
 
@@ -47,24 +51,38 @@ impl Patience {
         Patience {
             set: set.map(u64::from),
             stage: None,
-            longest: None,
+            floor: FLOOR,
+            longest: 0,
+            whole: false,
             silence: 0,
         }
+    }
+
+    /// With a floor of at least so many seconds, where the trainer itself may wait that long for something.
+    #[must_use]
+    pub fn with_floor(mut self, seconds: u64) -> Patience {
+        self.floor = self.floor.max(seconds);
+        self
     }
 
     /// A command is given. What was learnt of another stage says nothing of this one.
     pub fn begin(&mut self, stage: &StageName) {
         if self.stage.as_ref() != Some(stage) {
             self.stage = Some(stage.clone());
-            self.longest = None;
+            self.longest = 0;
+            self.whole = false;
         }
         self.silence = 0;
     }
 
     /// The trainer said something.
     pub fn heard(&mut self) {
-        let silence = std::mem::take(&mut self.silence);
-        self.longest = Some(self.longest.map_or(silence, |longest| longest.max(silence)));
+        self.longest = self.longest.max(std::mem::take(&mut self.silence));
+    }
+
+    /// It finished a chunk of the stage.
+    pub fn finished_chunk(&mut self) {
+        self.whole = true;
     }
 
     /// It said nothing for another tick.
@@ -85,10 +103,11 @@ impl Patience {
 
     /// Seconds that the trainer may say nothing now.
     pub fn limit(&self) -> u64 {
-        match (self.set, self.longest) {
-            (Some(set), _) => set,
-            (None, None) => FIRST,
-            (None, Some(longest)) => FLOOR.max(FACTOR.saturating_mul(longest * TICK.as_secs())),
+        let learnt = FACTOR.saturating_mul(self.longest * TICK.as_secs());
+        match self.set {
+            Some(set) => set,
+            None if self.whole => self.floor.max(learnt),
+            None => self.floor.max(learnt).max(FIRST),
         }
     }
 }
@@ -133,6 +152,12 @@ mod tests {
         let mut patience = begun(None);
         assert_eq!(patience.limit(), FIRST, "nothing is known yet");
         patience.heard();
+        assert_eq!(
+            patience.limit(),
+            FIRST,
+            "updates alone say nothing of a gate"
+        );
+        patience.finished_chunk();
         assert_eq!(patience.limit(), FLOOR, "quick reports");
         assert_eq!(wait(&mut patience, 40), None);
         patience.heard();
@@ -148,11 +173,23 @@ mod tests {
     #[test]
     fn a_learnt_limit_is_reached() {
         let mut patience = begun(None);
-        patience.heard();
+        patience.finished_chunk();
         let silent = NoProgress {
             silence_seconds: FLOOR,
             limit_seconds: FLOOR,
         };
         assert_eq!(wait(&mut patience, FLOOR), Some(silent));
+    }
+
+    #[test]
+    fn a_trainer_that_may_wait_itself_has_a_higher_floor() {
+        let mut patience = begun(None).with_floor(1200);
+        patience.finished_chunk();
+        assert_eq!(patience.limit(), 1200);
+        assert_eq!(
+            begun(Some(5)).with_floor(1200).limit(),
+            5,
+            "a set value wins"
+        );
     }
 }

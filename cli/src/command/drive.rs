@@ -142,7 +142,9 @@ impl Process {
             started,
             stop,
             trainer,
-            patience: Patience::new(config.no_progress_seconds),
+            // Ranks wait for each other, and say themselves when that takes too long.
+            patience: Patience::new(config.no_progress_seconds)
+                .with_floor(2 * u64::from(config.rank_timeout_seconds)),
             thread,
         })
     }

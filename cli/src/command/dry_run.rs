@@ -221,7 +221,8 @@ fn measure(
     let host = Host {
         trainer: &trainer,
         judge: &judge,
-        patience: Patience::new(prepared.config.no_progress_seconds),
+        patience: Patience::new(prepared.config.no_progress_seconds)
+            .with_floor(2 * u64::from(prepared.config.rank_timeout_seconds)),
         stop: &stop,
     };
     let ended = controller.run(started(threads), host, &mut watch);
