@@ -9,9 +9,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
-use tinygate::data::still::{self, Needs};
+use tinygate::advice::{Advice, Hint};
+use tinygate::data::still::{self, Needs, StillError};
 use tinygate::data::trivial::{self, MeanImage};
-use tinygate::data::{Frames, WindowShape, Windows};
+use tinygate::data::{DataError, Frames, WindowError, WindowShape, Windows};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,9 +25,22 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
+            for hint in hints(error.as_ref()) {
+                if let Hint::Text(text) = hint {
+                    eprintln!("hint: {text}");
+                }
+            }
             ExitCode::from(2)
         }
     }
+}
+
+/// What to do about an error, where its type knows that.
+fn hints(error: &(dyn Error + 'static)) -> Vec<Hint> {
+    let data = error.downcast_ref::<DataError>().map(Advice::hints);
+    let windows = || error.downcast_ref::<WindowError>().map(Advice::hints);
+    let still = || error.downcast_ref::<StillError>().map(Advice::hints);
+    data.or_else(windows).or_else(still).unwrap_or_default()
 }
 
 fn read(side: &str, out: &str, paths: &[String]) -> Result<Json, Box<dyn Error>> {
