@@ -532,7 +532,10 @@ impl Judge for ScriptedJudge {
         Verdict::Judged(CheckpointJudged {
             stage: asked.stage.clone(),
             checkpoint: asked.checkpoint.clone(),
-            rejected: rejection(&asked.files),
+            // A checkpoint that was given has no files on record.
+            rejected: (!asked.files.is_empty())
+                .then(|| rejection(&asked.files))
+                .flatten(),
         })
     }
 }
