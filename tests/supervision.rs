@@ -210,11 +210,17 @@ fn a_silent_program_is_ended_and_another_takes_its_place() {
 #[test]
 fn a_trainer_that_is_silent_from_the_start_is_nobodys_failed_chunk() {
     let run = Run::new();
-    let ending = run.live(&Moody::new(0, 0, false), Some(30)).unwrap();
+    let ending = run.live(&Moody::new(0, 0, true), Some(30)).unwrap();
     assert!(
         matches!(&ending, Ending::Environment { detail } if detail.contains("no progress for 30 s")),
         "{ending:?}"
     );
+    assert!(run.failures().is_empty());
+    // A thread still hangs, and whoever joined it would hang too.
+    let ending = run.live(&Moody::new(0, 0, false), Some(30)).unwrap();
+    assert!(matches!(ending, Ending::NoProgress(_)), "{ending:?}");
+    let last = run.log.records().pop().unwrap();
+    assert_eq!(last.event.kind(), "run_interrupted");
     assert!(run.failures().is_empty());
 }
 

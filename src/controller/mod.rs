@@ -351,16 +351,17 @@ impl<'a> Controller<'a> {
             silence_seconds,
             limit_seconds,
         } = silent;
+        let (stderr, ending) = match ended {
+            Ended::Gone { output } => (output, None),
+            Ended::WithThisProcessOnly => (String::new(), Some(Ending::NoProgress(silent))),
+        };
         let Some(train) = trainer.chunk() else {
             let detail = format!(
                 "the trainer made no progress for {silence_seconds} s while a stage was measured; {limit_seconds} s \
                  are allowed"
             );
-            return self.environment(detail, observer).map(Some);
-        };
-        let (stderr, ending) = match ended {
-            Ended::Gone { output } => (output, None),
-            Ended::WithThisProcessOnly => (String::new(), Some(Ending::NoProgress(silent))),
+            let interrupted = self.environment(detail, observer)?;
+            return Ok(Some(ending.unwrap_or(interrupted)));
         };
         let failed = ChunkFailed {
             stage: train.stage.clone(),

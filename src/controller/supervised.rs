@@ -1,4 +1,4 @@
-//! A trainer under the host's eyes: one command at a time, checked reports, limited silence.
+//! A trainer as the host supervises it: one command at a time, checked reports, limited silence.
 
 use crate::events::{CheckpointJudged, ChunkFailure, Step};
 use crate::machine::{JudgeCheckpoint, TrainChunk};
@@ -12,7 +12,7 @@ pub struct Host<'a> {
     pub trainer: &'a dyn Trainer,
     pub judge: &'a dyn Judge,
     pub patience: Patience,
-    /// A person's wish to stop, handed on to the trainer.
+    /// Set by a signal; passed on to the trainer.
     pub stop: &'a StopRequest,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Supervised<'a> {
         Ok(())
     }
 
-    /// The command under way is no more: who carried it out was ended.
+    /// Forgets the command under way, since its trainer was ended.
     pub fn forget(&mut self) {
         self.under_way = None;
     }

@@ -199,12 +199,9 @@ fn exit(dir: &Path, ending: Ending, console: &Console, state: &RunState) -> anyh
             limit_seconds,
         }) => {
             console.say(&format!(
-                "the trainer made no progress for {silence_seconds} s, {limit_seconds} s are allowed; the chunk is \
-                 recorded as failed"
+                "the trainer made no progress for {silence_seconds} s, {limit_seconds} s are allowed"
             ));
-            console.say(&format!(
-                "continue with {resume}, which runs the next attempt"
-            ));
+            console.say(&format!("continue with {resume}"));
             Ok(Exit::NoProgress)
         }
         Ending::Environment { detail } => {
