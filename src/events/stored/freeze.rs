@@ -38,7 +38,7 @@ pub enum Unfit {
     Other(String),
 }
 
-/// What cannot fail is no obstacle where others may.
+/// For conversions that cannot fail, beside those that can.
 impl From<Infallible> for Unfit {
     fn from(never: Infallible) -> Unfit {
         match never {}

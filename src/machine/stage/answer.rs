@@ -100,23 +100,11 @@ fn fail_gate(
 /// A decision to continue; a failed gate changes it.
 fn undecided(stage: &StageState, chunk: &ChunkState, evaluation: Evaluation) -> GateDecided {
     GateDecided {
-        stage: stage.name().clone(),
-        chunk: chunk.number,
-        attempt: chunk.attempt,
-        gate_step: chunk.to,
         decision: Action::Continue,
         metrics: evaluation.metrics,
-        resume_from: stage.lineage.newest_reference(),
-        config_patch_applied: Vec::new(),
         criteria: evaluation.criteria,
         findings: evaluation.findings,
-        failures: stage.failures,
-        cursor: stage.cursor,
-        rung: None,
-        skipped: Vec::new(),
-        deferred: None,
-        restart: None,
-        stop: None,
+        ..without_gate(stage, chunk, chunk.to)
     }
 }
 
