@@ -1,6 +1,5 @@
 //! tinygate trains world models in stages behind gates.
 
-pub mod advice;
 pub mod checkpoint;
 pub mod config;
 pub mod controller;
@@ -15,6 +14,7 @@ pub mod train;
 pub mod trainer;
 pub mod units;
 
+pub use tinygate_advice as advice;
 pub use tinygate_events as events;
 pub use tinygate_machine as machine;
 pub use tinygate_presets as presets;

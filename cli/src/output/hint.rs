@@ -62,6 +62,19 @@ fn words(hint: &Hint) -> String {
         Hint::FreshOptimizer => "`run --init-from` takes its weights with `--fresh-optimizer`",
         Hint::OneStage { stage } => return format!("`--stage {stage}` trains that stage alone"),
         Hint::Resume => "resume it with `tinygate resume DIR`",
+        Hint::ResumeMoved { dir } => {
+            return format!("resume the run where it is now: `tinygate resume {dir}`");
+        }
+        Hint::ReadWhileRunning => "`tinygate status` and `tinygate log` read it meanwhile",
+        Hint::RebuildLog => "`tinygate repair DIR` rebuilds a run's log from its other copy",
+        Hint::ExportSoundEvents => "`tinygate export` keeps the events before the damage",
+        Hint::KeepOneCopy => {
+            "`tinygate repair DIR --keep journal` (or `--keep sled`) continues with one and keeps the other aside"
+        }
+        Hint::AcceptLoss => {
+            "`tinygate repair DIR --accept-loss` continues with the sound events and keeps the rest aside"
+        }
+        Hint::ReplaceFile => "replace it with `--force`",
         Hint::ReadLog => "see `tinygate log`",
         Hint::AuditLog => "`tinygate replay` checks the log",
         Hint::ReportWithLog => "report it with the run's log (`tinygate export`)",

@@ -1,11 +1,17 @@
 //! What to do about an error, as data.
 //!
 //! An error says what is wrong; its hints say what to do, apart from its text. A
-//! hint about this program names what it can do and never how a person asks for it:
-//! whoever talks to the person, a terminal or a page, has the words for that.
-//! Depends on nothing else of the engine.
+//! hint about this program says what it can do and never how a person asks for it:
+//! the wording, with the names of commands and flags, belongs to the layer that talks
+//! to the person. Depends on no other crate of tinygate.
 
-use std::borrow::Cow;
+#![no_std]
+
+extern crate alloc;
+
+use alloc::borrow::Cow;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +38,23 @@ pub enum Hint {
     OneStage { stage: &'static str },
     /// Resume the run.
     Resume,
+    /// Resume the run in the directory that it was moved to.
+    ResumeMoved { dir: String },
+    /// Show the run while a process writes it.
+    ReadWhileRunning,
+    /// Rebuild a copy of the log from the other one.
+    RebuildLog,
+    /// Copy the events before the damage to a file.
+    ExportSoundEvents,
+    /// Continue with one of two copies of the log that differ.
+    KeepOneCopy,
+    /// Give up the events that are damaged in both copies of the log.
+    AcceptLoss,
+    /// Replace the file that exists.
+    ReplaceFile,
     /// Read the events of the log.
     ReadLog,
-    /// Decide the log again and compare.
+    /// Recompute the decisions of the log and compare.
     AuditLog,
     /// Report the fault together with the log.
     ReportWithLog,
@@ -46,8 +66,8 @@ impl Hint {
     }
 }
 
-/// An error that may know what to do about it.
+/// An error that may suggest what to do about it.
 pub trait Advice {
-    /// What to do, in this order; empty when there is nothing to say.
+    /// What to do, in this order; empty when there is nothing to suggest.
     fn hints(&self) -> Vec<Hint>;
 }
