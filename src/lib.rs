@@ -12,10 +12,10 @@ pub mod setup;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod trainer;
-pub mod units;
 
 pub use tinygate_advice as advice;
 pub use tinygate_events as events;
 pub use tinygate_machine as machine;
+pub use tinygate_numbers as numbers;
 pub use tinygate_presets as presets;
 pub use tinygate_store as store;

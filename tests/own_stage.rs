@@ -145,8 +145,8 @@ fn it_is_decided_by_its_policy() {
 fn its_log_replays() {
     let lived = run();
     let audit = audit(lived.records.into_iter().map(Ok));
-    assert_eq!(audit.outcome, Outcome::Agreed, "{audit}");
-    assert!(7 <= audit.checked.recomputed, "{audit}");
+    assert_eq!(audit.outcome, Outcome::Agreed, "{audit:#?}");
+    assert!(7 <= audit.checked.recomputed, "{audit:#?}");
 }
 
 #[test]

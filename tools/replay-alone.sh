@@ -5,8 +5,8 @@ set -euo pipefail
 # shellcheck source=tools/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-alone=(--package tinygate-replay --no-default-features)
-core=(--package tinygate-sqrt --package tinygate-events --package tinygate-machine)
+alone=(--package tinygate-replay --package tinygate-words --package tinygate-audit --no-default-features)
+core=(--package tinygate-advice --package tinygate-numbers --package tinygate-sqrt --package tinygate-events --package tinygate-machine)
 core+=(--package tinygate --package tinygate-cli --no-default-features)
 export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/replay-alone
 export LIBTORCH=$root/there-is-no-libtorch-here
@@ -14,16 +14,16 @@ unset LIBTORCH_USE_PYTORCH LIBTORCH_LIB LIBTORCH_INCLUDE
 
 tree=$(cargo tree "${alone[@]}" --edges normal,build,dev --prefix none)
 # A check that looks at nothing would pass as well.
-grep -q '^tinygate v' <<<"$tree" || fail "cargo tree does not show the package tinygate under tinygate-replay" "see: cargo tree ${alone[*]}"
+grep -q '^tinygate v' <<<"$tree" || fail "cargo tree does not show the package tinygate under the auditor" "see: cargo tree ${alone[*]}"
 if linked=$(grep -E '^(tch|torch-sys) v' <<<"$tree"); then
-    fail "tinygate-replay without default features depends on: $(sort -u <<<"$linked" | tr '\n' ' ')" \
+    fail "the auditor without default features depends on: $(sort -u <<<"$linked" | tr '\n' ' ')" \
         "cargo tree ${alone[*]} --invert torch-sys"
 fi
-# The auditor reads logs: what writes them, trains or reads data and configs is not part of it.
+# The auditor reads logs: code that writes them, trains, or reads data and configs is not part of it.
 tree=$(cargo tree "${alone[@]}" --edges normal --prefix none)
-grep -q '^tinygate-store v' <<<"$tree" || fail "cargo tree does not show the package tinygate-store under tinygate-replay" "see: cargo tree ${alone[*]}"
+grep -q '^tinygate-store v' <<<"$tree" || fail "cargo tree does not show the package tinygate-store under the auditor" "see: cargo tree ${alone[*]}"
 if linked=$(grep -E '^(tinygate|sled|rustix|crossbeam-channel|png|hdf5-pure|zip|toml) v' <<<"$tree"); then
-    fail "tinygate-replay depends on: $(sort -u <<<"$linked" | tr '\n' ' ')" "cargo tree ${alone[*]} --edges normal"
+    fail "the auditor depends on: $(sort -u <<<"$linked" | tr '\n' ' ')" "cargo tree ${alone[*]} --edges normal"
 fi
 run_cargo test --package tinygate-store --no-default-features
 run_cargo test "${alone[@]}"

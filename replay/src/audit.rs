@@ -1,9 +1,8 @@
-//! The answer of an audit, for people ([`std::fmt::Display`]) and for tools (serde).
-
-use std::path::Path;
+//! The result of an audit, as data.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tinygate_advice::Hint;
 use tinygate_events::{Attempt, ChunkNumber, Seq, StageName, Step};
 
 use crate::outcome::Outcome;
@@ -112,21 +111,14 @@ pub struct Problem {
     /// Events before it were read.
     pub seq: Seq,
     pub text: String,
+    #[serde(skip)]
+    pub hints: Vec<Hint>,
 }
 
-/// One log's audit as a line of JSON, without its end.
-///
-/// # Errors
-/// What JSON cannot hold; no audit has it.
-pub fn json_line(log: &Path, audit: &Audit) -> serde_json::Result<String> {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        log: String,
-        #[serde(flatten)]
-        audit: &'a Audit,
+impl Audit {
+    /// Decisions that diverge, each counted once however many fields differ.
+    pub fn diverging_decisions(&self) -> u64 {
+        let differing = self.checked.recomputed - self.checked.agreed;
+        differing + self.checked.missing + self.checked.surplus
     }
-    serde_json::to_string(&Line {
-        log: log.display().to_string(),
-        audit,
-    })
 }

@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use serde_json::Value;
+use tinygate_advice::{Advice, Hint};
 use tinygate_events::{Event, Record, Seq, Source};
 use tinygate_machine::rules::KNOWN;
 use tinygate_machine::{Decision, Idle, Known, Machine, RunState};
@@ -100,19 +101,17 @@ impl Auditor {
                 "the log jumps from event {} to event {}",
                 self.next, record.seq
             );
-            return self.end(Outcome::Damaged, text);
+            return self.end(Outcome::Damaged, text, Vec::new());
         }
         let Some(next) = record.seq.next() else {
-            return self.end(
-                Outcome::Damaged,
-                "the sequence numbers are used up".to_owned(),
-            );
+            let text = "the sequence numbers are used up".to_owned();
+            return self.end(Outcome::Damaged, text, Vec::new());
         };
         if let Event::RunCreated(created) = &record.event
             && let Some(stage) = created.policy.doubled_stage()
         {
             let text = format!("the policy names the stage `{stage}` twice, which no run's does");
-            return self.end(Outcome::Damaged, text);
+            return self.end(Outcome::Damaged, text, Vec::new());
         }
         self.next = next;
         self.checked.events += 1;
@@ -134,7 +133,7 @@ impl Auditor {
 
     /// The log cannot be read on.
     pub fn fail(&mut self, error: &ReadError) {
-        self.end(Outcome::from(&error.kind), error.to_string());
+        self.end(Outcome::from(&error.kind), error.to_string(), error.hints());
     }
 
     /// The answer.
@@ -176,11 +175,12 @@ impl Auditor {
         Ok(())
     }
 
-    fn end(&mut self, outcome: Outcome, text: String) {
+    fn end(&mut self, outcome: Outcome, text: String, hints: Vec<Hint>) {
         self.problem = Some(Problem {
             outcome,
             seq: self.next,
             text,
+            hints,
         });
     }
 

@@ -12,20 +12,13 @@
 mod audit;
 mod auditor;
 mod compare;
-mod criteria;
-mod explain;
 mod inputs;
-mod numbers;
 mod outcome;
 pub mod places;
-mod render;
 
-pub use audit::json_line;
 pub use audit::{
     Audit, Checked, Divergence, DivergenceKind, GatePlace, Note, Problem, SkipReason, Skipped,
 };
 pub use auditor::{Auditor, audit, audit_file};
 pub use compare::{Difference, differences};
-pub use criteria::{passes_when, relation};
-pub use explain::{consequences, describe, explain, hardware, reason};
 pub use outcome::Outcome;

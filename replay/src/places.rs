@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use tinygate_advice::{Advice, Hint};
 use tinygate_store::disk::JOURNAL;
 use tinygate_store::{FILE_MAGIC, Presence, presence};
 
@@ -23,13 +24,12 @@ pub enum WalkError {
     Folder { folder: PathBuf, source: io::Error },
 }
 
-impl WalkError {
-    /// What to do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
+impl Advice for WalkError {
+    fn hints(&self) -> Vec<Hint> {
+        vec![Hint::text(match self {
             WalkError::TooMany { .. } => "name one that is deeper",
             WalkError::Folder { .. } => "check that it is readable to you",
-        }
+        })]
     }
 }
 

@@ -38,12 +38,15 @@ use tinygate::events::{
 };
 use tinygate::machine::Machine;
 use tinygate::presets::ModelKind;
-use tinygate::store::{Durability, EventLog, FILE_HEADER, LogFile, RealDisk, Store, export};
-use tinygate_replay::{Outcome, audit_file, describe, explain};
+use tinygate::store::{
+    Durability, EventLog, FILE_HEADER, LogFile, ReadError, RealDisk, Store, export,
+};
+use tinygate_replay::{Outcome, audit_file};
 use tinygate_testing::{
     ChunkPlan, Curve, Disturbance, Failure, Script, ScriptedTrainer, Ticks, Trouble, first, live,
     lived, short_policy,
 };
+use tinygate_words::{audit_json, audit_text, describe, explain, hint};
 
 const FORMAT: &str = "v1";
 const HASHES: &str = "HASHES";
@@ -65,7 +68,7 @@ fn every_recorded_log_is_audited_as_expected() {
     for log in &logs {
         let audit = audit_file(log);
         *outcomes.entry(audit.outcome.exit_code()).or_insert(0) += 1;
-        let json = serde_json::to_string_pretty(&audit).unwrap() + "\n";
+        let json = serde_json::to_string_pretty(&audit_json(&audit)).unwrap() + "\n";
         for (extension, found) in [("json", json), ("txt", rendering(log))] {
             let path = log.with_extension(extension);
             if update {
@@ -212,11 +215,11 @@ fn rendering(log: &Path) -> String {
     let mut text = String::new();
     let mut machine = Machine::default();
     match LogFile::open(log) {
-        Err(error) => writeln!(text, "{error}").unwrap(),
+        Err(error) => line_of_error(&mut text, &error),
         Ok(file) => {
             for record in file.records() {
                 match record {
-                    Err(error) => writeln!(text, "{error}").unwrap(),
+                    Err(error) => line_of_error(&mut text, &error),
                     Ok(record) => {
                         machine.apply(&record.event);
                         line(&mut text, &record, machine.state().policy());
@@ -225,8 +228,13 @@ fn rendering(log: &Path) -> String {
             }
         }
     }
-    writeln!(text, "\n{}", audit_file(log).to_string().trim_end()).unwrap();
+    writeln!(text, "\n{}", audit_text(&audit_file(log)).trim_end()).unwrap();
     text
+}
+
+fn line_of_error(text: &mut String, error: &ReadError) {
+    let hint = hint(error).unwrap();
+    writeln!(text, "{error}\nhint: {hint}").unwrap();
 }
 
 fn line(text: &mut String, record: &Record, policy: Option<&Policy>) {
@@ -259,7 +267,7 @@ fn make_missing(folder: &Path) {
         (recipe.damage)(&mut bytes);
         fs::write(&path, bytes).unwrap();
         let audit = audit_file(&path);
-        assert_eq!(audit.outcome, recipe.outcome, "{}\n{audit}", recipe.what);
+        assert_eq!(audit.outcome, recipe.outcome, "{}\n{audit:#?}", recipe.what);
     }
 }
 

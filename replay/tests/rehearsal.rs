@@ -26,6 +26,7 @@ use tinygate_testing::rehearsal::{
     NEXT, NewRung, NewTest, NextCriterion, NextPolicy, NextRung, NextTest, REHEARSED, UPDATES_MAX,
 };
 use tinygate_testing::{ChunkPlan, Curve, Lived, Script, first, lived, lived_by, short_policy};
+use tinygate_words::audit_summary;
 
 const VIDEO: &str = "video_tokenizer";
 
@@ -134,11 +135,11 @@ fn old_logs_agree_as_before_where_the_next_rules_are_known() {
 fn a_log_of_the_next_rules_replays_by_them_and_says_so() {
     for number in [ONE.number, TWO.number, NEXT.number] {
         let audit = audited(REHEARSED, &run(number).records);
-        assert_eq!(audit.outcome, Outcome::Agreed, "{audit}");
+        assert_eq!(audit.outcome, Outcome::Agreed, "{audit:#?}");
         assert_eq!(audit.rules, Some(number));
         assert_eq!(audit.checked.agreed, audit.checked.decisions);
         let said = format!("by rules {number}: 0 divergences");
-        assert!(audit.summary().ends_with(&said), "{audit}");
+        assert!(audit_summary(&audit).ends_with(&said), "{audit:#?}");
     }
 }
 
@@ -146,10 +147,10 @@ fn a_log_of_the_next_rules_replays_by_them_and_says_so() {
 fn the_same_events_said_to_be_of_other_rules_diverge() {
     for (made_by, claimed) in [(NEXT.number, 1), (1, NEXT.number)] {
         let audit = audited(REHEARSED, &claim(run(made_by).records, claimed));
-        assert_eq!(audit.outcome, Outcome::Diverged, "{audit}");
+        assert_eq!(audit.outcome, Outcome::Diverged, "{audit:#?}");
         assert_eq!(audit.rules, Some(claimed));
         let first = &audit.divergences[0];
-        assert_eq!(first.decision, "gate_decided", "{audit}");
+        assert_eq!(first.decision, "gate_decided", "{audit:#?}");
         assert_eq!(first.divergence, DivergenceKind::Differs);
         assert_eq!(first.gate.unwrap().step.get(), 20);
     }
@@ -159,7 +160,7 @@ fn the_same_events_said_to_be_of_other_rules_diverge() {
 fn a_build_without_the_next_rules_says_that_it_does_not_know_them() {
     let records = run(NEXT.number).records;
     let audit = audited(KNOWN, &records);
-    assert_eq!(audit.outcome, Outcome::NewerVersion, "{audit}");
+    assert_eq!(audit.outcome, Outcome::NewerVersion, "{audit:#?}");
     assert_eq!(audit.outcome.exit_code(), 4);
     assert_eq!(audit.checked.recomputed, 0);
     assert_eq!(audit.skipped[0].decisions, audit.checked.decisions);

@@ -167,7 +167,7 @@ fn bounded(source: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(FILE_MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_MOST {
-        let most = crate::units::bytes(FILE_MOST);
+        let most = crate::numbers::bytes(FILE_MOST);
         return Err(std::io::Error::other(format!("it is larger than {most}")));
     }
     Ok(bytes)

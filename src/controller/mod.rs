@@ -89,8 +89,8 @@ pub enum ControlError {
 impl Advice for ControlError {
     fn hints(&self) -> Vec<Hint> {
         match self {
-            // The store's errors still say it in their texts.
-            ControlError::Append(_) | ControlError::Read(_) => Vec::new(),
+            ControlError::Append(error) => error.hints(),
+            ControlError::Read(error) => error.hints(),
             ControlError::UnknownRules { .. } => {
                 vec![Hint::text("resume it with the version that made it")]
             }

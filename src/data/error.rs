@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::advice::{Advice, Hint};
-use crate::units::bytes;
+use crate::numbers::bytes;
 
 /// A kind of file that holds frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

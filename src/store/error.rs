@@ -8,6 +8,7 @@ use std::io;
 use super::block::Hash;
 use super::disk::{MirrorError, is_full};
 use super::version::UnknownVersion;
+use tinygate_advice::{Advice, Hint};
 use tinygate_events::{Seq, StoreRepaired};
 
 /// Why a log cannot be read further, and from where.
@@ -36,22 +37,37 @@ impl std::fmt::Display for ReadError {
     }
 }
 
+impl Advice for ReadError {
+    fn hints(&self) -> Vec<Hint> {
+        self.kind.hints()
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ReadErrorKind {
-    #[error(
-        "the log is damaged: {what}\nhint: `tinygate repair DIR` rebuilds a run's log from its other copy; `tinygate export` keeps the events before the damage"
-    )]
+    #[error("the log is damaged: {what}")]
     Damaged { what: String },
     #[error("{0}")]
     NewerVersion(UnknownVersion),
-    #[error("there is no log here: {what}\nhint: name a run directory or an exported log")]
+    #[error("there is no log here: {what}")]
     NotALog { what: String },
-    #[error(
-        "the file is empty: there is no event to read\nhint: name a run directory or an exported log"
-    )]
+    #[error("the file is empty: there is no event to read")]
     Empty,
-    #[error("cannot read the log: {0}\nhint: check that it is readable to you")]
+    #[error("cannot read the log: {0}")]
     Io(#[source] io::Error),
+}
+
+impl Advice for ReadErrorKind {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            ReadErrorKind::Damaged { .. } => vec![Hint::RebuildLog, Hint::ExportSoundEvents],
+            ReadErrorKind::NewerVersion(version) => version.hints(),
+            ReadErrorKind::NotALog { .. } | ReadErrorKind::Empty => {
+                vec![Hint::text("name a run directory or an exported log")]
+            }
+            ReadErrorKind::Io(_) => vec![Hint::text("check that it is readable to you")],
+        }
+    }
 }
 
 fn holder(pid: &str, host: &str) -> String {
@@ -65,20 +81,13 @@ fn holder(pid: &str, host: &str) -> String {
 /// Why a log cannot be opened for writing. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error(
-        "{} has this run open\nhint: wait until it ends, or stop it; `tinygate status` and `tinygate log` read beside it",
-        holder(pid, host)
-    )]
+    #[error("{} has this run open", holder(pid, host))]
     Locked { pid: String, host: String },
-    #[error(
-        "another process has the run's sled folder open\nhint: wait until it ends, then try again"
-    )]
+    #[error("another process has the run's sled folder open")]
     SledInUse,
-    #[error(
-        "the system clock is set to a time before 1970\nhint: set it (`date` shows it), then try again"
-    )]
+    #[error("the system clock is set to a time before 1970")]
     Clock,
-    #[error("there is no run here{}\nhint: `tinygate run CONFIG --dir DIR` starts one", if *.remains {
+    #[error("there is no run here{}", if *.remains {
         ": one was started and ended before its first event, so there is nothing to continue"
     } else {
         ""
@@ -87,12 +96,12 @@ pub enum OpenError {
         /// A process left files, but no event.
         remains: bool,
     },
-    #[error("the run directory already has a log\nhint: `tinygate resume` continues it")]
+    #[error("the run directory already has a log")]
     Exists,
     #[error("{0}")]
     NewerVersion(UnknownVersion),
     #[error(
-        "the journal and sled are both whole and differ at event {seq}; nothing was changed\n  journal: {journal}\n  sled: {sled}\nhint: one of them was copied from elsewhere; `tinygate repair DIR --keep journal` (or `--keep sled`) goes on with one and keeps the other aside"
+        "the journal and sled are both whole and differ at event {seq}; nothing was changed\n  journal: {journal}\n  sled: {sled}"
     )]
     Forked {
         /// First event of the first block that differs.
@@ -101,32 +110,58 @@ pub enum OpenError {
         sled: ChainHead,
     },
     #[error(
-        "both copies of the log are damaged; events before {sound} are sound, nothing was changed: {what}\nhint: `tinygate repair DIR --accept-loss` goes on with the sound events and keeps the rest aside; `tinygate export` only copies them"
+        "both copies of the log are damaged; events before {sound} are sound, nothing was changed: {what}"
     )]
     Damaged { sound: Seq, what: String },
     #[error(
-        "the run has checkpoints, and no event is left in either copy of its log; nothing was changed\nhint: bring `log/` back from a backup, or move it away and start a run from a checkpoint with `tinygate run CONFIG --dir DIR --init-from CHECKPOINT`"
+        "the run has checkpoints, and no event is left in either copy of its log; nothing was changed"
     )]
     NoEventLeft,
-    #[error(
-        "a process that reads this run has kept its lock for {seconds} s\nhint: find it with `fuser DIR/lock`, end it, and try again"
-    )]
+    #[error("a process that reads this run has kept its lock for {seconds} s")]
     ReaderKeepsLock { seconds: u64 },
-    #[error("the disk is full: cannot write `{what}`\nhint: free some space and try again")]
+    #[error("the disk is full: cannot write `{what}`")]
     DiskFull { what: String },
-    #[error(
-        "cannot make sled's copy of the log: {what}\nhint: look at the disk and at who may write there, then try again"
-    )]
+    #[error("cannot make sled's copy of the log: {what}")]
     Sled { what: String },
-    #[error(
-        "cannot {verb} `{name}`: {source}\nhint: look at the disk and at who may write there, then try again"
-    )]
+    #[error("cannot {verb} `{name}`: {source}")]
     Io {
         verb: &'static str,
         name: String,
         #[source]
         source: io::Error,
     },
+}
+
+impl Advice for OpenError {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            OpenError::Locked { .. } => vec![
+                Hint::text("wait until it ends, or stop it"),
+                Hint::ReadWhileRunning,
+            ],
+            OpenError::SledInUse => vec![Hint::text("wait until it ends, then try again")],
+            OpenError::Clock => vec![Hint::text("set it (`date` shows it), then try again")],
+            OpenError::NotALog { .. } => vec![Hint::StartRun],
+            OpenError::Exists => vec![Hint::Resume],
+            OpenError::NewerVersion(version) => version.hints(),
+            OpenError::Forked { .. } => vec![
+                Hint::text("one of them was copied from elsewhere"),
+                Hint::KeepOneCopy,
+            ],
+            OpenError::Damaged { .. } => vec![Hint::AcceptLoss, Hint::ExportSoundEvents],
+            OpenError::NoEventLeft => vec![
+                Hint::text("restore `log/` from a backup, or move it away and start another run"),
+                Hint::StartFromCheckpoint,
+            ],
+            OpenError::ReaderKeepsLock { .. } => vec![Hint::text(
+                "find it with `fuser DIR/lock`, end it, and try again",
+            )],
+            OpenError::DiskFull { .. } => vec![Hint::text("free some space and try again")],
+            OpenError::Sled { .. } | OpenError::Io { .. } => vec![Hint::text(
+                "check the disk and the permissions there, then try again",
+            )],
+        }
+    }
 }
 
 impl OpenError {

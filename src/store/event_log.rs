@@ -3,6 +3,7 @@
 use super::error::ReadError;
 use super::folder::Moved;
 use std::io;
+use tinygate_advice::{Advice, Hint};
 use tinygate_events::stored::StoredError;
 use tinygate_events::{Event, Record, Seq};
 
@@ -49,21 +50,13 @@ pub trait EventLog: Send + Sync {
 /// Why events were not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    #[error(
-        "the append expected the log at event {expected}, it is at {actual}\nhint: another writer or a lost append; read the log again"
-    )]
+    #[error("the append expected the log at event {expected}, it is at {actual}")]
     Conflict { expected: Seq, actual: Seq },
-    #[error(
-        "the disk is full; events before {head} are kept, the append was not\nhint: free some space and resume"
-    )]
+    #[error("the disk is full; events before {head} are kept, the append was not")]
     DiskFull { head: Seq },
-    #[error(
-        "the log takes no more events since {why}; events before {head} are kept\nhint: look at the disk, then resume"
-    )]
+    #[error("the log takes no more events since {why}; events before {head} are kept")]
     Refused { head: Seq, why: String },
-    #[error(
-        "cannot write the log at event {head}: {source}\nhint: look at the disk, then resume; events before it are kept"
-    )]
+    #[error("cannot write the log at event {head}: {source}; events before it are kept")]
     Io {
         head: Seq,
         #[source]
@@ -71,20 +64,35 @@ pub enum AppendError {
     },
     #[error(transparent)]
     Moved(#[from] Moved),
-    #[error(
-        "event {seq} cannot be stored: {source}\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
-    )]
+    #[error("bug: event {seq} cannot be stored: {source}; the log is sound")]
     NotStorable {
         seq: Seq,
         #[source]
         source: StoredError,
     },
     #[error(
-        "one append holds {bytes} bytes, at most {limit} are stored together\nhint: this is a fault of tinygate; the log is sound, so report it and resume with another build"
+        "bug: one append holds {bytes} bytes, at most {limit} are stored together; the log is sound"
     )]
     TooLarge { bytes: u64, limit: u64 },
-    #[error(
-        "the log's sequence numbers are used up at {head}\nhint: begin a new run from a checkpoint with `tinygate run --init-from`"
-    )]
+    #[error("the log's sequence numbers are used up at {head}")]
     Exhausted { head: Seq },
+}
+
+impl Advice for AppendError {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            AppendError::Conflict { .. } => vec![Hint::text(
+                "another process writes the log, or an append was lost; read the log again",
+            )],
+            AppendError::DiskFull { .. } => vec![Hint::text("free some space and resume")],
+            AppendError::Refused { .. } | AppendError::Io { .. } => {
+                vec![Hint::text("check the disk, then resume")]
+            }
+            AppendError::Moved(moved) => moved.hints(),
+            AppendError::NotStorable { .. } | AppendError::TooLarge { .. } => {
+                vec![Hint::ReportWithLog, Hint::text("resume with another build")]
+            }
+            AppendError::Exhausted { .. } => vec![Hint::StartFromCheckpoint],
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{fstat, stat};
+use tinygate_advice::{Advice, Hint};
 
 /// Where a run writes.
 #[derive(Debug)]
@@ -21,13 +22,24 @@ pub struct RunFolder {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Moved {
     #[error(
-        "the run directory `{path}` was moved to `{now}` while it was in use; nothing was written to the old place\nhint: resume the run where it is now: `tinygate resume {now}`", path = .path.display(), now = .now.display()
+        "the run directory `{path}` was moved to `{now}` while it was in use; nothing was written to the old place", path = .path.display(), now = .now.display()
     )]
     To { path: PathBuf, now: PathBuf },
     #[error(
-        "the run directory `{}` was moved or deleted while it was in use; nothing was written in its place\nhint: if it was moved, resume the run where it is now", .path.display()
+        "the run directory `{}` was moved or deleted while it was in use; nothing was written in its place", .path.display()
     )]
     Away { path: PathBuf },
+}
+
+impl Advice for Moved {
+    fn hints(&self) -> Vec<Hint> {
+        vec![match self {
+            Moved::To { now, .. } => Hint::ResumeMoved {
+                dir: now.display().to_string(),
+            },
+            Moved::Away { .. } => Hint::text("if it was moved, resume the run where it is now"),
+        }]
+    }
 }
 
 impl RunFolder {

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tinygate_advice::{Advice, Hint};
+
 use super::disk::JOURNAL;
 use super::error::{OpenError, ReadError};
 use super::reader::{LogFile, Tail};
@@ -16,7 +18,7 @@ pub enum TransferError {
     Log(#[from] ReadError),
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("`{path}` exists already\nhint: name another file, or replace it with `--force`")]
+    #[error("`{path}` exists already")]
     InTheWay { path: PathBuf },
     #[error("cannot read `{path}`: {source}")]
     Read {
@@ -24,21 +26,35 @@ pub enum TransferError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot write `{path}`: {source}\nhint: name a file in a folder that you may write to")]
+    #[error("cannot write `{path}`: {source}")]
     Write {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error(
-        "cannot rename `{from}` to `{to}`: {source}\nhint: name a file in a folder that you may write to"
-    )]
+    #[error("cannot rename `{from}` to `{to}`: {source}")]
     Rename {
         from: PathBuf,
         to: PathBuf,
         #[source]
         source: io::Error,
     },
+}
+
+impl Advice for TransferError {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            TransferError::Log(error) => error.hints(),
+            TransferError::Open(error) => error.hints(),
+            TransferError::InTheWay { .. } => {
+                vec![Hint::text("name another file"), Hint::ReplaceFile]
+            }
+            TransferError::Read { .. } => Vec::new(),
+            TransferError::Write { .. } | TransferError::Rename { .. } => {
+                vec![Hint::text("name a file in a folder that you may write to")]
+            }
+        }
+    }
 }
 
 /// What an export holds.

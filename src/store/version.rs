@@ -1,5 +1,7 @@
 //! A version in a log that this build does not know.
 
+use tinygate_advice::{Advice, Hint};
+
 /// Written by a newer build: no damage, and nothing this build may guess at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownVersion {
@@ -15,12 +17,17 @@ impl std::fmt::Display for UnknownVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "written by a newer build: {} {}, this build knows up to {}\nhint: ",
+            "written by a newer build: {} {}, this build knows up to {}",
             self.what, self.found, self.known
-        )?;
-        match &self.written_by {
-            Some(version) => write!(f, "use tinygate {version} or later"),
-            None => write!(f, "use a later tinygate"),
-        }
+        )
+    }
+}
+
+impl Advice for UnknownVersion {
+    fn hints(&self) -> Vec<Hint> {
+        vec![match &self.written_by {
+            Some(version) => Hint::text(format!("use tinygate {version} or later")),
+            None => Hint::text("use a later tinygate"),
+        }]
     }
 }

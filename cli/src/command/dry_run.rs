@@ -19,7 +19,7 @@ use tinygate::machine::RunState;
 use tinygate::store::MemoryLog;
 use tinygate::train::actor::{self, ActorSetup};
 use tinygate::trainer::{FileJudge, NoProgress, Patience, Progress, StopRequest};
-use tinygate_replay::{describe, passes_when};
+use tinygate_words::{describe, passes_when};
 
 use super::prepare::{LIBTORCH_VERSION, Prepared};
 use super::ranks::Gathered;
@@ -124,7 +124,7 @@ struct Asked {
 fn asked(stage: &StagePolicy) -> Vec<Asked> {
     let asked = |criterion: &Criterion| Asked {
         criterion: criterion.name.clone(),
-        passes_when: passes_when(&criterion.test, number, count),
+        passes_when: passes_when(&criterion.test),
         asked: match criterion.applies {
             Applies::EveryGate => "every gate",
             Applies::AtTarget => "at the target",

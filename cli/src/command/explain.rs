@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 use tinygate::events::{Event, Policy, Record};
 use tinygate::store::RunLock;
-use tinygate_replay::{describe, explain};
+use tinygate_words::{describe, explain};
 
 use super::records;
 use crate::args::ExplainArgs;

@@ -100,7 +100,10 @@ pub fn prepare(args: &RunArgs) -> anyhow::Result<Prepared> {
 impl Prepared {
     /// What is to be known of the data once nothing refuses the run any more.
     pub fn warnings(&self) -> Vec<String> {
-        output::dataset::warnings(&self.created.dataset, &self.frames)
+        output::dataset::warnings(
+            &self.created.dataset,
+            tinygate::data::still::brightest(&self.frames),
+        )
     }
 }
 

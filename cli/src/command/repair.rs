@@ -6,7 +6,7 @@ use anyhow::Context;
 use tinygate::events::{Event, Record, Seq};
 use tinygate::machine::Machine;
 use tinygate::store::{Durability, EventLog, LogCopy, Repair, RepairOptions, Store, rehearse};
-use tinygate_replay::describe;
+use tinygate_words::describe;
 
 use super::lost::Lost;
 use super::user;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use tinygate_replay::{Audit, Outcome, audit_file, json_line, places};
+use tinygate_replay::{Audit, Outcome, audit_file, places};
+use tinygate_words::{audit_json_line, audit_text};
 
 use crate::args::ReplayArgs;
 use crate::exit::Exit;
@@ -20,7 +21,7 @@ pub fn perform(args: &ReplayArgs) -> anyhow::Result<Exit> {
             outcomes.push(Outcome::Unreadable);
             continue;
         }
-        for path in places::logs(place).map_err(super::walk::advised)? {
+        for path in places::logs(place)? {
             if places::has_no_log(&path) {
                 output::say(&format!(
                     "{}: there is no run here, so nothing was checked",
@@ -69,9 +70,9 @@ fn retrain(_: &ReplayArgs, _: &Path) -> anyhow::Result<Exit> {
 
 fn print(path: &Path, audit: &Audit, json: bool) -> anyhow::Result<()> {
     if json {
-        output::data_line(&json_line(path, audit)?)?;
+        output::data_line(&audit_json_line(path, audit)?)?;
     } else {
-        output::data(&format!("{}: {audit}", path.display()))?;
+        output::data(&format!("{}: {}", path.display(), audit_text(audit)))?;
     }
     Ok(())
 }

@@ -148,6 +148,7 @@ fn lines(args: &StatusArgs, summary: &Summary, attention: &Attention) -> Vec<Str
         ));
     }
     lines.push(String::new());
-    lines.extend(summary.lines_in(directory.is_some().then_some(args.dir.as_path())));
+    lines
+        .extend(summary.lines_without(|path| directory.is_some() && !args.dir.join(path).exists()));
     lines
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tinygate_replay::places::{self, WalkError};
+use tinygate_replay::places;
 
 /// Calls `enter` for `place` and, down to `depth_most` below it, for the folders that it answers.
 ///
@@ -14,11 +14,5 @@ pub fn walk(
     depth_most: u32,
     enter: impl FnMut(&Path) -> io::Result<Vec<PathBuf>>,
 ) -> anyhow::Result<()> {
-    places::walk(place, depth_most, enter).map_err(advised)
-}
-
-/// The error with its hint.
-pub fn advised(error: WalkError) -> anyhow::Error {
-    let hint = error.hint();
-    anyhow::anyhow!("{error}\nhint: {hint}")
+    Ok(places::walk(place, depth_most, enter)?)
 }

@@ -10,12 +10,10 @@ use tinygate::controller::Observer;
 use tinygate::events::{Event, InterruptReason, Record, StageName};
 use tinygate::machine::RunState;
 use tinygate::trainer::Progress;
-use tinygate_replay::{describe, explain};
+use tinygate_words::numbers::{count, duration, number};
+use tinygate_words::{Summary, describe, explain, gate_lines, numbers};
 
-use super::gate::gate_lines;
-use super::{
-    GateJson, Style, Summary, count, data_line, duration, number, say, stderr_is_terminal,
-};
+use super::{GateJson, Style, data_line, say, stderr_is_terminal};
 
 /// Between plain lines.
 const PLAIN: Duration = Duration::from_secs(10);
@@ -116,7 +114,9 @@ impl Console {
             Event::GateDecided(gate) => {
                 if !self.json {
                     let stage = state.stage_named(&gate.stage);
-                    self.say_all(&gate_lines(gate, stage, self.style));
+                    let lines = gate_lines(gate, stage);
+                    let painted = lines.iter().map(|line| self.style.line(line));
+                    self.say_all(&painted.collect::<Vec<_>>());
                 }
             }
             Event::CheckpointJudged(judged) => {
@@ -241,7 +241,7 @@ fn plain(progress: &Progress) -> String {
 }
 
 fn rate(progress: &Progress) -> String {
-    format!("{:.1}", progress.updates_per_second)
+    numbers::rate(progress.updates_per_second)
 }
 
 /// Until the stage's target.

@@ -1,14 +1,7 @@
-//! A gate: six keys for programs, a few lines for people.
+//! A gate as JSON: six keys in the order of the specification.
 
 use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
-use tinygate::events::{
-    Action, Criterion, CriterionResult, CriterionTest, Event, GateDecided, Metric, Scalar,
-    SettingPatch, SettingValue, Verdict, metric,
-};
-use tinygate::machine::StageState;
-use tinygate_replay::{consequences, reason, relation};
-
-use super::{Style, count, number};
+use tinygate::events::{Action, Event, Metric, Scalar, SettingPatch, SettingValue};
 
 /// The object that stands for a gate, its keys in the order of the specification.
 #[derive(Debug)]
@@ -22,8 +15,8 @@ pub struct GateJson<'a> {
 }
 
 impl<'a> GateJson<'a> {
-    /// `None` for an event that decides no gate. A stage that is reopened is none: its
-    /// gate was printed when it was decided.
+    /// `None` for an event that decides no gate. A reopened stage has none: its gate was printed
+    /// when it was decided.
     pub fn of(event: &'a Event) -> Option<GateJson<'a>> {
         let Event::GateDecided(gate) = event else {
             return None;
@@ -86,97 +79,13 @@ impl Serialize for PatchesJson<'_> {
     }
 }
 
-/// A gate's decision, each criterion in a row, what was found, and what comes next.
-pub fn gate_lines(gate: &GateDecided, stage: Option<&StageState>, style: Style) -> Vec<String> {
-    let criteria = stage.map_or([].as_slice(), |stage| stage.policy.criteria.as_slice());
-    let mut lines = vec![headline(gate, style)];
-    lines.extend(rows(gate, criteria, style));
-    lines.extend(skill(gate));
-    let notes = consequences(gate).into_iter();
-    lines.extend(notes.map(|line| match line.strip_prefix("  note: ") {
-        Some(note) => format!("  {} {note}", style.notable("note:")),
-        None => line,
-    }));
-    lines
-}
-
-fn headline(gate: &GateDecided, style: Style) -> String {
-    let decision = gate.decision.as_str();
-    let decision = match gate.decision {
-        Action::Continue => style.good(decision),
-        Action::Retune | Action::RestartStage => style.notable(decision),
-        Action::Stop => style.bad(decision),
-    };
-    let loss = value(gate, metric::GATE_LOSS)
-        .map_or(String::new(), |loss| format!(", loss {}", number(loss)));
-    format!(
-        "{} gate at {}: {decision} (chunk {}{loss})",
-        style.strong(gate.stage.as_str()),
-        count(gate.gate_step.get()),
-        gate.chunk,
-    )
-}
-
-fn value(gate: &GateDecided, name: &str) -> Option<f64> {
-    Metric::find(&gate.metrics, name)?.finite()
-}
-
-fn rows(gate: &GateDecided, criteria: &[Criterion], style: Style) -> Vec<String> {
-    let names = gate.criteria.iter().map(|result| result.name.len());
-    let width = names.max().unwrap_or(0);
-    let row = |result: &CriterionResult| {
-        let verdict = match result.verdict {
-            Verdict::Pass => style.good("pass"),
-            Verdict::Fail => style.bad("FAIL"),
-            Verdict::NotApplicable => style.faint("n/a "),
-        };
-        let test = criteria
-            .iter()
-            .find(|criterion| criterion.name == result.name);
-        let numbers = test.and_then(|criterion| numbers(result, &criterion.test));
-        let why = result.why.as_ref();
-        let why = why.map(|why| reason(why, test.map(|criterion| &criterion.test)));
-        let text: Vec<String> = [numbers, why].into_iter().flatten().collect();
-        let line = format!("  {verdict}  {:<width$}  {}", result.name, text.join("; "));
-        line.trim_end().to_owned()
-    };
-    gate.criteria.iter().map(row).collect()
-}
-
-/// Value and limit, where a criterion compares the two.
-fn numbers(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
-    let relation = relation(test)?;
-    let limit = number(result.limit?.get());
-    Some(match (result.value, result.verdict) {
-        (None, _) => format!("asked {relation} {limit}"),
-        (Some(value), Verdict::Fail) => {
-            format!("{}, asked {relation} {limit}", number(value.get()))
-        }
-        (Some(value), Verdict::Pass | Verdict::NotApplicable) => {
-            format!("{} {relation} {limit}", number(value.get()))
-        }
-    })
-}
-
-fn skill(gate: &GateDecided) -> Option<String> {
-    let skill = number(value(gate, metric::SKILL)?);
-    let moving = value(gate, metric::SKILL_MOVING).map_or(String::new(), |moving| {
-        format!(", {} on what moves", number(moving))
-    });
-    Some(format!(
-        "  skill {skill}{moving} (1 is perfect, 0 is the trivial predictor)"
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tinygate::events::{
-        Attempt, CheckpointRef, ChunkNumber, CriterionReason, PatchReason, SettingKey, StageName,
+        Attempt, CheckpointRef, ChunkNumber, GateDecided, PatchReason, SettingKey, StageName,
         StageReopened, Step,
     };
-    use tinygate::presets::ModelKind;
-    use tinygate::presets::{self, Preset};
 
     fn gate() -> GateDecided {
         let metric = |name: &str, value: Option<f64>| Metric {
@@ -258,56 +167,6 @@ mod tests {
         assert!(
             json.ends_with(r#""resume_from":null,"config_patch_applied":{}}"#),
             "{json}"
-        );
-    }
-
-    #[test]
-    fn lines_say_decision_criteria_patch_and_where_it_goes_on() {
-        let result = |name: &str, verdict, value, limit, why| CriterionResult {
-            name: name.to_owned(),
-            verdict,
-            value,
-            limit,
-            why,
-        };
-        let (value, limit) = (Scalar::new(0.5), Scalar::new(0.01));
-        let fresh = CriterionReason::FreshStart;
-        let gate = GateDecided {
-            criteria: vec![
-                result("loss_latest", Verdict::Fail, Some(value), Some(limit), None),
-                result(
-                    "loss_trend",
-                    Verdict::NotApplicable,
-                    None,
-                    None,
-                    Some(fresh),
-                ),
-                result(
-                    "checkpoint_valid",
-                    Verdict::Pass,
-                    Some(Scalar::new(1.0)),
-                    None,
-                    None,
-                ),
-            ],
-            config_patch_applied: gate().config_patch_applied.into_iter().take(1).collect(),
-            ..gate()
-        };
-        let policy = presets::stage(Preset::Seed, ModelKind::VideoTokenizer);
-        let stage = StageState::new(&policy, 5);
-        let lines = gate_lines(&gate, Some(&stage), Style::plain());
-        assert_eq!(
-            lines,
-            [
-                "video_tokenizer gate at 100: retune (chunk 1, loss 0.1)",
-                "  FAIL  loss_latest       0.5, asked <= 0.01",
-                "  n/a   loss_trend        there is no gate before this one",
-                "  pass  checkpoint_valid",
-                "  rung 1 applied; the next failure tries rung 2 first",
-                "  learning_rate from 0.003 to 0.0015 (rung 1)",
-                "  failures so far: 1",
-                "  goes on from `video_tokenizer/checkpoints/video_tokenizer_step_100` (update 100)",
-            ]
         );
     }
 }

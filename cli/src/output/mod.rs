@@ -4,32 +4,25 @@
 //! said by colour alone. Nothing here decides, reads a log or trains.
 
 mod console;
-pub mod dataset;
 mod error;
-mod event;
 mod gate;
 mod hint;
-mod numbers;
 mod style;
-mod summary;
-mod table;
-mod words;
 
 use std::io::{self, IsTerminal, Write};
 
-pub use tinygate::units::bytes;
 use tracing_subscriber::EnvFilter;
 
 pub use console::Console;
 pub use error::error;
-pub use event::event_line;
 pub use gate::GateJson;
-pub use hint::hint;
-pub use numbers::{count, duration, number, timestamp};
 pub use style::Style;
-pub use summary::{StageSummary, Summary};
-pub use table::{Align, Table};
-pub use words::setting;
+#[cfg(feature = "train")]
+pub use tinygate_words::dataset;
+pub use tinygate_words::numbers::{bytes, count, timestamp};
+#[cfg(feature = "train")]
+pub use tinygate_words::numbers::{duration, number};
+pub use tinygate_words::{Align, StageSummary, Summary, Table, event_line, hint, setting};
 
 /// Warnings of the libraries go to stderr; `RUST_LOG` may ask for more.
 pub fn warnings_to_stderr() {

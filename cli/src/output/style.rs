@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
+use tinygate_words::{Line, Tone};
+
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
     colours: bool,
@@ -24,11 +26,6 @@ impl Style {
         }
     }
 
-    #[cfg(test)]
-    pub const fn plain() -> Style {
-        Style { colours: false }
-    }
-
     pub fn colours(self) -> bool {
         self.colours
     }
@@ -41,16 +38,25 @@ impl Style {
         self.paint("31", text)
     }
 
-    pub fn notable(self, text: &str) -> String {
-        self.paint("33", text)
-    }
-
     pub fn strong(self, text: &str) -> String {
         self.paint("1", text)
     }
 
     pub fn faint(self, text: &str) -> String {
         self.paint("2", text)
+    }
+
+    /// A line in the colours of its tones.
+    pub fn line(self, line: &Line) -> String {
+        let part = |(tone, text): (Tone, &str)| match tone {
+            Tone::Plain => text.to_owned(),
+            Tone::Good => self.good(text),
+            Tone::Bad => self.bad(text),
+            Tone::Notable => self.paint("33", text),
+            Tone::Strong => self.strong(text),
+            Tone::Faint => self.faint(text),
+        };
+        line.parts().map(part).collect()
     }
 
     fn paint(self, code: &str, text: &str) -> String {

@@ -14,8 +14,8 @@ use super::stages::Stages;
 use super::{scores, weights};
 use crate::events::{CheckpointRef, CheckpointWritten, ChunkFinished, Scalar, StageName, Step};
 use crate::machine::TrainChunk;
+use crate::numbers::bytes;
 use crate::trainer::{Progress, StopRequest, TrainerFact};
-use crate::units::bytes;
 
 /// Free space that must be left beside a chunk's checkpoints before it begins.
 const SPARE_BYTES: u64 = 16 << 20;

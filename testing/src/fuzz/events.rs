@@ -5,7 +5,7 @@ use tinygate::config::Config;
 use tinygate::events::stored::frame::{Assembler, Frame};
 use tinygate::events::stored::{Form, KINDS, decode, encode_into};
 use tinygate::events::{Event, Policy, Record};
-use tinygate_replay::{describe, explain};
+use tinygate_words::{describe, explain};
 
 /// Frames one after the other, put together and decoded.
 pub fn frames(data: &[u8]) {

@@ -8,7 +8,8 @@ use tinygate::store::disk::Disk;
 use tinygate::store::{
     FILE_HEADER, LogFile, MAX_BLOCK, OpenError, ReadError, RepairOptions, Store, Writer,
 };
-use tinygate_replay::{audit, describe, explain};
+use tinygate_replay::audit;
+use tinygate_words::{describe, explain};
 
 use super::disk::{MemoryDisk, MemoryFile};
 

@@ -105,7 +105,7 @@ impl Ledger {
             return;
         }
         if audit.outcome != Outcome::Agreed || audit.checked.agreed != audit.checked.decisions {
-            self.violated(format!("replay does not agree: {audit}"));
+            self.violated(format!("replay does not agree: {audit:#?}"));
         }
     }
 

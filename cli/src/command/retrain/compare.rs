@@ -137,7 +137,7 @@ fn devices(one: &ProcessStarted, other: &ProcessStarted) -> String {
     if one.cards.is_empty() || other.cards.is_empty() {
         return one.devices.join(", ");
     }
-    tinygate_replay::hardware(one)
+    tinygate_words::hardware(one)
 }
 
 #[cfg(test)]

@@ -278,7 +278,7 @@ impl Bench {
                 Report::Fact(TrainerFact::ChunkFinished(_)) => break,
                 Report::Fact(TrainerFact::ChunkFailed(failed)) => {
                     let failed = Event::ChunkFailed(failed);
-                    return Ok(Some(Err(tinygate_replay::describe(&failed))));
+                    return Ok(Some(Err(tinygate_words::describe(&failed))));
                 }
                 Report::Fact(fact) => found.add(&fact.into()),
             }

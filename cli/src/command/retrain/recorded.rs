@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tinygate::events::{Column, Event, Metric, ProcessStarted, Record, Scalar, Step, metric};
 use tinygate::machine::{Command, Decision, Machine, TrainChunk};
-use tinygate_replay::describe;
+use tinygate_words::describe;
 
 /// A chunk as the log has it, or the part of one that was trained with the same settings: a person
 /// who resumes inside a chunk may change some, and the rest is another part.

@@ -1,15 +1,12 @@
 //! The criteria of a gate in words: what each kind asks, and how a value compares with its limit.
 
-use tinygate_events::{CriterionResult, CriterionTest, Limit, Scalar, Verdict};
+use tinygate_events::{CriterionReason, CriterionResult, CriterionTest, Limit, Scalar, Verdict};
 
-use crate::numbers::{of, short};
+use crate::numbers::{count, number, percent};
+use crate::values::optional_number;
 
-/// What a criterion passes on, before there is a gate. Numbers are written as the caller does.
-pub fn passes_when(
-    test: &CriterionTest,
-    number: fn(f64) -> String,
-    count: fn(u64) -> String,
-) -> String {
+/// What a criterion passes on, before there is a gate.
+pub fn passes_when(test: &CriterionTest) -> String {
     let of_limit = |limit: &Limit| match limit {
         Limit::Constant(limit) => number(limit.get()),
         Limit::Schedule(entries) => {
@@ -25,16 +22,13 @@ pub fn passes_when(
         } else {
             String::new()
         };
-        format!("{} %{errors}", number(tolerance * 100.0))
+        format!("{}{errors}", percent(tolerance))
     };
     match test {
         CriterionTest::CheckpointValid => "the checkpoint is accepted".to_owned(),
         CriterionTest::LossFinite => "every loss is finite".to_owned(),
         CriterionTest::LossTrend { tolerance } => {
-            format!(
-                "loss < the gate before + {} %",
-                number(tolerance.get() * 100.0)
-            )
+            format!("loss < the gate before + {}", percent(tolerance.get()))
         }
         CriterionTest::LossLatest { limit } => format!("latest loss <= {}", of_limit(limit)),
         CriterionTest::MetricAtLeast { metric, limit } => {
@@ -55,8 +49,8 @@ pub fn passes_when(
             within(tolerance.get(), standard_errors.get())
         ),
         CriterionTest::VisualStructure { share, .. } => format!(
-            "less than {} % of the frames have lost their structure",
-            number(share.get() * 100.0)
+            "less than {} of the frames have lost their structure",
+            percent(share.get())
         ),
         CriterionTest::SkillAbove { metric, limit } => format!("{metric} > {}", of_limit(limit)),
         CriterionTest::MetricsFresh => "every metric asked for is new".to_owned(),
@@ -64,7 +58,7 @@ pub fn passes_when(
 }
 
 /// How a passing value relates to its limit, where a criterion compares the two.
-pub const fn relation(test: &CriterionTest) -> Option<&'static str> {
+pub(crate) const fn relation(test: &CriterionTest) -> Option<&'static str> {
     Some(match test {
         CriterionTest::CheckpointValid
         | CriterionTest::LossFinite
@@ -80,9 +74,9 @@ pub const fn relation(test: &CriterionTest) -> Option<&'static str> {
 
 /// Value against limit, in the words of the criterion's kind.
 pub(crate) fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
-    let value = result.value.map(|value| short(value.get()))?;
+    let value = result.value.map(|value| number(value.get()))?;
     let failed = result.verdict == Verdict::Fail;
-    let limit = of(result.limit);
+    let limit = optional_number(result.limit);
     let must = |what: &str, relation: &str| {
         let verb = if failed { "must be" } else { "is" };
         format!("{what} {value} {verb} {relation} {limit}")
@@ -121,5 +115,62 @@ pub(crate) fn comparison(result: &CriterionResult, test: &CriterionTest) -> Opti
         } else {
             "everything the criteria need is fresh".to_owned()
         }),
+    }
+}
+
+/// Why a criterion of this kind failed or does not apply.
+pub(crate) fn reason(reason: &CriterionReason, test: Option<&CriterionTest>) -> String {
+    match reason {
+        CriterionReason::OnlyAtTarget => "it is asked at the target only".to_owned(),
+        CriterionReason::FreshStart => "there is no gate before this one".to_owned(),
+        CriterionReason::PreviousNotFinite => "the previous gate's loss was not finite".to_owned(),
+        CriterionReason::NotFinite => "a value is not finite".to_owned(),
+        CriterionReason::TooFewSamples { found, needed } => {
+            format!("{found} finite samples, {needed} are needed")
+        }
+        CriterionReason::Missing { metric } => format!("`{metric}` was not logged"),
+        CriterionReason::Stale {
+            metric,
+            last,
+            needed_after,
+        } => format!(
+            "`{metric}` was last logged at update {last}, it is needed after {needed_after}"
+        ),
+        CriterionReason::NoPicture => "there is no new picture".to_owned(),
+        CriterionReason::NoSkillToMeasure => match test {
+            Some(CriterionTest::VisualStructure { .. }) => {
+                "every held-out frame is the mean image, so there is no structure to keep"
+                    .to_owned()
+            }
+            Some(_) | None => "the trivial predictor leaves nothing to be better at".to_owned(),
+        },
+        CriterionReason::NoStructureToMeasure => {
+            "every held-out frame is the mean image, so there is no structure to keep".to_owned()
+        }
+        CriterionReason::NoCheckpoint => "there is no checkpoint at the gate".to_owned(),
+        CriterionReason::NotJudged => "the checkpoint was not judged".to_owned(),
+        CriterionReason::Rejected { code, text } => {
+            format!("the checkpoint was rejected ({code}): {text}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinygate_presets::{self as presets, ModelKind, Preset};
+
+    #[test]
+    fn a_picture_without_structure_is_not_said_to_lack_skill() {
+        let dynamics = presets::stage(Preset::Strict, ModelKind::Dynamics);
+        let said = |name: &str| {
+            let known = dynamics.criteria.iter().find(|known| known.name == name);
+            reason(
+                &CriterionReason::NoSkillToMeasure,
+                Some(&known.unwrap().test),
+            )
+        };
+        assert!(said("visual_structure").contains("no structure to keep"));
+        assert!(said("skill").contains("trivial predictor"));
     }
 }

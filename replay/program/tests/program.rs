@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tinygate_replay::{Outcome, audit_file};
+use tinygate_words::audit_text;
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tinygate-audit"))
@@ -15,7 +16,7 @@ fn run(arguments: &[&str]) -> Output {
 }
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("logs")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../logs")
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -33,7 +34,10 @@ fn each_recorded_log_is_answered_as_by_the_library() {
         let audit = audit_file(&path);
         let name = path.to_str().unwrap();
         let output = run(&[name]);
-        assert_eq!(text(&output.stdout), format!("{name}: {audit}"));
+        assert_eq!(
+            text(&output.stdout),
+            format!("{name}: {}", audit_text(&audit))
+        );
         assert_eq!(
             output.status.code(),
             Some(i32::from(audit.outcome.exit_code())),

@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tinygate_replay::{Outcome, audit_file, json_line, places};
+use tinygate_replay::{Outcome, audit_file, places};
+use tinygate_words::{audit_json_line, audit_text, hint};
 
 const HELP: &str = "\
 Recompute every recorded decision of logs of tinygate, and compare
@@ -93,7 +94,7 @@ fn audit(named: &[PathBuf], json: bool) -> io::Result<u8> {
         let logs = match places::logs(place) {
             Ok(logs) => logs,
             Err(error) => {
-                complain(&error.to_string(), error.hint());
+                complain(&error.to_string(), &hint(&error).unwrap_or_default());
                 return Ok(USAGE);
             }
         };
@@ -109,9 +110,9 @@ fn audit(named: &[PathBuf], json: bool) -> io::Result<u8> {
             let audit = audit_file(&log);
             outcomes.push(audit.outcome);
             if json {
-                print(&format!("{}\n", json_line(&log, &audit)?))?;
+                print(&format!("{}\n", audit_json_line(&log, &audit)?))?;
             } else {
-                print(&format!("{}: {audit}", log.display()))?;
+                print(&format!("{}: {}", log.display(), audit_text(&audit)))?;
             }
         }
     }
@@ -133,5 +134,8 @@ fn say(line: &str) {
 }
 
 fn complain(what: &str, hint: &str) {
-    say(&format!("error: {what}\n\nhint: {hint}"));
+    say(&format!("error: {what}"));
+    if !hint.is_empty() {
+        say(&format!("\nhint: {hint}"));
+    }
 }

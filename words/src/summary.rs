@@ -1,16 +1,16 @@
 //! Where a run stands: the fold of its log, and what each stage cost.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Serialize;
-use tinygate::events::{
+use tinygate_events::{
     CheckpointRef, ChunkStarted, Column, Event, GateDecided, InterruptReason, Metric,
     MetricsLogged, Record, Seq, StageName, Steps, metric,
 };
-use tinygate::machine::{Machine, RunPhase, RunState, StageState};
+use tinygate_machine::{Machine, Phase, RunPhase, RunState, StageState};
 
-use super::{Align, Table, count, duration, number, words};
+use crate::numbers::{count, duration, number, rate};
+use crate::table::{Align, Table};
 
 /// A log, folded event by event.
 #[derive(Debug)]
@@ -239,7 +239,7 @@ impl Summary {
         let resume_from = stage.passed().or_else(newest).map(path);
         StageSummary {
             stage: stage.name().to_string(),
-            phase: words::phase(&stage.phase),
+            phase: phase(&stage.phase),
             step: stage.step().get(),
             target: stage.settings.n_updates,
             gates: stage.gates.len(),
@@ -261,13 +261,13 @@ impl Summary {
         }
     }
 
-    /// The stages under each other, the chunk under way, and the best checkpoints.
+    /// A table of the stages, the chunk under way, and the best checkpoints.
     pub fn lines(&self) -> Vec<String> {
-        self.lines_in(None)
+        self.lines_without(|_| false)
     }
 
-    /// As [`Summary::lines`], and says which checkpoints are not in the directory `dir`.
-    pub fn lines_in(&self, dir: Option<&Path>) -> Vec<String> {
+    /// As [`Summary::lines`], and marks the checkpoints that are missing from the run directory.
+    pub fn lines_without(&self, is_missing: impl Fn(&str) -> bool) -> Vec<String> {
         let mut table = Table::new(&[
             ("stage", Align::Left),
             ("phase", Align::Left),
@@ -300,11 +300,13 @@ impl Summary {
         let mut lines = table.lines();
         lines.extend(stages.iter().filter_map(chunk_line));
         let best = stages.iter().filter_map(|stage| stage.best.as_ref());
-        lines.extend(best.map(|best| match dir {
-            Some(dir) if !dir.join(best).exists() => {
-                format!("best: {best} (not in this directory)")
-            }
-            Some(_) | None => format!("best: {best}"),
+        lines.extend(best.map(|best| {
+            let place = if is_missing(best) {
+                " (not in this directory)"
+            } else {
+                ""
+            };
+            format!("best: {best}{place}")
         }));
         lines
     }
@@ -333,15 +335,18 @@ fn chunk_line(stage: &StageSummary) -> Option<String> {
         count(chunk.gate)
     )];
     let loss = chunk.loss.map(|loss| format!("loss {}", number(loss)));
-    let rate = chunk.learning_rate;
-    let rate = rate.map(|rate| format!("learning rate {}", number(rate)));
+    let learning_rate = chunk.learning_rate;
+    let learning_rate = learning_rate.map(|value| format!("learning rate {}", number(value)));
     let speed = chunk.updates_per_second;
-    let speed = speed.map(|speed| format!("{speed:.1} updates/s"));
+    let speed = speed.map(|speed| format!("{} updates/s", rate(speed)));
     let eta = chunk.gate_eta_seconds.zip(chunk.target_eta_seconds);
     let eta = eta.map(|(gate, target)| {
         format!("gate in {}, target in {}", duration(gate), duration(target))
     });
-    let known: Vec<String> = [loss, rate, speed, eta].into_iter().flatten().collect();
+    let known: Vec<String> = [loss, learning_rate, speed, eta]
+        .into_iter()
+        .flatten()
+        .collect();
     if known.is_empty() {
         return None;
     }
@@ -349,10 +354,27 @@ fn chunk_line(stage: &StageSummary) -> Option<String> {
     Some(parts.join(", "))
 }
 
+/// What a stage is doing.
+const fn phase(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "waiting",
+        Phase::Measuring => "measuring",
+        Phase::Recording { .. } => "between chunks",
+        Phase::Training => "training",
+        Phase::Rewinding => "rewinding",
+        Phase::Gating => "at a gate",
+        Phase::Failed { .. } => "after a failed chunk",
+        Phase::Ending { .. } | Phase::Stopping { .. } => "stopping",
+        Phase::Stopped { .. } => "stopped",
+        Phase::Reopening { .. } => "reopening",
+        Phase::Passed { .. } => "passed",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tinygate::events::Scalar;
+    use tinygate_events::Scalar;
 
     #[test]
     fn the_last_step_of_a_column_is_found_in_either_form() {

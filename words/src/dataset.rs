@@ -1,9 +1,8 @@
 //! What was read of the data, in a few lines.
 
-use tinygate::data::{Frames, still};
-use tinygate::events::{Dataset, PassedOver, Recording};
+use tinygate_events::{Dataset, PassedOver, Recording};
 
-use super::count;
+use crate::numbers::count;
 
 /// Recordings and warnings of a kind that are shown one by one.
 const SHOWN: usize = 4;
@@ -39,7 +38,9 @@ fn recording(recording: &Recording) -> String {
 }
 
 /// What a person should look at before training.
-pub fn warnings(dataset: &Dataset, frames: &Frames) -> Vec<String> {
+///
+/// `brightest` is the highest value of all frames.
+pub fn warnings(dataset: &Dataset, brightest: u8) -> Vec<String> {
     let gaps: Vec<&Recording> = dataset
         .recordings
         .iter()
@@ -60,7 +61,6 @@ pub fn warnings(dataset: &Dataset, frames: &Frames) -> Vec<String> {
             found.example
         )
     }));
-    let brightest = still::brightest(frames);
     if brightest <= 1 {
         warnings.push(format!(
             "warning: the brightest value of all frames is {brightest} of 255; floats from 0 to 1 become frames by \
@@ -136,10 +136,6 @@ mod tests {
         }
     }
 
-    fn frames(byte: u8) -> Frames {
-        Frames::from_bytes(2, 2, vec![byte; 24]).unwrap()
-    }
-
     #[test]
     fn recordings_are_listed_up_to_a_few() {
         let found = lines(&dataset(
@@ -173,10 +169,7 @@ mod tests {
             passed_over("folder without a PNG", "notes"),
             passed_over("folder that lies too deep in others", "q"),
         ];
-        let found = warnings(
-            &dataset(vec![clip(0, 0), clip(1, 3)], passed_over),
-            &frames(200),
-        );
+        let found = warnings(&dataset(vec![clip(0, 0), clip(1, 3)], passed_over), 200);
         let want = [
             "warning: `ep1`: 3 numbers are missing between `f0.png` and `f9.png`; windows run across the gaps",
             "warning: `ep0`: not read: 24 x picture, but no PNG (.jpg), such as `f1.jpg`",
@@ -184,12 +177,12 @@ mod tests {
             "warning: `ep0`: not read: 24 x folder that lies too deep in others, such as `q`",
         ];
         assert_eq!(found, want);
-        assert!(warnings(&dataset(vec![clip(0, 0)], Vec::new()), &frames(2)).is_empty());
+        assert!(warnings(&dataset(vec![clip(0, 0)], Vec::new()), 2).is_empty());
     }
 
     #[test]
     fn frames_of_0_and_1_are_hardly_frames() {
-        let found = warnings(&dataset(vec![clip(0, 0)], Vec::new()), &frames(1));
+        let found = warnings(&dataset(vec![clip(0, 0)], Vec::new()), 1);
         assert!(
             found[0].contains("is 1 of 255") && found[0].contains("frames * 255"),
             "{found:?}"

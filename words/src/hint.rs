@@ -1,0 +1,68 @@
+//! Hints in the words of the command line: here advice meets the names of commands and flags.
+//!
+//! Both programs print these, and the JSON form of an audit holds them, so this is the only place
+//! below the programs where a command or a flag is named.
+
+use tinygate_advice::{Advice, Hint};
+
+/// What to do about an error, as one sentence; `None` when there is nothing to suggest.
+pub fn hint(advice: &impl Advice) -> Option<String> {
+    hint_of(&advice.hints())
+}
+
+/// These hints, joined in their order.
+pub fn hint_of(hints: &[Hint]) -> Option<String> {
+    let words: Vec<String> = hints.iter().map(words).collect();
+    (!words.is_empty()).then(|| words.join("; "))
+}
+
+fn words(hint: &Hint) -> String {
+    let text = match hint {
+        Hint::Text(text) => text,
+        Hint::ExampleConfig => "`tinygate config init` prints a config to begin with",
+        Hint::ListKeys => "`tinygate config show` lists every key with what it takes",
+        Hint::OverrideForm => "write it like `--set video_tokenizer.learning_rate=1e-3`",
+        Hint::RelativePaths => {
+            "in a config it starts at the config's folder, after `--set` at the working directory"
+        }
+        Hint::StartRun => "start one with `tinygate run CONFIG --dir DIR`",
+        Hint::StartAnotherRun => "start a new run with `tinygate run`",
+        Hint::StartFromCheckpoint => {
+            "`tinygate run --init-from STAGE=CHECKPOINT` starts from a checkpoint"
+        }
+        Hint::FreshOptimizer => "`run --init-from` takes its weights with `--fresh-optimizer`",
+        Hint::OneStage { stage } => return format!("`--stage {stage}` trains that stage alone"),
+        Hint::Resume => "resume it with `tinygate resume DIR`",
+        Hint::ResumeMoved { dir } => {
+            return format!("resume the run where it is now: `tinygate resume {dir}`");
+        }
+        Hint::ReadWhileRunning => "`tinygate status` and `tinygate log` read it meanwhile",
+        Hint::RebuildLog => "`tinygate repair DIR` rebuilds a run's log from its other copy",
+        Hint::ExportSoundEvents => "`tinygate export` keeps the events before the damage",
+        Hint::KeepOneCopy => {
+            "`tinygate repair DIR --keep journal` (or `--keep sled`) continues with one and keeps the other aside"
+        }
+        Hint::AcceptLoss => {
+            "`tinygate repair DIR --accept-loss` continues with the sound events and keeps the rest aside"
+        }
+        Hint::ReplaceFile => "replace it with `--force`",
+        Hint::ReadLog => "see `tinygate log`",
+        Hint::AuditLog => "`tinygate replay` checks the log",
+        Hint::ReportWithLog => "report it with the run's log (`tinygate export`)",
+    };
+    text.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_joined_in_their_order() {
+        let found = hint_of(&[Hint::AuditLog, Hint::ReportWithLog]);
+        let want =
+            "`tinygate replay` checks the log; report it with the run's log (`tinygate export`)";
+        assert_eq!(found.as_deref(), Some(want));
+        assert_eq!(hint_of(&[]), None);
+    }
+}
