@@ -34,6 +34,18 @@ pub enum Hint {
     StartFromCheckpoint,
     /// Start a run with the weights of a checkpoint, without its optimizer.
     FreshOptimizer,
+    /// Take a checkpoint's weights although its settings differ.
+    WeightsOfOtherSettings,
+    /// Take a checkpoint's moments although its optimizer's settings differ.
+    MomentsOfOtherSettings,
+    /// Take a checkpoint's weights, and begin with moments of zero.
+    ZeroMoments,
+    /// Allow the run to continue with one rank.
+    SingleRankFallback,
+    /// Name another place of the data.
+    DataElsewhere,
+    /// Resume the run on every rank.
+    ResumeEveryRank,
     /// Train one stage alone.
     OneStage { stage: &'static str },
     /// Resume the run.

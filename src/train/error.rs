@@ -4,9 +4,12 @@
 //! only to tell a lack of memory (which the run answers with smaller batches) from the rest.
 //! Invariant: no error of libtorch is dropped, and none becomes a panic.
 
+use std::fmt::Display;
+
 use tch::TchError;
 
 use super::models::ConfigError;
+use crate::advice::{Advice, Hint};
 
 pub type Result<T> = std::result::Result<T, TrainError>;
 
@@ -90,6 +93,18 @@ impl From<TchError> for TrainError {
     }
 }
 
+/// The text of an error with its hints, for events and messages between ranks: both hold text only. Hints that name what
+/// this program can do are left out, since only the program has the words for them.
+pub(super) fn with_hints<E: Display + Advice>(error: &E) -> String {
+    let mut text = error.to_string();
+    for hint in error.hints() {
+        if let Hint::Text(hint) = hint {
+            text = format!("{text}\n\nhint: {hint}");
+        }
+    }
+    text
+}
+
 /// libtorch appends a C++ stack trace to what it says; the first line is the message.
 fn first_line(text: &str) -> &str {
     text.trim_start().lines().next().unwrap_or("")
@@ -166,6 +181,17 @@ mod tests {
             false,
         );
         check("an empty message", "", false);
+    }
+
+    #[test]
+    fn hints_as_text_name_nothing_of_the_program() {
+        let text = "other data".to_owned();
+        let error = crate::train::ranks::FollowError::Data { text };
+        assert_eq!(error.hints().len(), 2);
+        assert_eq!(
+            with_hints(&error),
+            "other data\n\nhint: every rank needs the run's own data where its config names it"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The libtorch that this build is linked to: its version, threads and devices.
 
+use crate::advice::{Advice, Hint};
 use crate::config;
 
 /// Sets how many threads libtorch computes with on a CPU, in this process; at least one.
@@ -48,13 +49,18 @@ pub fn devices(wanted: config::Device) -> Option<u32> {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "device `cuda:{index}` is not there: libtorch sees {count} CUDA devices\n\nhint: set `device = \"cpu\"` or \
-     `\"auto\"`, or build with a libtorch that has CUDA"
-)]
+#[error("device `cuda:{index}` does not exist: libtorch sees {count} CUDA devices")]
 pub struct DeviceError {
     index: u32,
     count: u32,
+}
+
+impl Advice for DeviceError {
+    fn hints(&self) -> Vec<Hint> {
+        vec![Hint::text(
+            "set `device = \"cpu\"` or `\"auto\"`, or build with a libtorch that has CUDA",
+        )]
+    }
 }
 
 /// The version of the libtorch that this build is linked to, as the log records it.

@@ -31,6 +31,19 @@ fn words(hint: &Hint) -> String {
             "`tinygate run --init-from STAGE=CHECKPOINT` starts from a checkpoint"
         }
         Hint::FreshOptimizer => "`run --init-from` takes its weights with `--fresh-optimizer`",
+        Hint::WeightsOfOtherSettings => "`--allow-other-settings` takes its weights anyway",
+        Hint::MomentsOfOtherSettings => {
+            "`--allow-other-settings` continues with its moments and tinygate's settings"
+        }
+        Hint::ZeroMoments => {
+            "`--fresh-optimizer` takes its weights, with moments that start at zero"
+        }
+        Hint::SingleRankFallback => {
+            "`--allow-single-gpu-fallback` lets `run` and `resume` continue with one rank and more accumulation; \
+             a new run takes as many as `nproc_per_node` says"
+        }
+        Hint::DataElsewhere => "`--set data.path=...` names another place",
+        Hint::ResumeEveryRank => "resume the run with `tinygate resume` on every rank",
         Hint::OneStage { stage } => return format!("`--stage {stage}` trains that stage alone"),
         Hint::Resume => "resume it with `tinygate resume DIR`",
         Hint::ResumeMoved { dir } => {

@@ -23,13 +23,18 @@ fn chain(error: &anyhow::Error) -> (String, Option<String>) {
     let mut text = String::new();
     let mut hint = None;
     for cause in error.chain() {
-        let (what, told) = split(&what(cause));
+        let what = what(cause);
+        // The text of an error with advice may quote another program's hint, which stays in it.
+        let (what, told) = match of_cause(cause) {
+            Some(advice) => (what.trim_end().to_owned(), Some(advice)),
+            None => split(&what),
+        };
         if text.is_empty() {
             text = what;
         } else if !text.contains(&what) {
             text = format!("{text}: {what}");
         }
-        hint = hint.or_else(|| of_cause(cause)).or(told);
+        hint = hint.or(told);
     }
     (text, hint)
 }
@@ -127,6 +132,20 @@ mod tests {
                     a.toml:2: `data.path` is the integer 3, expected a path or a list of paths\n  \
                     hint: `tinygate config show` lists every key with what it takes";
         assert_eq!((what.as_str(), hint), (want, None));
+    }
+
+    #[cfg(feature = "train")]
+    #[test]
+    fn a_quoted_hint_stays_in_the_text() {
+        let ended = tinygate::train::ranks::RendezvousError::Ended {
+            rank: 1,
+            status: "exit status: 2".to_owned(),
+            stderr: "error: no frames\n\nhint: look".to_owned(),
+        };
+        let (what, hint) = chain(&anyhow::Error::new(ended));
+        let want = "rank 1 exited before it began to train (exit status: 2): error: no frames\n\nhint: look";
+        assert_eq!(what, want);
+        assert!(hint.is_some_and(|hint| hint.contains("--allow-single-gpu-fallback")));
     }
 
     #[test]

@@ -11,6 +11,12 @@ use tinygate::data::{DataError, WindowError};
 use tinygate::picture::png::PictureError;
 use tinygate::setup::SetupError;
 use tinygate::store::{AppendError, Moved, OpenError, ReadError, ReadErrorKind, TransferError};
+#[cfg(feature = "train")]
+use tinygate::train::{
+    DeviceError,
+    actor::fit::Misfit,
+    ranks::{FollowError, JobError, RendezvousError},
+};
 use tinygate_replay::places::WalkError;
 use tinygate_words::hint;
 
@@ -43,6 +49,16 @@ pub fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         of::<ReadErrorKind>,
         of::<TransferError>,
         of::<WalkError>,
+        #[cfg(feature = "train")]
+        of::<Misfit>,
+        #[cfg(feature = "train")]
+        of::<DeviceError>,
+        #[cfg(feature = "train")]
+        of::<JobError>,
+        #[cfg(feature = "train")]
+        of::<RendezvousError>,
+        #[cfg(feature = "train")]
+        of::<FollowError>,
     ];
     known.into_iter().find_map(|of| of(cause))
 }

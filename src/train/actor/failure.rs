@@ -1,6 +1,6 @@
 //! Why a command was not carried out, and what the controller is told of it.
 
-use super::super::error::TrainError;
+use super::super::error::{TrainError, with_hints};
 use super::super::ranks::{Lost, LostHow, RanksError};
 use crate::checkpoint::{LoadError, OptimizerError, RejectReason, WriteError};
 use crate::data::WindowError;
@@ -103,7 +103,11 @@ impl Failure {
 
     /// What the controller is told of a failure after update `step`.
     pub fn reports(self, subject: &Subject, step: Step) -> Vec<Report> {
-        let text = self.to_string();
+        let text = if let Failure::Ranks(RanksError::Rendezvous(error)) = &self {
+            with_hints(error)
+        } else {
+            self.to_string()
+        };
         let failed = |failure: ChunkFailure| match subject.chunk {
             Some((chunk, attempt)) => Report::Fact(TrainerFact::ChunkFailed(ChunkFailed {
                 stage: subject.stage.clone(),

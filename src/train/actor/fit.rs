@@ -6,6 +6,7 @@
 use super::super::{AdamW, Model, TrainError};
 use super::stages::model_config;
 use super::weights;
+use crate::advice::{Advice, Hint};
 use crate::checkpoint::torch_file::Value;
 use crate::checkpoint::{self, AdamWState, CheckpointContent, LoadError, Need};
 use crate::config::Config;
@@ -13,49 +14,61 @@ use crate::events::StageName;
 use crate::presets::ModelKind;
 use crate::train::models::ModelConfig;
 
-/// Why a stage cannot start from a checkpoint, or build on it. Each ends with a hint.
+/// Why a stage cannot start from a checkpoint, or build on it.
 #[derive(Debug, thiserror::Error)]
 pub enum Misfit {
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error("it holds {found}, expected {expected}\nhint: give it to a stage that trains {found}")]
+    #[error("it holds {found}, expected {expected}")]
     Model {
         found: &'static str,
         expected: &'static str,
     },
     /// `settings`: key, as the checkpoint was made with, as the config says.
-    #[error("{what}\nhint: {}", hint(.settings))]
+    #[error("{what}")]
     Shape {
         what: String,
         settings: Vec<(&'static str, i64, i64)>,
     },
     /// The weights fit, and mean another function.
-    #[error(
-        "its weights have the right shapes, but it was made with {}\n\
-         hint: set the same in the config, or take the weights all the same with `--allow-other-settings`",
-        both(.settings)
-    )]
+    #[error("its weights have the right shapes, but it was made with {}", both(.settings))]
     Settings {
         settings: Vec<(&'static str, i64, i64)>,
     },
-    #[error("{what}\nhint: `--fresh-optimizer` takes its weights, with moments that start at zero")]
+    #[error("{what}")]
     Optimizer { what: String },
     /// The moments fit, and are means over another span.
-    #[error(
-        "its optimizer was set to {settings}\n\
-         hint: `--allow-other-settings` continues with its moments and tinygate's settings; \
-         `--fresh-optimizer` takes its weights, with moments that start at zero"
-    )]
+    #[error("its optimizer was set to {settings}")]
     OptimizerSettings { settings: String },
     #[error(transparent)]
     Train(TrainError),
 }
 
-fn hint(settings: &[(&'static str, i64, i64)]) -> String {
-    if settings.is_empty() {
-        "set the model's shape to what the checkpoint was trained with".to_owned()
-    } else {
-        format!("the checkpoint was made with {}", both(settings))
+impl Advice for Misfit {
+    fn hints(&self) -> Vec<Hint> {
+        match self {
+            Misfit::Model { found, .. } => {
+                vec![Hint::text(format!(
+                    "give it to a stage that trains {found}"
+                ))]
+            }
+            Misfit::Shape { settings, .. } if settings.is_empty() => vec![Hint::text(
+                "set the model's shape to what the checkpoint was trained with",
+            )],
+            Misfit::Shape { settings, .. } => {
+                let made = both(settings);
+                vec![Hint::text(format!("the checkpoint was made with {made}"))]
+            }
+            Misfit::Settings { .. } => vec![
+                Hint::text("set the same in the config"),
+                Hint::WeightsOfOtherSettings,
+            ],
+            Misfit::Optimizer { .. } => vec![Hint::ZeroMoments],
+            Misfit::OptimizerSettings { .. } => {
+                vec![Hint::MomentsOfOtherSettings, Hint::ZeroMoments]
+            }
+            Misfit::Load(_) | Misfit::Train(_) => Vec::new(),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::samples::{Samples, is_due};
 use super::stages::Stages;
 use crate::config::Config;
+use crate::data::Frames;
 use crate::events::HeldOutBatches;
 use crate::setup;
 use crate::train::ranks::{
@@ -28,19 +29,16 @@ pub fn follow(joined: Joined, local_rank: u32, stop: Arc<StopRequest>) -> Result
         u16::try_from(threads).unwrap_or(u16::MAX)
     });
     use_threads(threads);
-    let found = device(config.device, local_rank).map_err(|error| error.to_string());
-    let data = frames(&config, &joined.dataset);
-    let ready = found
-        .clone()
-        .and(data.as_ref().map(|_| ()).map_err(Clone::clone));
-    let device = found.unwrap_or(tch::Device::Cpu);
-    let (mut follower, exchange) = joined.ready(ready, device)?;
-    let batches = data.and_then(|frames| {
-        // Rank 0 alone measures and scores.
-        Batches::new(config.clone(), frames, HeldOutBatches::Stage)
-            .map_err(|error| error.to_string())
-    });
-    let batches = batches.map_err(|text| FollowError::Data { text })?;
+    let (device, frames) = match load(&config, &joined.dataset, local_rank) {
+        Ok(loaded) => loaded,
+        Err(why) => return Err(joined.decline(why)),
+    };
+    let (mut follower, exchange) = joined.ready(device)?;
+    // Rank 0 alone measures and scores.
+    let batches = Batches::new(config.clone(), frames, HeldOutBatches::Stage);
+    let batches = batches.map_err(|error| FollowError::Data {
+        text: error.to_string(),
+    })?;
     let stages = Stages::new(config, device);
     loop {
         match follower.next(&stop)? {
@@ -57,16 +55,23 @@ pub fn follow(joined: Joined, local_rank: u32, stop: Arc<StopRequest>) -> Result
     }
 }
 
-/// The frames that the config names, if they are those of rank 0.
-fn frames(config: &Config, dataset: &str) -> Result<Arc<crate::data::Frames>, String> {
-    let frames = setup::frames(config).map_err(|error| error.to_string())?;
+/// The device of this rank and the frames that the config names, if they are those of rank 0.
+fn load(
+    config: &Config,
+    dataset: &str,
+    local_rank: u32,
+) -> Result<(tch::Device, Arc<Frames>), FollowError> {
+    let device = device(config.device, local_rank)?;
+    let frames = setup::frames(config).map_err(|error| FollowError::Data {
+        text: error.to_string(),
+    })?;
     let found = frames.hash().to_hex().to_string();
     if found == dataset {
-        return Ok(frames);
+        return Ok((device, frames));
     }
-    Err(format!(
-        "the data is not that of rank 0: BLAKE3 {found}, expected {dataset}"
-    ))
+    Err(FollowError::Data {
+        text: format!("the data is not that of rank 0: BLAKE3 {found}, expected {dataset}"),
+    })
 }
 
 fn train(

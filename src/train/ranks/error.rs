@@ -5,27 +5,24 @@ use std::io;
 use tch::TchError;
 
 use super::job::Master;
+use crate::advice::{Advice, Hint};
 use crate::train::error::{TrainError, says_out_of_memory};
 
-/// Why ranks could not form a group. Each says what to do.
+/// Why ranks could not form a group.
 #[derive(Debug, thiserror::Error)]
 pub enum RendezvousError {
-    #[error(
-        "rank 0 cannot listen at {master}: {source}\n\nhint: MASTER_ADDR is an address of the machine of rank 0, and \
-         MASTER_PORT one of its free ports; another job may use it"
-    )]
+    #[error("rank 0 cannot listen at {master}: {source}")]
     Listen { master: Master, source: io::Error },
-    #[error("rank {rank} cannot be started: {source}\n\nhint: {ONE_RANK}")]
+    #[error("rank {rank} cannot be started: {source}")]
     Start { rank: u32, source: io::Error },
-    #[error("rank {rank} exited before it began to train ({status}): {stderr}\n\nhint: {ONE_RANK}")]
+    #[error("rank {rank} exited before it began to train ({status}): {stderr}")]
     Ended {
         rank: u32,
         status: String,
         stderr: String,
     },
     #[error(
-        "{} of {size} ranks came to {master} within {seconds} s; missing: {}\n\nhint: start every rank with the same \
-         MASTER_ADDR and MASTER_PORT, which must lead to rank 0; `distributed.timeout_seconds` is how long it waits",
+        "{} of {size} ranks came to {master} within {seconds} s; missing: {}",
         size - missing.len() as u32, list(.missing)
     )]
     Missing {
@@ -35,15 +32,19 @@ pub enum RendezvousError {
         seconds: u64,
     },
     #[error(
-        "rank {} came, and did not get ready within {seconds} s\n\nhint: look at what it says; a large data set may take longer \
-         to load than `distributed.timeout_seconds`", list(.missing)
+        "rank {} came, and did not get ready within {seconds} s", list(.missing)
     )]
     NotReady { missing: Vec<u32>, seconds: u64 },
-    #[error("{what}\n\nhint: {hint}")]
-    Other { what: String, hint: &'static str },
-    #[error("rank {rank} cannot take part: {text}\n\nhint: {ONE_RANK}")]
+    /// A rank with another program or another config.
+    #[error("rank {rank} on `{host}`: {text}")]
+    Differs {
+        rank: u32,
+        host: String,
+        text: String,
+    },
+    #[error("rank {rank} cannot take part: {text}")]
     Refused { rank: u32, text: String },
-    #[error("{what}: {source}\n\nhint: {ONE_RANK}")]
+    #[error("{what}: {source}")]
     Group {
         what: &'static str,
         source: tinygate_c10d::Error,
@@ -52,8 +53,32 @@ pub enum RendezvousError {
     Message(#[from] serde_json::Error),
 }
 
-const ONE_RANK: &str = "`--allow-single-gpu-fallback` lets `run` and `resume` continue with one rank and more accumulation; a new run \
-                        takes as many as `nproc_per_node` says";
+impl Advice for RendezvousError {
+    fn hints(&self) -> Vec<Hint> {
+        let hint = match self {
+            RendezvousError::Listen { .. } => Hint::text(
+                "MASTER_ADDR is an address of the machine of rank 0, and MASTER_PORT one of its free ports; another job \
+                 may use it",
+            ),
+            RendezvousError::Missing { .. } => Hint::text(
+                "start every rank with the same MASTER_ADDR and MASTER_PORT, which must lead to rank 0; \
+                 `distributed.timeout_seconds` is how long it waits",
+            ),
+            RendezvousError::NotReady { .. } => Hint::text(
+                "look at what it says; a large data set may take longer to load than `distributed.timeout_seconds`",
+            ),
+            RendezvousError::Differs { .. } => {
+                Hint::text("start every rank with the same program and the same config")
+            }
+            RendezvousError::Start { .. }
+            | RendezvousError::Ended { .. }
+            | RendezvousError::Refused { .. }
+            | RendezvousError::Group { .. } => Hint::SingleRankFallback,
+            RendezvousError::Message(_) => return Vec::new(),
+        };
+        vec![hint]
+    }
+}
 
 pub(super) fn list(ranks: &[u32]) -> String {
     let names: Vec<String> = ranks.iter().map(u32::to_string).collect();

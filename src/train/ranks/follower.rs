@@ -13,7 +13,10 @@ use super::handshake::{Answer, Hello};
 use super::job::{Job, Master};
 use super::mailbox::{MailError, Mailbox};
 use super::message::{Cause, GivenUp, Instruction};
+use crate::advice::{Advice, Hint};
 use crate::config::Config;
+use crate::train::error::with_hints;
+use crate::train::libtorch::DeviceError;
 use crate::trainer::StopRequest;
 
 /// How long one wait for an instruction takes before the next.
@@ -21,44 +24,61 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Waits after a signal in which rank 0, which should have got it too, sends nothing.
 const LOOKS_AFTER_SIGNAL: u32 = 5;
 
-/// Why a rank cannot continue. Each says what to do.
+/// Why a rank cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
-    #[error(
-        "no rank 0 answers at {master}: {source}\n\nhint: MASTER_ADDR and MASTER_PORT must lead to the machine of rank 0, \
-         and rank 0 must have been started"
-    )]
+    #[error("no rank 0 answers at {master}: {source}")]
     NoLeader {
         master: Master,
         source: tinygate_c10d::Error,
     },
-    #[error(
-        "rank 0 answered nothing at {master} within {seconds} s\n\nhint: look at what rank 0 says; a large data set may \
-         take longer to load than `distributed.timeout_seconds`"
-    )]
+    #[error("rank 0 answered nothing at {master} within {seconds} s")]
     Silent { master: Master, seconds: u64 },
-    #[error(
-        "rank 0 refuses this rank: {text}\n\nhint: look at what rank 0 says; every rank needs the same program and the same config"
-    )]
+    #[error("rank 0 refuses this rank: {text}")]
     Refused { text: String },
-    #[error(
-        "stopped by {signal} while waiting for rank 0\n\nhint: resume the run with `tinygate resume` on every rank"
-    )]
+    #[error("stopped by {signal} while waiting for rank 0")]
     Stopped { signal: String },
-    #[error(
-        "{text}\n\nhint: every rank needs the run's own data where its config names it; `--set data.path=...` names another place"
-    )]
+    #[error("{text}")]
     Data { text: String },
-    #[error("rank 0 went away: {0}\n\nhint: look at what rank 0 said last")]
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error("rank 0 went away: {0}")]
     LeaderLost(#[source] tinygate_c10d::Error),
     #[error(transparent)]
     Rendezvous(#[from] RendezvousError),
-    #[error(
-        "a message of rank 0 cannot be read: {0}\n\nhint: start every rank with the same program"
-    )]
+    #[error("a message of rank 0 cannot be read: {0}")]
     Message(#[from] serde_json::Error),
-    #[error("{text}\n\nhint: rank 0 records it, and retries or says why not")]
+    #[error("{text}")]
     Training { text: String },
+}
+
+impl Advice for FollowError {
+    fn hints(&self) -> Vec<Hint> {
+        let hint = match self {
+            FollowError::NoLeader { .. } => Hint::text(
+                "MASTER_ADDR and MASTER_PORT must lead to the machine of rank 0, and rank 0 must have been started",
+            ),
+            FollowError::Silent { .. } => Hint::text(
+                "look at what rank 0 says; a large data set may take longer to load than `distributed.timeout_seconds`",
+            ),
+            FollowError::Refused { .. } => Hint::text(
+                "look at what rank 0 says; every rank needs the same program and the same config",
+            ),
+            FollowError::Stopped { .. } => Hint::ResumeEveryRank,
+            FollowError::Data { .. } => {
+                let same = "every rank needs the run's own data where its config names it";
+                return vec![Hint::text(same), Hint::DataElsewhere];
+            }
+            FollowError::Device(error) => return error.hints(),
+            FollowError::LeaderLost(_) => Hint::text("look at what rank 0 said last"),
+            FollowError::Rendezvous(error) => return error.hints(),
+            FollowError::Message(_) => Hint::text("start every rank with the same program"),
+            FollowError::Training { .. } => {
+                Hint::text("rank 0 records it, and retries or says why not")
+            }
+        };
+        vec![hint]
+    }
 }
 
 /// A rank that rank 0 accepted, and that knows the run's config.
@@ -152,12 +172,21 @@ impl Joined {
         }
     }
 
-    /// Says that this rank can take part, or why not, and connects it to all others.
-    pub fn ready(
-        self,
-        ready: Result<(), String>,
-        device: Device,
-    ) -> Result<(Follower, Exchange), FollowError> {
+    /// Tells rank 0 why this rank cannot take part. Returns that, or why rank 0 could not be told.
+    pub fn decline(self, why: FollowError) -> FollowError {
+        let text = if let FollowError::Device(error) = &why {
+            with_hints(error)
+        } else {
+            why.to_string()
+        };
+        match self.mailbox.say_ready(self.job.rank, &Err(text)) {
+            Ok(()) => why,
+            Err(error) => failed(self.stop.as_deref(), error),
+        }
+    }
+
+    /// Tells rank 0 that this rank can take part, and connects it to all others.
+    pub fn ready(self, device: Device) -> Result<(Follower, Exchange), FollowError> {
         let Joined {
             mut mailbox,
             job,
@@ -166,11 +195,8 @@ impl Joined {
             ..
         } = self;
         mailbox
-            .say_ready(job.rank, &ready)
+            .say_ready(job.rank, &Ok(()))
             .map_err(|error| failed(stop.as_deref(), error))?;
-        if let Err(text) = ready {
-            return Err(FollowError::Data { text });
-        }
         let timeout = Duration::from_secs(config.rank_timeout_seconds.into());
         let exchange = connect(mailbox.store(), &job, device, timeout).map_err(|error| {
             if let RendezvousError::Group { source, .. } = &error

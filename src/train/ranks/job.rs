@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::advice::{Advice, Hint};
+
 /// A rank among others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -30,22 +32,33 @@ pub struct Master {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
     #[error(
-        "the environment describes a job of several ranks by half: {} set, {} not\n\nhint: a launcher sets all of RANK, \
-         WORLD_SIZE, MASTER_ADDR and MASTER_PORT (and LOCAL_RANK, LOCAL_WORLD_SIZE where a machine has several ranks); \
-         unset RANK and WORLD_SIZE to train without one", list(.set), list(.missing)
+        "the environment describes only part of a job of several ranks: {} set, {} not",
+        list(.set), list(.missing)
     )]
     Incomplete {
         set: Vec<&'static str>,
         missing: Vec<&'static str>,
     },
-    #[error(
-        "{name}={found} in the environment: expected {expected}\n\nhint: {name} is set by the launcher; unset RANK and WORLD_SIZE to train without one"
-    )]
+    #[error("{name}={found} in the environment: expected {expected}")]
     Value {
         name: &'static str,
         found: String,
         expected: String,
     },
+}
+
+impl Advice for JobError {
+    fn hints(&self) -> Vec<Hint> {
+        let set = match self {
+            JobError::Incomplete { .. } => Hint::text(
+                "a launcher sets all of RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT (and LOCAL_RANK, LOCAL_WORLD_SIZE \
+                 where a machine has several ranks)",
+            ),
+            JobError::Value { name, .. } => Hint::text(format!("{name} is set by the launcher")),
+        };
+        let unset = "unset RANK and WORLD_SIZE to train without a launcher";
+        vec![set, Hint::text(unset)]
+    }
 }
 
 fn list(names: &[&str]) -> String {
@@ -214,8 +227,10 @@ mod tests {
 
     #[track_caller]
     fn check(name: &str, variables: &[(&str, &str)], words: &[&str]) {
-        let error = job(variables).unwrap_err().to_string();
-        for word in words.iter().chain(&["hint: "]) {
+        let error = job(variables).unwrap_err();
+        assert!(!error.hints().is_empty(), "{name}: no hint for: {error}");
+        let error = error.to_string();
+        for word in words {
             assert!(error.contains(word), "{name}: no `{word}` in: {error}");
         }
     }

@@ -117,9 +117,10 @@ impl<'t> Rendezvous<'t> {
                 self.mailbox.say_answer(&Answer::Refused(text.clone()))?;
                 self.mailbox
                     .await_goodbyes(self.job.size, Instant::now() + PARTING);
-                return Err(RendezvousError::Other {
-                    what: format!("rank {rank} on `{}`: {text}", hello.host),
-                    hint: "start every rank with the same program and the same config",
+                return Err(RendezvousError::Differs {
+                    rank,
+                    host: hello.host.clone(),
+                    text,
                 });
             }
         }
@@ -252,6 +253,7 @@ fn at(what: &'static str) -> impl FnOnce(tinygate_c10d::Error) -> RendezvousErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::advice::Advice;
 
     #[test]
     fn a_taken_port_is_an_error_that_names_it() {
@@ -261,8 +263,8 @@ mod tests {
             port: taken.local_addr().unwrap().port(),
             served: None,
         };
-        let error = listen(&master).unwrap_err().to_string();
-        assert!(error.contains(&master.to_string()), "{error}");
-        assert!(error.contains("hint: "), "{error}");
+        let error = listen(&master).unwrap_err();
+        assert!(error.to_string().contains(&master.to_string()), "{error}");
+        assert!(!error.hints().is_empty(), "{error}");
     }
 }
