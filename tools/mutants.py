@@ -24,14 +24,15 @@ HAND_MADE = ROOT / "tests/mutants"
 EQUIVALENT = HAND_MADE / "equivalent.txt"
 
 CORE = ["--no-default-features", "--package", "tinygate"]
+STORE = [*CORE, "--package", "tinygate-store"]
 # Cargo stops at the first program that fails, so quick ones come first.
 NEAR = {
     "machine": [*CORE, "--package", "tinygate-machine", "--lib", "--test=scripted_runs"],
     # without those that try every byte
-    "store": [*CORE, "--lib", "--test=store_faults", "--test=store_forms", "--test=store_repair"]
+    "store": [*STORE, "--lib", "--test=store_faults", "--test=store_forms", "--test=store_repair"]
     + ["--", "--skip=every_flipped", "--skip=at_any_length"],
     # on real files
-    "files": [*CORE, "--lib", "--test=store_disk", "--", "--skip=a_damaged_sled_folder_is_made_again"],
+    "files": [*STORE, "--lib", "--test=store_disk", "--", "--skip=a_damaged_sled_folder_is_made_again"],
     "controller": [*CORE, "--test=scripted_order", "--test=scripted_crashes"],
 }
 FILES = re.compile(
