@@ -8,6 +8,8 @@ mod durable;
 mod float16;
 pub mod picture;
 pub mod random;
+pub mod run;
+pub mod schedule;
 pub mod setup;
 #[cfg(feature = "train")]
 pub mod train;

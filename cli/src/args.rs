@@ -126,9 +126,6 @@ pub struct ResumeArgs {
     /// Go on with fewer devices than ranks, with more accumulation
     #[arg(long)]
     pub allow_single_gpu_fallback: bool,
-    /// The command that began the run, given again by a queue: its overrides are not new changes
-    #[arg(skip)]
-    pub requeued: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,14 @@
 //! Exit codes, and which of them an error means.
 //!
-//! Scripts act on these numbers, so each cause has one and keeps it: a damaged
-//! log is never a wrong config, and an empty log is never a pass.
+//! Scripts act on these numbers, so they never change. A damaged log is never reported as an invalid
+//! config, and an empty log never as a pass.
 
 use std::io;
 
 use tinygate::controller::ControlError;
+use tinygate::run::dry_run::DryRunError;
+use tinygate::run::retrain::RetrainError;
+use tinygate::run::{EmptyLog, NewRunError, NextCycleError, ResumeError};
 use tinygate::store::{OpenError, ReadError, ReadErrorKind, TransferError};
 #[cfg(feature = "train")]
 use tinygate::train::ranks::FollowError;
@@ -13,7 +16,7 @@ use tinygate_replay::Outcome;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Finished, or agreed.
+    /// Finished or agreed.
     Done,
     /// Stopped by a gate, diverged, or a checkpoint was refused.
     Refused,
@@ -23,9 +26,9 @@ pub enum Exit {
     NewerBuild,
     /// There was nothing to check.
     NothingChecked,
-    /// By a signal; resumable.
+    /// By a signal; can be resumed.
     Interrupted,
-    /// The trainer hangs in this process; resumable. Nothing may wait for it.
+    /// The trainer hangs in this process, which must not wait for it; can be resumed.
     NoProgress,
 }
 
@@ -42,7 +45,7 @@ impl Exit {
         }
     }
 
-    /// What an audit, or the gravest of several, comes to.
+    /// The exit of an audit, or of the gravest of several.
     pub const fn of_outcome(outcome: Outcome) -> Exit {
         match outcome {
             Outcome::Agreed => Exit::Done,
@@ -55,7 +58,7 @@ impl Exit {
     }
 }
 
-/// The exit of an error: that of the first cause that has one of its own.
+/// The exit of the first cause that has one.
 pub fn of_error(error: &anyhow::Error) -> Exit {
     error
         .chain()
@@ -87,36 +90,45 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(FollowError::Stopped { .. }) = cause.downcast_ref::<FollowError>() {
         return Some(Exit::Interrupted);
     }
-    if cause.is::<EmptyLog>() {
-        return Some(Exit::NothingChecked);
-    }
-    if cause.is::<StoppedRun>() {
-        return Some(Exit::Refused);
+    if let Some(exit) = of_run(cause) {
+        return Some(exit);
     }
     let error = cause.downcast_ref::<io::Error>()?;
     (error.kind() == io::ErrorKind::BrokenPipe).then_some(Exit::Done)
 }
 
-/// A log without events where some were to be read.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the log of `{place}` is empty: there is no event in it\nhint: start a run with `tinygate run CONFIG --dir DIR`"
-)]
-pub struct EmptyLog {
-    pub place: String,
-}
-
-/// A stopped run is resumed only when somebody allows it more failures.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the run was stopped at a gate of `{stage}` after {failures} failures\nhint: `tinygate explain {dir}` says why; {way_on}"
-)]
-pub struct StoppedRun {
-    pub stage: String,
-    pub failures: u32,
-    pub dir: String,
-    /// By the reason of the stop.
-    pub way_on: String,
+/// The exit of an error of `tinygate::run`. Those whose source has one of its own are not in here.
+fn of_run(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if cause.is::<EmptyLog>() {
+        return Some(Exit::NothingChecked);
+    }
+    if let Some(NewRunError::Control(error)) = cause.downcast_ref::<NewRunError>() {
+        return Some(of_control(error));
+    }
+    if let Some(NextCycleError::Empty(_)) = cause.downcast_ref::<NextCycleError>() {
+        return Some(Exit::NothingChecked);
+    }
+    if let Some(RetrainError::Empty(_)) = cause.downcast_ref::<RetrainError>() {
+        return Some(Exit::NothingChecked);
+    }
+    if let Some(DryRunError::Control(error)) = cause.downcast_ref::<DryRunError>() {
+        return Some(of_control(error));
+    }
+    match cause.downcast_ref::<ResumeError>()? {
+        ResumeError::Empty(_) => Some(Exit::NothingChecked),
+        ResumeError::Stopped(_) => Some(Exit::Refused),
+        ResumeError::Control(error) => Some(of_control(error)),
+        ResumeError::Open { .. }
+        | ResumeError::Config(_)
+        | ResumeError::RetriesOfFinishedRun
+        | ResumeError::RetriesWithoutStop
+        | ResumeError::ChangeOfFinishedRun { .. }
+        | ResumeError::ChangeOfPassedStage { .. }
+        | ResumeError::Lost(_)
+        | ResumeError::DataMoved { .. }
+        | ResumeError::Setup(_)
+        | ResumeError::OtherData { .. } => None,
+    }
 }
 
 pub fn of_read(error: &ReadError) -> Exit {

@@ -18,6 +18,7 @@ mod args;
 mod command;
 mod exit;
 mod output;
+mod session;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -130,7 +130,7 @@ fn stages_and_checkpoints_that_are_none() {
     refused(
         &place,
         &["--init-from", "dynamic=x"],
-        &["`dynamic` is no stage"],
+        &["unknown stage `dynamic`"],
     );
     refused(&place, &["--init-from", "dynamics=/nowhere"], &["/nowhere"]);
     fs::create_dir(place.path("empty")).unwrap();
@@ -176,7 +176,7 @@ fn a_given_checkpoint_that_cannot_be_gone_on_from() {
         &[
             "`video_tokenizer` cannot resume from the checkpoint",
             "`optim_state_dict.pt` is missing",
-            "`--fresh-optimizer` takes its weights",
+            "takes its weights with `--fresh-optimizer`",
         ],
     );
     // Moments of NaN are found before the run begins.
@@ -201,7 +201,10 @@ fn a_given_checkpoint_that_cannot_be_gone_on_from() {
             given,
             "--fresh-optimizer",
         ],
-        &["`--fresh-optimizer` has no checkpoint to apply to"],
+        &[
+            "`--fresh-optimizer`",
+            "no trained stage starts from a given checkpoint",
+        ],
     );
 }
 
@@ -519,7 +522,7 @@ fn other_data_is_not_the_runs() {
     let place = stopped();
     place.write("frames.npy", npy(201));
     resume(&place, &["--retries", "1"])
-        .expect_error(2, &["the data is not the run's", "data.path"]);
+        .expect_error(2, &["this is not the run's data", "data.path"]);
     fs::remove_file(place.path("frames.npy")).unwrap();
     resume(&place, &["--retries", "1"]).expect_error(2, &["no file or folder"]);
 }

@@ -70,6 +70,42 @@ pub enum Hint {
     AuditLog,
     /// Report the fault together with the log.
     ReportWithLog,
+    /// Start another run with this override.
+    StartRunWith { key: String, value: String },
+    /// Say which stage a given checkpoint is for.
+    NameStage,
+    /// Give a checkpoint for this stage.
+    GiveCheckpoint { stage: String },
+    /// Find out what checkpoints can be used for.
+    VerifyCheckpoints,
+    /// Train some stages of the config only.
+    TrainSomeStages,
+    /// Check a config without training.
+    CheckConfig,
+    /// Train a passed stage of a run further, in another run with these overrides.
+    TrainFurther {
+        stage: String,
+        dir: String,
+        overrides: Vec<(String, String)>,
+    },
+    /// Train a stage from its start, in another run.
+    TrainAnew { stage: String },
+    /// Give up checkpoints whose files are missing.
+    GiveUp { dir: String },
+    /// Resume the run with the path that its data was moved to.
+    ResumeWithData { dir: String },
+    /// Resume the run with the data that it was created with.
+    OriginalData,
+    /// Show why the run's last decision was made.
+    Explain { dir: String },
+    /// Allow a stopped run more failures, perhaps with an override.
+    AllowRetries {
+        dir: String,
+        /// `key=VALUE`, where the user chooses the value.
+        set: Option<String>,
+    },
+    /// Continue with this many ranks, fewer than the run asks for.
+    FewerRanks { ranks: u32 },
 }
 
 impl Hint {

@@ -14,6 +14,7 @@ mod files;
 mod supervised;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::advice::{Advice, Hint};
 use crate::events::{
@@ -159,8 +160,23 @@ impl From<TrainerError> for ControlError {
     }
 }
 
+/// The log of a controller: its caller's, or shared with it.
+enum Log<'a> {
+    Borrowed(&'a dyn EventLog),
+    Shared(Arc<dyn EventLog>),
+}
+
+impl Log<'_> {
+    fn get(&self) -> &dyn EventLog {
+        match self {
+            Log::Borrowed(log) => *log,
+            Log::Shared(log) => log.as_ref(),
+        }
+    }
+}
+
 pub struct Controller<'a> {
-    log: &'a dyn EventLog,
+    log: Log<'a>,
     directory: PathBuf,
     machine: Machine,
     /// The next event's number, counted here: what the log lost must not go unseen.
@@ -209,6 +225,28 @@ impl<'a> Controller<'a> {
     pub fn resume(
         fold: Fold,
         log: &'a dyn EventLog,
+        directory: &Path,
+        clock: impl Fn() -> u64 + 'a,
+    ) -> Result<Controller<'a>, ControlError> {
+        Controller::over(fold, Log::Borrowed(log), directory, clock)
+    }
+
+    /// [`Controller::resume`] with a share in the log, so that both can be kept together.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resume_shared(
+        fold: Fold,
+        log: Arc<dyn EventLog>,
+        directory: &Path,
+        clock: impl Fn() -> u64 + 'a,
+    ) -> Result<Controller<'a>, ControlError> {
+        Controller::over(fold, Log::Shared(log), directory, clock)
+    }
+
+    fn over(
+        fold: Fold,
+        log: Log<'a>,
         directory: &Path,
         clock: impl Fn() -> u64 + 'a,
     ) -> Result<Controller<'a>, ControlError> {
@@ -461,7 +499,7 @@ impl<'a> Controller<'a> {
     fn append(&mut self, event: Event, durability: Durability) -> Result<(), ControlError> {
         let seq = self.next;
         let timed = [((self.clock)(), event)];
-        self.log.append(seq, &timed, durability)?;
+        self.log.get().append(seq, &timed, durability)?;
         let [(time_ms, event)] = timed;
         self.next = Seq::new(seq.get().saturating_add(1));
         self.machine.apply(&event);
@@ -479,7 +517,7 @@ impl<'a> Controller<'a> {
         if self.unheard.is_empty() {
             return Ok(());
         }
-        self.log.sync()?;
+        self.log.get().sync()?;
         for record in std::mem::take(&mut self.unheard) {
             files::follow(&self.directory, &record.event);
             observer.recorded(&record, self.state());

@@ -20,11 +20,11 @@ mod parameters;
 mod pieces;
 mod pipeline;
 pub mod ranks;
-mod schedule;
 mod stage_trainer;
 mod token_counts;
 mod upstream;
 
+pub use crate::schedule::learning_rate;
 pub use error::{Result, StateError, TrainError};
 pub use init::{Init, InitKey};
 pub use libtorch::{DeviceError, LIBTORCH_VERSION, device, devices, use_threads};
@@ -35,7 +35,6 @@ pub use optimizer::{AdamW, CLIP_NORM, OptimizerState, UpdateMetrics, WEIGHT_DECA
 pub use parameters::{Element, NamedTensor, Parameters, decays};
 pub use pieces::Pieces;
 pub use pipeline::{Evaluation, Pipeline, PredictedFrames};
-pub use schedule::learning_rate;
 pub use stage_trainer::StageTrainer;
 pub use tinygate_c10d::cuda_card;
 pub use token_counts::TokenCounts;

@@ -5,6 +5,8 @@
 
 use tinygate_advice::{Advice, Hint};
 
+use crate::numbers::plural;
+
 /// What to do about an error, as one sentence; `None` when there is nothing to suggest.
 pub fn hint(advice: &impl Advice) -> Option<String> {
     hint_of(&advice.hints())
@@ -62,8 +64,65 @@ fn words(hint: &Hint) -> String {
         Hint::ReadLog => "see `tinygate log`",
         Hint::AuditLog => "`tinygate replay` checks the log",
         Hint::ReportWithLog => "report it with the run's log (`tinygate export`)",
+        Hint::NameStage => "write STAGE=CHECKPOINT",
+        Hint::VerifyCheckpoints => "`tinygate checkpoint verify` looks into others",
+        Hint::TrainSomeStages => "`--stage` trains one stage alone",
+        Hint::CheckConfig => "`tinygate config show` checks the config of any stage",
+        Hint::OriginalData => "name the run's own data with `--set data.path=...`",
+        Hint::StartRunWith { key, value } => {
+            return format!(
+                "start another run with it: `tinygate run CONFIG --dir DIR --set {key}={value}`"
+            );
+        }
+        Hint::GiveCheckpoint { stage } => {
+            return format!("give its checkpoint with `--init-from {stage}=CHECKPOINT`");
+        }
+        Hint::TrainFurther {
+            stage,
+            dir,
+            overrides,
+        } => return train_further(stage, dir, overrides),
+        Hint::TrainAnew { stage } => {
+            return format!(
+                "without them, train the stage again in another run: `tinygate run CONFIG --stage {stage} --dir DIR`"
+            );
+        }
+        Hint::GiveUp { dir } => {
+            return format!("`tinygate resume {dir} --give-up` gives up what is missing");
+        }
+        Hint::ResumeWithData { dir } => {
+            return format!("say where it is now: `tinygate resume {dir} --set data.path=PATH`");
+        }
+        Hint::Explain { dir } => return format!("`tinygate explain {dir}` says why"),
+        Hint::AllowRetries { dir, set: None } => {
+            return format!("`tinygate resume {dir} --retries N` allows N more failures");
+        }
+        Hint::AllowRetries {
+            dir,
+            set: Some(set),
+        } => {
+            return format!("`tinygate resume {dir} --retries N --set {set}` changes it as well");
+        }
+        Hint::FewerRanks { ranks } => {
+            let ranks = plural(u64::from(*ranks), "rank", "ranks");
+            return format!(
+                "`allow_single_gpu_fallback = true` or `--allow-single-gpu-fallback` lets `run` and `resume` continue \
+                 with {ranks} and more accumulation; a new run can ask for fewer with `nproc_per_node`"
+            );
+        }
     };
     text.to_owned()
+}
+
+fn train_further(stage: &str, dir: &str, overrides: &[(String, String)]) -> String {
+    let sets: String = overrides
+        .iter()
+        .map(|(key, value)| format!(" --set {key}={value}"))
+        .collect();
+    format!(
+        "train it further in another run: `tinygate run CONFIG --stage {stage} --init-from {stage}={dir}/{stage}/best \
+         --dir DIR{sets}`"
+    )
 }
 
 #[cfg(test)]

@@ -18,13 +18,13 @@ use tinygate::checkpoint::{
     optimizer_name,
 };
 use tinygate::events::Event;
+use tinygate::run::read;
 use tinygate::store::disk::JOURNAL;
 
-use super::records;
 use super::walk::walk;
 use crate::args::{ShowCheckpointArgs, VerifyArgs};
 use crate::exit::Exit;
-use crate::output::{self, Align, Style, Table, bytes, count};
+use crate::output::{self, Advise, Align, Style, Table, advised, bytes, count};
 
 /// How far below a folder checkpoints are looked for: `<run>/<stage>/checkpoints/<name>`.
 const DEPTH_MOST: u32 = 6;
@@ -157,13 +157,11 @@ fn describe(accepted: &Accepted, in_log: bool) -> String {
 
 /// The checkpoints at or below a path, in the order of their names.
 fn find(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let at = || {
-        let place = place.display();
-        format!(
-            "cannot look into `{place}`\nhint: name a checkpoint's directory, a run, or a folder of them"
-        )
-    };
-    if !fs::metadata(place).with_context(at)?.is_dir() {
+    let metadata = fs::metadata(place).advise(
+        || format!("cannot read `{}`", place.display()),
+        "name a checkpoint's directory, a run, or a folder of them",
+    )?;
+    if !metadata.is_dir() {
         return Ok(vec![place.to_owned()]);
     }
     let mut found = Vec::new();
@@ -221,8 +219,8 @@ struct Runs(BTreeMap<PathBuf, BTreeMap<PathBuf, Vec<FileRecord>>>);
 impl Runs {
     /// `None` where no log names the checkpoint.
     fn expected(&mut self, path: &Path) -> anyhow::Result<Option<&[FileRecord]>> {
-        let path = fs::canonicalize(path)
-            .with_context(|| format!("cannot look into `{}`", path.display()))?;
+        let path =
+            fs::canonicalize(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let has_log = |folder: &&Path| folder.join(JOURNAL).is_file();
         let Some(run) = path.ancestors().skip(1).take(RUN_ABOVE).find(has_log) else {
             return Ok(None);
@@ -238,7 +236,7 @@ impl Runs {
 /// The files of every checkpoint of a run, as its log names them.
 fn named_in_log(run: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<FileRecord>>> {
     let mut named = BTreeMap::new();
-    for record in records(run)? {
+    for record in read(run)? {
         if let Event::CheckpointWritten(written) = record?.event {
             let files = written.files.iter().map(Into::into).collect();
             named.insert(run.join(written.checkpoint.path), files);
@@ -249,19 +247,18 @@ fn named_in_log(run: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<FileRecord>>
 
 pub fn show(args: &ShowCheckpointArgs) -> anyhow::Result<Exit> {
     let path = &args.path;
-    fs::metadata(path).with_context(|| {
-        let path = path.display();
-        format!(
-            "cannot look into `{path}`\nhint: name a checkpoint's directory, or a model in one file"
-        )
-    })?;
+    fs::metadata(path).advise(
+        || format!("cannot read `{}`", path.display()),
+        "name a checkpoint's directory, or a model in one file",
+    )?;
     let whole = checkpoint::load(path);
     let without_optimizer = whole.as_ref().err().map(ToString::to_string);
     let content = match whole {
         Ok(content) => content,
         Err(_) => checkpoint::load_weights(path).map_err(|error| {
-            anyhow::anyhow!(
-                "{error}\nhint: `tinygate checkpoint verify` says of each for what it is good"
+            advised(
+                error.to_string(),
+                "`tinygate checkpoint verify` says what each can be used for",
             )
         })?,
     };

@@ -1,197 +1,130 @@
-//! From a prepared run to its end: log, trainer, controller, screen.
+//! From a prepared or resumed run to its end, on the screen.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use tinygate::config::Config;
-use tinygate::controller::{Controller, Ending, Host};
+use tinygate::controller::Ending;
 use tinygate::data::Frames;
-use tinygate::events::{Event, HeldOutBatches, ProcessStarted};
-use tinygate::machine::RunState;
-use tinygate::store::{Store, host_name};
-use tinygate::train::actor::{self, ActorSetup};
-use tinygate::trainer::{Channels, FileJudge, NoProgress, Patience, StopRequest};
+use tinygate::data::still::brightest;
+use tinygate::run::builtin::{
+    BuiltinTrainer, Formed, GroupRequest, Permission, TrainerSetup, form_group,
+};
+use tinygate::run::{Prepared, Resumed, Run, StoppedRun};
+use tinygate::trainer::NoProgress;
+use tinygate_words::hint_of;
 
-use super::prepare::{LIBTORCH_VERSION, Prepared};
-use super::ranks::Gathered;
-use super::resume::Continued;
-use super::{hardware, now_ms, rate_change, signals, way_on};
+use super::signals;
 use crate::exit::Exit;
-use crate::output::{self, Console};
+use crate::output::{self, Console, advised};
+use crate::session::Session;
 
-/// Begins a run: its log, its first events, then training.
-pub fn begin(
-    dir: &Path,
-    prepared: Prepared,
-    gathered: Gathered,
-    json: bool,
-    quiet: bool,
-) -> anyhow::Result<Exit> {
-    let fallback = gathered.fallback.clone();
-    let held_out = prepared.created.held_out_batches;
-    let warnings = prepared.warnings();
-    let process = Process::start(
-        dir,
-        &prepared.config,
-        prepared.frames,
-        held_out,
-        gathered,
-        quiet,
-    )?;
-    if process.stop.requested().is_some() {
+/// Creates a run and trains it.
+pub fn start(prepared: Prepared, ranks: u32, session: &Session) -> anyhow::Result<Exit> {
+    let draft = prepared.draft();
+    let permission = session.permission(draft.config());
+    let formed = form(draft.config(), draft.frames(), ranks, permission, session)?;
+    let stop = signals::listen(session.output.quiet).context("cannot listen to signals")?;
+    let setup = TrainerSetup {
+        directory: prepared.dir().to_owned(),
+        config: draft.config().clone(),
+        frames: Arc::clone(draft.frames()),
+        held_out: draft.created().held_out_batches,
+        stop: Arc::clone(&stop),
+    };
+    let trainer = BuiltinTrainer::start(setup, formed)?;
+    if stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
-    let store = Store::create(dir, &prepared.created.run)
-        .with_context(|| format!("cannot start a run in `{}`", dir.display()))?;
-    if !quiet {
-        let read = output::dataset::lines(&prepared.created.dataset);
-        read.iter()
-            .chain(&warnings)
-            .for_each(|line| output::say(line));
-    }
-    let mut controller = Controller::open(&store, dir, now_ms)?;
-    controller.record_fact(Event::RunCreated(Box::new(prepared.created)))?;
-    if let Some(granted) = fallback {
-        controller.record_fact(Event::FallbackGranted(granted))?;
-    }
-    let exit = process.drive(dir, controller, Console::new(json, quiet))?;
-    store.close()?;
+    let read = output::dataset::lines(&draft.created().dataset);
+    let warnings = output::dataset::warnings(&draft.created().dataset, brightest(draft.frames()));
+    let mut run = prepared.create(trainer.group())?;
+    session.output.say_all(&read);
+    session.output.say_all(&warnings);
+    let console = Console::new(session.output.json, session.output.quiet);
+    let exit = drive(trainer, &mut run, console)?;
+    run.close()?;
     Ok(exit)
 }
 
-/// Continues a run whose log is open. The caller closes the log.
-pub fn resume(
-    dir: &Path,
-    mut controller: Controller<'_>,
-    continued: Continued,
-    gathered: Gathered,
-    mut console: Console,
-    quiet: bool,
-) -> anyhow::Result<Exit> {
-    let fallback = gathered.fallback.clone();
-    let created = controller.state().created.as_ref();
-    let held_out = created.map_or(HeldOutBatches::Largest, |created| created.held_out_batches);
-    let process = Process::start(
-        dir,
-        &continued.config,
-        continued.frames,
-        held_out,
-        gathered,
-        quiet,
-    )?;
-    if process.stop.requested().is_some() {
+/// Trains a run whose log is open.
+pub fn resume(resumed: Resumed, session: &Session, mut console: Console) -> anyhow::Result<Exit> {
+    let permission = if resumed.fell_back() {
+        Permission::Used
+    } else {
+        session.permission(resumed.config())
+    };
+    let (config, frames) = (resumed.config(), resumed.frames());
+    let formed = form(config, frames, resumed.ranks(), permission, session)?;
+    let stop = signals::listen(session.output.quiet).context("cannot listen to signals")?;
+    let setup = TrainerSetup {
+        directory: resumed.run().dir().to_owned(),
+        config: config.clone(),
+        frames: Arc::clone(frames),
+        held_out: resumed.run().held_out_batches(),
+        stop: Arc::clone(&stop),
+    };
+    let trainer = BuiltinTrainer::start(setup, formed)?;
+    if stop.requested().is_some() {
         return Ok(Exit::Interrupted);
     }
-    for event in continued.given_up {
-        controller.record_fact(event)?;
-    }
-    controller.catch_up(&mut console)?;
-    if let Some(granted) = fallback {
-        controller.record_fact(Event::FallbackGranted(granted))?;
-    }
-    let told = rate_change::describe(controller.state(), &continued.changes);
-    if let Some(line) = told.filter(|_| !quiet) {
-        output::say(&line);
-    }
-    controller.record_changes(continued.changes)?;
-    process.drive(dir, controller, console)
+    let mut run = resumed.begin(trainer.group(), &mut console, &mut |notice| {
+        session.output.notice(&notice);
+    })?;
+    drive(trainer, &mut run, console)
 }
 
-/// The trainer of this process, ready and idle.
-struct Process {
-    started: ProcessStarted,
-    stop: Arc<StopRequest>,
-    trainer: Channels,
-    patience: Patience,
-    thread: std::thread::JoinHandle<()>,
+/// Forms the group of ranks that train.
+pub fn form(
+    config: &Config,
+    frames: &Frames,
+    ranks: u32,
+    permission: Permission,
+    session: &Session,
+) -> anyhow::Result<Formed> {
+    let request = group_request(ranks, permission, session)?;
+    let formed = form_group(config, frames, request, &mut |notice| {
+        session.output.notice(&notice);
+    })?;
+    Ok(formed)
 }
 
-impl Process {
-    fn start(
-        dir: &Path,
-        config: &Config,
-        frames: Arc<Frames>,
-        held_out: HeldOutBatches,
-        gathered: Gathered,
-        quiet: bool,
-    ) -> anyhow::Result<Process> {
-        let started = gathered.process_started();
-        let Gathered {
-            ranks,
-            device,
-            threads,
-            warning,
-            ..
-        } = gathered;
-        if let Some(warning) = warning.filter(|_| !quiet) {
-            output::say(&warning);
-        }
-        let stop = signals::listen(quiet).context("cannot listen to signals")?;
-        let (trainer, thread) = actor::spawn(ActorSetup {
-            directory: dir.to_owned(),
-            config: config.clone(),
-            frames,
-            device,
-            threads,
-            stop: Arc::clone(&stop),
-            ranks,
-            held_out,
-        })?;
-        Ok(Process {
-            started,
-            stop,
-            trainer,
-            // Ranks wait for each other, and say themselves when that takes too long.
-            patience: Patience::new(config.no_progress_seconds)
-                .with_floor(2 * u64::from(config.rank_timeout_seconds)),
-            thread,
-        })
-    }
-
-    fn drive(
-        self,
-        dir: &Path,
-        mut controller: Controller<'_>,
-        mut console: Console,
-    ) -> anyhow::Result<Exit> {
-        let judge = FileJudge::new(dir);
-        let host = Host {
-            trainer: &self.trainer,
-            judge: &judge,
-            patience: self.patience,
-            stop: &self.stop,
-        };
-        let ended = controller.run(self.started, host, &mut console);
-        console.end_line();
-        // Without its channels the trainer ends at the next update; libtorch must not
-        // be at work when the process goes down.
-        drop(self.trainer);
-        // A trainer that hangs is never joined.
-        let hangs = matches!(ended, Ok(Ending::NoProgress(_)));
-        let trained = if hangs { Ok(()) } else { self.thread.join() };
-        let ending = ended?;
-        if trained.is_err() {
-            tracing::warn!("the training thread ended in a panic");
-        }
-        let summary = console.summary();
-        console.say_all(&summary.lines());
-        exit(dir, ending, &console, summary.state())
-    }
+/// A group that this process leads.
+pub fn group_request(
+    ranks: u32,
+    permission: Permission,
+    session: &Session,
+) -> anyhow::Result<GroupRequest> {
+    Ok(GroupRequest {
+        ranks,
+        job: session.job.clone(),
+        program: std::env::current_exe().context("cannot find this program to start ranks with")?,
+        permission,
+    })
 }
 
-fn exit(dir: &Path, ending: Ending, console: &Console, state: &RunState) -> anyhow::Result<Exit> {
-    let resume = format!("`tinygate resume {}`", dir.display());
+fn drive(trainer: BuiltinTrainer, run: &mut Run, mut console: Console) -> anyhow::Result<Exit> {
+    let ended = trainer.drive(run, &mut console);
+    console.end_line();
+    let ending = ended?;
+    console.say_all(&console.summary().lines());
+    exit(run, ending, &console)
+}
+
+fn exit(run: &Run, ending: Ending, console: &Console) -> anyhow::Result<Exit> {
+    let resume = format!("`tinygate resume {}`", run.dir().display());
     match ending {
         Ending::Finished => Ok(Exit::Done),
         Ending::Stopped => {
-            let stage = state.stage();
-            let stage = stage.context("bug: a stage stopped, and the log names none\nhint: `tinygate replay` checks the log")?;
-            console.say(&way_on(dir, stage));
+            if let Some(stopped) = StoppedRun::of(run.dir(), run.state()) {
+                if let Some(hint) = hint_of(&stopped.remedies()) {
+                    console.say(&hint);
+                }
+            }
             Ok(Exit::Refused)
         }
         Ending::Interrupted { .. } => {
-            console.say(&format!("go on with {resume}"));
+            console.say(&format!("continue with {resume}"));
             Ok(Exit::Interrupted)
         }
         Ending::NoProgress(NoProgress {
@@ -204,33 +137,9 @@ fn exit(dir: &Path, ending: Ending, console: &Console, state: &RunState) -> anyh
             console.say(&format!("continue with {resume}"));
             Ok(Exit::NoProgress)
         }
-        Ending::Environment { detail } => {
-            anyhow::bail!("{detail}\nhint: nothing is lost; mend it and go on with {resume}")
-        }
-    }
-}
-
-impl Gathered {
-    /// This process and its ranks, as the log knows them.
-    pub fn process_started(&self) -> ProcessStarted {
-        // Ranks on other machines are of the same kind: they compute the same bits, which is checked.
-        let device = |rank: u32| {
-            let place = (rank % self.local_size.max(1)) as usize;
-            if self.device.is_cuda() && 1 < self.ranks.size() {
-                tch::Device::Cuda(place)
-            } else {
-                self.device
-            }
-        };
-        let devices: Vec<tch::Device> = (0..self.ranks.size()).map(device).collect();
-        ProcessStarted {
-            host: host_name(),
-            pid: std::process::id(),
-            tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
-            libtorch_version: LIBTORCH_VERSION.to_owned(),
-            devices: devices.iter().copied().map(hardware::device).collect(),
-            threads: u32::from(self.threads),
-            cards: devices.into_iter().map(hardware::card).collect(),
-        }
+        Ending::Environment { detail } => Err(advised(
+            detail,
+            format!("nothing is lost; fix it and continue with {resume}"),
+        )),
     }
 }

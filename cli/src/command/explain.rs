@@ -4,20 +4,20 @@ use std::path::Path;
 
 use anyhow::bail;
 use tinygate::events::{Event, Policy, Record};
+use tinygate::run::{EmptyLog, read};
 use tinygate::store::RunLock;
 use tinygate_words::{describe, explain};
 
-use super::records;
 use crate::args::ExplainArgs;
-use crate::exit::{EmptyLog, Exit};
-use crate::output;
+use crate::exit::Exit;
+use crate::output::{self, advised};
 
 pub fn perform(args: &ExplainArgs) -> anyhow::Result<Exit> {
     let mut policy: Option<Policy> = None;
     let mut found: Option<Record> = None;
     let mut any = false;
     let mut end = End::Unknown;
-    for record in records(&args.dir)? {
+    for record in read(&args.dir)? {
         let record = record?;
         any = true;
         end.see(&record);
@@ -39,13 +39,19 @@ pub fn perform(args: &ExplainArgs) -> anyhow::Result<Exit> {
     let interrupted = end.in_words(&args.dir).filter(|_| args.seq.is_none());
     let Some(record) = found else {
         match args.seq {
-            _ if !any => return Err(EmptyLog { place }.into()),
+            _ if !any => return Err(EmptyLog::at(&args.dir).into()),
             Some(seq) => {
-                bail!("the log has no event {seq}\nhint: `tinygate log {place}` lists them")
+                bail!(advised(
+                    format!("the log has no event {seq}"),
+                    format!("`tinygate log {place}` lists them"),
+                ))
             }
             None => {
                 let Some(interrupted) = interrupted else {
-                    bail!("nothing was decided yet\nhint: `tinygate log {place}` lists the events");
+                    bail!(advised(
+                        "nothing was decided yet",
+                        format!("`tinygate log {place}` lists the events"),
+                    ));
                 };
                 output::data_line(&format!("{interrupted}; nothing was decided before that"))?;
                 return Ok(Exit::Done);

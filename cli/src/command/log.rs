@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tinygate::events::{Event, Record};
+use tinygate::run::{EmptyLog, read};
 
-use super::records;
 use crate::args::LogArgs;
-use crate::exit::{EmptyLog, Exit};
+use crate::exit::Exit;
 use crate::output;
 
 /// Between two looks at a log that another process writes.
 const LOOK: Duration = Duration::from_millis(100);
 
 pub fn perform(args: &LogArgs) -> anyhow::Result<Exit> {
-    let mut records = records(&args.dir)?;
+    let mut records = read(&args.dir)?;
     let (mut last, mut printed, mut over) = (None, false, false);
     'log: loop {
         for record in records.by_ref() {
@@ -41,8 +41,7 @@ pub fn perform(args: &LogArgs) -> anyhow::Result<Exit> {
         sleep(LOOK);
     }
     let Some(last) = last else {
-        let place = args.dir.display().to_string();
-        return Err(EmptyLog { place }.into());
+        return Err(EmptyLog::at(&args.dir).into());
     };
     if !printed {
         output::say(&none(args, last));

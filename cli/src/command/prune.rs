@@ -1,7 +1,7 @@
-//! `prune`: delete the checkpoints that retention may delete, each as an event.
+//! `prune`: deletes the checkpoints that retention may delete.
 //!
-//! What goes is the machine's decision: the request is an event, and each deletion follows from it.
-//! Without `--delete` nothing is written, and the same decisions are only shown.
+//! The machine decides what is deleted: the request is an event, and so is each deletion that follows
+//! from it. Without `--delete` nothing is written, and the same decisions are only shown.
 
 use std::path::Path;
 
@@ -9,14 +9,13 @@ use serde::Serialize;
 use tinygate::controller::{Controller, Fold, Observer};
 use tinygate::events::{Event, PruneRequested, Record};
 use tinygate::machine::{Decision, Machine, RunState};
+use tinygate::run::{EmptyLog, LostCheckpoints, now_ms, read};
 use tinygate::store::Store;
 use tinygate::trainer::Progress;
 
-use super::lost::Lost;
 use super::user;
-use super::{now_ms, records};
 use crate::args::PruneArgs;
-use crate::exit::{EmptyLog, Exit};
+use crate::exit::Exit;
 use crate::output::{self, bytes, count};
 
 pub fn perform(args: &PruneArgs) -> anyhow::Result<Exit> {
@@ -103,15 +102,14 @@ fn request(args: &PruneArgs) -> PruneRequested {
     }
 }
 
-/// What would be deleted, from a log that is only read.
+/// What would be deleted. The log is only read.
 fn preview(args: &PruneArgs) -> anyhow::Result<Pruned> {
     let mut machine = Machine::default();
-    for record in records(&args.dir)? {
+    for record in read(&args.dir)? {
         machine.apply(&record?.event);
     }
     if machine.state().created.is_none() {
-        let place = args.dir.display().to_string();
-        return Err(EmptyLog { place }.into());
+        return Err(EmptyLog::at(&args.dir).into());
     }
     machine.apply(&Event::PruneRequested(request(args)));
     let mut paths = Vec::new();
@@ -129,9 +127,8 @@ fn delete(args: &PruneArgs) -> anyhow::Result<Pruned> {
     let mut fold = Fold::new();
     let (store, repairs) = Store::open_and_read(&args.dir, |record| fold.add(record))?;
     let mut controller = Controller::resume(fold, &store, &args.dir, now_ms)?;
-    if let Some(lost) = Lost::of(&args.dir, controller.state()) {
-        // What is on the disk may be all that the run can still resume from.
-        lost.refuse_pruning(&args.dir)?;
+    if let Some(lost) = LostCheckpoints::of(&args.dir, controller.state()) {
+        return Err(lost.prevents_pruning(&args.dir).into());
     }
     controller.record_repairs(repairs.into_iter().map(Into::into))?;
     let mut seen = Deleted::default();
@@ -169,7 +166,7 @@ impl Observer for Deleted {
     fn progressed(&mut self, _: &Progress) {}
 }
 
-/// Bytes of the files in a folder; what cannot be read counts for nothing.
+/// Bytes of the files in a folder, as far as they can be read.
 fn size(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries

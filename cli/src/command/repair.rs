@@ -1,38 +1,37 @@
-//! `repair`: put both copies of a log right, and say what was done.
+//! `repair`: repairs both copies of a log, and says how.
 
 use std::path::Path;
 
 use anyhow::Context;
 use tinygate::events::{Event, Record, Seq};
 use tinygate::machine::Machine;
+use tinygate::run::{EmptyLog, LostCheckpoints, now_ms, read};
 use tinygate::store::{Durability, EventLog, LogCopy, Repair, RepairOptions, Store, rehearse};
 use tinygate_words::describe;
 
-use super::lost::Lost;
 use super::user;
-use super::{now_ms, records};
 use crate::args::{CopyName, RepairArgs};
-use crate::exit::{EmptyLog, Exit};
+use crate::exit::Exit;
 use crate::output::{count, say};
 
 pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
-    let wishes = RepairOptions {
+    let options = RepairOptions {
         accept_loss: args.accept_loss,
         keep: args.keep.map(|copy| match copy {
             CopyName::Journal => LogCopy::Journal,
             CopyName::Sled => LogCopy::Sled,
         }),
     };
-    // Whether this repair gives up events: without the wish it would not go through.
+    // Whether this repair loses events: then it fails without the option.
     let loses = args.accept_loss && {
         let lossless = RepairOptions {
             accept_loss: false,
-            ..wishes
+            ..options
         };
         rehearse(&args.dir, lossless).is_err()
     };
     let events = if args.dry_run {
-        let (events, repairs) = rehearse(&args.dir, wishes).with_context(|| cannot(&args.dir))?;
+        let (events, repairs) = rehearse(&args.dir, options).with_context(|| cannot(&args.dir))?;
         say("tried on a copy of the log; nothing here was changed:");
         say_all(&args.dir, &repairs);
         say(&format!(
@@ -40,7 +39,7 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
             count(events)
         ));
         if loses {
-            let sound = records(&args.dir)?.map_while(Result::ok);
+            let sound = read(&args.dir)?.map_while(Result::ok);
             let lost = lost_of(&args.dir, sound);
             for checkpoint in lost.iter().flat_map(|lost| &lost.missing) {
                 say(&format!(
@@ -51,11 +50,10 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
         }
         events
     } else {
-        repair(&args.dir, wishes, loses)?
+        repair(&args.dir, options, loses)?
     };
     if events == 0 {
-        let place = args.dir.display().to_string();
-        return Err(EmptyLog { place }.into());
+        return Err(EmptyLog::at(&args.dir).into());
     }
     Ok(Exit::Done)
 }
@@ -64,16 +62,16 @@ fn cannot(dir: &Path) -> String {
     format!("cannot repair `{}`", dir.display())
 }
 
-/// Returns how many events were found.
-fn repair(dir: &Path, wishes: RepairOptions, loses: bool) -> anyhow::Result<u64> {
-    let (store, repairs) = Store::repair(dir, wishes).with_context(|| cannot(dir))?;
+/// Returns how many events the log has.
+fn repair(dir: &Path, options: RepairOptions, loses: bool) -> anyhow::Result<u64> {
+    let (store, repairs) = Store::repair(dir, options).with_context(|| cannot(dir))?;
     let events = store.head();
     say_all(dir, &repairs);
     say(&format!(
         "{} events, the same in both copies",
         count(events.get())
     ));
-    // Whole blocks may hold what this build cannot read: then nothing is added to them.
+    // Whole blocks may hold events that this build cannot read. Then nothing is appended.
     for record in store.read(Seq::FIRST)? {
         record?;
     }
@@ -92,8 +90,7 @@ fn repair(dir: &Path, wishes: RepairOptions, loses: bool) -> anyhow::Result<u64>
     Ok(events.get())
 }
 
-/// Checkpoints that the lost events let go are given up too: who accepts the loss of the one accepts
-/// that of the other.
+/// The lost events may have deleted checkpoints that the log now has again. These are given up too.
 fn give_up_lost(dir: &Path, store: &Store) -> anyhow::Result<()> {
     let records: Vec<Record> = store.read(Seq::FIRST)?.collect::<Result<_, _>>()?;
     let Some(lost) = lost_of(dir, records) else {
@@ -104,7 +101,7 @@ fn give_up_lost(dir: &Path, store: &Store) -> anyhow::Result<()> {
         "its files went with the events that are lost",
     ) {
         Ok(events) => events,
-        // A repaired log is worth more than none; `resume` refuses with the way out.
+        // The log is repaired all the same. `resume` refuses, and says what to do.
         Err(none_left) => {
             say(&format!("warning: {none_left}"));
             return Ok(());
@@ -119,12 +116,12 @@ fn give_up_lost(dir: &Path, store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn lost_of(dir: &Path, records: impl IntoIterator<Item = Record>) -> Option<Lost> {
+fn lost_of(dir: &Path, records: impl IntoIterator<Item = Record>) -> Option<LostCheckpoints> {
     let mut machine = Machine::default();
     for record in records {
         machine.apply(&record.event);
     }
-    Lost::of(dir, machine.state())
+    LostCheckpoints::of(dir, machine.state())
 }
 
 fn say_all(dir: &Path, repairs: &[Repair]) {
@@ -132,10 +129,7 @@ fn say_all(dir: &Path, repairs: &[Repair]) {
         say(&repair.detail);
         if let Some(quarantine) = &repair.quarantine {
             let place = dir.join(quarantine);
-            say(&format!(
-                "  what it held there is kept in `{}`",
-                place.display()
-            ));
+            say(&format!("  its bytes are kept in `{}`", place.display()));
         }
     }
     if repairs.is_empty() {

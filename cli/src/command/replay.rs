@@ -7,16 +7,16 @@ use tinygate_words::{audit_json_line, audit_text};
 
 use crate::args::ReplayArgs;
 use crate::exit::Exit;
-use crate::output;
+use crate::output::{self, advised};
 
 pub fn perform(args: &ReplayArgs) -> anyhow::Result<Exit> {
     let mut outcomes = Vec::new();
     for place in &args.log {
         if !place.exists() {
-            // The others are looked at all the same.
-            output::error(&anyhow::anyhow!(
-                "there is nothing at `{}`\nhint: name run directories, exported logs, or folders of them",
-                place.display()
+            // The others are still audited.
+            output::error(&advised(
+                format!("there is nothing at `{}`", place.display()),
+                "name run directories, exported logs, or folders of them",
             ));
             outcomes.push(Outcome::Unreadable);
             continue;
@@ -54,11 +54,13 @@ pub fn perform(args: &ReplayArgs) -> anyhow::Result<Exit> {
 #[cfg(feature = "train")]
 fn retrain(args: &ReplayArgs, path: &Path) -> anyhow::Result<Exit> {
     if !places::is_run(path) {
-        anyhow::bail!(
-            "`{}` is no run directory, and chunks are trained again from a run's checkpoints\n\
-             hint: name the run directory, or leave `--retrain` out",
-            path.display()
-        );
+        anyhow::bail!(advised(
+            format!(
+                "`{}` is not a run directory, and chunks are trained again from a run's checkpoints",
+                path.display()
+            ),
+            "name the run directory, or leave `--retrain` out",
+        ));
     }
     super::retrain::perform(args, path)
 }

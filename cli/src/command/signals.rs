@@ -1,9 +1,8 @@
 //! Signals that ask a run to stop with a checkpoint.
 //!
-//! SIGINT and SIGTERM: the first asks, the second ends the process at once. SIGHUP, which
-//! comes when a terminal goes away, and SIGUSR1, which Slurm sends before a job's limit
-//! (`--signal=USR1@120`), only ask. A SIGHUP that is ignored when the program starts, as
-//! under `nohup`, stays ignored.
+//! The first SIGINT or SIGTERM asks, the second ends the process at once. SIGHUP, sent when a
+//! terminal closes, and SIGUSR1, sent by Slurm before a job's limit (`--signal=USR1@120`), only ask.
+//! A SIGHUP that is ignored when the program starts, as under `nohup`, stays ignored.
 
 use std::io;
 use std::sync::Arc;
@@ -17,15 +16,15 @@ use tinygate::trainer::StopRequest;
 use crate::exit::Exit;
 use crate::output;
 
-/// Listens from here on, on a thread of its own.
+/// Listens from now on, on another thread.
 pub fn listen(quiet: bool) -> io::Result<Arc<StopRequest>> {
     let insisted = AtomicBool::new(false);
     on_each(move |stop, signal| {
-        // A shell passes a hangup on that the kernel has sent already, and a job's manager may
-        // warn twice: only those that a person or a deadline sends are ever an order.
+        // A shell repeats a hangup that the kernel has sent, and a job manager may warn twice. Only a
+        // person or a deadline sends these two.
         let insists = matches!(signal, "SIGINT" | "SIGTERM");
         if insists && insisted.swap(true, Ordering::Relaxed) {
-            // What was acknowledged is durable, and the next process cleans up.
+            // What was acknowledged is durable, and the next process cleans up the rest.
             low_level::exit(i32::from(Exit::Interrupted.code()));
         }
         let first = stop.requested().is_none();
@@ -43,7 +42,7 @@ pub fn listen(quiet: bool) -> io::Result<Arc<StopRequest>> {
     })
 }
 
-/// Notes signals and goes on, however many come: for a rank that rank 0 ends.
+/// Notes signals and continues: for a rank that rank 0 ends.
 pub fn note() -> io::Result<Arc<StopRequest>> {
     on_each(StopRequest::request)
 }
@@ -70,8 +69,7 @@ fn wanted(hangup_is_ignored: bool) -> Vec<i32> {
     signals
 }
 
-/// Whether whoever started this process had a signal ignored. Where the system does not
-/// say so, it is not.
+/// Whether a signal was ignored when this process started, as far as the system says.
 fn is_ignored(signal: i32) -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
         return false;

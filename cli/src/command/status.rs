@@ -4,26 +4,27 @@ use std::path::Path;
 
 use anyhow::bail;
 use serde::Serialize;
+use tinygate::run::{EmptyLog, read};
 use tinygate::store::RunLock;
 
-use super::{fold, records};
+use super::fold;
 use crate::args::StatusArgs;
-use crate::exit::{EmptyLog, Exit};
-use crate::output::{self, StageSummary, Style, Summary, timestamp};
+use crate::exit::Exit;
+use crate::output::{self, StageSummary, Style, Summary, advised, timestamp};
 
 pub fn perform(args: &StatusArgs) -> anyhow::Result<Exit> {
-    let summary = fold(records(&args.dir)?, args.at)?;
+    let summary = fold(read(&args.dir)?, args.at)?;
     if let (Some(at), Some((last, _))) = (args.at, summary.last)
         && last.get() < at
     {
-        bail!(
-            "the log ends at event {last}, before {at}\nhint: give `--at` an event that there is, or leave it out"
-        );
+        bail!(advised(
+            format!("the log ends at event {last}, before {at}"),
+            "give `--at` an event of the log, or leave it out",
+        ));
     }
     let attention = Attention::of(args);
     if summary.events == 0 {
-        let place = args.dir.display().to_string();
-        return Err(EmptyLog { place }.into());
+        return Err(EmptyLog::at(&args.dir).into());
     }
     if args.json {
         let json = serde_json::to_string(&StatusJson::of(args, &summary, attention))?;

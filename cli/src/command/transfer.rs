@@ -1,27 +1,26 @@
 //! `export` and `import`: a log in one file.
 
 use anyhow::bail;
+use tinygate::run::{EmptyLog, check_run};
 use tinygate::store::{self, OpenError, ReadError, ReadErrorKind, TransferError};
 
-use super::expect_run;
 use crate::args::{ExportArgs, ImportArgs};
-use crate::exit::{EmptyLog, Exit};
-use crate::output::{bytes, count, say};
+use crate::exit::Exit;
+use crate::output::{Advise, Advised, advised, bytes, count, say};
 
 pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
-    expect_run(&args.dir)?;
+    check_run(&args.dir)?;
     let exported = store::export(&args.dir, &args.file, args.force)?;
     let file = args.file.display();
     let events = count(exported.events);
     if let Some(fault) = exported.fault {
-        let what = format!(
-            "only {events} events could be exported\nhint: those before the fault are in `{file}`"
+        return Err(fault).advise(
+            || format!("only {events} events could be exported"),
+            &format!("those before the fault are in `{file}`"),
         );
-        return Err(anyhow::Error::new(fault).context(what));
     }
     if exported.events == 0 {
-        let place = args.dir.display().to_string();
-        return Err(EmptyLog { place }.into());
+        return Err(EmptyLog::at(&args.dir).into());
     }
     say(&format!(
         "{events} events in `{file}` ({})",
@@ -39,31 +38,33 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
 pub fn import(args: &ImportArgs) -> anyhow::Result<Exit> {
     let file = args.file.display();
     if args.file.is_dir() {
-        bail!(
-            "`{file}` is a directory, and `import` takes one file\n\
-             hint: `tinygate export {file} FILE` writes the log of a run directory to a file"
-        );
+        bail!(advised(
+            format!("`{file}` is a directory, and `import` takes one file"),
+            format!("`tinygate export {file} FILE` writes the log of a run directory to a file"),
+        ));
     }
     let events = store::import(&args.file, &args.dir).map_err(|error| {
         let hint = match &error {
             TransferError::Log(ReadError {
                 kind: ReadErrorKind::NotALog { .. } | ReadErrorKind::Empty,
                 ..
-            }) => "\nhint: name a file that `tinygate export` wrote",
-            TransferError::Open(OpenError::Exists) => "\nhint: name another directory",
+            }) => Some("name a file that `tinygate export` wrote"),
+            TransferError::Open(OpenError::Exists) => Some("name another directory"),
             TransferError::Log(_)
             | TransferError::Open(_)
             | TransferError::InTheWay { .. }
             | TransferError::Read { .. }
             | TransferError::Write { .. }
-            | TransferError::Rename { .. } => "",
+            | TransferError::Rename { .. } => None,
         };
-        let what = format!("cannot import `{file}` as `{}`{hint}", args.dir.display());
-        anyhow::Error::new(error).context(what)
+        let what = format!("cannot import `{file}` as `{}`", args.dir.display());
+        match hint {
+            Some(hint) => Advised::new(what, hint, error).into(),
+            None => anyhow::Error::new(error).context(what),
+        }
     })?;
     if events == 0 {
-        let place = args.file.display().to_string();
-        return Err(EmptyLog { place }.into());
+        return Err(EmptyLog::at(&args.file).into());
     }
     say(&format!(
         "{} events in `{}`; an exported log has no checkpoints: copy the stages' folders beside it to resume",

@@ -1,4 +1,4 @@
-//! Looks into a folder and those below it, within bounds.
+//! Walks a folder and those below it, within bounds.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,66 @@
-//! An error as one sentence, and what to do on a line of its own.
+//! An error as one sentence, with what to do on another line.
 
 use std::error::Error;
+use std::fmt;
 
 use tinygate::config::ConfigError;
 
 use super::hint::{of_cause, problem};
 use super::{Style, say};
+
+/// An error of a command, with a hint in the words of the command line.
+#[derive(Debug)]
+pub struct Advised {
+    text: String,
+    hint: String,
+    cause: Option<anyhow::Error>,
+}
+
+impl Advised {
+    pub fn new(
+        text: impl Into<String>,
+        hint: impl Into<String>,
+        cause: impl Into<anyhow::Error>,
+    ) -> Advised {
+        Advised {
+            text: text.into(),
+            hint: hint.into(),
+            cause: Some(cause.into()),
+        }
+    }
+}
+
+impl fmt::Display for Advised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for Advised {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_ref().map(AsRef::as_ref)
+    }
+}
+
+/// An error without a cause.
+pub fn advised(text: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Advised {
+        text: text.into(),
+        hint: hint.into(),
+        cause: None,
+    })
+}
+
+/// As `anyhow::Context`, with a hint.
+pub trait Advise<T> {
+    fn advise(self, text: impl FnOnce() -> String, hint: &str) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> Advise<T> for Result<T, E> {
+    fn advise(self, text: impl FnOnce() -> String, hint: &str) -> anyhow::Result<T> {
+        self.map_err(|error| Advised::new(text(), hint, error).into())
+    }
+}
 
 /// Prints an error and its hint, if any cause has one.
 pub fn error(error: &anyhow::Error) {
@@ -17,29 +72,32 @@ pub fn error(error: &anyhow::Error) {
     }
 }
 
-/// All causes, joined, and the outermost hint. Some libraries repeat their cause in
-/// their own words: it is said once.
+/// All causes, joined, and the outermost hint. Some libraries repeat their cause in their text; it is
+/// printed once.
 fn chain(error: &anyhow::Error) -> (String, Option<String>) {
     let mut text = String::new();
     let mut hint = None;
     for cause in error.chain() {
         let what = what(cause);
-        // The text of an error with advice may quote another program's hint, which stays in it.
-        let (what, told) = match of_cause(cause) {
-            Some(advice) => (what.trim_end().to_owned(), Some(advice)),
-            None => split(&what),
-        };
+        let what = what.trim_end();
         if text.is_empty() {
-            text = what;
-        } else if !text.contains(&what) {
+            text = what.to_owned();
+        } else if !text.contains(what) {
             text = format!("{text}: {what}");
         }
-        hint = hint.or(told);
+        hint = hint.or_else(|| hint_of(cause));
     }
     (text, hint)
 }
 
-/// The text of a cause. Of several problems in a config each has its hint.
+fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
+    match cause.downcast_ref::<Advised>() {
+        Some(advised) => Some(advised.hint.clone()),
+        None => of_cause(cause),
+    }
+}
+
+/// The text of a cause. Each of several problems in a config has its hint.
 fn what(cause: &(dyn Error + 'static)) -> String {
     match cause.downcast_ref::<ConfigError>() {
         Some(error) if 1 < error.problems().len() => error.list(problem),
@@ -47,66 +105,19 @@ fn what(cause: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// The text without its last hint, and the hint. A list of problems keeps its own.
-fn split(text: &str) -> (String, Option<String>) {
-    let is_hint = |line: &str| line.trim_start().starts_with("hint: ");
-    if 1 < text.lines().filter(|line| is_hint(line)).count() {
-        return (text.to_owned(), None);
-    }
-    let Some(place) = text.lines().position(is_hint) else {
-        return (text.trim_end().to_owned(), None);
-    };
-    let what: Vec<&str> = text.lines().take(place).collect();
-    let hint: Vec<&str> = text.lines().skip(place).map(str::trim).collect();
-    let hint = hint.join(" ");
-    let hint = hint.strip_prefix("hint: ").unwrap_or(&hint).to_owned();
-    (what.join("\n").trim_end().to_owned(), Some(hint))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn check(name: &str, text: &str, want: (&str, Option<&str>)) {
-        let (what, hint) = split(text);
-        assert_eq!((what.as_str(), hint.as_deref()), want, "{name}");
-    }
-
     #[test]
-    fn a_hint_is_found_however_it_is_set_off() {
-        check("none", "the disk is full", ("the disk is full", None));
-        check(
-            "on the next line",
-            "full\nhint: free some",
-            ("full", Some("free some")),
-        );
-        check(
-            "after a blank line",
-            "full\n\nhint: free some",
-            ("full", Some("free some")),
-        );
-        check(
-            "indented",
-            "a.toml:1: no\n  hint: `yes`",
-            ("a.toml:1: no", Some("`yes`")),
-        );
-        check(
-            "each problem of a list keeps its own",
-            "2 problems\na\n  hint: b\nc\n  hint: d",
-            ("2 problems\na\n  hint: b\nc\n  hint: d", None),
-        );
-    }
-
-    #[test]
-    fn a_cause_that_is_repeated_is_said_once() {
-        let cause = std::io::Error::other("no such device");
-        let error = anyhow::Error::new(cause).context("cannot read: no such device\nhint: look");
+    fn a_repeated_cause_is_printed_once() {
+        let cause = Err::<(), _>(std::io::Error::other("no such device"));
+        let error = cause.advise(|| "cannot read: no such device".to_owned(), "look");
         let want = (
             "cannot read: no such device".to_owned(),
             Some("look".to_owned()),
         );
-        assert_eq!(chain(&error), want);
+        assert_eq!(chain(&error.unwrap_err()), want);
     }
 
     #[test]
@@ -150,10 +161,11 @@ mod tests {
 
     #[test]
     fn the_outermost_hint_counts() {
-        let error = anyhow::anyhow!("inner\nhint: wait").context("outer\nhint: look");
+        let inner = || Err::<(), _>(advised("inner", "wait"));
+        let both = inner().advise(|| "outer".to_owned(), "look").unwrap_err();
         let want = ("outer: inner".to_owned(), Some("look".to_owned()));
-        assert_eq!(chain(&error), want);
-        let error = anyhow::anyhow!("inner\nhint: wait").context("outer");
+        assert_eq!(chain(&both), want);
+        let error = anyhow::Context::context(inner(), "outer").unwrap_err();
         let want = ("outer: inner".to_owned(), Some("wait".to_owned()));
         assert_eq!(chain(&error), want);
     }

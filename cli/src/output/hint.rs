@@ -9,6 +9,14 @@ use tinygate::controller::ControlError;
 use tinygate::data::still::StillError;
 use tinygate::data::{DataError, WindowError};
 use tinygate::picture::png::PictureError;
+#[cfg(feature = "train")]
+use tinygate::run::builtin::FormError;
+use tinygate::run::dry_run::DryRunError;
+use tinygate::run::retrain::RetrainError;
+use tinygate::run::{
+    EmptyLog, GivenError, LostError, NewRunError, NextCycleError, ReadRunError, ResumeError,
+    StoppedRun, UnknownModel,
+};
 use tinygate::setup::SetupError;
 use tinygate::store::{AppendError, Moved, OpenError, ReadError, ReadErrorKind, TransferError};
 #[cfg(feature = "train")]
@@ -49,6 +57,19 @@ pub fn of_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         of::<ReadErrorKind>,
         of::<TransferError>,
         of::<WalkError>,
+        of::<NewRunError>,
+        of::<GivenError>,
+        of::<UnknownModel>,
+        of::<ReadRunError>,
+        of::<NextCycleError>,
+        of::<ResumeError>,
+        of::<LostError>,
+        of::<StoppedRun>,
+        of::<EmptyLog>,
+        of::<RetrainError>,
+        of::<DryRunError>,
+        #[cfg(feature = "train")]
+        of::<FormError>,
         #[cfg(feature = "train")]
         of::<Misfit>,
         #[cfg(feature = "train")]

@@ -7,6 +7,7 @@ mod console;
 mod error;
 mod gate;
 mod hint;
+mod notice;
 mod style;
 
 use std::io::{self, IsTerminal, Write};
@@ -14,15 +15,16 @@ use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 
 pub use console::Console;
-pub use error::error;
+pub use error::{Advise, Advised, advised, error};
 pub use gate::GateJson;
+pub use notice::notice;
 pub use style::Style;
 #[cfg(feature = "train")]
 pub use tinygate_words::dataset;
 pub use tinygate_words::numbers::{bytes, count, timestamp};
 #[cfg(feature = "train")]
 pub use tinygate_words::numbers::{duration, number};
-pub use tinygate_words::{Align, StageSummary, Summary, Table, event_line, hint, setting};
+pub use tinygate_words::{Align, StageSummary, Summary, Table, event_line, hint};
 
 /// Warnings of the libraries go to stderr; `RUST_LOG` may ask for more.
 pub fn warnings_to_stderr() {

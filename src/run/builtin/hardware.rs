@@ -1,9 +1,9 @@
-//! What a run trains on, in the words of the log.
+//! The hardware that a run trains on, as its log records it.
 
 use tch::Device;
 
-/// A device as libtorch counts it. The same chunk gives the same bits on the same kind of processor only, so a CPU is
-/// named with its widest vectors.
+/// A device, numbered as libtorch does. A chunk gives the same bits only on the same kind of processor, so a CPU is
+/// recorded with its widest vectors.
 pub fn device(device: Device) -> String {
     match device {
         Device::Cpu => match processor() {
@@ -17,21 +17,19 @@ pub fn device(device: Device) -> String {
     }
 }
 
-/// The name of the hardware behind a device; empty where nobody names it.
+/// The name of a device's hardware; empty if it is unknown.
 pub fn card(device: Device) -> String {
     let name = match device {
         Device::Cpu | Device::Mps => {
             processor().map_or_else(processor_of_macos, |(model, _)| Some(model))
         }
-        Device::Cuda(index) => u32::try_from(index)
-            .ok()
-            .and_then(tinygate::train::cuda_card),
+        Device::Cuda(index) => u32::try_from(index).ok().and_then(crate::train::cuda_card),
         Device::Vulkan => None,
     };
     name.unwrap_or_default()
 }
 
-/// What the kernel calls this processor, and its widest vectors.
+/// The kernel's name of this processor, and its widest vectors.
 fn processor() -> Option<(String, Option<&'static str>)> {
     processor_in(&std::fs::read_to_string("/proc/cpuinfo").ok()?)
 }
@@ -68,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_processor_is_named_by_its_model_and_widest_vectors() {
+    fn a_processor_has_a_model_and_widest_vectors() {
         let info = "processor\t: 0\nmodel name\t: A CPU @ 2.20GHz\nflags\t\t: sse avx2 avx512f\n";
         let found = processor_in(info);
         assert_eq!(found, Some(("A CPU @ 2.20GHz".to_owned(), Some("avx512f"))));

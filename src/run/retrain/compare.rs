@@ -1,11 +1,11 @@
-//! A chunk as it was recorded beside the same chunk trained again.
+//! Compares a chunk in the log with the same chunk trained again.
 
+use crate::events::Scalar;
 use serde::Serialize;
-use tinygate::events::{ProcessStarted, Scalar};
 
 use super::recorded::Found;
 
-/// What a second training of a chunk came to.
+/// How much of a chunk is the same when it is trained again.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Comparison {
     pub samples: u64,
@@ -31,8 +31,8 @@ pub struct Difference {
 }
 
 impl Comparison {
-    /// Compares every sample of either side, and every file of the second training. (A signal
-    /// leaves a checkpoint where a training that nobody stops writes none.)
+    /// Compares every sample of either side, and every file of the second training: an interrupted one
+    /// has more checkpoints.
     pub fn of(recorded: &Found, retrained: &Found) -> Comparison {
         let mut comparison = Comparison::default();
         let mut first: Option<Difference> = None;
@@ -109,42 +109,11 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// What differs between the machine that trained a chunk and this one, in words.
-pub fn machines(then: &ProcessStarted, now: &ProcessStarted) -> Vec<String> {
-    let rows = [
-        ("device", devices(then, now), devices(now, then)),
-        ("threads", then.threads.to_string(), now.threads.to_string()),
-        (
-            "libtorch",
-            then.libtorch_version.clone(),
-            now.libtorch_version.clone(),
-        ),
-        (
-            "tinygate",
-            then.tinygate_version.clone(),
-            now.tinygate_version.clone(),
-        ),
-        ("host", then.host.clone(), now.host.clone()),
-    ];
-    let different = rows.into_iter().filter(|(_, then, now)| then != now);
-    different
-        .map(|(what, then, now)| format!("{what}: {then} then, {now} now"))
-        .collect()
-}
-
-/// The devices of `one`, with the names of their cards where both sides have them.
-fn devices(one: &ProcessStarted, other: &ProcessStarted) -> String {
-    if one.cards.is_empty() || other.cards.is_empty() {
-        return one.devices.join(", ");
-    }
-    tinygate_words::hardware(one)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::recorded::FileHash;
     use super::*;
-    use tinygate::events::Step;
+    use crate::events::Step;
 
     fn found(samples: &[(u64, &str, f64)], files: &[(u64, &str, &str)]) -> Found {
         let sample = |&(step, name, value): &(u64, &str, f64)| {
@@ -230,7 +199,7 @@ mod tests {
             Some("first difference at update 1, train/loss: recorded nothing, trained again 0.5"),
         );
         check(
-            "a sample that does not come again",
+            "a sample that is missing the second time",
             &loss(0.25),
             &found(&[], &[]),
             [2, 0, 0, 0],
@@ -247,7 +216,7 @@ mod tests {
             ),
         );
         check(
-            "a signal's checkpoint is nobody's fault",
+            "the checkpoint of an interruption",
             &file(3, "aa"),
             &found(&[], &[]),
             [0, 0, 0, 0],
@@ -296,28 +265,6 @@ mod tests {
             &now,
             [0, 0, 1, 0],
             Some("first difference at update 4, picture: recorded old, trained again bytes"),
-        );
-    }
-
-    #[test]
-    fn cards_are_compared_where_both_logs_have_them() {
-        let process = |cards: &[&str]| ProcessStarted {
-            host: "host".to_owned(),
-            pid: 1,
-            tinygate_version: "1".to_owned(),
-            libtorch_version: "2".to_owned(),
-            devices: vec!["cuda:0".to_owned()],
-            threads: 1,
-            cards: cards.iter().map(|card| (*card).to_owned()).collect(),
-        };
-        assert_eq!(
-            machines(&process(&["A"]), &process(&["B"])),
-            ["device: cuda:0 (A) then, cuda:0 (B) now"]
-        );
-        assert!(machines(&process(&["A"]), &process(&["A"])).is_empty());
-        assert!(
-            machines(&process(&[]), &process(&["B"])).is_empty(),
-            "an older log does not say"
         );
     }
 }

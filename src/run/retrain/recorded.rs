@@ -1,17 +1,18 @@
-//! What a log says of its chunks: how each was started, and everything measured in it that a
-//! second training must give again.
+//! The chunks of a log: how each was started, and everything measured in it that must be the same
+//! when it is trained again.
 
 use std::collections::BTreeMap;
 
-use tinygate::events::{Column, Event, Metric, ProcessStarted, Record, Scalar, Step, metric};
-use tinygate::machine::{Command, Decision, Machine, TrainChunk};
-use tinygate_words::describe;
+use crate::events::{
+    ChunkFailed, Column, Event, Metric, ProcessStarted, Record, Scalar, Step, metric,
+};
+use crate::machine::{Command, Decision, Machine, TrainChunk};
 
-/// A chunk as the log has it, or the part of one that was trained with the same settings: a person
-/// who resumes inside a chunk may change some, and the rest is another part.
+/// A chunk in the log, or the part of it that was trained with the same settings: a user who resumes
+/// inside a chunk may change some, and the rest is another part.
 #[derive(Debug)]
 pub struct Recorded {
-    /// As the machine gave it when the chunk was started, or resumed with other settings.
+    /// The machine's command when the chunk was started, or resumed with other settings.
     pub command: TrainChunk,
     /// The process that started it.
     pub process: Option<ProcessStarted>,
@@ -23,25 +24,24 @@ pub struct Recorded {
 pub enum End {
     Open,
     Finished,
-    /// Resumed after this update, with other settings or from before its start; what was trained after
-    /// it does not count.
+    /// Resumed after this update, with other settings or from before its start. What was trained after
+    /// it is superseded.
     Resumed {
         after: Step,
     },
-    /// In words.
-    Failed(String),
+    Failed(ChunkFailed),
 }
 
-/// Numbers and files of a chunk, by the update after which they were there.
+/// Numbers and files of a chunk, by the update after which they exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// By name; bit for bit. Without the throughput, which is the clock's.
+    /// By name; bit for bit. Without the throughput, which depends on the clock.
     pub samples: BTreeMap<(Step, String), Scalar>,
     /// By the file's name.
     pub files: BTreeMap<(Step, String), FileHash>,
 }
 
-/// What a file holds, by BLAKE3.
+/// The BLAKE3 of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileHash {
     /// Of the file's bytes.
@@ -108,7 +108,7 @@ impl Found {
         }
     }
 
-    /// Forgets what was measured after `step`: the chunk went on from there.
+    /// Forgets what was measured after `step`, where the chunk was resumed.
     pub fn supersede(&mut self, step: Step) {
         self.samples.retain(|(at, _), _| *at <= step);
         self.files.retain(|(at, _), _| *at <= step);
@@ -116,7 +116,7 @@ impl Found {
 }
 
 impl Recorded {
-    /// Ranks that trained it: each has a device on record.
+    /// Ranks that trained it: the log has a device for each.
     pub fn ranks(&self) -> u32 {
         let devices = self
             .process
@@ -192,8 +192,8 @@ impl Recorded {
         if matches!(event, Event::ChunkFinished(_)) {
             self.end = End::Finished;
         }
-        if matches!(event, Event::ChunkFailed(_)) {
-            self.end = End::Failed(describe(event));
+        if let Event::ChunkFailed(failed) = event {
+            self.end = End::Failed(failed.clone());
         }
         self.found.add(event);
     }
