@@ -1,13 +1,13 @@
 //! The command line, as data.
 //!
-//! Help, usage errors and shell completions all come from these definitions. What
-//! a text means (an override, a checkpoint with its stage) is for the command to say.
+//! Help, usage errors and shell completions all come from these definitions. Texts with a form of
+//! their own (an override, a checkpoint with its stage) are parsed by the commands.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Trains world models in stages behind gates, and can prove every decision afterwards.
+/// Trains world models in stages behind gates; every decision can be recomputed from the log.
 ///
 /// Relative paths inside a config file are relative to that file's folder; those on the command
 /// line, also in `--set data.path=...`, are relative to the working directory. A config named `-`
@@ -27,7 +27,7 @@ pub struct Cli {
 pub enum Command {
     /// Start a run in a new directory
     Run(RunArgs),
-    /// Go on with a run that was interrupted or stopped
+    /// Continue a run that was interrupted or stopped
     Resume(ResumeArgs),
     /// Recompute every decision of a log and compare
     Replay(ReplayArgs),
@@ -35,17 +35,17 @@ pub enum Command {
     Status(StatusArgs),
     /// Print the events of a log
     Log(LogArgs),
-    /// Say in words why a decision was made
+    /// Explain why a decision was made
     Explain(ExplainArgs),
     /// Write a run's log to one file
     Export(ExportArgs),
-    /// Make a run directory from an exported log
+    /// Create a run directory from an exported log
     Import(ImportArgs),
-    /// Put both copies of a run's log right
+    /// Repair both copies of a run's log
     Repair(RepairArgs),
     /// List the checkpoints that retention may delete, or delete them
     Prune(PruneArgs),
-    /// Judge checkpoints
+    /// Check and show checkpoints
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
     /// Write, check and show configs
@@ -53,7 +53,7 @@ pub enum Command {
     Config(ConfigCommand),
     /// Print a shell's completions
     Completions(CompletionsArgs),
-    /// Take part in a run as one of its other ranks; started by the run itself
+    /// Join a run as one of its other ranks; started by the run itself
     #[cfg(feature = "train")]
     #[command(hide = true)]
     Worker,
@@ -65,41 +65,42 @@ pub struct RunArgs {
     /// folder. May be left out with --next-cycle-of
     #[arg(required_unless_present = "next_cycle_of")]
     pub config: Option<PathBuf>,
-    /// Directory of the run; made if missing, refused if it has a log
+    /// Directory of the run; created if missing, refused if it has a log
     #[arg(long, required_unless_present = "dry_run")]
     pub dir: Option<PathBuf>,
-    /// Resume the run in the directory if there is one, as a requeued job needs it; then the config,
-    /// --stage, --init-from and --next-cycle-of are not used
+    /// Resume the run in the directory if there is one, as in a requeued job; then the config, --stage,
+    /// --init-from and --next-cycle-of are not used
     #[arg(long, conflicts_with = "dry_run")]
     pub or_resume: bool,
     /// Override a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Train this stage only; the stages it builds on are given by --init-from
+    /// Train this stage only; --init-from gives the stages it builds on
     #[arg(long)]
     pub stage: Option<String>,
-    /// Show gates, size, memory and time from a few updates; write nothing
+    /// Measure a few updates and show gates, size, memory and time; write nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Print one JSON object per gate on stdout
     #[arg(long)]
     pub json: bool,
-    /// Print nothing but errors; with --dry-run too, unless --json asks for the estimate
+    /// Print nothing but errors; with --dry-run too, unless --json is given
     #[arg(long, short)]
     pub quiet: bool,
-    /// Take that run's first config and what its ladders deferred
+    /// Start from that run's first config and the settings that its ladders deferred
     #[arg(long, value_name = "RUN")]
     pub next_cycle_of: Option<PathBuf>,
-    /// Start a stage from a checkpoint, ours or TinyWorlds', or a model in one file; may be repeated
+    /// Start a stage from a checkpoint of tinygate or TinyWorlds, or a model in one file; may be repeated
     #[arg(long, value_name = "[STAGE=]CHECKPOINT")]
     pub init_from: Vec<String>,
-    /// Take only the weights of the checkpoint that a stage starts from; its moments start at zero
+    /// Take only the weights of the checkpoint that a stage starts from; the optimizer's moments start at
+    /// zero
     #[arg(long, requires = "init_from")]
     pub fresh_optimizer: bool,
-    /// Take a checkpoint that fits although its own config or its optimizer has other settings
+    /// Accept a checkpoint that fits although its own config or its optimizer has other settings
     #[arg(long, requires = "init_from")]
     pub allow_other_settings: bool,
-    /// Go on with fewer devices than ranks, with more accumulation
+    /// Continue with fewer devices than ranks, with more accumulation
     #[arg(long)]
     pub allow_single_gpu_fallback: bool,
 }
@@ -114,7 +115,7 @@ pub struct ResumeArgs {
     /// Change a setting; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Give up checkpoints whose files are missing, as an event, and resume from the newest that is left
+    /// Give up checkpoints whose files are missing, and resume from the newest that is left
     #[arg(long)]
     pub give_up: bool,
     /// Print one JSON object per gate on stdout
@@ -123,7 +124,7 @@ pub struct ResumeArgs {
     /// Print nothing but errors on stderr
     #[arg(long, short)]
     pub quiet: bool,
-    /// Go on with fewer devices than ranks, with more accumulation
+    /// Continue with fewer devices than ranks, with more accumulation
     #[arg(long)]
     pub allow_single_gpu_fallback: bool,
 }
@@ -132,8 +133,8 @@ pub struct ResumeArgs {
 pub struct PruneArgs {
     /// Directory of the run
     pub dir: PathBuf,
-    /// Keep this many of each stage's newest accepted checkpoints besides best, passed and resume
-    /// points
+    /// Besides best, passed and resume points, keep this many of each stage's newest accepted
+    /// checkpoints
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub keep: u32,
     /// Delete them; without this they are only listed
@@ -152,17 +153,17 @@ pub struct ReplayArgs {
     /// Print one JSON object per log on stdout
     #[arg(long)]
     pub json: bool,
-    /// Train the recorded chunks again too, from the recorded checkpoints, and compare every
-    /// sample and every file; needs run directories
+    /// Also train the recorded chunks again, from the recorded checkpoints, and compare every sample
+    /// and every file; needs run directories
     #[arg(long)]
     pub retrain: bool,
-    /// Train this stage's chunks again only
+    /// Train only this stage's chunks again
     #[arg(long, requires = "retrain")]
     pub stage: Option<String>,
-    /// Train chunks A to B of each stage again only, both included
+    /// Train only chunks A to B of each stage again, both included
     #[arg(long, requires = "retrain", value_name = "A..B")]
     pub chunks: Option<ChunkRange>,
-    /// Where the data is now, the device or the threads: data.path, device, threads
+    /// Change where the data is, the device or the threads: data.path, device, threads
     #[arg(long, requires = "retrain", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
@@ -198,7 +199,7 @@ pub struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// As it stood after this event
+    /// Show the state after this event
     #[arg(long, value_name = "SEQ")]
     pub at: Option<u64>,
 }
@@ -225,7 +226,7 @@ pub struct LogArgs {
 pub struct ExplainArgs {
     /// Directory of the run, or an exported file
     pub dir: PathBuf,
-    /// The decision's event; by default the last gate or failure
+    /// The decision's event; default: the last gate or failure
     pub seq: Option<u64>,
 }
 
@@ -235,7 +236,7 @@ pub struct ExportArgs {
     pub dir: PathBuf,
     /// File to write
     pub file: PathBuf,
-    /// Replace the file if there is one
+    /// Replace an existing file
     #[arg(long)]
     pub force: bool,
 }
@@ -244,7 +245,7 @@ pub struct ExportArgs {
 pub struct ImportArgs {
     /// An exported log
     pub file: PathBuf,
-    /// Directory to make
+    /// Directory to create
     pub dir: PathBuf,
 }
 
@@ -252,13 +253,13 @@ pub struct ImportArgs {
 pub struct RepairArgs {
     /// Directory of the run
     pub dir: PathBuf,
-    /// Say what would be done, by doing it to a copy
+    /// Show what would be done, by trying it on a copy
     #[arg(long)]
     pub dry_run: bool,
-    /// Where events are lost in both copies: give up all that follow, and go on with those before
+    /// If events are damaged in both copies, give up these and all later ones
     #[arg(long)]
     pub accept_loss: bool,
-    /// Where two whole copies differ: go on with this one
+    /// If two intact copies differ, continue with this one
     #[arg(long, value_enum)]
     pub keep: Option<CopyName>,
 }
@@ -273,10 +274,10 @@ pub enum CopyName {
 
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
-    /// Say of each checkpoint for what it is good, and why not for more
+    /// Show what each checkpoint can be used for, and why not for more
     ///
-    /// `resume`: training can resume from it. `weights only`: a stage can build upon it, or begin from
-    /// its weights with --fresh-optimizer. `nothing`: not even that. Exits with 0 if each is good for
+    /// `resume`: training can resume from it. `weights only`: a stage can build on it, or start from its
+    /// weights with --fresh-optimizer. `nothing`: it cannot be used. Exits with 0 if each can be used for
     /// `resume` (with --weights: for its weights), with 1 otherwise.
     Verify(VerifyArgs),
     /// Print a checkpoint's tensors, its own config, its optimizer and its step
@@ -285,10 +286,10 @@ pub enum CheckpointCommand {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Checkpoints, ours or TinyWorlds', models in one file, or folders that contain some
+    /// Checkpoints of tinygate or TinyWorlds, models in one file, or folders that contain some
     #[arg(required = true, value_name = "PATH")]
     pub path: Vec<PathBuf>,
-    /// Sound weights suffice
+    /// Require sound weights only
     #[arg(long)]
     pub weights: bool,
     /// Print one JSON object per checkpoint
@@ -311,7 +312,7 @@ pub enum ConfigCommand {
     Init(InitArgs),
     /// Check a config without reading its data
     Check(CheckArgs),
-    /// Print a config with every default filled in; without FILE, every key there is
+    /// Print a config with every default filled in; without FILE, all keys
     Show(ShowArgs),
 }
 
@@ -325,7 +326,7 @@ pub enum PresetName {
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// The policy that gives the defaults
+    /// The policy that sets the defaults
     #[arg(long, value_enum, default_value_t = PresetName::Seed)]
     pub preset: PresetName,
 }

@@ -97,7 +97,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     (error.kind() == io::ErrorKind::BrokenPipe).then_some(Exit::Done)
 }
 
-/// The exit of an error of `tinygate::run`. Those whose source has one of its own are not in here.
+/// The exit of an error of `tinygate::run`; `None`: that of its source.
 fn of_run(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<EmptyLog>() {
         return Some(Exit::NothingChecked);
@@ -218,6 +218,41 @@ mod tests {
             "an empty file, through a transfer",
             TransferError::Log(read),
             Exit::NothingChecked,
+        );
+    }
+
+    #[test]
+    fn errors_of_runs_keep_the_codes_of_their_causes() {
+        let dir = std::path::PathBuf::from("run");
+        let empty = || tinygate::run::EmptyLog { path: dir.clone() };
+        check("an empty log", empty(), Exit::NothingChecked);
+        let resume = ResumeError::from(empty());
+        check("an empty log, resumed", resume, Exit::NothingChecked);
+        let retrain = RetrainError::from(empty());
+        check("an empty log, trained again", retrain, Exit::NothingChecked);
+        let newer = || ControlError::UnknownRules { found: 9, known: 1 };
+        let resume = ResumeError::Control(newer());
+        check("rules of a later build, resumed", resume, Exit::NewerBuild);
+        let create = NewRunError::Control(newer());
+        check("rules of a later build, created", create, Exit::NewerBuild);
+        let stopped = tinygate::run::StoppedRun {
+            dir: dir.clone(),
+            stage: tinygate::events::StageName::new("dynamics"),
+            failures: 6,
+            reason: None,
+        };
+        let resume = ResumeError::Stopped(stopped);
+        check("a stopped run", resume, Exit::Refused);
+        let resume = ResumeError::Open {
+            dir,
+            source: OpenError::NoEventLeft,
+        };
+        check("a damaged log, resumed", resume, Exit::LogDamaged);
+        let retries = anyhow::Error::new(ResumeError::RetriesWithoutStop);
+        check(
+            "a request without effect",
+            retries.context("`--retries`"),
+            Exit::Environment,
         );
     }
 

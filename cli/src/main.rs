@@ -1,10 +1,9 @@
 //! The program: arguments in, an exit code out.
 //!
-//! Everything that can go wrong arrives here as one chain of causes and leaves as
-//! one line and a hint on stderr. What the commands do stands in [`command`], one
-//! file each; how things look on a screen in [`output`].
+//! An error arrives here as a chain of causes and is printed on stderr as one line and a hint. The
+//! commands are in [`command`], one file each; how things look on a screen is in [`output`].
 //!
-//! Invariant: stdout carries data only, and a reader that goes away is no error.
+//! Invariant: stdout has data only, and a reader that closes it is not an error.
 
 #![cfg_attr(
     not(feature = "train"),
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
         }
     };
     if exit == exit::Exit::NoProgress {
-        // A thread still computes: what runs at a normal exit would free what it uses.
+        // A thread still computes, and a normal exit would free what it uses.
         let _ = std::io::stdout().flush();
         signal_hook::low_level::exit(i32::from(exit.code()));
     }

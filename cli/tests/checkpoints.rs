@@ -122,7 +122,7 @@ fn an_empty_folder_is_a_checkpoint_without_files() {
     fs::create_dir(place.path("empty")).unwrap();
     let done = run(["checkpoint", "verify", &place.arg("empty")]).expect(1);
     assert!(done.stdout.contains("missing_file: "), "{}", done.stdout);
-    run(["checkpoint", "verify", &place.arg("none")]).expect_error(2, &["cannot look into"]);
+    run(["checkpoint", "verify", &place.arg("none")]).expect_error(2, &["cannot read"]);
 }
 
 /// The fixture in one file, as models are published; `change` may spoil a value of it.
@@ -254,5 +254,5 @@ fn show_prints_what_is_in_a_checkpoint() {
     let none = place.write("none.pth", vec![0; 2000]);
     run(["checkpoint", "show", &none])
         .expect_error(2, &["does not begin like a `torch.save` archive"]);
-    run(["checkpoint", "show", &place.arg("gone")]).expect_error(2, &["cannot look into"]);
+    run(["checkpoint", "show", &place.arg("gone")]).expect_error(2, &["cannot read"]);
 }

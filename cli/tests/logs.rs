@@ -467,7 +467,7 @@ fn explain_says_why_a_run_was_interrupted() {
     let place = Place::with_config(200);
     let dir = inside_a_chunk(&place, &[]);
     let said = run(["explain", &dir]).expect(0).stdout;
-    assert!(said.contains("ended without a word"), "{said}");
+    assert!(said.contains("ended without recording why"), "{said}");
     // A run that has come to its end was not interrupted.
     let (_place, dir) = stopped();
     let said = run(["explain", &dir]).expect(0).stdout;

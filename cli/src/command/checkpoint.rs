@@ -1,7 +1,7 @@
-//! `checkpoint verify`: for what checkpoints are good, and why not for more.
+//! `checkpoint verify`: what checkpoints can be used for, and why not for more.
 //! `checkpoint show`: what is in one.
 //!
-//! A checkpoint inside a run is held to the hashes of the run's log as well.
+//! A checkpoint inside a run is also compared with the hashes in the run's log.
 //! Nothing in a file is executed.
 
 use std::collections::BTreeMap;
@@ -26,9 +26,9 @@ use crate::args::{ShowCheckpointArgs, VerifyArgs};
 use crate::exit::Exit;
 use crate::output::{self, Advise, Align, Style, Table, advised, bytes, count};
 
-/// How far below a folder checkpoints are looked for: `<run>/<stage>/checkpoints/<name>`.
+/// How far below a folder checkpoints are searched: `<run>/<stage>/checkpoints/<name>`.
 const DEPTH_MOST: u32 = 6;
-/// How far above a checkpoint its run is.
+/// How far above a checkpoint its run can be.
 const RUN_ABOVE: usize = 4;
 
 pub fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
@@ -55,20 +55,20 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
     Ok(if refused { Exit::Refused } else { Exit::Done })
 }
 
-/// What is said of a checkpoint as JSON.
+/// The verdict on a checkpoint, as JSON.
 #[derive(Serialize)]
 struct Verdict<'a> {
     path: String,
     good_for: &'static str,
     #[serde(flatten)]
     accepted: Option<&'a Accepted>,
-    /// Whether a log names it; then its hashes are the log's.
+    /// Whether it is in a log; then its hashes are the log's.
     in_log: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Why>,
 }
 
-/// Why a checkpoint is not good for more.
+/// Why a checkpoint cannot be used for more.
 #[derive(Serialize)]
 struct Why {
     code: &'static str,
@@ -155,7 +155,7 @@ fn describe(accepted: &Accepted, in_log: bool) -> String {
     )
 }
 
-/// The checkpoints at or below a path, in the order of their names.
+/// The checkpoints at or below a path, sorted by name.
 fn find(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let metadata = fs::metadata(place).advise(
         || format!("cannot read `{}`", place.display()),
@@ -179,19 +179,19 @@ fn find(place: &Path) -> anyhow::Result<Vec<PathBuf>> {
         Ok(below)
     })?;
     if found.is_empty() {
-        // An empty folder given by name is a checkpoint without its files.
+        // An empty folder is a checkpoint without its files.
         found.push(place.to_owned());
     }
     found.sort();
     Ok(found)
 }
 
-/// What a folder has.
+/// The contents of a folder.
 #[derive(Default)]
 struct Looked {
-    /// Files of a checkpoint of three.
+    /// It has some of the three files of a checkpoint.
     is_checkpoint: bool,
-    /// Files that may be checkpoints on their own.
+    /// Files that may each be a checkpoint.
     files: Vec<PathBuf>,
     below: Vec<PathBuf>,
 }
@@ -202,7 +202,7 @@ fn look(folder: &Path) -> io::Result<Looked> {
         let entry = entry?;
         let name = entry.file_name();
         looked.is_checkpoint |= FILE_NAMES.iter().any(|known| name == *known);
-        // Links, such as a stage's `best`, lead to what is found anyway.
+        // A link, such as a stage's `best`, leads to a checkpoint that is found anyway.
         if entry.file_type()?.is_dir() && !name.as_encoded_bytes().starts_with(b".") {
             looked.below.push(entry.path());
         } else if is_checkpoint_file(&entry.path()) {
@@ -212,12 +212,12 @@ fn look(folder: &Path) -> io::Result<Looked> {
     Ok(looked)
 }
 
-/// What the logs of the runs around checkpoints say of their files; each is read once.
+/// The files of checkpoints in the logs of their runs. Each log is read once.
 #[derive(Default)]
 struct Runs(BTreeMap<PathBuf, BTreeMap<PathBuf, Vec<FileRecord>>>);
 
 impl Runs {
-    /// `None` where no log names the checkpoint.
+    /// `None`: the checkpoint is in no log.
     fn expected(&mut self, path: &Path) -> anyhow::Result<Option<&[FileRecord]>> {
         let path =
             fs::canonicalize(path).with_context(|| format!("cannot read `{}`", path.display()))?;
@@ -233,7 +233,7 @@ impl Runs {
     }
 }
 
-/// The files of every checkpoint of a run, as its log names them.
+/// The files of every checkpoint in a run's log.
 fn named_in_log(run: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<FileRecord>>> {
     let mut named = BTreeMap::new();
     for record in read(run)? {
@@ -295,7 +295,7 @@ struct TensorRow<'a> {
     dtype: &'static str,
     shape: &'a [usize],
     bytes: usize,
-    /// Of its elements; `None` where there are none, or where one is no number.
+    /// Of its elements; `None` where there are none, or where one is not finite.
     min: Option<f64>,
     max: Option<f64>,
     mean: Option<f64>,
@@ -322,7 +322,7 @@ impl<'a> TensorRow<'a> {
 }
 
 impl Shown<'_> {
-    /// Numbers that training changes: those in floats.
+    /// Numbers that training changes: floats.
     fn parameters(&self) -> u64 {
         let floats = self
             .tensors

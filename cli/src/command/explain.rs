@@ -1,4 +1,4 @@
-//! `explain`: why a decision was made, in words.
+//! `explain`: why a decision was made.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ pub fn perform(args: &ExplainArgs) -> anyhow::Result<Exit> {
         }
     }
     let place = args.dir.display().to_string();
-    let interrupted = end.in_words(&args.dir).filter(|_| args.seq.is_none());
+    let interrupted = end.text(&args.dir).filter(|_| args.seq.is_none());
     let Some(record) = found else {
         match args.seq {
             _ if !any => return Err(EmptyLog::at(&args.dir).into()),
@@ -66,9 +66,9 @@ pub fn perform(args: &ExplainArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// How the log's last process ended, as far as the log says.
+/// How the last process of the log ended, as far as the log says.
 enum End {
-    /// It has not begun, or the run has come to its end.
+    /// No process has begun, or the run has ended.
     Unknown,
     Started,
     Interrupted(String),
@@ -88,15 +88,15 @@ impl End {
         }
     }
 
-    /// `None` while a process is at work, and of a log of which nobody knows.
-    fn in_words(&self, dir: &Path) -> Option<String> {
+    /// `None` while a process has the run open, and for an exported log.
+    fn text(&self, dir: &Path) -> Option<String> {
         if !dir.is_dir() || RunLock::holder(dir).is_some() {
             return None;
         }
         match self {
             End::Unknown => None,
             End::Started => Some(
-                "the run's process ended without a word: it was killed, or the machine stopped"
+                "the run's process ended without recording why: it was killed, or the machine stopped"
                     .to_owned(),
             ),
             End::Interrupted(text) => Some(text.clone()),
@@ -104,7 +104,7 @@ impl End {
     }
 }
 
-/// A decision that somebody may ask the reasons of.
+/// A decision that has reasons to explain.
 fn is_explained(event: &Event) -> bool {
     matches!(
         event,

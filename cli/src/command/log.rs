@@ -1,4 +1,4 @@
-//! `log`: the events themselves.
+//! `log`: prints the events.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::args::LogArgs;
 use crate::exit::Exit;
 use crate::output;
 
-/// Between two looks at a log that another process writes.
-const LOOK: Duration = Duration::from_millis(100);
+/// Between two reads of a log that another process writes.
+const POLL: Duration = Duration::from_millis(100);
 
 pub fn perform(args: &LogArgs) -> anyhow::Result<Exit> {
     let mut records = read(&args.dir)?;
@@ -34,23 +34,23 @@ pub fn perform(args: &LogArgs) -> anyhow::Result<Exit> {
                 break 'log;
             }
         }
-        // A stopped run may go on, in its log and beyond; a follower of the last word is done.
+        // A stopped run may be resumed later, but there is nothing to follow now.
         if over || !args.follow {
             break;
         }
-        sleep(LOOK);
+        sleep(POLL);
     }
     let Some(last) = last else {
         return Err(EmptyLog::at(&args.dir).into());
     };
     if !printed {
-        output::say(&none(args, last));
+        output::say(&nothing_printed(args, last));
     }
     Ok(Exit::Done)
 }
 
-/// Why a log that has events printed none.
-fn none(args: &LogArgs, last: u64) -> String {
+/// Why no event of the log was printed.
+fn nothing_printed(args: &LogArgs, last: u64) -> String {
     let from = args.from.unwrap_or(0);
     match args.to {
         Some(to) if to < from => format!("there is no event from {from} to {to}"),

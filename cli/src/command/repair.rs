@@ -12,7 +12,7 @@ use tinygate_words::describe;
 use super::user;
 use crate::args::{CopyName, RepairArgs};
 use crate::exit::Exit;
-use crate::output::{count, say};
+use crate::output::{self, count, say};
 
 pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
     let options = RepairOptions {
@@ -43,7 +43,7 @@ pub fn perform(args: &RepairArgs) -> anyhow::Result<Exit> {
             let lost = lost_of(&args.dir, sound);
             for checkpoint in lost.iter().flat_map(|lost| &lost.missing) {
                 say(&format!(
-                    "its files are missing, so it would be given up: `{}`",
+                    "the checkpoint `{}` would be given up, since its files are missing",
                     checkpoint.path
                 ));
             }
@@ -101,9 +101,10 @@ fn give_up_lost(dir: &Path, store: &Store) -> anyhow::Result<()> {
         "its files went with the events that are lost",
     ) {
         Ok(events) => events,
-        // The log is repaired all the same. `resume` refuses, and says what to do.
+        // The log is repaired anyway. `resume` refuses, and says what to do.
         Err(none_left) => {
-            say(&format!("warning: {none_left}"));
+            let hint = output::hint(&none_left).unwrap_or_default();
+            say(&format!("warning: {none_left}\nhint: {hint}"));
             return Ok(());
         }
     };

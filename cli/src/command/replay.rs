@@ -1,4 +1,4 @@
-//! `replay`: recompute every decision of every log named, and compare.
+//! `replay`: recomputes every decision of the given logs, and compares.
 
 use std::path::Path;
 

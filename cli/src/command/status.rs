@@ -1,4 +1,4 @@
-//! `status`: where a run stands, read beside whoever writes it.
+//! `status`: shows where a run stands, also while a process writes it.
 
 use std::path::Path;
 
@@ -22,45 +22,45 @@ pub fn perform(args: &StatusArgs) -> anyhow::Result<Exit> {
             "give `--at` an event of the log, or leave it out",
         ));
     }
-    let attention = Attention::of(args);
+    let holder = Holder::of(args);
     if summary.events == 0 {
         return Err(EmptyLog::at(&args.dir).into());
     }
     if args.json {
-        let json = serde_json::to_string(&StatusJson::of(args, &summary, attention))?;
+        let json = serde_json::to_string(&StatusJson::of(args, &summary, holder))?;
         output::data_line(&json)?;
     } else {
-        for line in lines(args, &summary, &attention) {
+        for line in lines(args, &summary, &holder) {
             output::data_line(&line)?;
         }
     }
     Ok(Exit::Done)
 }
 
-/// Who is at work on the run.
-enum Attention {
+/// Which process has the run open.
+enum Holder {
     Process {
         pid: String,
         host: String,
     },
-    Nobody,
-    /// Of a moment in the past or an exported log nothing is known.
+    None,
+    /// For a past state or an exported log.
     Unknown,
 }
 
-impl Attention {
-    fn of(args: &StatusArgs) -> Attention {
+impl Holder {
+    fn of(args: &StatusArgs) -> Holder {
         if args.at.is_some() || !args.dir.is_dir() {
-            return Attention::Unknown;
+            return Holder::Unknown;
         }
         match RunLock::holder(&args.dir) {
-            Some((pid, host)) => Attention::Process { pid, host },
-            None => Attention::Nobody,
+            Some((pid, host)) => Holder::Process { pid, host },
+            None => Holder::None,
         }
     }
 
-    fn is_nobody(&self) -> bool {
-        matches!(self, Attention::Nobody)
+    fn is_none(&self) -> bool {
+        matches!(self, Holder::None)
     }
 }
 
@@ -88,18 +88,18 @@ struct ProcessJson {
 }
 
 impl StatusJson {
-    fn of(args: &StatusArgs, summary: &Summary, attention: Attention) -> StatusJson {
+    fn of(args: &StatusArgs, summary: &Summary, holder: Holder) -> StatusJson {
         let created = summary.state().created.as_ref();
         StatusJson {
             run: created.map(|created| created.run.clone()),
             directory: directory_name(&args.dir),
-            phase: summary.phase(attention.is_nobody()),
+            phase: summary.phase(holder.is_none()),
             events: summary.events,
             last_seq: summary.last.map(|(seq, _)| seq.get()),
             last_time_ms: summary.last.map(|(_, time_ms)| time_ms),
-            process: match attention {
-                Attention::Process { pid, host } => Some(ProcessJson { pid, host }),
-                Attention::Nobody | Attention::Unknown => None,
+            process: match holder {
+                Holder::Process { pid, host } => Some(ProcessJson { pid, host }),
+                Holder::None | Holder::Unknown => None,
             },
             process_starts: summary.state().process.starts,
             stages: summary.stages(),
@@ -107,7 +107,7 @@ impl StatusJson {
     }
 }
 
-/// The name of a run's directory, which may not be the one it was created with.
+/// The name of a run's directory. It may have been renamed since the run was created.
 fn directory_name(path: &Path) -> Option<String> {
     if !path.is_dir() {
         return None;
@@ -116,7 +116,7 @@ fn directory_name(path: &Path) -> Option<String> {
     Some(whole.file_name()?.to_string_lossy().into_owned())
 }
 
-fn lines(args: &StatusArgs, summary: &Summary, attention: &Attention) -> Vec<String> {
+fn lines(args: &StatusArgs, summary: &Summary, holder: &Holder) -> Vec<String> {
     let style = Style::of_stdout();
     let mut lines = Vec::new();
     let created = summary.state().created.as_ref();
@@ -128,17 +128,17 @@ fn lines(args: &StatusArgs, summary: &Summary, attention: &Attention) -> Vec<Str
         }
         Some(_) | None => style.strong(created),
     };
-    let phase = match summary.phase(attention.is_nobody()) {
+    let phase = match summary.phase(holder.is_none()) {
         "interrupted" => format!("interrupted ({}), resumable", summary.interruption()),
         phase => phase.replace('_', " "),
     };
-    let process = match attention {
-        Attention::Process { pid, .. } if pid == "unknown" => {
+    let process = match holder {
+        Holder::Process { pid, .. } if pid == "unknown" => {
             ", another process has it open".to_owned()
         }
-        Attention::Process { pid, host } => format!(", process {pid} on {host} has it open"),
-        Attention::Nobody => ", no process has it open".to_owned(),
-        Attention::Unknown => String::new(),
+        Holder::Process { pid, host } => format!(", process {pid} on {host} has it open"),
+        Holder::None => ", no process has it open".to_owned(),
+        Holder::Unknown => String::new(),
     };
     lines.push(format!("{name}: {phase}{process}"));
     if let Some((seq, time_ms)) = summary.last {

@@ -1,4 +1,4 @@
-//! `export` and `import`: a log in one file.
+//! `export` and `import`: a log as one file.
 
 use anyhow::bail;
 use tinygate::run::{EmptyLog, check_run};
@@ -29,7 +29,7 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
     if let Some(tail) = exported.tail {
         let left = bytes(tail.bytes);
         say(&format!(
-            "{left} at the end are no whole append and were left out"
+            "{left} at the end were left out: they are not a complete append"
         ));
     }
     Ok(Exit::Done)
@@ -67,7 +67,7 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<Exit> {
         return Err(EmptyLog::at(&args.file).into());
     }
     say(&format!(
-        "{} events in `{}`; an exported log has no checkpoints: copy the stages' folders beside it to resume",
+        "{} events in `{}`; an exported log has no checkpoints: to resume, copy the folders of the stages into it",
         count(events),
         args.dir.display()
     ));

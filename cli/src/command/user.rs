@@ -1,8 +1,8 @@
-//! Who runs this process, for the log.
+//! The user that runs this process, for the log.
 
 use rustix::process::geteuid;
 
-/// The name in the environment, else the system's name of the user, else `uid N`.
+/// The name in the environment, else the user's name in the system, else `uid N`.
 pub fn name() -> String {
     let named = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
     named("USER")

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use tinygate_replay::places;
 
-/// Calls `enter` for `place` and, down to `depth_most` below it, for the folders that it answers.
+/// Calls `enter` for `place` and, down to `depth_most` below it, for the folders that it returns.
 ///
 /// # Errors
-/// Too many folders, or one that cannot be looked into.
+/// Too many folders, or one that cannot be read.
 pub fn walk(
     place: &Path,
     depth_most: u32,
