@@ -1,5 +1,5 @@
-//! Compiles the border to c10d against the libtorch that torch-sys found, with NCCL where both its library and its
-//! headers are there.
+//! Compiles the C interface to c10d against the libtorch that torch-sys found, with NCCL if its library and its headers
+//! are installed.
 
 #![allow(
     clippy::print_stdout,
@@ -16,10 +16,10 @@ fn main() {
     println!("cargo:rerun-if-env-changed=NCCL_INCLUDE_DIR");
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
     let Some(libraries) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
-        println!("cargo:warning=torch-sys named no folder of libtorch");
+        println!("cargo:warning=torch-sys did not say where libtorch is");
         return;
     };
-    // As torch-sys has it: LIBTORCH_INCLUDE, else beside the libraries.
+    // As in torch-sys: LIBTORCH_INCLUDE, or next to the libraries.
     let include = std::env::var_os("LIBTORCH_INCLUDE").map_or_else(
         || libraries.join("../include"),
         |folder| PathBuf::from(folder).join("include"),
@@ -35,7 +35,7 @@ fn main() {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .define("USE_DISTRIBUTED", None)
         .define("USE_C10D_GLOO", None)
-        // PyTorch's headers are not ours to warn about.
+        // System headers: no warnings about PyTorch's code.
         .flag(format!("-isystem{}", include.display()))
         .flag(format!(
             "-isystem{}",
@@ -52,12 +52,12 @@ fn main() {
     }
     build.compile("tinygate_c10d");
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {
-        // `dlopen`, where it is not part of the C library yet.
+        // `dlopen`, which older C libraries have in a library of its own.
         println!("cargo:rustc-link-lib=dl");
     }
 }
 
-/// Headers that c10d's own NCCL header asks for, directly or not.
+/// Headers that c10d's NCCL header includes, directly or indirectly.
 const HEADERS: [&str; 7] = [
     "nccl.h",
     "cuda_runtime_api.h",
@@ -68,12 +68,12 @@ const HEADERS: [&str; 7] = [
     "cusparse.h",
 ];
 
-/// Folders with the headers of NCCL and CUDA, for a libtorch that has CUDA.
+/// Folders with the headers of NCCL and CUDA, for a libtorch with CUDA.
 fn nccl(libraries: &Path) -> Option<Vec<PathBuf>> {
     if !libraries.join("libtorch_cuda.so").exists() {
         return None;
     }
-    // The wheels of NVIDIA stand beside torch; else a toolkit is installed.
+    // NVIDIA's wheels are installed next to torch; otherwise there may be a CUDA toolkit.
     let beside = libraries.join("../../nvidia");
     let mut places = vec![beside.join("nccl/include"), beside.join("cu13/include")];
     places.extend(std::env::var_os("NCCL_INCLUDE_DIR").map(PathBuf::from));
@@ -88,7 +88,7 @@ fn nccl(libraries: &Path) -> Option<Vec<PathBuf>> {
     for header in HEADERS {
         let Some(place) = places.iter().find(|place| place.join(header).exists()) else {
             println!(
-                "cargo:warning=libtorch has CUDA, but `{header}` is not found: ranks on GPUs go through Gloo and the CPU; \
+                "cargo:warning=libtorch has CUDA, but `{header}` is not found: ranks on GPUs will use Gloo on the CPU; \
                  set NCCL_INCLUDE_DIR and CUDA_HOME, or install the wheels nvidia-nccl-cu13, nvidia-cuda-crt and nvidia-cuda-cccl"
             );
             return None;

@@ -1,5 +1,5 @@
-// A plain C border around the parts of c10d that tinygate uses. Every function catches every exception: one that
-// crossed into Rust would end the process.
+// A C interface to the parts of c10d that tinygate uses. Every function catches every exception, because one that
+// reached Rust would abort the process.
 
 #include "bridge.h"
 
@@ -52,7 +52,7 @@ void note(tinygate_failure* failure, int32_t kind, const std::string& text) {
   failure->text = copy_text(text);
 }
 
-// Runs `work`; an exception becomes a failure and the result that stands for none.
+// Runs `work`. An exception is stored in `failure`, and `none` is returned.
 template <typename Result, typename Work>
 Result guarded(tinygate_failure* failure, Result none, Work work) {
   try {
@@ -73,9 +73,9 @@ Result guarded(tinygate_failure* failure, Result none, Work work) {
   return none;
 }
 
-// c10d prints each broken connection with a stack, and then throws the same as an exception, which is what is reported.
-// libtorch's own variable brings the stacks back.
-void print_no_stacks() {
+// For each broken connection c10d logs a stack trace, and then throws an exception, which is reported. The traces are
+// turned off, unless the user sets libtorch's own variable for the log level.
+void disable_stack_traces() {
   static const bool once = [] {
     if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) {
       FLAGS_caffe2_log_level = c10::GLOG_FATAL;
@@ -94,7 +94,7 @@ std::vector<at::Tensor> tensors_of(void* const* tensors, size_t count) {
   return all;
 }
 
-// Those of a client.
+// The options of a client.
 c10d::TCPStoreOptions store_options(uint16_t port, int64_t timeout_ms) {
   c10d::TCPStoreOptions options;
   options.port = port;
@@ -104,7 +104,7 @@ c10d::TCPStoreOptions store_options(uint16_t port, int64_t timeout_ms) {
 }
 
 tinygate_store* open_store(const char* host, const c10d::TCPStoreOptions& options) {
-  print_no_stacks();
+  disable_stack_traces();
   auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
   return new tinygate_store{store, store->getPort()};
 }
@@ -149,7 +149,7 @@ void tinygate_store_free(tinygate_store* store) {
   try {
     delete store;
   } catch (...) {
-    // Closing a connection that is gone is no failure.
+    // The connection may be broken already.
   }
 }
 
@@ -207,7 +207,7 @@ tinygate_group* tinygate_group_gloo(
     options->devices.push_back(
         interface != nullptr ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
                              : c10d::ProcessGroupGloo::createDeviceForHostname(address));
-    // One thread runs collectives in the order they were asked for.
+    // With one thread, collectives run in the order of the calls.
     options->threads = 1;
     return new tinygate_group{c10::make_intrusive<c10d::ProcessGroupGloo>(store->inner, rank, size, options)};
   });
@@ -230,8 +230,8 @@ tinygate_group* tinygate_group_nccl(
     tinygate_failure* failure) {
   return guarded<tinygate_group*>(failure, nullptr, [&]() -> tinygate_group* {
 #ifdef TINYGATE_NCCL
-    // By default a rank that hangs makes c10d's watchdog end the process. Here waiting for a collective times out, as it
-    // does with Gloo, and the caller decides.
+    // By default c10d's watchdog ends the process when a rank hangs. With these settings a wait for a collective times
+    // out, as with Gloo, and the caller decides.
     setenv("TORCH_NCCL_BLOCKING_WAIT", "1", 0);
     setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", 0);
     setenv("TORCH_NCCL_ENABLE_MONITORING", "0", 0);
@@ -250,8 +250,8 @@ tinygate_group* tinygate_group_nccl(
 
 char* tinygate_cuda_card(int index) {
 #ifdef __linux__
-  // The driver's own library, which libtorch has loaded where there is a device: no header of CUDA is needed, and what
-  // is visible to this process has the numbers that libtorch gives it.
+  // Asks the driver's library, which libtorch has loaded if there is a device. This needs no CUDA headers, and the
+  // driver numbers the devices that are visible to this process as libtorch does.
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (driver == nullptr) {
     return nullptr;
@@ -276,7 +276,7 @@ void tinygate_group_free(tinygate_group* group) {
   try {
     delete group;
   } catch (...) {
-    // The other side may be gone already.
+    // The other ranks may be gone already.
   }
 }
 

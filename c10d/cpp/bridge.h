@@ -12,7 +12,7 @@ enum { TINYGATE_OTHER = 0, TINYGATE_TIMED_OUT = 1, TINYGATE_NETWORK = 2, TINYGAT
 
 struct tinygate_failure {
   int32_t kind;
-  char* text; // to be freed with tinygate_free_text; null: no failure
+  char* text; // freed with tinygate_free_text; null if there is no failure
 };
 
 struct tinygate_store;
@@ -21,7 +21,7 @@ struct tinygate_group;
 void tinygate_free_text(char* text);
 void tinygate_free_bytes(uint8_t* bytes);
 
-// Takes over `listener`, a listening socket at `host` and `port`.
+// Takes ownership of `listener`, a listening socket at `host` and `port`.
 tinygate_store* tinygate_store_serve(int listener, const char* host, uint16_t port, int64_t timeout_ms, tinygate_failure* failure);
 tinygate_store* tinygate_store_connect(const char* host, uint16_t port, int64_t timeout_ms, tinygate_failure* failure);
 tinygate_store* tinygate_store_prefixed(const tinygate_store* store, const char* prefix, tinygate_failure* failure);
@@ -31,10 +31,10 @@ bool tinygate_store_check(const tinygate_store* store, const char* key, bool* th
 bool tinygate_store_wait(const tinygate_store* store, const char* key, int64_t timeout_ms, tinygate_failure* failure);
 uint8_t* tinygate_store_get(const tinygate_store* store, const char* key, size_t* length, tinygate_failure* failure);
 
-// `interface` may be null: then the device is bound to `address`.
+// If `interface` is null, the device is bound to `address`.
 tinygate_group* tinygate_group_gloo(const tinygate_store* store, int rank, int size, const char* address, const char* interface, int64_t timeout_ms, tinygate_failure* failure);
 bool tinygate_has_nccl(void);
-// The name of a CUDA device, to be freed with tinygate_free_text; null: unknown.
+// The name of a CUDA device, freed with tinygate_free_text; null if unknown.
 char* tinygate_cuda_card(int index);
 tinygate_group* tinygate_group_nccl(const tinygate_store* store, int rank, int size, bool loopback, int64_t timeout_ms, tinygate_failure* failure);
 void tinygate_group_free(tinygate_group* group);

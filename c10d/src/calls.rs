@@ -1,10 +1,10 @@
 //! Calls into c10d that may never return.
 //!
-//! A store that accepts a connection and does not answer blocks its client for ever: c10d reads without a time limit. So
-//! each call runs on a thread of its own, and its caller waits no longer than it wants to. A thread that is given up
-//! ends with its connection, or with the process.
+//! A store that accepts a connection and never answers blocks its client forever: c10d reads without a time limit. So
+//! each call runs on its own thread, and the caller stops waiting when the call's time limit is over. An abandoned thread
+//! ends with its connection or with the process.
 //!
-//! Invariant: calls of one connection follow one another; none begins while an earlier one is unanswered.
+//! Invariant: the calls on one connection run one at a time, in order.
 
 use std::convert::Infallible;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -14,59 +14,59 @@ use std::time::{Duration, Instant};
 
 use crate::{Error, ErrorKind, Result};
 
-/// Asked while a call is waited for: whether to give it up.
-pub type Cut = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Polled while a call runs: whether to stop waiting for it.
+pub type Cancel = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// How often [`Cut`] is asked.
-const LOOK: Duration = Duration::from_millis(100);
-/// c10d has time limits of its own in most places, and says more when they are reached first.
+/// How often [`Cancel`] is polled.
+const POLL: Duration = Duration::from_millis(100);
+/// Added to each limit: most calls have a time limit inside c10d, whose errors say more than ours.
 const GRACE: Duration = Duration::from_millis(500);
-/// What one look counts at most. A process that was stopped or suspended meanwhile did not wait: what was
-/// answered to it is there when it continues.
-const LOOK_MOST: Duration = Duration::from_secs(1);
+/// One poll counts as at most this much waiting. While a process is stopped or suspended it does not wait: any answer
+/// is there when it continues.
+const POLL_MOST: Duration = Duration::from_secs(1);
 
 /// The calls of one connection.
 #[derive(Clone, Default)]
 pub(crate) struct Calls {
-    /// Closed when the call that was given up last has returned.
-    unanswered: Arc<Mutex<Option<Receiver<Infallible>>>>,
-    cut: Option<Cut>,
+    /// Closes when the call that was abandoned last returns.
+    abandoned: Arc<Mutex<Option<Receiver<Infallible>>>>,
+    cancel: Option<Cancel>,
 }
 
 impl Calls {
-    pub fn cut_by(cut: Option<&Cut>) -> Calls {
+    pub fn new(cancel: Option<&Cancel>) -> Calls {
         Calls {
-            unanswered: Arc::default(),
-            cut: cut.cloned(),
+            abandoned: Arc::default(),
+            cancel: cancel.cloned(),
         }
     }
 
-    /// The same calls, which nothing ends early.
-    pub fn uncut(&self) -> Calls {
+    /// The same connection, whose calls cannot be cancelled.
+    pub fn without_cancel(&self) -> Calls {
         Calls {
-            unanswered: Arc::clone(&self.unanswered),
-            cut: None,
+            abandoned: Arc::clone(&self.abandoned),
+            cancel: None,
         }
     }
 
     /// Calls `work`, which should return within `limit`.
     ///
     /// # Errors
-    /// Those of `work`; [`ErrorKind::TimedOut`] and [`ErrorKind::Cut`] where it is given up.
+    /// Those of `work`; [`ErrorKind::TimedOut`] or [`ErrorKind::Cancelled`] if the call is abandoned.
     pub fn call<T: Send + 'static>(
         &self,
         limit: Duration,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut left = limit + GRACE;
-        let mut unanswered = self
-            .unanswered
+        let mut abandoned = self
+            .abandoned
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(earlier) = unanswered.as_ref() {
+        if let Some(earlier) = abandoned.as_ref() {
             match self.wait(earlier, &mut left) {
-                Err(Waited::Ended) => *unanswered = None,
-                Err(Waited::GivenUp(kind)) => return Err(given_up(kind, limit)),
+                Err(Waited::Ended) => *abandoned = None,
+                Err(Waited::Abandoned(kind)) => return Err(abandoned_error(kind, limit)),
                 Ok(never) => match never {},
             }
         }
@@ -74,7 +74,7 @@ impl Calls {
         let (answering, answer) = channel();
         let thread = thread::Builder::new().name("tinygate-c10d".to_owned());
         let spawned = thread.spawn(move || {
-            // Nobody listens to a call that was given up.
+            // An abandoned call has no receiver.
             let _ = answering.send(work());
             drop(ending);
         });
@@ -82,9 +82,9 @@ impl Calls {
         match self.wait(&answer, &mut left) {
             Ok(result) => result,
             Err(Waited::Ended) => Err(other("bug: a call of c10d panicked".to_owned())),
-            Err(Waited::GivenUp(kind)) => {
-                *unanswered = Some(ended);
-                Err(given_up(kind, limit))
+            Err(Waited::Abandoned(kind)) => {
+                *abandoned = Some(ended);
+                Err(abandoned_error(kind, limit))
             }
         }
     }
@@ -96,17 +96,17 @@ impl Calls {
     ) -> std::result::Result<T, Waited> {
         loop {
             let begun = Instant::now();
-            let received = receiver.recv_timeout((*left).min(LOOK));
+            let received = receiver.recv_timeout((*left).min(POLL));
             *left = left.saturating_sub(counted(begun.elapsed()));
             match received {
                 Ok(value) => return Ok(value),
                 Err(RecvTimeoutError::Disconnected) => return Err(Waited::Ended),
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => {
-                    return Err(Waited::GivenUp(ErrorKind::TimedOut));
+                    return Err(Waited::Abandoned(ErrorKind::TimedOut));
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if self.cut.as_ref().is_some_and(|cut| cut()) {
-                        return Err(Waited::GivenUp(ErrorKind::Cut));
+                    if self.cancel.as_ref().is_some_and(|cancel| cancel()) {
+                        return Err(Waited::Abandoned(ErrorKind::Cancelled));
                     }
                 }
             }
@@ -114,19 +114,19 @@ impl Calls {
     }
 }
 
-/// How much of a time limit a look takes.
+/// How much of a time limit a poll uses up.
 fn counted(elapsed: Duration) -> Duration {
-    elapsed.min(LOOK_MOST)
+    elapsed.min(POLL_MOST)
 }
 
 enum Waited {
     Ended,
-    GivenUp(ErrorKind),
+    Abandoned(ErrorKind),
 }
 
-fn given_up(kind: ErrorKind, limit: Duration) -> Error {
-    let text = if kind == ErrorKind::Cut {
-        "given up".to_owned()
+fn abandoned_error(kind: ErrorKind, limit: Duration) -> Error {
+    let text = if kind == ErrorKind::Cancelled {
+        "cancelled".to_owned()
     } else {
         format!("no answer within {} s", limit.as_secs_f64())
     };
@@ -145,11 +145,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_was_stopped_did_not_wait() {
+    fn a_suspended_process_does_not_use_up_its_limit() {
         assert_eq!(
             counted(Duration::from_millis(100)),
             Duration::from_millis(100)
         );
-        assert_eq!(counted(Duration::from_secs(3600)), LOOK_MOST);
+        assert_eq!(counted(Duration::from_secs(3600)), POLL_MOST);
     }
 }

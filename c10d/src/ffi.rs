@@ -1,4 +1,4 @@
-//! `cpp/bridge.h`, line by line.
+//! The declarations of `cpp/bridge.h`.
 
 use std::ffi::{c_char, c_int, c_void};
 

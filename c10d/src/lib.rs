@@ -1,7 +1,7 @@
 //! PyTorch's own collectives for tch tensors: c10d's TCPStore and its Gloo and NCCL process groups.
 //!
-//! tch exposes none of them, so a thin border of C++ does (`cpp/bridge.cpp`). What is done with it (who is which rank,
-//! what is averaged when) is not decided here. All of the project's `unsafe` is in this crate.
+//! tch does not expose them, so a thin C interface in C++ does (`cpp/bridge.cpp`). Who is which rank and what is averaged
+//! when is up to the caller. All of the project's `unsafe` is in this crate.
 //!
 //! Invariant: an exception of libtorch becomes an [`Error`]; none crosses into Rust.
 
@@ -18,11 +18,11 @@ use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 
 use calls::Calls;
-pub use calls::Cut;
+pub use calls::Cancel;
 
 use ffi::{RawFailure, RawGroup, RawStore};
 
-/// What libtorch said, and what kind of thing it was about.
+/// An error of libtorch: its message and its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct Error {
@@ -36,10 +36,10 @@ pub enum ErrorKind {
     TimedOut,
     /// A connection was refused or broke.
     Network,
-    /// The store answered something else than what was asked for.
+    /// The store sent an unexpected answer.
     Store,
-    /// The caller gave it up.
-    Cut,
+    /// The caller cancelled the call.
+    Cancelled,
     Other,
 }
 
@@ -47,7 +47,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Keys and values that all ranks see: a client of a TCPStore, and on one rank its server too.
 ///
-/// No call waits for a store that does not answer longer than its time limit: that of the call, else of the connection.
+/// If the store does not answer, a call ends at its own time limit, or at that of the connection if it has none.
 pub struct Store {
     raw: Arc<OwnedStore>,
     calls: Calls,
@@ -63,22 +63,22 @@ unsafe impl Sync for OwnedStore {}
 
 impl Drop for OwnedStore {
     fn drop(&mut self) {
-        // SAFETY: the pointer is ours and is freed once.
+        // SAFETY: we own the pointer and free it once.
         unsafe { ffi::tinygate_store_free(self.0.as_ptr()) }
     }
 }
 
 impl Store {
-    /// Serves a store on `listener`, which says where it can be reached, and connects to it.
+    /// Serves a store on `listener`, and connects to it.
     ///
     /// # Errors
-    /// What libtorch says of the socket.
+    /// Those of the socket.
     pub fn serve(listener: TcpListener, timeout: Duration) -> Result<Store> {
         let address = listener.local_addr().map_err(|error| Error {
             kind: ErrorKind::Network,
             text: error.to_string(),
         })?;
-        // A socket that listens everywhere is reached over the loopback as well.
+        // A socket that listens on all addresses can be reached over the loopback.
         let host = match (address.is_ipv4(), address.ip().is_unspecified()) {
             (true, true) => "127.0.0.1".to_owned(),
             (false, true) => "::1".to_owned(),
@@ -87,7 +87,7 @@ impl Store {
         let host = text(&host)?;
         let listener = listener.into_raw_fd();
         Store::made(timeout, None, move |failure| {
-            // SAFETY: the text lives until the call is over; the descriptor is handed over for good.
+            // SAFETY: the text lives until the call returns; the descriptor is handed over for good.
             unsafe {
                 ffi::tinygate_store_serve(
                     listener,
@@ -100,34 +100,39 @@ impl Store {
         })
     }
 
-    /// Connects to a store; retries until `timeout` while nothing listens. Where something listens that does not
-    /// answer as a store does, it waits as long. `cut` ends that, and the waits of every later call, early.
+    /// Connects to a store. Retries until `timeout` while nothing listens at the address, and waits as long for a
+    /// service that does not answer like a store. `cancel` ends this wait early, and those of later calls.
     ///
     /// # Errors
-    /// [`ErrorKind::TimedOut`] or [`ErrorKind::Network`] without one.
-    pub fn connect(host: &str, port: u16, timeout: Duration, cut: Option<&Cut>) -> Result<Store> {
+    /// [`ErrorKind::TimedOut`] or [`ErrorKind::Network`] if no store can be reached.
+    pub fn connect(
+        host: &str,
+        port: u16,
+        timeout: Duration,
+        cancel: Option<&Cancel>,
+    ) -> Result<Store> {
         let host = text(host)?;
-        Store::made(timeout, cut, move |failure| {
-            // SAFETY: the text lives until the call is over.
+        Store::made(timeout, cancel, move |failure| {
+            // SAFETY: the text lives until the call returns.
             unsafe {
                 ffi::tinygate_store_connect(host.as_ptr(), port, milliseconds(timeout), failure)
             }
         })
     }
 
-    /// From here on nothing ends a call early.
-    pub fn uncut(&mut self) {
-        self.calls = self.calls.uncut();
+    /// Later calls cannot be cancelled.
+    pub fn disable_cancel(&mut self) {
+        self.calls = self.calls.without_cancel();
     }
 
     /// The same store, with `prefix/` before each key.
     ///
     /// # Errors
-    /// A prefix with a zero byte.
+    /// A prefix that contains a zero byte.
     pub fn prefixed(&self, prefix: &str) -> Result<Store> {
         let prefix = text(prefix)?;
         let raw = made(|failure| {
-            // SAFETY: the store and the text live until the call is over; nothing is sent.
+            // SAFETY: the store and the text live until the call returns; nothing is sent.
             unsafe { ffi::tinygate_store_prefixed(self.raw.0.as_ptr(), prefix.as_ptr(), failure) }
         })?;
         Ok(Store {
@@ -142,7 +147,7 @@ impl Store {
         let raw = Arc::clone(&self.raw);
         self.calls.call(self.timeout, move || {
             done(|failure| {
-                // SAFETY: all pointers live until the call is over, and the length is the value's.
+                // SAFETY: all pointers live until the call returns, and the length is the value's.
                 unsafe {
                     ffi::tinygate_store_set(
                         raw.0.as_ptr(),
@@ -163,10 +168,10 @@ impl Store {
         self.calls.call(self.timeout, move || raw.has(&key))
     }
 
-    /// Waits for a value; `None` when none came within `timeout`, also where the store does not answer.
+    /// Waits for a value. `None` if there is none within `timeout`, or if the store does not answer.
     ///
     /// # Errors
-    /// A store that is gone.
+    /// A store that no longer exists.
     pub fn get(&self, key: &str, timeout: Duration) -> Result<Option<Vec<u8>>> {
         let key = text(key)?;
         let raw = Arc::clone(&self.raw);
@@ -179,10 +184,10 @@ impl Store {
 
     fn made(
         timeout: Duration,
-        cut: Option<&Cut>,
+        cancel: Option<&Cancel>,
         make: impl FnOnce(*mut RawFailure) -> *mut RawStore + Send + 'static,
     ) -> Result<Store> {
-        let calls = Calls::cut_by(cut);
+        let calls = Calls::new(cancel);
         let raw = calls.call(timeout, move || made(make).map(OwnedStore))?;
         Ok(Store {
             raw: Arc::new(raw),
@@ -196,7 +201,7 @@ impl OwnedStore {
     fn has(&self, key: &CStr) -> Result<bool> {
         let mut there = false;
         done(|failure| {
-            // SAFETY: all pointers live until the call is over.
+            // SAFETY: all pointers live until the call returns.
             unsafe {
                 ffi::tinygate_store_check(self.0.as_ptr(), key.as_ptr(), &raw mut there, failure)
             }
@@ -206,7 +211,7 @@ impl OwnedStore {
 
     fn get(&self, key: &CStr, timeout: Duration) -> Result<Option<Vec<u8>>> {
         let waited = done(|failure| {
-            // SAFETY: all pointers live until the call is over.
+            // SAFETY: all pointers live until the call returns.
             unsafe {
                 ffi::tinygate_store_wait(
                     self.0.as_ptr(),
@@ -218,20 +223,20 @@ impl OwnedStore {
         });
         match waited {
             Ok(()) => {}
-            // The store does not say of what kind a time-out is; asking once more does.
+            // The error does not say whether the wait timed out; checking the key does.
             Err(_) if !self.has(key)? => return Ok(None),
             Err(_) => {}
         }
         let mut length = 0;
         let bytes = made(|failure| {
-            // SAFETY: all pointers live until the call is over.
+            // SAFETY: all pointers live until the call returns.
             unsafe {
                 ffi::tinygate_store_get(self.0.as_ptr(), key.as_ptr(), &raw mut length, failure)
             }
         })?;
-        // SAFETY: the call answered with `length` bytes that are ours.
+        // SAFETY: the call returned `length` bytes that we own.
         let value = unsafe { std::slice::from_raw_parts(bytes.as_ptr(), length) }.to_vec();
-        // SAFETY: they were allocated for us and are freed once.
+        // SAFETY: we own them and free them once.
         unsafe { ffi::tinygate_free_bytes(bytes.as_ptr()) };
         Ok(Some(value))
     }
@@ -240,13 +245,13 @@ impl OwnedStore {
 /// Where a Gloo group listens for its other ranks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// An address of this machine, or a name of it.
+    /// An address or a host name of this machine.
     Address(String),
     /// A network interface, as `GLOO_SOCKET_IFNAME` names it.
     Interface(String),
 }
 
-/// Ranks that compute together. All ranks call the same functions in the same order.
+/// A group of ranks that compute together. All ranks call the same functions in the same order.
 pub struct Group {
     raw: NonNull<RawGroup>,
 }
@@ -258,7 +263,7 @@ impl Group {
     /// Gloo, for tensors on the CPU. Returns when all `size` ranks are connected.
     ///
     /// # Errors
-    /// Ranks that did not come within `timeout`, an address that is not this machine's.
+    /// Ranks that did not connect within `timeout`, or an address that this machine does not have.
     pub fn gloo(
         store: &Store,
         rank: u32,
@@ -277,7 +282,7 @@ impl Group {
         let raw = Arc::clone(&store.raw);
         store.calls.call(timeout, move || {
             let group = made(|failure| {
-                // SAFETY: all pointers live until the call is over; exactly one of address and interface is null.
+                // SAFETY: all pointers live until the call returns; exactly one of address and interface is null.
                 unsafe {
                     ffi::tinygate_group_gloo(
                         raw.0.as_ptr(),
@@ -298,7 +303,7 @@ impl Group {
     /// ranks on this machine. Returns when all `size` ranks are connected.
     ///
     /// # Errors
-    /// A build without NCCL, and what NCCL says.
+    /// A build without NCCL, or an error of NCCL.
     pub fn nccl(
         store: &Store,
         rank: u32,
@@ -311,7 +316,7 @@ impl Group {
         let raw = Arc::clone(&store.raw);
         store.calls.call(timeout, move || {
             let group = made(|failure| {
-                // SAFETY: all pointers live until the call is over.
+                // SAFETY: all pointers live until the call returns.
                 unsafe {
                     ffi::tinygate_group_nccl(
                         raw.0.as_ptr(),
@@ -324,7 +329,7 @@ impl Group {
                 }
             })?;
             let group = Group { raw: group };
-            // The first collective is what connects the ranks.
+            // NCCL connects the ranks in the first collective.
             let one = Tensor::f_ones([1], (Kind::Float, device));
             let mut one = one.map_err(|error| Error {
                 kind: ErrorKind::Other,
@@ -335,7 +340,7 @@ impl Group {
         })
     }
 
-    /// Replaces each tensor by its sum over all ranks. All are of one type and one device.
+    /// Replaces each tensor by its sum over all ranks. All have the same type and device.
     pub fn sum(&self, tensors: &mut [&mut Tensor]) -> Result<()> {
         let mut pointers: Vec<*mut c_void> = tensors
             .iter_mut()
@@ -354,7 +359,7 @@ impl Group {
         })
     }
 
-    /// Replaces `tensor` by the one of rank `root`.
+    /// Replaces `tensor` by that of rank `root`.
     pub fn broadcast(&self, tensor: &mut Tensor, root: u32) -> Result<()> {
         done(|failure| {
             // SAFETY: a live tensor of tch, borrowed for the whole call, which waits for the result.
@@ -372,21 +377,21 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // SAFETY: the pointer is ours and is freed once.
+        // SAFETY: we own the pointer and free it once.
         unsafe { ffi::tinygate_group_free(self.raw.as_ptr()) }
     }
 }
 
-/// What the driver calls a CUDA device, as libtorch counts them; `None` where there is none, or no driver.
+/// The driver's name of the CUDA device with libtorch's `index`; `None` if there is no such device or no driver.
 pub fn cuda_card(index: u32) -> Option<String> {
     let index = c_int::try_from(index).ok()?;
-    // SAFETY: takes a number; answers null or a text that ends with a zero and is ours.
+    // SAFETY: takes a number; returns null or a zero-terminated string that we own.
     let name = NonNull::new(unsafe { ffi::tinygate_cuda_card(index) })?;
     // SAFETY: as above.
     let text = unsafe { CStr::from_ptr(name.as_ptr()) }
         .to_string_lossy()
         .into_owned();
-    // SAFETY: it was allocated for us and is freed once.
+    // SAFETY: we own it and free it once.
     unsafe { ffi::tinygate_free_text(name.as_ptr()) };
     Some(text)
 }
@@ -424,11 +429,11 @@ impl RawFailure {
         let text = if self.text.is_null() {
             "no message".to_owned()
         } else {
-            // SAFETY: a text of C++ that ends with a zero and is ours.
+            // SAFETY: a zero-terminated string that we own.
             let text = unsafe { CStr::from_ptr(self.text) }
                 .to_string_lossy()
                 .into_owned();
-            // SAFETY: it was allocated for us and is freed once.
+            // SAFETY: we own it and free it once.
             unsafe { ffi::tinygate_free_text(self.text) };
             text
         };
@@ -443,8 +448,8 @@ impl RawFailure {
 }
 
 impl ErrorKind {
-    /// Time-outs of a store are its errors like all others, and Gloo's own exceptions come through c10d with their
-    /// words alone.
+    /// The kind by the message: a store reports time-outs like its other errors, and of Gloo's exceptions c10d passes on
+    /// only the message.
     fn of_text(text: &str) -> Option<ErrorKind> {
         let text = text.to_ascii_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
@@ -461,14 +466,14 @@ impl ErrorKind {
 fn text(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error {
         kind: ErrorKind::Other,
-        text: format!("{text:?} holds a zero byte"),
+        text: format!("{text:?} contains a zero byte"),
     })
 }
 
 fn count(count: u32) -> Result<c_int> {
     c_int::try_from(count).map_err(|_| Error {
         kind: ErrorKind::Other,
-        text: format!("{count} is more ranks than c10d counts"),
+        text: format!("{count} is more ranks than c10d supports"),
     })
 }
 

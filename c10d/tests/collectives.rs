@@ -16,7 +16,7 @@ fn listener() -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
 }
 
-/// What each of two ranks comes to, with collectives that wait for `timeout`.
+/// The results of two ranks, with collectives that wait for `timeout`.
 fn pair<T: Send>(timeout: Duration, rank: impl Fn(u32, &Store, Group) -> T + Sync) -> (T, T) {
     let listener = listener();
     let port = listener.local_addr().unwrap().port();
@@ -66,7 +66,7 @@ fn sums_are_the_same_bits_on_all_ranks() {
 }
 
 #[test]
-fn all_ranks_get_what_the_root_has() {
+fn a_broadcast_sends_the_tensor_of_the_root() {
     let shared = |rank: u32, _: &Store, group: Group| {
         let mut flat = Tensor::from_slice(&[f64::from(rank), 7.0]);
         group.broadcast(&mut flat, 1).unwrap();
@@ -83,7 +83,7 @@ fn all_ranks_get_what_the_root_has() {
 }
 
 #[test]
-fn the_store_hands_values_over_and_says_when_there_is_none() {
+fn the_store_returns_values_and_reports_missing_ones() {
     let keys = |rank: u32, store: &Store, _: Group| {
         if rank == 0 {
             store.set("empty", &[]).unwrap();
@@ -93,7 +93,7 @@ fn the_store_hands_values_over_and_says_when_there_is_none() {
         assert!(!store.has("missing").unwrap());
         let empty = store.get("empty", PATIENCE).unwrap();
         let bytes = store.get("bytes", PATIENCE).unwrap();
-        // The server goes with rank 0, so it waits until the other has read all.
+        // Rank 0 serves the store, so it stays until the other rank has read everything.
         if rank == 1 {
             store.set("done", b"yes").unwrap();
         } else {
@@ -106,16 +106,16 @@ fn the_store_hands_values_over_and_says_when_there_is_none() {
 }
 
 #[test]
-fn a_rank_that_keeps_silent_is_timed_out() {
+fn a_silent_rank_times_out() {
     let outcome = |rank: u32, store: &Store, group: Group| {
         if rank == 1 {
-            // Alive and connected, and not computing.
-            store.get("given up", PATIENCE).unwrap().unwrap();
+            // Alive and connected, but not computing.
+            store.get("timed out", PATIENCE).unwrap().unwrap();
             return None;
         }
         let mut one = Tensor::from_slice(&[1.0_f32]);
         let error = group.sum(&mut [&mut one]).unwrap_err();
-        store.set("given up", b"").unwrap();
+        store.set("timed out", b"").unwrap();
         Some(error)
     };
     let (error, _) = pair(Duration::from_secs(10), outcome);
@@ -124,7 +124,7 @@ fn a_rank_that_keeps_silent_is_timed_out() {
 }
 
 #[test]
-fn a_rank_that_goes_away_breaks_the_connection() {
+fn a_rank_that_exits_breaks_the_connection() {
     let outcome = |rank: u32, _: &Store, group: Group| {
         if rank == 1 {
             drop(group);
@@ -146,11 +146,11 @@ fn check(name: &str, made: Result<(), Error>, kinds: &[ErrorKind]) {
 }
 
 #[test]
-fn what_cannot_be_reached_is_an_error() {
+fn unreachable_addresses_are_errors() {
     let free = listener().local_addr().unwrap().port();
     let network = [ErrorKind::TimedOut, ErrorKind::Network];
     check(
-        "nobody listens",
+        "nothing listens",
         Store::connect("127.0.0.1", free, SHORT, None).map(drop),
         &network,
     );
@@ -183,7 +183,7 @@ fn what_cannot_be_reached_is_an_error() {
         &[ErrorKind::Network, ErrorKind::Other],
     );
     check(
-        "the other rank never comes",
+        "the other rank never connects",
         Group::gloo(
             &store,
             0,

@@ -1,4 +1,4 @@
-//! Stores that accept a connection and do not answer, or not as a store does.
+//! Stores that accept a connection and do not answer, or answer like another service.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tinygate_c10d::{Cut, ErrorKind, Group, Listen, Result, Store};
+use tinygate_c10d::{Cancel, ErrorKind, Group, Listen, Result, Store};
 
 const LONG: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(300);
 
-/// A port where every connection is served by `answer`, and kept open after it if there is one to keep.
+/// A port where `answer` serves every connection, which stays open if `answer` returns it.
 fn port(answer: fn(TcpStream) -> Option<TcpStream>) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -27,16 +27,16 @@ fn port(answer: fn(TcpStream) -> Option<TcpStream>) -> u16 {
     port
 }
 
-/// What a client asks first: one byte and a magic number, then one byte and a number that must come back.
-fn number_asked_for(stream: &mut TcpStream) -> Option<[u8; 4]> {
+/// Reads the first request of a client: one byte and a magic number, then one byte and a number that must be returned.
+fn requested_number(stream: &mut TcpStream) -> Option<[u8; 4]> {
     let mut asked = [0; 10];
     stream.read_exact(&mut asked).ok()?;
     asked[6..].try_into().ok()
 }
 
-/// A store up to the end of the handshake, and silent after it.
+/// Completes the handshake like a store, then stays silent.
 fn answers_the_handshake(mut stream: TcpStream) -> Option<TcpStream> {
-    let number = number_asked_for(&mut stream)?;
+    let number = requested_number(&mut stream)?;
     stream.write_all(&number).ok()?;
     Some(stream)
 }
@@ -50,17 +50,17 @@ fn kind<T>(result: Result<T>) -> Option<ErrorKind> {
 }
 
 #[test]
-fn nobody_waits_longer_for_a_handshake_than_the_time_limit() {
+fn a_handshake_without_an_answer_times_out() {
     assert_eq!(kind(connect(Some, SHORT)), Some(ErrorKind::TimedOut));
     let half = |mut stream: TcpStream| {
-        let number = number_asked_for(&mut stream)?;
+        let number = requested_number(&mut stream)?;
         stream.write_all(&number[..2]).ok()?;
         Some(stream)
     };
     assert_eq!(kind(connect(half, SHORT)), Some(ErrorKind::TimedOut));
     assert!(connect(|_| None, SHORT).is_err(), "accepts and closes");
     let garbage = |mut stream: TcpStream| {
-        number_asked_for(&mut stream)?;
+        requested_number(&mut stream)?;
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").ok()?;
         Some(stream)
     };
@@ -68,7 +68,7 @@ fn nobody_waits_longer_for_a_handshake_than_the_time_limit() {
 }
 
 #[test]
-fn nobody_waits_longer_for_an_answer_than_the_time_limit() {
+fn a_call_without_an_answer_times_out() {
     let store = connect(answers_the_handshake, SHORT).unwrap();
     assert_eq!(store.get("key", SHORT), Ok(None));
     assert_eq!(store.get("key", SHORT), Ok(None), "asked again");
@@ -79,14 +79,14 @@ fn nobody_waits_longer_for_an_answer_than_the_time_limit() {
 }
 
 #[test]
-fn a_wait_is_given_up_when_its_caller_says_so() {
-    let cut: Cut = Arc::new(|| true);
-    let connected = Store::connect("127.0.0.1", port(Some), LONG, Some(&cut));
-    assert_eq!(kind(connected), Some(ErrorKind::Cut));
+fn a_wait_can_be_cancelled() {
+    let cancel: Cancel = Arc::new(|| true);
+    let connected = Store::connect("127.0.0.1", port(Some), LONG, Some(&cancel));
+    assert_eq!(kind(connected), Some(ErrorKind::Cancelled));
     let silent = port(answers_the_handshake);
-    // The handshake is over before anybody asks whether to go on.
-    let never: Cut = Arc::new(|| false);
+    // The handshake ends before cancellation is polled.
+    let never: Cancel = Arc::new(|| false);
     let mut store = Store::connect("127.0.0.1", silent, LONG, Some(&never)).unwrap();
-    store.uncut();
+    store.disable_cancel();
     assert_eq!(store.get("key", SHORT), Ok(None));
 }

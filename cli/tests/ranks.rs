@@ -477,7 +477,7 @@ fn a_rank_waits_for_what_is_no_rank_0_no_longer_than_it_may() {
     }
     let (port, _connected) = serve(Service::Handshake);
     let rank = launched(&mut begin(&place, "none", &IMPATIENT), 1, "127.0.0.1", port);
-    end(rank).expect_error(2, &["rank 0 answered nothing at 127.0.0.1:", "within 1 s"]);
+    end(rank).expect_error(2, &["rank 0 did not answer at 127.0.0.1:", "within 1 s"]);
     let (port, _connected) = serve(Service::Silent);
     let mut resume = tinygate();
     resume.arg("resume").arg(place.arg("none")).args(IMPATIENT);

@@ -11,7 +11,7 @@ use super::error::RendezvousError;
 use super::exchange::Exchange;
 use super::job::Job;
 
-/// Connects this rank to all others, which must ask for it at the same time.
+/// Connects this rank to all others, which must do the same at the same time.
 pub(super) fn connect(
     store: &Store,
     job: &Job,
@@ -28,7 +28,7 @@ pub(super) fn connect(
     Ok(Exchange::new(group, job.rank, job.size, device))
 }
 
-/// The group of a rank's device, and where its tensors live.
+/// The group for a rank's device, and the device of the group's tensors.
 fn group(
     store: &Store,
     (rank, size): (u32, u32),
@@ -46,8 +46,8 @@ fn group(
     Ok((group, device))
 }
 
-/// Where this rank's group listens: at the interface the user names, else at the address by which this machine reaches
-/// the master, so that ranks on one machine stay on its loopback.
+/// Where this rank's group listens: at the interface that the user sets, else at the address from which this machine
+/// reaches the master, so that ranks on one machine use its loopback.
 fn listen_at(job: &Job) -> Result<Listen, RendezvousError> {
     if let Some(interface) = &job.interface {
         return Ok(Listen::Interface(interface.clone()));
@@ -62,7 +62,7 @@ fn listen_at(job: &Job) -> Result<Listen, RendezvousError> {
         Some(SocketAddr::V6(_)) => (IpAddr::from([0_u16; 8]), 0).into(),
         Some(SocketAddr::V4(_)) | None => (IpAddr::from([0_u8; 4]), 0).into(),
     };
-    // Nothing is sent: connecting a datagram socket only chooses its own address.
+    // Connecting a datagram socket sends nothing; it only chooses the local address.
     let socket = UdpSocket::bind(any).map_err(failed)?;
     socket.connect(master).map_err(failed)?;
     let own = socket.local_addr().map_err(failed)?;

@@ -1,4 +1,4 @@
-//! What can go wrong between ranks.
+//! Errors between ranks.
 
 use std::io;
 
@@ -22,7 +22,7 @@ pub enum RendezvousError {
         stderr: String,
     },
     #[error(
-        "{} of {size} ranks came to {master} within {seconds} s; missing: {}",
+        "{} of {size} ranks connected to {master} within {seconds} s; missing: {}",
         size - missing.len() as u32, list(.missing)
     )]
     Missing {
@@ -32,7 +32,7 @@ pub enum RendezvousError {
         seconds: u64,
     },
     #[error(
-        "rank {} came, and did not get ready within {seconds} s", list(.missing)
+        "rank {} connected, but was not ready within {seconds} s", list(.missing)
     )]
     NotReady { missing: Vec<u32>, seconds: u64 },
     /// A rank with another program or another config.
@@ -65,7 +65,7 @@ impl Advice for RendezvousError {
                  `distributed.timeout_seconds` is how long it waits",
             ),
             RendezvousError::NotReady { .. } => Hint::text(
-                "look at what it says; a large data set may take longer to load than `distributed.timeout_seconds`",
+                "look at its output; a large data set may take longer to load than `distributed.timeout_seconds`",
             ),
             RendezvousError::Differs { .. } => {
                 Hint::text("start every rank with the same program and the same config")
@@ -85,7 +85,7 @@ pub(super) fn list(ranks: &[u32]) -> String {
     names.join(", ")
 }
 
-/// What went wrong among ranks.
+/// Why ranks cannot train together.
 #[derive(Debug, thiserror::Error)]
 pub enum RanksError {
     /// Another rank did not answer, or its connection closed.
@@ -95,10 +95,10 @@ pub enum RanksError {
     Train(#[from] TrainError),
     #[error(transparent)]
     Rendezvous(#[from] RendezvousError),
-    /// They took other steps: another kind of machine, or faulty memory.
-    #[error("after update {step} the weights of {} are not those of rank 0", names(.ranks))]
+    /// These ranks took other steps, on another kind of machine or with faulty memory.
+    #[error("after update {step} the weights of {} differ from those of rank 0", names(.ranks))]
     Differ { ranks: Vec<u32>, step: u64 },
-    /// A launcher's ranks cannot be started again from here.
+    /// Only a launcher can start its ranks again.
     #[error("the ranks of this job disconnected, and only their launcher can start them again")]
     Disconnected,
 }

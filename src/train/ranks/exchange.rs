@@ -1,9 +1,9 @@
-//! What ranks compute together: shared weights at a chunk's start, the mean of every update, and the check that all
-//! still have the same weights.
+//! What ranks compute together: shared weights at the start of a chunk, the mean gradient of each update, and a check that
+//! all ranks have the same weights.
 //!
 //! The semantics are those of PyTorch's `DistributedDataParallel`: all ranks start with the state of rank 0, gradients
 //! are averaged over the ranks before clipping, and every rank then takes the same step. All ranks call the same
-//! functions in the same order. Invariant: what [`Exchange::mean`] gives is the same bits on every rank.
+//! functions in the same order. Invariant: [`Exchange::mean`] returns the same bits on every rank.
 
 use tch::{Device, Tensor};
 use tinygate_c10d::Group;
@@ -11,10 +11,10 @@ use tinygate_c10d::Group;
 use super::error::RanksError;
 use crate::train::{Accumulated, CodeUse, StageTrainer};
 
-/// Signals that ask for a stop, in the order in which they are counted. Any other counts as the last.
+/// Signals that ask for a stop, in the order of their counts. Any other signal counts as the last.
 const SIGNALS: [&str; 4] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"];
 
-/// An f64 in as many f32: each takes 24 of its 53 bits.
+/// How many f32 hold an f64 exactly: each holds 24 of its 53 bits.
 const PARTS: usize = 3;
 
 /// One rank's connection to all others.
@@ -22,7 +22,7 @@ pub struct Exchange {
     group: Group,
     rank: u32,
     size: u32,
-    /// Where the group's tensors live: Gloo sums on the CPU alone.
+    /// The device of the group's tensors: Gloo sums only on the CPU.
     device: Device,
 }
 
@@ -60,10 +60,11 @@ impl Exchange {
         Ok(())
     }
 
-    /// The mean over all ranks, and the signal that asked one of them to stop after this update.
+    /// Replaces gradients, loss and counts by those over all ranks. Returns the signal that asked one of them to stop after
+    /// this update.
     ///
-    /// Everything goes in one sum of f32, since waiting for another rank costs more than what is sent. Losses are added
-    /// in f64 and in the order of the ranks: each is sent in parts that f32 holds exactly, at its rank's own index.
+    /// Everything is sent in one sum of f32, since waiting for the other ranks costs more than sending. Losses are added
+    /// in f64 and in the order of the ranks: each is sent at its rank's index, in parts that f32 holds exactly.
     pub fn mean(
         &self,
         accumulated: &mut Accumulated,
@@ -78,7 +79,7 @@ impl Exchange {
         let flag = |yes: bool| f32::from(u8::from(yes));
         sent.extend(asked_by(stop).map(flag));
         let counted = accumulated.observed_mut();
-        // Windows of an update stay far below 2^24, up to which f32 counts exactly.
+        // An update has far fewer than 2^24 windows, up to which f32 counts exactly.
         if let Some(actions) = &counted.action_counts {
             sent.extend(actions.iter().map(|count| *count as f32));
         }
@@ -120,7 +121,7 @@ impl Exchange {
         Ok(asked)
     }
 
-    /// Replaces the gradients by their mean, and gives the sums of `sent`.
+    /// Replaces the gradients by their mean, and returns the sums of `sent`.
     fn sum_with_gradients(
         &self,
         accumulated: &mut Accumulated,
@@ -134,7 +135,7 @@ impl Exchange {
         let mut sums = Tensor::from_slice(sent).f_to_device(self.device)?;
         self.group.sum(&mut [&mut decayed, &mut plain, &mut sums])?;
         for (gradient, sum) in gradients.into_iter().zip([decayed, plain]) {
-            // On the group's own device the sum is the gradient itself.
+            // On the same device the sum is in place.
             if gradient.device() != self.device {
                 gradient.f_copy_(&sum)?;
             }
@@ -146,7 +147,7 @@ impl Exchange {
     /// Compares the weights and moments of all ranks by their hash.
     ///
     /// # Errors
-    /// [`RanksError::Differ`] on every rank alike.
+    /// [`RanksError::Differ`], on every rank.
     pub fn agree(&self, trainer: &StageTrainer) -> Result<(), RanksError> {
         let own = trainer.state_hash()?;
         let mut hash = Tensor::from_slice(own.as_bytes()).f_to_device(self.device)?;
@@ -178,7 +179,7 @@ impl Exchange {
     }
 }
 
-/// Which of [`SIGNALS`] asked.
+/// Which of [`SIGNALS`] is `stop`.
 fn asked_by(stop: Option<&str>) -> [bool; SIGNALS.len()] {
     let last = SIGNALS.len() - 1;
     let place = stop.map(|stop| SIGNALS.iter().position(|known| *known == stop));
@@ -186,7 +187,7 @@ fn asked_by(stop: Option<&str>) -> [bool; SIGNALS.len()] {
     std::array::from_fn(|signal| place == Some(signal))
 }
 
-/// Numbers whose sum is exactly `value`, for every value that f32 can hold nearly.
+/// Numbers whose sum is exactly `value`, if f32 can hold it approximately.
 fn parts(value: f64) -> [f32; PARTS] {
     let first = value as f32;
     if !first.is_finite() {
@@ -213,7 +214,7 @@ mod tests {
             assert_eq!(asked.iter().filter(|asked| **asked).count(), 1);
             assert!(asked[place], "{signal}");
         }
-        assert!(asked_by(Some("SIGQUIT"))[3], "one that is not known");
+        assert!(asked_by(Some("SIGQUIT"))[3], "an unknown signal");
     }
 
     #[test]

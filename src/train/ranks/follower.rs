@@ -1,10 +1,10 @@
-//! The side of every other rank: joins rank 0, and follows its instructions until the last.
+//! The side of every other rank: joins rank 0 and follows its instructions.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tch::Device;
-use tinygate_c10d::{Cut, ErrorKind, Store};
+use tinygate_c10d::{Cancel, ErrorKind, Store};
 
 use super::connection::connect;
 use super::error::RendezvousError;
@@ -19,10 +19,10 @@ use crate::train::error::with_hints;
 use crate::train::libtorch::DeviceError;
 use crate::trainer::StopRequest;
 
-/// How long one wait for an instruction takes before the next.
-const LOOK: Duration = Duration::from_secs(2);
-/// Waits after a signal in which rank 0, which should have got it too, sends nothing.
-const LOOKS_AFTER_SIGNAL: u32 = 5;
+/// How long one wait for an instruction takes.
+const POLL: Duration = Duration::from_secs(2);
+/// After a signal, how many waits without an instruction end this rank; rank 0 should have got the signal too.
+const POLLS_AFTER_SIGNAL: u32 = 5;
 
 /// Why a rank cannot continue.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum FollowError {
         master: Master,
         source: tinygate_c10d::Error,
     },
-    #[error("rank 0 answered nothing at {master} within {seconds} s")]
+    #[error("rank 0 did not answer at {master} within {seconds} s")]
     Silent { master: Master, seconds: u64 },
     #[error("rank 0 refuses this rank: {text}")]
     Refused { text: String },
@@ -42,11 +42,11 @@ pub enum FollowError {
     Data { text: String },
     #[error(transparent)]
     Device(#[from] DeviceError),
-    #[error("rank 0 went away: {0}")]
+    #[error("the connection to rank 0 is lost: {0}")]
     LeaderLost(#[source] tinygate_c10d::Error),
     #[error(transparent)]
     Rendezvous(#[from] RendezvousError),
-    #[error("a message of rank 0 cannot be read: {0}")]
+    #[error("a message from rank 0 cannot be read: {0}")]
     Message(#[from] serde_json::Error),
     #[error("{text}")]
     Training { text: String },
@@ -59,10 +59,11 @@ impl Advice for FollowError {
                 "MASTER_ADDR and MASTER_PORT must lead to the machine of rank 0, and rank 0 must have been started",
             ),
             FollowError::Silent { .. } => Hint::text(
-                "look at what rank 0 says; a large data set may take longer to load than `distributed.timeout_seconds`",
+                "look at the output of rank 0; a large data set may take longer to load than \
+                 `distributed.timeout_seconds`",
             ),
             FollowError::Refused { .. } => Hint::text(
-                "look at what rank 0 says; every rank needs the same program and the same config",
+                "look at the output of rank 0; every rank needs the same program and the same config",
             ),
             FollowError::Stopped { .. } => Hint::ResumeEveryRank,
             FollowError::Data { .. } => {
@@ -70,11 +71,11 @@ impl Advice for FollowError {
                 return vec![Hint::text(same), Hint::DataElsewhere];
             }
             FollowError::Device(error) => return error.hints(),
-            FollowError::LeaderLost(_) => Hint::text("look at what rank 0 said last"),
+            FollowError::LeaderLost(_) => Hint::text("look at the last output of rank 0"),
             FollowError::Rendezvous(error) => return error.hints(),
             FollowError::Message(_) => Hint::text("start every rank with the same program"),
             FollowError::Training { .. } => {
-                Hint::text("rank 0 records it, and retries or says why not")
+                Hint::text("rank 0 records the failure, and retries or reports why not")
             }
         };
         vec![hint]
@@ -85,7 +86,7 @@ impl Advice for FollowError {
 pub struct Joined {
     mailbox: Mailbox,
     job: Job,
-    /// Ends a wait for the others, if anything but rank 0 may end this rank.
+    /// Ends waits for the other ranks early; `None` if only rank 0 may end this rank.
     stop: Option<Arc<StopRequest>>,
     pub config: Config,
     /// BLAKE3 of the frames that rank 0 has, in hex.
@@ -102,12 +103,12 @@ pub struct Follower {
 }
 
 impl Joined {
-    /// Introduces this rank to rank 0. `own` is the config it was started with, which must be rank 0's if they are
-    /// `compared`; this rank's device, threads and data are taken from it in any case. `None`: there is nothing left to
-    /// do. A request to `stop` ends every wait until the ranks are connected.
+    /// Introduces this rank to rank 0. `own` is the config that it was started with, which sets its device, threads and
+    /// data; if `compared`, the rest must be as in rank 0's config. Returns `None` if there is nothing left to train. A
+    /// request to `stop` ends every wait until the ranks are connected.
     ///
     /// # Errors
-    /// No rank 0, or one that refuses this one.
+    /// Rank 0 cannot be reached, or refuses this rank.
     pub fn join(
         job: &Job,
         host: String,
@@ -117,10 +118,10 @@ impl Joined {
         stop: Option<Arc<StopRequest>>,
     ) -> Result<Option<Joined>, FollowError> {
         let master = &job.master;
-        let cut = stop
+        let cancel = stop
             .clone()
-            .map(|stop| -> Cut { Arc::new(move || stop.requested().is_some()) });
-        let store = Store::connect(&master.host, master.port, timeout, cut.as_ref())
+            .map(|stop| -> Cancel { Arc::new(move || stop.requested().is_some()) });
+        let store = Store::connect(&master.host, master.port, timeout, cancel.as_ref())
             .and_then(|store| match &master.served {
                 Some(prefix) => store.prefixed(prefix),
                 None => Ok(store),
@@ -206,8 +207,8 @@ impl Joined {
             }
             FollowError::Rendezvous(error)
         })?;
-        // From here on all ranks stop together.
-        mailbox.uncut();
+        // From now on all ranks stop together.
+        mailbox.disable_cancel();
         let follower = Follower {
             mailbox,
             rank: job.rank,
@@ -218,11 +219,11 @@ impl Joined {
 }
 
 impl Follower {
-    /// Waits for what to do next, however long rank 0 has nothing to do for this rank.
+    /// Waits for the next instruction, without a time limit.
     pub fn next(&mut self, stop: &StopRequest) -> Result<Instruction, FollowError> {
-        let mut looks = 0;
+        let mut polls = 0;
         loop {
-            let next = self.mailbox.instruction(self.instructions, LOOK);
+            let next = self.mailbox.instruction(self.instructions, POLL);
             if let Some(instruction) = next.map_err(|error| failed(None, error))? {
                 self.instructions += 1;
                 if instruction == Instruction::End {
@@ -231,8 +232,8 @@ impl Follower {
                 return Ok(instruction);
             }
             if let Some(signal) = stop.requested() {
-                looks += 1;
-                if LOOKS_AFTER_SIGNAL <= looks {
+                polls += 1;
+                if POLLS_AFTER_SIGNAL <= polls {
                     return Err(FollowError::Stopped { signal });
                 }
             }
@@ -245,14 +246,16 @@ impl Follower {
             cause,
             text: text.to_owned(),
         };
-        // Without rank 0 nothing is left to read it.
+        // If rank 0 is gone, nothing reads it.
         let _ = self.mailbox.say_gave_up(self.rank, &note);
     }
 }
 
 /// The signal that ended a wait.
 fn stopped(stop: Option<&StopRequest>, error: &tinygate_c10d::Error) -> Option<FollowError> {
-    let signal = stop.filter(|_| error.kind == ErrorKind::Cut)?.requested()?;
+    let signal = stop
+        .filter(|_| error.kind == ErrorKind::Cancelled)?
+        .requested()?;
     Some(FollowError::Stopped { signal })
 }
 
@@ -269,6 +272,6 @@ fn failed(stop: Option<&StopRequest>, error: MailError) -> FollowError {
 pub fn cause_of(kind: ErrorKind) -> Cause {
     match kind {
         ErrorKind::TimedOut | ErrorKind::Network | ErrorKind::Store => Cause::OtherRank,
-        ErrorKind::Other | ErrorKind::Cut => Cause::Own,
+        ErrorKind::Other | ErrorKind::Cancelled => Cause::Own,
     }
 }

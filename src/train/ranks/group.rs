@@ -1,4 +1,4 @@
-//! The group of all ranks, connected, as rank 0 has it.
+//! The connected group of all ranks, as seen by rank 0.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -9,16 +9,16 @@ use super::local::{Worker, all_ended};
 use super::mailbox::Mailbox;
 use super::message::{Cause, GivenUp, Instruction};
 
-/// How long others may take to say why they gave up, and to exit when they are told to.
+/// How long others may take to report why they gave up, and to exit when they are told to.
 pub(super) const PARTING: Duration = Duration::from_secs(5);
 /// How often rank 0 looks for notes and for workers that exited.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 
 /// All ranks, between the handshake and the last instruction.
 pub(super) struct RankGroup {
     mailbox: Mailbox,
     exchange: Exchange,
-    /// Those that this process started.
+    /// The ranks that this process started.
     workers: Vec<Worker>,
     instructions: u64,
 }
@@ -29,7 +29,7 @@ pub struct Lost {
     pub how: LostHow,
     /// Which rank, and how it exited.
     pub status: String,
-    /// The end of what it wrote to its standard error, or what else is known of it.
+    /// The end of its standard error, or what else is known.
     pub stderr: String,
 }
 
@@ -74,8 +74,8 @@ impl RankGroup {
         );
     }
 
-    /// The rank that failed: one that says so itself, else one whose process ended, else one that is silent while all
-    /// others gave up, else this one, for which the others waited too long.
+    /// Finds the rank that failed: one that reported its own failure, else one whose process exited without a note, else
+    /// one that is silent while all others gave up. If all others gave up, it is this one, for which they waited too long.
     pub fn find_lost(&mut self, how: LostHow, error: &tinygate_c10d::Error) -> Lost {
         let until = Instant::now() + PARTING;
         loop {
@@ -86,7 +86,7 @@ impl RankGroup {
                 .filter_map(|worker| Some((worker.rank, worker.ended(Duration::ZERO)?)))
                 .collect();
             let notes: Vec<(u32, GivenUp)> = (1..self.exchange.size())
-                .filter_map(|rank| Some((rank, self.mailbox.gave_up(rank, LOOK)?)))
+                .filter_map(|rank| Some((rank, self.mailbox.gave_up(rank, POLL)?)))
                 .collect();
             let noted = |rank: u32| notes.iter().any(|(noted, _)| *noted == rank);
             let own = |(_, note): &&(u32, GivenUp)| note.cause != Cause::OtherRank;
@@ -120,13 +120,13 @@ impl RankGroup {
             // A worker that exits next ends the wait; for a launcher's rank its note does.
             let first = *first;
             match self.workers.iter_mut().find(|worker| worker.rank == first) {
-                Some(worker) => drop(worker.ended(LOOK)),
-                None => self.mailbox.await_gave_up(first, LOOK),
+                Some(worker) => drop(worker.ended(POLL)),
+                None => self.mailbox.await_gave_up(first, POLL),
             }
         }
     }
 
-    /// How `rank` ended. `said`: what is known of it besides what it wrote to standard error.
+    /// How `rank` ended. `said` is what is known besides its standard error.
     fn lost_rank(&mut self, rank: u32, how: LostHow, said: &str) -> Lost {
         let worker = self.workers.iter_mut().find(|worker| worker.rank == rank);
         let Some(worker) = worker else {

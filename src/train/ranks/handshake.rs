@@ -1,6 +1,6 @@
-//! The handshake: what a rank says of itself, and whether rank 0 accepts it.
+//! The handshake: how a rank introduces itself, and whether rank 0 accepts it.
 //!
-//! Builds of two versions exchange these messages before they know that they differ, so their form stays as it is.
+//! Different builds exchange these messages before they know that they differ, so the format must not change.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ pub struct Hello {
     pub versions: [String; 2],
     pub host: String,
     pub pid: u32,
-    /// The config this rank was started with, by key, if it was started with one.
+    /// The config that this rank was started with, by key, if it has one.
     pub config: Option<Vec<(String, String)>>,
 }
 
@@ -25,7 +25,7 @@ pub enum Answer {
         config: serde_json::Value,
         /// BLAKE3 of the frames, in hex.
         dataset: String,
-        /// Those of rank 0: with another count sums are taken in another order.
+        /// Those of rank 0: another number of threads adds in another order.
         threads: u16,
     },
     Refused(String),
@@ -34,7 +34,7 @@ pub enum Answer {
 }
 
 impl Hello {
-    /// `config`: what this rank was started with, if rank 0 is to compare it.
+    /// `config` is what this rank was started with, if rank 0 should compare it.
     pub fn of(host: String, config: Option<&Config>) -> Hello {
         Hello {
             versions: versions(),
@@ -44,8 +44,8 @@ impl Hello {
         }
     }
 
-    /// Ranks of one run have one program and one config, but for keys that belong to each process. `entries`: rank 0's
-    /// config by key.
+    /// Checks that this rank has the same program and config as rank 0, except for keys that may differ per process.
+    /// `entries` is rank 0's config by key.
     ///
     /// # Errors
     /// What differs.
@@ -115,16 +115,20 @@ mod tests {
     }
 
     #[test]
-    fn ranks_have_one_program_and_one_config() {
+    fn ranks_need_the_same_program_and_config() {
         let own = entries(&[("seed", "3"), ("device", "\"cpu\""), ("threads", "1")]);
         let fits = |hello: &Hello| hello.check(&own);
-        assert_eq!(fits(&hello(None)), Ok(()), "it takes the config of rank 0");
+        assert_eq!(
+            fits(&hello(None)),
+            Ok(()),
+            "none, so it takes that of rank 0"
+        );
         assert_eq!(fits(&hello(Some(own.clone()))), Ok(()), "the same");
         let of_process = entries(&[("seed", "3"), ("device", "\"cuda\""), ("threads", "4")]);
         assert_eq!(
             fits(&hello(Some(of_process))),
             Ok(()),
-            "a device and threads of its own"
+            "another device, and other threads"
         );
         let other = fits(&hello(Some(entries(&[("seed", "4"), ("more", "1")])))).unwrap_err();
         assert!(

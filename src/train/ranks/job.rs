@@ -1,7 +1,7 @@
-//! The job that a launcher put this process into, as its environment variables say: those of `torchrun`, which PyTorch
-//! users set for Slurm and Kubernetes too.
+//! The job that a launcher started this process for, from environment variables: those of `torchrun`, which PyTorch
+//! users also set for Slurm and Kubernetes.
 //!
-//! Reads nothing but the variables it is given. Invariant: an incomplete description is an error, never a run of one rank.
+//! Invariant: an incomplete description is an error, never a run of one rank.
 
 use std::fmt;
 
@@ -12,11 +12,11 @@ use crate::advice::{Advice, Hint};
 pub struct Job {
     pub rank: u32,
     pub size: u32,
-    /// Rank among those on this machine; decides on the device.
+    /// Rank among those on this machine, which selects the device.
     pub local_rank: u32,
     pub local_size: u32,
     pub master: Master,
-    /// The network interface of Gloo, where it is not the one that leads to the master.
+    /// The network interface for Gloo, if it is not the one that leads to the master.
     pub interface: Option<String>,
 }
 
@@ -25,7 +25,7 @@ pub struct Job {
 pub struct Master {
     pub host: String,
     pub port: u16,
-    /// `torchrun` serves the store itself; this is the prefix of its present attempt. `None`: rank 0 serves.
+    /// `torchrun` may serve the store itself; then this is the prefix of its current attempt. `None`: rank 0 serves.
     pub served: Option<String>,
 }
 
@@ -67,14 +67,14 @@ fn list(names: &[&str]) -> String {
 }
 
 impl Job {
-    /// The job in `variables`; `None` where there is none, or one of a single rank.
+    /// The job in `variables`; `None` if there is none, or if it has a single rank.
     ///
     /// # Errors
     /// Some variables set and others missing, or a value that is not a number.
     pub fn of(variables: impl Fn(&str) -> Option<String>) -> Result<Option<Job>, JobError> {
         let get = |name: &str| variables(name).filter(|value| !value.is_empty());
         let (Some(_), Some(_)) = (get("RANK"), get("WORLD_SIZE")) else {
-            // Either alone means that the other was forgotten; an address alone is nothing yet.
+            // One of them alone means that the other was forgotten. An address alone is no job.
             let names = ["RANK", "WORLD_SIZE"];
             let (set, missing) = names
                 .into_iter()
@@ -137,7 +137,7 @@ impl fmt::Display for Master {
     }
 }
 
-/// More than any cluster that trains these models has.
+/// More ranks than any cluster that trains these models has.
 const RANKS_MAX: u32 = 65_536;
 
 fn number(
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_described_by_half_is_an_error() {
+    fn an_incomplete_job_is_an_error() {
         check(
             "no size",
             &[("RANK", "0")],
@@ -258,7 +258,7 @@ mod tests {
             &["RANK=one", "a whole number from 0 to 1"],
         );
         check(
-            "a rank too many",
+            "a rank that is too large",
             &with(&[("RANK", "2")]),
             &["RANK=2", "from 0 to 1"],
         );
@@ -269,7 +269,7 @@ mod tests {
             &["MASTER_PORT=65536"],
         );
         check(
-            "too many here",
+            "more local ranks than ranks",
             &with(&[("LOCAL_WORLD_SIZE", "3")]),
             &["LOCAL_WORLD_SIZE=3", "from 1 to 2"],
         );

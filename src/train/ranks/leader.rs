@@ -3,10 +3,10 @@
 //! ```text
 //! no group ──form──▶ group ──begin──▶ busy ──rest──▶ group
 //!     ▲                                │
-//!     └───────────disconnect───────────┘      dropped: every rank was told to exit, and did
+//!     └───────────disconnect───────────┘      on drop: all ranks are told to exit
 //! ```
 //!
-//! Ranks that this process started are started anew for the next chunk; those of a launcher are the launcher's to start.
+//! After a failure this process starts its ranks again for the next chunk; only a launcher can restart its own.
 
 use tinygate_c10d::ErrorKind;
 
@@ -31,7 +31,7 @@ impl Leader {
     /// Forms the group of all ranks.
     ///
     /// # Errors
-    /// Ranks that are missing, or that cannot take part.
+    /// Ranks that are missing or cannot take part.
     pub fn form(launch: Launch, terms: Terms) -> Result<Leader, RendezvousError> {
         let group = Rendezvous::open(&launch, &terms)?.meet()?;
         Ok(Leader {
@@ -73,15 +73,15 @@ impl Leader {
         self.busy = false;
     }
 
-    /// Disconnects the others if they are in the middle of a chunk, which ends those that this process started. Says
-    /// which rank caused `error`, if one did.
+    /// Disconnects the others if they are in the middle of a chunk, which ends those that this process started. Returns
+    /// the rank that caused `error`, if one did.
     pub(super) fn disconnect(&mut self, error: Option<&RanksError>) -> Option<Lost> {
         if !std::mem::take(&mut self.busy) {
             return None;
         }
         let mut group = self.group.take()?;
         if self.launch.is_external() {
-            // A rank that waits for an instruction instead of a sum must not wait for ever.
+            // A rank may wait for an instruction and not for a sum; it must not wait forever.
             let _ = group.instruct(&Instruction::End);
         }
         let error = match error {
@@ -99,8 +99,8 @@ impl Leader {
                 seconds: self.terms.timeout.as_secs(),
             },
             ErrorKind::Network | ErrorKind::Store => LostHow::Exited,
-            // This rank's own.
-            ErrorKind::Other | ErrorKind::Cut => return None,
+            // This rank's own failure.
+            ErrorKind::Other | ErrorKind::Cancelled => return None,
         };
         Some(group.find_lost(how, error))
     }

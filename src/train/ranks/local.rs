@@ -1,4 +1,4 @@
-//! Ranks that rank 0 starts itself, as processes of its own program on the same machine.
+//! Ranks that rank 0 starts as processes of its own program on the same machine.
 //!
 //! Invariant: a worker does not outlive rank 0. It holds a pipe that closes when rank 0 ends, however that happens, and
 //! on Linux it is also killed via `PR_SET_PDEATHSIG`. No zombie is left behind: every worker is waited for.
@@ -13,18 +13,18 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::job::Job;
 
-/// The hidden command of the program that makes it a worker.
+/// The program's hidden command that makes it a worker.
 pub const WORKER_COMMAND: &str = "worker";
-/// The process id of rank 0, for a worker that starts after rank 0 has exited.
+/// The environment variable with rank 0's process id, by which a worker notices that rank 0 has exited already.
 pub const LEADER_VARIABLE: &str = "TINYGATE_LEADER";
-/// Of what a worker writes to its standard error, the end is kept.
+/// How much of the end of a worker's standard error is kept, in bytes.
 const STDERR_MOST: usize = 8 << 10;
 
 pub(super) struct Worker {
     pub rank: u32,
     child: Child,
     stderr: Arc<Mutex<Vec<u8>>>,
-    /// Closed when the worker's standard error is.
+    /// Closes when the worker's standard error does.
     ended: Receiver<()>,
 }
 
@@ -35,7 +35,7 @@ impl Worker {
             .arg(WORKER_COMMAND)
             .envs(job.variables())
             .env(LEADER_VARIABLE, std::process::id().to_string())
-            // What a launcher of rank 0 set is not about this job.
+            // These describe the job of rank 0's launcher, not this one.
             .env_remove("TORCHELASTIC_USE_AGENT_STORE")
             .env_remove("GLOO_SOCKET_IFNAME")
             .stdin(Stdio::piped())
@@ -62,7 +62,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// How it exited, if it does within `patience`.
+    /// Its exit status, if it exits within `patience`.
     pub fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
         match self.ended.recv_timeout(patience) {
             // Its standard error is closed, so it is about to exit.
@@ -73,7 +73,7 @@ impl Worker {
         }
     }
 
-    /// How people tell it from others: rank and process id.
+    /// Its rank and process id, for messages.
     pub fn name(&self) -> String {
         format!("rank {} (pid {})", self.rank, self.child.id())
     }
@@ -94,7 +94,7 @@ impl Drop for Worker {
     }
 }
 
-/// Waits for each to exit by itself, for all of them no longer than `patience`.
+/// Waits up to `patience` in total for all of them to exit.
 pub(super) fn all_ended(workers: &mut [Worker], patience: Duration) {
     let until = Instant::now() + patience;
     for worker in workers {

@@ -1,6 +1,6 @@
 //! Messages between ranks, each at a key of PyTorch's TCPStore.
 //!
-//! Builds of two versions must find each other's handshake, so the keys stay as they are.
+//! Different builds must be able to read each other's handshake, so the keys must not change.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::error::{RanksError, RendezvousError};
 use super::handshake::{Answer, Hello};
 use super::message::{GivenUp, Instruction};
 
-/// The store that all ranks of a job see.
+/// The store that all ranks of a job share.
 pub(super) struct Mailbox {
     store: Store,
 }
@@ -33,16 +33,16 @@ impl Mailbox {
         &self.store
     }
 
-    /// From here on nothing ends a wait early.
-    pub fn uncut(&mut self) {
-        self.store.uncut();
+    /// Later waits cannot be cancelled.
+    pub fn disable_cancel(&mut self) {
+        self.store.disable_cancel();
     }
 
     pub fn say_hello(&self, rank: u32, hello: &Hello) -> Result<(), MailError> {
         self.write(&hello_key(rank), hello)
     }
 
-    /// What `rank` said of itself; `None` when it said nothing within `wait`.
+    /// The introduction of `rank`; `None` if it sent none within `wait`.
     pub fn hello(&self, rank: u32, wait: Duration) -> Result<Option<Hello>, MailError> {
         self.read(&hello_key(rank), wait)
     }
@@ -60,7 +60,7 @@ impl Mailbox {
         self.read(ANSWER_KEY, wait)
     }
 
-    /// Says that a rank can train, or why it cannot.
+    /// Reports that a rank can train, or why it cannot.
     pub fn say_ready(&self, rank: u32, ready: &Result<(), String>) -> Result<(), MailError> {
         self.write(&ready_key(rank), ready)
     }
@@ -94,7 +94,7 @@ impl Mailbox {
         self.write(&gave_up_key(rank), note)
     }
 
-    /// The note of `rank`, if there is one by now.
+    /// The note of `rank`, if there is one.
     pub fn gave_up(&self, rank: u32, wait: Duration) -> Option<GivenUp> {
         if !self.store.has(&gave_up_key(rank)).ok()? {
             return None;
@@ -107,12 +107,12 @@ impl Mailbox {
         drop(self.store.get(&gave_up_key(rank), wait));
     }
 
-    /// Tells rank 0 that its last message was read. It may be gone by then.
+    /// Tells rank 0 that its last message was read. Ignores errors, since rank 0 may be gone already.
     pub fn say_goodbye(&self, rank: u32) {
         let _ = self.store.set(&goodbye_key(rank), b"");
     }
 
-    /// Waits until all ranks but 0 said goodbye: rank 0 may serve the store, which must be there until they have read the
+    /// Waits until all ranks but 0 have said goodbye: rank 0 may serve the store, which must exist until they have read the
     /// last message.
     pub fn await_goodbyes(&self, size: u32, until: Instant) {
         for rank in 1..size {

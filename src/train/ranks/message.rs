@@ -1,6 +1,6 @@
-//! What rank 0 tells the others to do, and why a rank gave up; as JSON.
+//! Messages in JSON: what rank 0 tells the others to do, and why a rank gave up.
 //!
-//! Ranks of one job have one version, which the handshake checks, so these types need no versions of their own.
+//! The handshake checks that all ranks have the same version, so these types need no version of their own.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ pub enum Instruction {
     End,
 }
 
-/// A chunk, as far as every rank must know it.
+/// What every rank must know about a chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     pub stage: StageName,
@@ -25,12 +25,12 @@ pub struct Task {
     pub from: u64,
     pub start: u64,
     pub to: u64,
-    /// Windows consumed at `start`.
+    /// Windows consumed before `start`.
     pub samples_seen: u64,
     pub settings: Settings,
-    /// Stages that this one builds on.
+    /// The stages that this one builds on.
     pub upstream: Vec<StageName>,
-    /// Names and shapes of all weights, in one hash.
+    /// A hash of the names and shapes of all weights.
     pub signature: String,
 }
 
@@ -50,7 +50,7 @@ pub enum Cause {
 }
 
 impl Task {
-    /// `model` is what the command names.
+    /// The task of a command. `model` is the kind of its model.
     pub fn of(train: &TrainChunk, model: ModelKind, signature: String) -> Task {
         Task {
             stage: train.stage.clone(),

@@ -4,9 +4,9 @@
 //! tells the followers what to train. It starts them itself, or a launcher starts all ranks (`torchrun`, Slurm,
 //! Kubernetes). Messages go through PyTorch's TCPStore; weights and gradients through its Gloo or NCCL group.
 //!
-//! What the ranks compute is in [`Exchange`]; who they are in [`Job`]; how they find each other in `rendezvous`; what
-//! each side does in [`Leader`] and [`Follower`]. Invariant: a rank that is lost costs a chunk, and no other waits for it
-//! longer than the config says.
+//! [`Exchange`] has what the ranks compute, [`Job`] who they are, `rendezvous` how they find each other, [`Leader`] and
+//! [`Follower`] what each side does. Invariant: a lost rank costs a chunk, and no other rank waits for it longer than the
+//! config says.
 
 mod connection;
 mod error;
@@ -35,7 +35,7 @@ pub use rendezvous::{Terms, turn_away};
 
 use super::StageTrainer;
 
-/// The ranks of a run, as rank 0 has them.
+/// The ranks of a run, as seen by rank 0.
 pub enum Ranks {
     Alone,
     Leader(Box<Leader>),
@@ -57,7 +57,7 @@ impl Ranks {
         }
     }
 
-    /// What this rank computes with the others; `None` when it is the only one.
+    /// The exchange with the other ranks; `None` if this rank is the only one.
     pub fn exchange(&self) -> Result<Option<&Exchange>, RanksError> {
         match self {
             Ranks::Alone => Ok(None),
@@ -73,7 +73,7 @@ impl Ranks {
         }
     }
 
-    /// Disconnects all other ranks after `error`, and finds out which of them caused it.
+    /// Disconnects all other ranks after `error`, and finds the one that caused it, if any.
     pub fn disconnect(&mut self, error: Option<&RanksError>) -> Option<Lost> {
         match self {
             Ranks::Alone => None,

@@ -23,7 +23,7 @@ pub enum Launch {
 }
 
 impl Plan {
-    /// Ranks on this machine.
+    /// Number of ranks on this machine.
     pub fn local_size(&self) -> u32 {
         match self {
             Plan::Alone => 1,
@@ -42,7 +42,7 @@ impl Plan {
 }
 
 impl Launch {
-    /// All ranks.
+    /// Number of all ranks.
     pub fn size(&self) -> u32 {
         match self {
             Launch::Local { size, .. } => *size,

@@ -1,4 +1,4 @@
-//! Rank 0's side of the rendezvous: starts or awaits the other ranks, checks each, and connects all.
+//! Rank 0's side of the rendezvous: starts the other ranks or waits for them, checks each, and connects all.
 //!
 //! ```text
 //! another rank               rank 0
@@ -25,10 +25,10 @@ use super::mailbox::{MailError, Mailbox};
 use super::plan::Launch;
 use crate::config::Config;
 
-/// How long rank 0 waits for others, only to turn them away.
+/// How long rank 0 waits for others that it turns away.
 const TURNING_AWAY: Duration = Duration::from_secs(60);
 /// How often rank 0 looks for workers that exited while it waits for them.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 
 /// What all ranks of a run must have in common, and how long they wait for each other.
 #[derive(Clone)]
@@ -37,12 +37,12 @@ pub struct Terms {
     /// BLAKE3 of the frames, in hex.
     pub dataset: String,
     pub device: Device,
-    /// CPU threads of each rank that has no setting of its own.
+    /// CPU threads of each rank that does not set its own.
     pub threads: u16,
     pub timeout: Duration,
 }
 
-/// Rank 0, where the others find it, and those it started.
+/// Rank 0 while it waits for the others, and the ranks that it started.
 pub(super) struct Rendezvous<'t> {
     job: Job,
     terms: &'t Terms,
@@ -52,7 +52,7 @@ pub(super) struct Rendezvous<'t> {
 }
 
 impl<'t> Rendezvous<'t> {
-    /// Opens the store, and starts the ranks that are this process's to start.
+    /// Opens the store, and starts the other ranks unless a launcher does.
     pub fn open(launch: &Launch, terms: &'t Terms) -> Result<Rendezvous<'t>, RendezvousError> {
         let (size, program) = match launch {
             Launch::Local { size, program } => (*size, program),
@@ -91,7 +91,7 @@ impl<'t> Rendezvous<'t> {
         })
     }
 
-    /// Waits for every rank, checks that it may take part, and connects all.
+    /// Waits for every rank, checks that it can take part, and connects all.
     pub fn meet(mut self) -> Result<RankGroup, RendezvousError> {
         self.greet()?;
         self.await_ready()?;
@@ -102,7 +102,7 @@ impl<'t> Rendezvous<'t> {
         Ok(RankGroup::new(self.mailbox, exchange, self.workers))
     }
 
-    /// The handshake with all ranks: they get the config, or all are refused with what is wrong with one.
+    /// The handshake with all ranks. They get the config, or all are refused with what is wrong with one of them.
     fn greet(&mut self) -> Result<(), RendezvousError> {
         let hellos = self.wait(Mailbox::hello, Mailbox::said_hello)?;
         let hellos = hellos.map_err(|missing| RendezvousError::Missing {
@@ -143,7 +143,10 @@ impl<'t> Rendezvous<'t> {
         Ok(())
     }
 
-    /// The message of every other rank, unless one exits before it sends it. Ranks that sent nothing in time are missing.
+    /// Waits for the message of every other rank. Returns the ranks that sent none in time.
+    ///
+    /// # Errors
+    /// A rank that exited before it sent its message.
     fn wait<T>(
         &mut self,
         message: impl Fn(&Mailbox, u32, Duration) -> Result<Option<T>, MailError>,
@@ -154,7 +157,7 @@ impl<'t> Rendezvous<'t> {
         let mut said = Vec::new();
         for rank in others.clone() {
             loop {
-                if let Some(message) = message(&self.mailbox, rank, LOOK)? {
+                if let Some(message) = message(&self.mailbox, rank, POLL)? {
                     said.push(message);
                     break;
                 }
@@ -177,8 +180,7 @@ impl<'t> Rendezvous<'t> {
     }
 }
 
-/// Turns away the other ranks of a launcher's job, which rank 0 does not need: it has nothing to train, or cannot (`why`).
-/// Without an answer they would wait for it.
+/// Turns away the other ranks of a launcher's job, which would wait for rank 0: it has nothing to train, or cannot (`why`).
 pub fn turn_away(job: &Job, why: Option<String>) -> Result<(), RendezvousError> {
     let mailbox = Mailbox::new(open_store(job, TURNING_AWAY)?);
     let until = Instant::now() + TURNING_AWAY;
@@ -193,7 +195,7 @@ pub fn turn_away(job: &Job, why: Option<String>) -> Result<(), RendezvousError> 
     Ok(())
 }
 
-/// The store of a launcher's job, which rank 0 serves unless the launcher does.
+/// The store of a launcher's job. Rank 0 serves it unless the launcher does.
 fn open_store(job: &Job, timeout: Duration) -> Result<Store, RendezvousError> {
     let master = &job.master;
     match &master.served {
@@ -216,8 +218,8 @@ fn open_store(job: &Job, timeout: Duration) -> Result<Store, RendezvousError> {
     }
 }
 
-/// Listens where `master` says: at that address if this machine has it; at all addresses if not, as with a service in
-/// front of this machine. A port of 0 takes any that is free.
+/// Listens at the address of `master` if this machine has it, and at all its addresses if not, as behind a proxy. Port 0
+/// means any free port.
 fn listen(master: &Master) -> Result<(TcpListener, Master), RendezvousError> {
     let failed = |source: io::Error| RendezvousError::Listen {
         master: master.clone(),
@@ -256,7 +258,7 @@ mod tests {
     use crate::advice::Advice;
 
     #[test]
-    fn a_taken_port_is_an_error_that_names_it() {
+    fn a_port_in_use_is_an_error_with_its_address() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let master = Master {
             host: "127.0.0.1".to_owned(),

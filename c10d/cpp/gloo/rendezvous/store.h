@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-// c10d derives from the store's interface with the methods of its second version.
+// c10d derives from this interface, including the methods of its second version.
 #define GLOO_STORE_HAS_STORE_V2
 
 namespace gloo::rendezvous {
