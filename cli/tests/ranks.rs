@@ -755,7 +755,7 @@ fn a_wrong_address_is_named_by_both_sides() {
     let at = format!("no rank 0 answers at 127.0.0.1:{port}");
     end(one).expect_error(2, &[&at]);
     let zero = launched(&mut begin(&place, "run", &short), 0, "127.0.0.1", port);
-    let words = ["1 of 2 ranks came", "within 2 s", "missing: 1"];
+    let words = ["1 of 2 ranks connected", "within 2 s", "missing: 1"];
     end(zero).expect_error(2, &words);
     let nowhere = launched(
         &mut begin(&place, "run", &short),

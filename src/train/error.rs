@@ -1,7 +1,7 @@
-//! What can go wrong between a command to train and its result.
+//! Errors of models and training.
 //!
-//! libtorch reports everything as text; this module is the only place that reads that text, and
-//! only to tell a lack of memory (which the run answers with smaller batches) from the rest.
+//! libtorch reports every error as text. Only this module reads that text, and only to distinguish a lack of memory,
+//! after which the run uses smaller batches, from other errors.
 //! Invariant: no error of libtorch is dropped, and none becomes a panic.
 
 use std::fmt::Display;
@@ -15,10 +15,10 @@ pub type Result<T> = std::result::Result<T, TrainError>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The device, or the host, has too little memory for this batch and model.
+    /// The device or the host has too little memory for this batch and model.
     #[error("out of memory: {message}")]
     OutOfMemory { message: String },
-    /// Any other failure inside libtorch, in its own words.
+    /// Any other failure inside libtorch, with its message.
     #[error("libtorch failed: {0}")]
     Tensor(String),
     #[error(transparent)]
@@ -37,9 +37,9 @@ pub enum TrainError {
 /// Weights or optimizer state that do not belong to the model they are loaded into.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum StateError {
-    #[error("tensor `{name}` is missing; the model of this config has it")]
+    #[error("tensor `{name}` is missing; this config's model has it")]
     Missing { name: String },
-    #[error("tensor `{name}` is not part of the model of this config")]
+    #[error("tensor `{name}` is not part of this config's model")]
     Unexpected { name: String },
     #[error("tensor `{name}` is given twice")]
     Twice { name: String },
@@ -49,26 +49,26 @@ pub enum StateError {
         found: Vec<usize>,
         expected: Vec<usize>,
     },
-    #[error("tensor `{name}` has elements of {found}, expected {expected}")]
+    #[error("tensor `{name}` has type {found}, expected {expected}")]
     Element {
         name: String,
         found: &'static str,
         expected: &'static str,
     },
-    #[error("tensor `{name}` holds {found} bytes, expected {expected} for its shape")]
+    #[error("tensor `{name}` has {found} bytes, expected {expected} for its shape")]
     Length {
         name: String,
         found: usize,
         expected: usize,
     },
     #[error(
-        "buffer `{name}` differs from the one this config makes: the model was made for other settings"
+        "buffer `{name}` differs from that of this config: the model was made with other settings"
     )]
     Buffer { name: String },
 }
 
 impl TrainError {
-    /// Nothing where at least one is needed.
+    /// `what` is empty, and must have at least one item.
     pub(super) fn missing(what: &'static str) -> TrainError {
         TrainError::Input {
             what,
@@ -105,7 +105,7 @@ pub(super) fn with_hints<E: Display + Advice>(error: &E) -> String {
     text
 }
 
-/// libtorch appends a C++ stack trace to what it says; the first line is the message.
+/// The first line is the message; a C++ stack trace follows it.
 fn first_line(text: &str) -> &str {
     text.trim_start().lines().next().unwrap_or("")
 }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_memory_is_told_from_other_failures() {
+    fn out_of_memory_is_distinguished_from_other_failures() {
         check(
             "the CPU allocator of Linux",
             "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4503599627370496 bytes. Error code 12 (Cannot allocate memory)",
@@ -171,12 +171,12 @@ mod tests {
             false,
         );
         check(
-            "a device that is not there",
+            "a device that does not exist",
             "CUDA error: no CUDA-capable device is detected",
             false,
         );
         check(
-            "a shape whose name has memory in it",
+            "another error with `memory` in its message",
             "Expected contiguous memory format",
             false,
         );

@@ -1,33 +1,32 @@
-//! First weights from counter-based randomness.
+//! Initial weights from counter-based randomness.
 //!
-//! Every parameter's numbers are a BLAKE3 stream keyed by (run seed, stage, restart number,
-//! parameter name), so they do not depend on the order of initialisation, the device, or the
-//! version of libtorch, whose own generator is never used.
-//! Invariant: only exact IEEE operations (+ - * / sqrt) are used: the same bits on every machine.
+//! Every parameter has a BLAKE3 stream keyed by run seed, stage, restart number and parameter name, so its values do not
+//! depend on the order of initialisation, the device, or the version of libtorch, whose own generator is never used.
+//! Invariant: only exact IEEE operations (+ - * / sqrt) are used, so the bits are the same on every machine.
 
-/// Which fresh start of which stage the weights are for.
+/// Identifies initial weights: a stage of a run, and one of its restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitKey {
     pub run_seed: u64,
     /// The stage's name in the policy, for example `video_tokenizer`.
     pub stage: String,
-    /// How often the stage was restarted: a fresh start is a new one.
+    /// How often the stage was restarted. Each restart has its own initial weights.
     pub restart: u32,
 }
 
-/// How one parameter starts, as PyTorch's defaults and TinyWorlds' own choices have it.
+/// How a parameter is initialised, as in PyTorch's defaults and TinyWorlds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// Uniform in `[-1/sqrt(fan_in), 1/sqrt(fan_in)]`: `nn.Linear` and `nn.Conv2d`, weight and bias.
     FanIn(i64),
-    /// Mean 0 and this standard deviation (a sum of twelve uniforms, which needs no logarithm).
+    /// Mean 0 and this standard deviation; a sum of twelve uniforms, which needs no logarithm.
     Normal(f64),
     Zeros,
     Ones,
 }
 
 impl InitKey {
-    /// `n` numbers, uniform in `[0, 1)` with 53 bits each, for the parameter `name`.
+    /// `n` uniform numbers in `[0, 1)` with 53 bits each, for the parameter `name`.
     pub fn uniforms(&self, name: &str, n: usize) -> Vec<f64> {
         let mut bytes = vec![0; n.saturating_mul(8)];
         let mut stream = self.stream(name);
@@ -40,7 +39,7 @@ impl InitKey {
             .collect()
     }
 
-    /// The `n` first values of the parameter `name`.
+    /// The first `n` values of the parameter `name`.
     pub fn values(&self, name: &str, n: usize, init: Init) -> Vec<f32> {
         match init {
             Init::Zeros => vec![0.0; n],
@@ -69,7 +68,7 @@ impl InitKey {
         let mut hasher = blake3::Hasher::new_derive_key("tinygate first weights v1");
         hasher.update(&self.run_seed.to_le_bytes());
         hasher.update(&self.restart.to_le_bytes());
-        // The length keeps (stage, name) pairs apart that read the same when joined.
+        // The length distinguishes (stage, name) pairs that would be equal when joined.
         hasher.update(&(self.stage.len() as u64).to_le_bytes());
         hasher.update(self.stage.as_bytes());
         hasher.update(name.as_bytes());
@@ -127,7 +126,7 @@ mod tests {
         );
         check_differs("another parameter", key(), "a.bias");
         check_differs(
-            "stage and name joined elsewhere",
+            "the same text, split elsewhere into stage and name",
             InitKey {
                 stage: "video_tokenizera".to_owned(),
                 ..key()
@@ -138,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_numbers_never_change() {
-        // A changed stream would change every run's first weights: old runs could not be repeated.
+        // Another stream would change every run's initial weights, and old runs could not be reproduced.
         let bits: Vec<u32> = key()
             .values("a.weight", 3, Init::FanIn(16))
             .iter()

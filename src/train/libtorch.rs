@@ -5,16 +5,16 @@ use crate::config;
 
 /// Sets how many threads libtorch computes with on a CPU, in this process; at least one.
 ///
-/// The count is part of a run's identity: sums are split by it, so another count gives other
-/// bits. Call it on the thread that trains, before the first tensor.
+/// The count is part of a run's identity: sums are split among the threads, so another count gives other
+/// bits. Call this on the thread that trains, before the first tensor.
 pub fn use_threads(count: u16) {
     tch::set_num_threads(i32::from(count.max(1)));
 }
 
-/// The device that `device = ...` names, on this machine, for the process of a local rank.
+/// The device that the config's `device` means for a local rank on this machine.
 ///
 /// # Errors
-/// A CUDA device that is not there.
+/// A CUDA device that does not exist.
 pub fn device(wanted: config::Device, local_rank: u32) -> Result<tch::Device, DeviceError> {
     use config::Device;
     let count = tch::Cuda::device_count().max(0) as u32;
@@ -36,7 +36,7 @@ pub fn device(wanted: config::Device, local_rank: u32) -> Result<tch::Device, De
     }
 }
 
-/// Devices that ranks on this machine can have; `None`: as many as they want, as on a CPU each rank is a device.
+/// How many devices this machine has for ranks. `None` for CPUs, which ranks share, so any number of ranks fits.
 pub fn devices(wanted: config::Device) -> Option<u32> {
     use config::Device;
     let count = tch::Cuda::device_count().max(0) as u32;

@@ -1,10 +1,9 @@
 //! Which tokens the dynamics model must guess in one micro-batch (MaskGIT).
 //!
-//! The uniforms come from outside, in a fixed order, so that a mask is a function of the counters
-//! it was drawn with. Nothing here touches a tensor or a generator.
-//! Invariant: every position `(b, p)` keeps at least one time step unmasked.
+//! The caller passes uniform numbers, which are used in a fixed order, so that a mask is a function of the counters they
+//! come from. Invariant: every position `(b, p)` keeps at least one time step unmasked.
 
-/// A mask over tokens `[batch, time, positions]`, row-major; `true` = masked, to be guessed.
+/// A mask over tokens `[batch, time, positions]`, row-major; `true` means masked, to be guessed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenMask {
     pub batch: usize,
@@ -43,7 +42,7 @@ pub fn maskgit_mask(
 }
 
 impl TokenMask {
-    /// The mask that hides the whole last time step and nothing else.
+    /// The mask of exactly the last time step.
     pub fn last_frame(batch: usize, time: usize, positions: usize) -> TokenMask {
         let is_last = |i: usize| (i / positions.max(1)) % time.max(1) + 1 == time;
         let masked = (0..batch * time * positions).map(is_last).collect();
@@ -55,7 +54,7 @@ impl TokenMask {
         }
     }
 
-    /// The mask of some of its samples; what lies beyond it is left out.
+    /// The mask of some of the samples; those past the end are left out.
     pub fn samples(&self, from: usize, length: usize) -> TokenMask {
         let end = from.saturating_add(length).min(self.batch);
         let from = from.min(end);
@@ -68,11 +67,11 @@ impl TokenMask {
         }
     }
 
-    /// Row-major places of the masked tokens.
-    pub fn places(&self) -> Vec<i64> {
+    /// Row-major indices of the masked tokens.
+    pub fn indices(&self) -> Vec<i64> {
         (0_i64..)
             .zip(&self.masked)
-            .filter_map(|(place, masked)| masked.then_some(place))
+            .filter_map(|(index, masked)| masked.then_some(index))
             .collect()
     }
 }
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn every_position_keeps_an_unmasked_time_step_and_the_ratio_lies_in_its_range() {
+    fn every_position_keeps_an_unmasked_time_step_and_the_ratio_is_in_range() {
         for seed in 0..50 {
             let mask = maskgit_mask(3, 4, 25, uniforms(seed));
             for b in 0..3 {
@@ -137,13 +136,13 @@ mod tests {
                     );
                 }
             }
-            let share = mask.places().len() as f64 / 300.0;
+            let share = mask.indices().len() as f64 / 300.0;
             assert!((0.25..0.76).contains(&share), "seed {seed}: {share}");
         }
     }
 
     #[test]
-    fn a_part_of_a_mask_is_that_of_its_samples() {
+    fn a_mask_can_be_cut_by_samples() {
         let mask = maskgit_mask(5, 3, 4, uniforms(7));
         let parts = [(0, 2), (2, 2), (4, 1)].map(|(from, length)| mask.samples(from, length));
         let masked: Vec<bool> = parts.iter().flat_map(|part| part.masked.clone()).collect();
@@ -156,6 +155,6 @@ mod tests {
     #[test]
     fn the_last_frame_mask_hides_the_last_frame() {
         let mask = TokenMask::last_frame(2, 3, 2);
-        assert_eq!(mask.places(), [4, 5, 10, 11]);
+        assert_eq!(mask.indices(), [4, 5, 10, 11]);
     }
 }

@@ -1,4 +1,4 @@
-//! Windows of frames on their way into a model, whole or in pieces.
+//! Micro-batches: windows of frames for a model, whole or in pieces.
 
 use tch::Tensor;
 
@@ -6,7 +6,7 @@ use super::error::{Result, TrainError};
 use super::mask::TokenMask;
 use super::pieces::Piece;
 
-/// One micro-batch. `mask` is for dynamics and must be there exactly for it.
+/// One micro-batch. Dynamics needs a `mask`, and the other models must not have one.
 pub struct MicroBatch {
     /// u8 `[B, T, H, W, 3]`
     pub frames: Tensor,
@@ -16,14 +16,14 @@ pub struct MicroBatch {
 /// One held-out micro-batch.
 pub struct HeldOut {
     pub batch: MicroBatch,
-    /// Pixels `[B, T, H, W]` (nonzero = moving) to take the loss over a second time; for video
-    /// tokenizer and latent actions.
+    /// Moving pixels `[B, T, H, W]` (nonzero), whose loss is also taken alone; for video tokenizer
+    /// and latent actions.
     pub moving: Option<Tensor>,
 }
 
 impl MicroBatch {
     /// # Errors
-    /// A mask of another number of samples than there are.
+    /// A mask with another number of samples than the frames.
     pub(crate) fn samples(&self) -> Result<usize> {
         let samples = samples_of(&self.frames)?;
         match &self.mask {

@@ -1,10 +1,11 @@
 //! Training: everything that touches libtorch.
 //!
-//! [`models`] has TinyWorlds' three networks. A [`Model`] is one of them with its parameters, a [`Pipeline`] a model that
-//! takes frames and can score and predict, a [`StageTrainer`] a pipeline with its optimizer. Randomness, data, gates,
-//! files and clocks belong to others: weights, batches, masks and rates come in, metrics and tensors go out.
+//! [`models`] has TinyWorlds' three networks. A [`Model`] is one of them with its parameters, a [`Pipeline`] is a model
+//! that takes frames and can score and predict, a [`StageTrainer`] is a pipeline with its optimizer. These take weights,
+//! batches, masks and rates, and return metrics and tensors. Data, files and clocks are handled by [`actor`], other
+//! processes by [`ranks`].
 //!
-//! Invariant: a failure inside libtorch, lack of memory too, is an error and never a panic.
+//! Invariant: a failure inside libtorch, including a lack of memory, is an error and never a panic.
 
 pub mod actor;
 mod error;

@@ -1,8 +1,8 @@
 //! A network with its parameters: batches in; outputs, losses and gradients out.
 //!
-//! A [`Model`] has no optimizer, so one that is frozen or loaded for inference holds its weights and nothing else.
-//! Gradients come out of [`Model::accumulate`] before they are applied, so that ranks can average them. What a batch is
-//! made of (upstream models, masks, frames) is decided before it gets here. No file, clock or generator is touched.
+//! A [`Model`] has no optimizer, so a frozen one, or one loaded for inference, holds only its weights.
+//! [`Model::accumulate`] returns gradients without applying them, so that ranks can average them. Batches are complete:
+//! frames, masks and the outputs of upstream models are arguments. Nothing here uses a file, a clock or a generator.
 //!
 //! Invariant: the same weights, batches and thread count give the same bits on a CPU.
 
@@ -41,11 +41,11 @@ impl Network {
     }
 }
 
-/// What a stage's model learns from in one micro-batch.
+/// The input of a model in one micro-batch.
 pub enum Batch {
-    /// Patch rows `[B, T, P, 3 p^2]` for video tokenizer and latent actions.
+    /// Patch rows `[B, T, P, 3 p^2]`, for video tokenizer and latent actions.
     Rows(Tensor),
-    /// Tokens, actions and mask for dynamics.
+    /// Tokens, actions and mask, for dynamics.
     Masked(TokenBatch),
 }
 
@@ -55,26 +55,26 @@ pub struct TokenBatch {
     pub(crate) mask: TokenMask,
 }
 
-/// What besides loss and gradient norm an update should report.
+/// What an update reports besides loss and gradient norm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wanted {
     pub actions: bool,
     pub codebook: bool,
 }
 
-/// Gradients and observations of an update's micro-batches, before clipping.
+/// Loss, unclipped gradients and observations, over an update's micro-batches.
 pub struct Accumulated {
     gradients: [Tensor; GROUPS],
     loss: f64,
     observed: Observed,
 }
 
-/// What was asked for with [`Wanted`], over all micro-batches of the update.
+/// What [`Wanted`] selects, over all micro-batches of the update.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
     /// How often each action occurred (latent actions and dynamics).
     pub action_counts: Option<Vec<u64>>,
-    /// Distinct codes in the batch, and how many there are (video tokenizer).
+    /// Distinct codes in the batch, and the size of the codebook (video tokenizer).
     pub codes: Option<CodeUse>,
 }
 
@@ -85,7 +85,7 @@ pub struct CodeUse {
 }
 
 impl Observed {
-    /// Actions that occur.
+    /// How many different actions occur.
     pub fn unique_actions(&self) -> Option<u64> {
         let counts = self.action_counts.as_ref()?;
         Some(counts.iter().filter(|count| **count > 0).count() as u64)
@@ -99,13 +99,13 @@ impl Observed {
         Some(counts.iter().map(share).map(|p| -p * (p + 1e-8).ln()).sum())
     }
 
-    /// Distinct codes over the codebook's size.
+    /// The share of the codebook that occurs.
     pub fn codebook_usage(&self) -> Option<f64> {
         let codes = self.codes.as_ref()?;
         Some(codes.seen.len() as f64 / codes.codebook_size as f64)
     }
 
-    /// Adds what another micro-batch or rank observed of the same model.
+    /// Adds the observations of another micro-batch.
     pub fn merge(&mut self, other: Observed) {
         match (&mut self.action_counts, other.action_counts) {
             (Some(mine), Some(theirs)) => mine
@@ -163,10 +163,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// A fresh model; its first weights follow from `key` alone.
+    /// A new model, whose initial weights depend on `key` alone.
     ///
     /// # Errors
-    /// A config no model can have.
+    /// An invalid config.
     pub fn new(
         kind: ModelKind,
         config: &ModelConfig,
@@ -184,7 +184,7 @@ impl Model {
     /// A model whose weights are zero until others are loaded or received.
     ///
     /// # Errors
-    /// A config no model can have.
+    /// An invalid config.
     pub fn zeros(kind: ModelKind, config: &ModelConfig, device: Device) -> Result<Model> {
         let (network, layout) = Network::new(kind, config, device)?;
         Ok(Model {
@@ -197,7 +197,7 @@ impl Model {
     /// A model with the given weights.
     ///
     /// # Errors
-    /// A config no model can have, or weights of another model.
+    /// An invalid config, or weights of another model.
     pub fn from_weights(
         kind: ModelKind,
         config: &ModelConfig,
@@ -229,7 +229,7 @@ impl Model {
         &mut self.parameters
     }
 
-    /// The weights as they lie in memory.
+    /// The flat tensors that hold the weights.
     pub(crate) fn flats_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.parameters.flats_mut().iter_mut()
     }
@@ -242,7 +242,7 @@ impl Model {
         &self.network
     }
 
-    /// The weights without a graph.
+    /// The weights, detached from autograd.
     pub(crate) fn weights(&self) -> Result<Weights> {
         self.parameters.frozen()
     }
@@ -252,13 +252,13 @@ impl Model {
         self.parameters.export()
     }
 
-    /// Replaces the weights. Nothing changes unless everything fits.
+    /// Replaces the weights. On an error nothing changes.
     pub fn load(&mut self, weights: &[NamedTensor]) -> Result<()> {
         self.parameters.load(weights)
     }
 
-    /// What TinyWorlds' `forward` returns first: frames `[B, T or T - 1, 3, H, W]`, or, for
-    /// dynamics, scores `[B, T, P, codebook]`.
+    /// The first value that TinyWorlds' `forward` returns: frames `[B, T or T - 1, 3, H, W]`, or
+    /// scores `[B, T, P, codebook]` for dynamics.
     pub fn output(&self, batch: &Batch) -> Result<Tensor> {
         let weights = self.weights()?;
         let rows = match (&self.network, batch) {
@@ -313,11 +313,7 @@ impl Model {
                 Some(sum) => sum.add(gradients, loss, observed)?,
             }
         }
-        let mut sum = sum.ok_or_else(|| TrainError::Input {
-            what: "an update",
-            found: "no micro-batch".to_owned(),
-            expected: "at least one".to_owned(),
-        })?;
+        let mut sum = sum.ok_or_else(|| TrainError::missing("the list of micro-batches"))?;
         sum.loss *= share;
         Ok(sum)
     }
@@ -364,7 +360,7 @@ impl Model {
     fn action_counts(&self, quantized: &Tensor) -> Result<Vec<u64>> {
         let mut counts = vec![0; self.config.n_actions as usize];
         for index in host_integers(&action_indices(quantized)?)? {
-            // A diverged model has no action: its loss tells, and the count is left out.
+            // A diverged model has no valid actions. They are not counted; its loss shows the failure.
             if let Some(count) = usize::try_from(index)
                 .ok()
                 .and_then(|index| counts.get_mut(index))
@@ -386,7 +382,7 @@ impl Accumulated {
         Ok(())
     }
 
-    /// Mean over micro-batches of the undivided loss.
+    /// The mean of the micro-batches' losses.
     pub fn loss(&self) -> f64 {
         self.loss
     }

@@ -1,9 +1,8 @@
-//! AdamW over the flat tensors of [`Parameters`], with the gradient clip before it.
+//! AdamW over the flat tensors of [`Parameters`], after gradient clipping.
 //!
-//! The moments and the step are our own tensors, so that a checkpoint can hold them and a resumed
-//! run continues with the same bits. The learning rate is an argument: no schedule lives here.
-//! Formulas: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2, in the
-//! arrangement of PyTorch's `AdamW`.
+//! The moments and the step count are kept here and not in libtorch's optimizer, so that a checkpoint can hold them and a
+//! resumed run continues with the same bits. The learning rate is an argument. Formulas: Loshchilov and Hutter,
+//! "Decoupled Weight Decay Regularization", algorithm 2, in the order of PyTorch's `AdamW`.
 
 use tch::{Kind, Tensor};
 
@@ -19,14 +18,14 @@ pub const WEIGHT_DECAY: f64 = 0.01;
 /// The global gradient norm is clipped to this.
 pub const CLIP_NORM: f64 = 1.0;
 
-/// The moments of one model's parameters, and the updates done with them.
+/// The moments of a model's parameters, and the number of updates done.
 pub struct AdamW {
     step: u64,
     exp_avg: [Tensor; GROUPS],
     exp_avg_sq: [Tensor; GROUPS],
 }
 
-/// The optimizer's whole state, by parameter name in `state_dict()` order.
+/// The optimizer's state, by parameter in `state_dict()` order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptimizerState {
     /// Updates done; the same for every parameter.
@@ -35,10 +34,10 @@ pub struct OptimizerState {
     pub exp_avg_sq: Vec<NamedTensor>,
 }
 
-/// Measured during an update, before it changed anything.
+/// What an update measured before it changed the weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpdateMetrics {
-    /// Mean over micro-batches of the undivided loss (f32 each, widened).
+    /// The mean of the micro-batches' losses, each an f32.
     pub loss: f64,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
@@ -73,7 +72,7 @@ impl AdamW {
         })
     }
 
-    /// One update in place. `gradients` is laid out as the flat tensors, after clipping.
+    /// One update in place. `gradients` are clipped and laid out like the flat tensors.
     fn update(
         &mut self,
         parameters: &mut Parameters,
@@ -141,8 +140,8 @@ impl AdamW {
     }
 }
 
-/// Scales `gradients` in place so that their global norm is at most [`CLIP_NORM`]; gives the norm
-/// before that, as `torch.nn.utils.clip_grad_norm_` does.
+/// Scales `gradients` in place so that their global norm is at most [`CLIP_NORM`], and returns the norm
+/// before scaling, like `torch.nn.utils.clip_grad_norm_`.
 fn clip(gradients: &mut [Tensor; GROUPS]) -> Result<f64> {
     let mut squares = 0.0;
     for gradient in gradients.iter() {
@@ -154,7 +153,7 @@ fn clip(gradients: &mut [Tensor; GROUPS]) -> Result<f64> {
     }
     let norm = squares.sqrt();
     let scale = CLIP_NORM / (norm + 1e-6);
-    // A NaN must reach the weights as it does in PyTorch: the gate finds it there.
+    // As in PyTorch a NaN must reach the weights, where the checkpoint's acceptance finds it.
     if scale < 1.0 || scale.is_nan() {
         for gradient in gradients.iter_mut() {
             let _ = gradient.f_mul_scalar_(scale)?;
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn two_updates_follow_the_formula_and_decay_only_what_decays() {
+    fn two_updates_follow_the_formula_and_decay_only_some_parameters() {
         let mut parameters = parameters();
         let mut optimizer = AdamW::new(&parameters).unwrap();
         let decayed: Vec<bool> = SHAPES
@@ -248,6 +247,6 @@ mod tests {
         check_clip("a large norm", 2.0, 2.0 * root, 1.0 / root);
         check_clip("a small norm", 0.01, 0.01 * root, 0.01);
         check_clip("no gradient", 0.0, 0.0, 0.0);
-        check_clip("not a number stays one", f64::NAN, f64::NAN, f64::NAN);
+        check_clip("NaN stays NaN", f64::NAN, f64::NAN, f64::NAN);
     }
 }

@@ -1,10 +1,9 @@
-//! A model's parameters: their names, shapes and order, and where their numbers lie.
+//! A model's parameters: their names, shapes and order, and their storage.
 //!
-//! All numbers live in two flat tensors: one of the parameters that decay, one of those that do
-//! not. A *piece* is a run of one flat tensor that a forward pass uses whole, so that, say, the
-//! weights of q, k and v are one matrix without being copied together, and the optimizer needs a
-//! dozen operations per update whatever the number of parameters. Names, shapes and order that
-//! the outside sees are TinyWorlds' `state_dict()`; the layout inside is private to this file.
+//! All values are stored in two flat tensors: one for parameters with weight decay, one for those without. A *piece* is a
+//! section of a flat tensor that a forward pass uses as one tensor. So the weights of q, k and v are one matrix without a
+//! copy, and the optimizer needs a dozen operations per update whatever the number of parameters. Visible names, shapes
+//! and order are those of TinyWorlds' `state_dict()`; the layout is private to this file.
 //! Invariant: every element of a flat tensor belongs to exactly one named parameter.
 
 use std::collections::BTreeMap;
@@ -14,7 +13,7 @@ use tch::{Device, Tensor};
 use super::error::{Result, StateError, TrainError};
 use super::init::{Init, InitKey};
 
-/// A tensor on its way to or from a checkpoint: little-endian, row-major.
+/// A tensor as a checkpoint holds it: little-endian, row-major.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedTensor {
     pub name: String,
@@ -38,11 +37,11 @@ impl Element {
     }
 }
 
-/// A piece of a flat tensor, known before its numbers are.
+/// Identifies a piece before its values exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PieceId(usize);
 
-/// Which of the two flat tensors a parameter lies in.
+/// Which of the two flat tensors holds a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
     Decayed,
@@ -52,7 +51,7 @@ enum Group {
 /// The number of flat tensors; gradients and moments come in arrays of this length.
 pub(crate) const GROUPS: usize = 2;
 
-/// Weight decay reaches tensors of two dimensions or more whose name has no `norm`.
+/// Whether weight decay applies: to tensors of two or more dimensions that are no bias and not part of a norm.
 pub fn decays(name: &str, shape: &[i64]) -> bool {
     crate::checkpoint::decays(name, shape.len())
 }
@@ -78,13 +77,13 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Opens a piece. Its members are stacked along the first dimension in the order added.
+    /// Starts a piece. Its members are stacked along the first dimension in the order added.
     pub fn piece(&mut self) -> PieceId {
         self.pieces += 1;
         PieceId(self.pieces - 1)
     }
 
-    /// Adds a parameter to a piece, all of whose members must decay, or none.
+    /// Adds a parameter to a piece. Weight decay must apply to all members of a piece or to none.
     pub fn add(&mut self, piece: PieceId, name: String, shape: &[i64], init: Init) {
         self.entries.push(Entry::Parameter {
             name,
@@ -94,19 +93,19 @@ impl Layout {
         });
     }
 
-    /// Adds a parameter that is a piece of its own.
+    /// Adds a parameter that is a whole piece.
     pub fn single(&mut self, name: String, shape: &[i64], init: Init) -> PieceId {
         let piece = self.piece();
         self.add(piece, name, shape, init);
         piece
     }
 
-    /// Adds a buffer: saved with the model, never trained.
+    /// Adds a buffer, which is saved with the model and never trained.
     pub fn buffer(&mut self, name: String, values: Vec<i64>) {
         self.entries.push(Entry::Buffer { name, values });
     }
 
-    /// Parameters with the first weights that follow from `key`.
+    /// Parameters with the initial weights of `key`.
     pub fn build(self, key: &InitKey, device: Device) -> Result<Parameters> {
         self.lay_out(|name, count, init| key.values(name, count, init), device)
     }
@@ -200,7 +199,7 @@ struct Piece {
     group: Group,
     shape: Vec<i64>,
     offset: i64,
-    /// Where the next member begins while the piece is being filled.
+    /// Where the next member begins, while the piece is filled.
     filled: i64,
 }
 
@@ -246,7 +245,7 @@ struct Stored {
     storage: Storage,
 }
 
-/// Where the numbers of a parameter or buffer are.
+/// Where the values of a parameter or buffer are stored.
 enum Storage {
     Flat { group: Group, offset: i64 },
     Buffer(Vec<i64>),
@@ -277,7 +276,7 @@ impl Parameters {
         self.device
     }
 
-    /// Trained numbers in the model; buffers do not count.
+    /// Number of trained values; buffers do not count.
     pub fn count(&self) -> usize {
         self.flats.iter().map(Tensor::numel).sum()
     }
@@ -299,13 +298,13 @@ impl Parameters {
         &mut self.flats
     }
 
-    /// Leaves of a new graph that share their numbers with the flat tensors.
+    /// New autograd leaves that share the storage of the flat tensors.
     pub(crate) fn leaves(&self) -> Result<[Tensor; GROUPS]> {
         let leaf = |flat: &Tensor| flat.f_detach()?.f_set_requires_grad(true);
         Ok([leaf(&self.flats[0])?, leaf(&self.flats[1])?])
     }
 
-    /// The pieces without a graph.
+    /// The pieces, detached from autograd.
     pub(crate) fn frozen(&self) -> Result<Weights> {
         self.weights(&self.flats)
     }
@@ -321,8 +320,8 @@ impl Parameters {
                     .filter(move |(_, piece)| piece.group == group)
             };
             let sizes: Vec<i64> = members().map(|(_, piece)| piece.numel()).collect();
-            // One split has one gradient operation (a concatenation); a slice per piece would
-            // have one gradient of the flat tensor's full length each.
+            // The gradient of one split is one concatenation; with a slice per piece each would have a
+            // gradient of the flat tensor's full length.
             let parts = flat.f_split_with_sizes(sizes, 0)?;
             for ((index, piece), part) in members().zip(parts) {
                 pieces[index] = Some(part.f_view(piece.shape.as_slice())?);
@@ -330,7 +329,7 @@ impl Parameters {
         }
         let pieces = pieces.into_iter().collect::<Option<Vec<_>>>();
         let pieces =
-            pieces.ok_or_else(|| TrainError::Tensor("bug: a piece without numbers".to_owned()))?;
+            pieces.ok_or_else(|| TrainError::Tensor("bug: a piece has no values".to_owned()))?;
         Ok(Weights { pieces })
     }
 
@@ -360,10 +359,10 @@ impl Parameters {
             .collect()
     }
 
-    /// Replaces every parameter. Nothing is changed unless all of `tensors` fits.
+    /// Replaces every parameter. On an error nothing changes.
     ///
     /// # Errors
-    /// [`StateError`] names the first tensor that is missing, unknown or of another shape.
+    /// A [`StateError`] for the first tensor that is missing, unknown or of another shape.
     pub fn load(&mut self, tensors: &[NamedTensor]) -> Result<()> {
         let entries: Vec<&Stored> = self.entries.iter().collect();
         let given = match_up(tensors, &entries)?;

@@ -1,21 +1,20 @@
-//! How many samples go through a model at once where nothing is learned from them.
+//! How many samples are forwarded at once when a model is scored or predicts.
 //!
-//! A batch is forwarded whole. When memory runs out it is forwarded in smaller pieces, down to one sample. Whoever
-//! puts the pieces together takes masks and batch statistics from the whole batch, so a value does not depend on how
-//! large its pieces were.
+//! A batch is forwarded whole. When memory runs out it is forwarded in smaller pieces, down to one sample. The caller
+//! takes masks and batch statistics from the whole batch, so results do not depend on the size of the pieces.
 //!
 //! Invariant: each sample's result is returned exactly once, in the order of the samples.
 
 use super::error::{Result, TrainError};
 
-/// Samples of a batch: the first, and how many.
+/// Consecutive samples of a batch: the index of the first, and how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub from: usize,
     pub length: usize,
 }
 
-/// The largest piece that is tried. It shrinks when memory runs out, and stays small for the batches that follow.
+/// The size limit of pieces. It shrinks when memory runs out, and stays small for later batches.
 #[derive(Debug)]
 pub struct Pieces {
     most: usize,
@@ -29,7 +28,7 @@ impl Pieces {
         Pieces::of(usize::MAX)
     }
 
-    /// At most so many samples at once; at least one.
+    /// At most `most` samples at once, and at least one.
     pub fn of(most: usize) -> Pieces {
         Pieces {
             most: most.max(1),
@@ -38,7 +37,7 @@ impl Pieces {
         }
     }
 
-    /// Whole batches, where memory runs out for more than `fits` samples.
+    /// Whole batches; memory runs out for more than `fits` samples.
     #[cfg(test)]
     pub(crate) fn with_memory_for(fits: usize) -> Pieces {
         Pieces {
@@ -50,7 +49,7 @@ impl Pieces {
     /// Calls `forward` for consecutive pieces of a batch of `samples` until all are done.
     ///
     /// # Errors
-    /// [`TrainError::OutOfMemory`] when one sample alone does not fit; any other error at once.
+    /// [`TrainError::OutOfMemory`] if a single sample does not fit. Other errors are returned at once.
     pub(crate) fn forward<T>(
         &mut self,
         samples: usize,
@@ -68,7 +67,10 @@ impl Pieces {
                 }
                 Err(TrainError::OutOfMemory { .. }) if 1 < length => {
                     self.most = length.div_ceil(2);
-                    tracing::debug!("out of memory: {} samples at once from here on", self.most);
+                    tracing::debug!(
+                        "out of memory: at most {} samples at once from now on",
+                        self.most
+                    );
                 }
                 Err(error) => return Err(error),
             }
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_done_before_memory_ran_out_is_not_done_again() {
+    fn finished_pieces_are_not_repeated_when_memory_runs_out() {
         let mut calls = Vec::new();
         let done = Pieces::whole().forward(4, |piece| {
             calls.push((piece.from, piece.length));
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn other_errors_are_not_tried_again() {
+    fn other_errors_are_not_retried() {
         let mut calls = 0;
         let failed = Pieces::whole().forward(4, |_| {
             calls += 1;

@@ -1,9 +1,9 @@
-//! A stage's model and what it sees frames through: frames in; losses, gradients and predicted frames out.
+//! A stage's model with its upstream models: frames in; losses, gradients and predicted frames out.
 //!
-//! Frames arrive as u8 `[B, T, H, W, 3]`. For dynamics the frozen upstream models turn them into tokens and actions. Which
-//! frames and masks is the caller's business. No optimizer is needed to score or to predict.
+//! Frames are u8 `[B, T, H, W, 3]`. For dynamics the frozen upstream models turn them into tokens and actions. The caller
+//! chooses frames and masks. Scoring and predicting need no optimizer.
 //!
-//! Invariant: nothing here changes a weight, but for [`Pipeline::load`].
+//! Invariant: only [`Pipeline::load`] changes weights.
 
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -25,22 +25,22 @@ pub struct Pipeline {
     upstream: Option<Upstream>,
 }
 
-/// Losses over held-out batches; each mean is over all elements of all batches alike, but for the
-/// total and the penalty of latent actions, which are means over batches.
+/// Losses over held-out batches. Each is a mean over all elements of all batches, except the total and the penalty of
+/// latent actions, which are means over batches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
     /// The stage's own loss.
     pub loss: f64,
-    /// The loss without the variance penalty; the loss itself in the other stages. This is what
-    /// a trivial predictor's loss compares with.
+    /// The loss without the variance penalty; the loss itself in the other stages. A trivial
+    /// predictor's loss is compared with this one.
     pub reconstruction: f64,
     /// The variance penalty of latent actions; 0 in the other stages.
     pub penalty: f64,
-    /// Smooth-L1 over the values of moving pixels; `None` when none was marked.
+    /// Smooth-L1 over the values of moving pixels; `None` if no pixel moves.
     pub moving: Option<f64>,
 }
 
-/// Frames as drawn by a model, `[B, T, H, W, 3]` row-major, each value in `[-1, 1]`.
+/// Frames predicted by a model, `[B, T, H, W, 3]` row-major, each value in `[-1, 1]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PredictedFrames {
     pub batch: usize,
@@ -51,7 +51,7 @@ pub struct PredictedFrames {
 
 impl Pipeline {
     /// # Errors
-    /// A dynamics model without upstream models or with some that do not fit, or another model with upstream models.
+    /// A dynamics model whose upstream models are missing or do not fit, or another model with upstream models.
     pub fn new(model: Model, upstream: Option<Upstream>) -> Result<Pipeline> {
         match (model.kind(), &upstream) {
             (ModelKind::Dynamics, Some(upstream)) => upstream.check(model.config())?,
@@ -74,7 +74,7 @@ impl Pipeline {
         &mut self.model
     }
 
-    /// What dynamics sees frames through; `None` for the other kinds.
+    /// The upstream models of dynamics; `None` for the other kinds.
     pub fn upstream(&self) -> Option<&Upstream> {
         self.upstream.as_ref()
     }
@@ -95,7 +95,7 @@ impl Pipeline {
         (&mut self.model, upstream)
     }
 
-    /// Replaces the weights of the model. Nothing changes unless everything fits.
+    /// Replaces the weights of the model. On an error nothing changes.
     pub fn load(&mut self, weights: &[NamedTensor]) -> Result<()> {
         self.model.load(weights)
     }
@@ -109,10 +109,10 @@ impl Pipeline {
             .accumulate(&batches.collect::<Result<Vec<_>>>()?, wanted)
     }
 
-    /// Held-out losses of the present weights. Batches are taken one by one, and forwarded in `pieces`.
+    /// Held-out losses of the current weights. Batches are taken one by one and forwarded in `pieces`.
     ///
     /// # Errors
-    /// Those of the batches, batches that do not fit the stage, or one sample too large for the memory.
+    /// Those of the batches, batches that do not fit the stage, or too little memory for one sample.
     pub fn evaluate<E: From<TrainError>>(
         &self,
         held_out: impl IntoIterator<Item = std::result::Result<HeldOut, E>>,
@@ -146,20 +146,20 @@ impl Pipeline {
             }
             actions.extend(score.actions);
         }
-        // How much actions vary is a statistic of the whole batch.
+        // The variance of actions is a statistic of the whole batch.
         if let (Network::Latent(model), Some(reconstruction)) =
             (self.model.network(), reconstruction.mean())
         {
             let penalty = value(&model.penalty(&Tensor::f_cat(&actions, 0)?)?)?;
             means.penalty.add(penalty, 1.0);
-            // As in training, where the sum is one of f32.
+            // The sum is rounded to f32, as in training.
             let total = f64::from(reconstruction as f32 + penalty as f32);
             means.loss.add(total, 1.0);
         }
         Ok(())
     }
 
-    /// Losses of a piece of a batch, each with the number of values it is the mean of.
+    /// Losses of a piece of a batch, each with the number of values behind it.
     fn score(&self, weights: &Weights, item: &HeldOut) -> Result<Score> {
         match (self.model.network(), self.prepare(&item.batch)?) {
             (Network::Video(model), Batch::Rows(rows)) => {
@@ -182,7 +182,7 @@ impl Pipeline {
             (Network::Dynamics(model), Batch::Masked(batch)) => {
                 let loss = value(&model.loss(weights, &batch.tokens, &batch.mask)?)?;
                 Ok(Score {
-                    reconstruction: (loss, batch.mask.places().len() as f64),
+                    reconstruction: (loss, batch.mask.indices().len() as f64),
                     moving: None,
                     actions: None,
                 })
@@ -224,12 +224,12 @@ impl Pipeline {
         Ok(Some((mean, count)))
     }
 
-    /// What the model draws: the reconstruction of all frames (video tokenizer), the frames after
-    /// the first (latent actions), or the last frame of the window from the true frames before it
-    /// and the actions, all its tokens guessed in one step (dynamics).
+    /// Predicts frames: the reconstruction of all (video tokenizer), those after the first (latent
+    /// actions), or the last one from the true frames before it and the actions, with all its tokens
+    /// guessed in one step (dynamics).
     ///
     /// # Errors
-    /// Frames that do not fit the stage, or one window too large for the memory.
+    /// Frames that do not fit the stage, or too little memory for one window.
     pub fn predict(&self, frames: &Tensor, pieces: &mut Pieces) -> Result<PredictedFrames> {
         check_frames(frames, self.config())?;
         let weights = self.model.weights()?;
@@ -239,7 +239,7 @@ impl Pipeline {
         let mut drawn = drawn.into_iter();
         let mut all = drawn
             .next()
-            .ok_or_else(|| TrainError::missing("frames to predict"))?;
+            .ok_or_else(|| TrainError::missing("the list of frames to predict"))?;
         for more in drawn {
             all.batch += more.batch;
             all.values.extend(more.values);
@@ -341,7 +341,7 @@ impl Means {
     fn evaluation(&self) -> Result<Evaluation> {
         let reconstruction = self.reconstruction.mean();
         let reconstruction =
-            reconstruction.ok_or_else(|| TrainError::missing("held-out batches"))?;
+            reconstruction.ok_or_else(|| TrainError::missing("the list of held-out batches"))?;
         Ok(Evaluation {
             loss: self.loss.mean().unwrap_or(reconstruction),
             reconstruction,

@@ -1,8 +1,8 @@
 //! The trainer of one stage: micro-batches in, metrics and new weights out.
 //!
 //! A [`Pipeline`] computes losses and gradients, an [`AdamW`] applies them. The two halves of an update,
-//! [`StageTrainer::accumulate`] and [`StageTrainer::apply`], are apart so that ranks can average gradients in between.
-//! Which frames, masks and rates is the caller's business, and so are gates, files and clocks.
+//! [`StageTrainer::accumulate`] and [`StageTrainer::apply`], are separate so that ranks can average gradients in between.
+//! The caller chooses frames, masks and rates, and handles gates, files and clocks.
 
 use tch::Tensor;
 
@@ -30,7 +30,7 @@ impl StageTrainer {
         })
     }
 
-    /// What scoring and predicting need of this trainer.
+    /// The pipeline, for scoring and predicting.
     pub fn pipeline(&self) -> &Pipeline {
         &self.pipeline
     }
@@ -43,7 +43,7 @@ impl StageTrainer {
         self.pipeline.config()
     }
 
-    /// All tensors that another rank needs to continue as this one would: weights and moments, then the weights of
+    /// All tensors that another rank needs to continue from the same state: weights and moments, then the weights of
     /// upstream models.
     pub(crate) fn flats_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         let (model, upstream) = self.pipeline.models_mut();
@@ -53,7 +53,7 @@ impl StageTrainer {
             .chain(upstream.flat_map(Model::flats_mut))
     }
 
-    /// Names and shapes of all weights in one hash, in hex: ranks whose hashes differ have other models.
+    /// A hash, in hex, of the names and shapes of all weights. Ranks whose hashes differ have different models.
     pub(crate) fn signature(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for model in self.pipeline.models() {
@@ -64,7 +64,7 @@ impl StageTrainer {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// Hash of the weights and moments that training changes.
+    /// A hash of everything that training changes: weights, moments and the update count.
     pub(crate) fn state_hash(&self) -> Result<blake3::Hash> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.updates_done().to_le_bytes());
@@ -86,8 +86,8 @@ impl StageTrainer {
         self.optimizer.set_updates_done(updates);
     }
 
-    /// Replaces the weights and the optimizer's state; without one the optimizer starts anew. Nothing changes unless
-    /// everything fits.
+    /// Replaces the weights and the optimizer's state; without a state the optimizer starts with moments of zero. On an
+    /// error nothing changes.
     pub fn load(
         &mut self,
         weights: &[NamedTensor],
@@ -115,8 +115,8 @@ impl StageTrainer {
     /// One optimizer step on the mean gradient of `micro_batches`.
     ///
     /// # Errors
-    /// [`TrainError::OutOfMemory`](super::TrainError::OutOfMemory) leaves weights and moments as they were, but for an
-    /// error in the optimizer's own step, after which the trainer must be loaded anew.
+    /// [`TrainError::OutOfMemory`](super::TrainError::OutOfMemory) leaves weights and moments unchanged, unless it
+    /// occurs in the optimizer's step; then the trainer must be loaded again.
     pub fn update(
         &mut self,
         micro_batches: &[MicroBatch],

@@ -1,6 +1,6 @@
 //! The trivial predictor of dynamics: how often each token occurs at each position.
 //!
-//! It needs the frozen upstream models, and no dynamics model.
+//! It needs the frozen upstream models, but no dynamics model.
 
 use std::collections::BTreeSet;
 
@@ -24,10 +24,10 @@ pub struct TokenCounts {
 }
 
 impl TokenCounts {
-    /// Counts the tokens of all frames by position. Batches are taken one by one, and forwarded in `pieces`.
+    /// Counts the tokens of all frames by position. Batches are taken one by one and forwarded in `pieces`.
     ///
     /// # Errors
-    /// Those of the batches, or one window too large for the memory.
+    /// Those of the batches, or too little memory for one window.
     pub fn of<E: From<TrainError>>(
         upstream: &Upstream,
         batches: impl IntoIterator<Item = std::result::Result<Tensor, E>>,
@@ -59,11 +59,11 @@ impl TokenCounts {
         })
     }
 
-    /// Cross-entropy of the masked held-out tokens under these counts alone. Every code has `1 / codebook_size` added to
-    /// its count, so none is impossible.
+    /// Cross-entropy of the masked held-out tokens under these counts alone. `1 / codebook_size` is added to each count, so
+    /// that no code is impossible.
     ///
     /// # Errors
-    /// Those of the batches, batches without a mask, or one window too large for the memory.
+    /// Those of the batches, batches without a mask, or too little memory for one window.
     pub fn loss<E: From<TrainError>>(
         &self,
         upstream: &Upstream,
@@ -82,7 +82,7 @@ impl TokenCounts {
         }
         Ok(mean
             .mean()
-            .ok_or_else(|| TrainError::missing("held-out batches"))?)
+            .ok_or_else(|| TrainError::missing("the list of held-out batches"))?)
     }
 
     /// The loss of each masked token.
@@ -97,11 +97,12 @@ impl TokenCounts {
             let code = codes
                 .get(index)
                 .and_then(|code| usize::try_from(*code).ok());
-            let code =
-                code.ok_or_else(|| TrainError::Tensor("bug: a mask beyond its tokens".to_owned()))?;
+            let code = code.ok_or_else(|| {
+                TrainError::Tensor("bug: a mask is larger than its tokens".to_owned())
+            })?;
             Ok(-self.share(index % self.positions, code).ln())
         };
-        mask.places().into_iter().map(loss).collect()
+        mask.indices().into_iter().map(loss).collect()
     }
 
     /// Smoothed share of `code` at `position`.
@@ -116,7 +117,7 @@ impl TokenCounts {
         (count + 1.0 / self.codebook_size as f64) / (total + 1.0)
     }
 
-    /// Distinct codes anywhere.
+    /// Number of distinct codes, over all positions.
     pub fn distinct(&self) -> usize {
         let seen = self
             .counts

@@ -1,4 +1,4 @@
-//! The frozen models that dynamics sees frames through: a video tokenizer and the encoder of latent actions.
+//! The frozen upstream models of dynamics: a video tokenizer and a latent-action model.
 //!
 //! They turn frames into tokens and actions, and tokens back into frames. Invariant: nothing here changes a weight.
 
@@ -26,13 +26,13 @@ impl Upstream {
     }
 
     /// # Errors
-    /// Models that were made for other frames, tokens or actions than a dynamics model of `config` takes.
+    /// Models for other frames, tokens or actions than those of a dynamics model of `config`.
     pub(crate) fn check(&self, config: &ModelConfig) -> Result<()> {
         check_tokenizer(self.tokenizer.config(), config)?;
         check_actions(self.actions.config(), config)
     }
 
-    /// The config of the frames and tokens.
+    /// The config of the tokenizer, which has the shape of frames and tokens.
     pub(crate) fn config(&self) -> &ModelConfig {
         self.tokenizer.config()
     }
@@ -68,7 +68,7 @@ impl Upstream {
         })
     }
 
-    /// Patch rows of the frames that codes `[B, T, P]` stand for.
+    /// Decodes codes `[B, T, P]` to patch rows.
     pub(crate) fn decode(&self, codes: &Tensor) -> Result<Tensor> {
         let Network::Video(tokenizer) = self.tokenizer.network() else {
             return Err(other_kinds());
@@ -89,10 +89,10 @@ fn expect_kind(model: &Model, expected: ModelKind) -> Result<()> {
 }
 
 fn other_kinds() -> TrainError {
-    TrainError::Tensor("bug: upstream models of other kinds".to_owned())
+    TrainError::Tensor("bug: upstream models have the wrong kinds".to_owned())
 }
 
-/// The tokens must be those that dynamics predicts.
+/// The tokenizer must make the tokens that dynamics predicts.
 fn check_tokenizer(found: &ModelConfig, config: &ModelConfig) -> Result<()> {
     same(
         "video tokenizer",

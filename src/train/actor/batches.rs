@@ -19,14 +19,14 @@ use crate::presets::ModelKind;
 use crate::random::Place;
 use crate::setup;
 
-/// Held-out batches a gate looks at: enough for a steady mean, and no more than
-/// an update or two a hundred costs ..
+/// The most held-out batches that a gate evaluates: enough for a stable mean, for
+/// about the cost of one or two updates in a hundred.
 const HELD_OUT_BATCHES_MAX: usize = 32;
-/// .. or more of them where they are small, up to so many windows.
+/// Small batches may be more, up to this many windows.
 const HELD_OUT_WINDOWS: usize = 128;
-/// Training batches whose tokens are counted for the marginal distribution ..
+/// The most training batches whose tokens are counted for the marginal distribution.
 const MARGINAL_BATCHES_MAX: usize = 64;
-/// .. or more of them, up to so many windows: too few tokens make a poor predictor, which every model beats.
+/// Small batches may be more, up to this many windows: a predictor from too few tokens is beaten by every model.
 const MARGINAL_WINDOWS: usize = 1024;
 
 pub(super) struct Batches {
@@ -34,14 +34,14 @@ pub(super) struct Batches {
     windows: Windows,
     mean: OnceCell<MeanImage>,
     held_out: HeldOutBatches,
-    /// Windows beyond which memory runs out where nothing is learned.
+    /// How many windows fit into memory when a model is scored.
     #[cfg(test)]
     memory_for: Option<usize>,
 }
 
 impl Batches {
     /// # Errors
-    /// Data without a window for the config.
+    /// Data too small for a window of the config.
     pub fn new(
         config: Config,
         frames: Arc<Frames>,
@@ -62,7 +62,7 @@ impl Batches {
         &self.windows
     }
 
-    /// The mean of all frames, computed when it is first asked for.
+    /// The mean of the training frames, computed on first use.
     pub fn mean(&self) -> &MeanImage {
         self.mean.get_or_init(|| MeanImage::of(&self.windows))
     }
@@ -78,18 +78,20 @@ impl Batches {
     /// The order in which a stage sees the training windows.
     ///
     /// # Errors
-    /// More windows than the order can count.
+    /// More windows than the order supports.
     pub fn order(&self, stage: &StageName, restart: u64) -> Result<Order, Failure> {
         let windows = u32::try_from(self.windows.train_len())
             .ok()
             .and_then(NonZeroU32::new);
         let windows = windows.ok_or_else(|| {
-            Failure::Environment("the data has more windows than 2^32 - 1; split it".to_owned())
+            Failure::Environment(
+                "the data has more than 2^32 - 1 windows; use less of it".to_owned(),
+            )
         })?;
         Ok(Order::new(self.seed(), stage.as_str(), restart, windows))
     }
 
-    /// One micro-batch of a model of `kind`; a mask, where it has one, follows from `place` alone.
+    /// One micro-batch for a model of `kind`. Its mask, if it has one, depends on `place` alone.
     pub fn micro_batch(
         &self,
         kind: ModelKind,
@@ -103,7 +105,7 @@ impl Batches {
         })
     }
 
-    /// Windows `[B, T, H, W, 3]` as the models take them.
+    /// The windows as a tensor `[B, T, H, W, 3]`.
     pub fn frames(&self, ids: &[WindowId]) -> Result<Tensor, Failure> {
         let frames = self.windows.frames();
         let bytes = self.windows.gather(ids)?;
@@ -117,7 +119,7 @@ impl Batches {
         Ok(tensor(&bytes, &sizes)?)
     }
 
-    /// The fixed held-out micro-batches of a stage, with fixed masks for dynamics. Each is made when it is asked for.
+    /// The fixed held-out micro-batches of a stage, with fixed masks for dynamics, made one by one.
     pub fn held_out(
         &self,
         stage: &StageName,
@@ -173,7 +175,7 @@ impl Batches {
             return Pieces::with_memory_for(fits);
         }
         match self.held_out {
-            // Pictures have more windows than a small batch.
+            // A picture may have more windows than a small batch.
             HeldOutBatches::Largest => Pieces::whole(),
             HeldOutBatches::Stage => Pieces::of(self.scored_batch(stage)),
         }
@@ -184,7 +186,7 @@ impl Batches {
         self.memory_for = windows;
     }
 
-    /// `batches`, or as many as `windows` fill.
+    /// `batches`, or as many as `windows` windows fill if that is more.
     pub fn batches_max(&self, batches: usize, windows: usize, batch: usize) -> usize {
         match self.held_out {
             HeldOutBatches::Largest => batches,
@@ -192,8 +194,8 @@ impl Batches {
         }
     }
 
-    /// Windows per batch that a stage is measured and scored with: its own as configured when the run began, even if
-    /// training has to halve it.
+    /// Windows per batch when a stage is measured and scored: its batch size as configured when the run began, even if
+    /// training has halved it since.
     fn scored_batch(&self, stage: &StageName) -> usize {
         match self.held_out {
             HeldOutBatches::Largest => setup::largest_batch(&self.config),

@@ -1,4 +1,4 @@
-//! Trains one chunk: updates, samples, checkpoints, and what the gate looks at.
+//! Trains one chunk: updates, samples, checkpoints, and the scores for the gate.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::machine::TrainChunk;
 use crate::numbers::bytes;
 use crate::trainer::{Progress, StopRequest, TrainerFact};
 
-/// Free space that must be left beside a chunk's checkpoints before it begins.
+/// Free space that a chunk needs in addition to its checkpoints.
 const SPARE_BYTES: u64 = 16 << 20;
 /// A parameter in a checkpoint: itself and two moments, each an f32.
 const PARAMETER_BYTES: u64 = 3 * 4;
@@ -35,7 +35,7 @@ pub(super) struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    /// Trains to the end of the chunk, or to where a signal stops it.
+    /// Trains to the end of the chunk, or until a signal stops it.
     pub fn run(mut self, stages: &mut Stages) -> Result<(), Failure> {
         let train = self.train;
         *self.step = train.start();
@@ -55,7 +55,7 @@ impl Chunk<'_> {
                 return self.reports.interrupted(signal);
             }
         };
-        // No update is left where only the scores are missing.
+        // Rank 0 scores alone.
         self.ranks.rest();
 
         let pipeline = trainer.pipeline();
@@ -106,8 +106,8 @@ impl Chunk<'_> {
         Ok(Trained::ToTheEnd(at))
     }
 
-    /// Writes a checkpoint and reports it. The samples up
-    /// to it must have been reported, so that no resume finds weights whose samples are missing.
+    /// Writes a checkpoint and reports it. The samples up to it must have been reported,
+    /// so that no resume finds weights whose samples are missing.
     fn checkpoint(
         &self,
         task: &Task,
@@ -135,7 +135,7 @@ impl Chunk<'_> {
         Ok(checkpoint)
     }
 
-    /// All checkpoints of a chunk must fit before it begins: a full disk should stop
+    /// Checks that all checkpoints of the chunk fit on the disk: a full disk should stop
     /// a run between chunks, not inside one.
     fn check_space(&self, parameters: u64) -> Result<(), Failure> {
         let train = self.train;
@@ -178,7 +178,7 @@ fn due_between(start: u64, from: u64, to: u64, interval: u64) -> u64 {
 
 /// How a chunk's updates ended.
 enum Trained {
-    /// With the checkpoint that holds the last weights, if there is one.
+    /// At the end of the chunk, with the checkpoint of the last weights, if there is one.
     ToTheEnd(Option<CheckpointRef>),
     Interrupted {
         signal: String,
@@ -242,7 +242,7 @@ impl ChunkProgress {
     }
 }
 
-/// `<stage>_step_<updates done>`, and a number behind it when an event names that already.
+/// `<stage>_step_<updates done>`, followed by a number if an event references that name already.
 fn free_name(stage: &StageName, folder: &str, step: u64, taken: &[String]) -> String {
     let plain = format!("{stage}_step_{step}");
     let is_taken = |name: &String| taken.contains(&format!("{folder}/{name}"));
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_checkpoints_are_counted_as_are_written() {
+    fn the_count_of_checkpoints_matches_what_is_written() {
         for (from, to, interval) in [
             (0, 20, 4),
             (0, 20, 7),

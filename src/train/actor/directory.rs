@@ -1,6 +1,6 @@
 //! The run's directory, as training reads and writes it.
 //!
-//! Invariant: once it is held, nothing is written below its path after the directory was moved away.
+//! Invariant: once the directory is open, nothing is written to its path after it was moved away.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::store::RunFolder;
 
 pub(super) struct RunDirectory {
     path: PathBuf,
-    /// Open since the first chunk began.
+    /// Opened when the first chunk begins.
     held: Option<RunFolder>,
 }
 
@@ -25,7 +25,7 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Opens the directory: what is written from now on belongs there and nowhere else.
+    /// Opens the directory. From now on writes go to this directory or fail.
     pub fn hold(&mut self) -> Result<(), Failure> {
         if self.held.is_none() {
             let path = &self.path;
@@ -37,14 +37,14 @@ impl RunDirectory {
         self.check_in_place()
     }
 
-    /// Bytes that may still be written.
+    /// Free space in bytes.
     pub fn free_bytes(&self) -> Result<u64, Failure> {
         let space = rustix::fs::statvfs(&self.path)
             .map_err(|error| Failure::Environment(format!("`{}`: {error}", self.path.display())))?;
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
     }
 
-    /// Reads a checkpoint back from the disk: it must be what the log names.
+    /// Checks a checkpoint on the disk against the log.
     pub fn accept(
         &self,
         need: Need,
@@ -83,7 +83,7 @@ impl RunDirectory {
         Ok((CheckpointRef { path, step }, files))
     }
 
-    /// Where the file at `path`, relative to the run's directory, is to be written; its folder is made.
+    /// Where to write the file at `path`, relative to the run's directory. Creates its folder.
     pub fn new_file(&self, path: &str) -> Result<PathBuf, Failure> {
         self.check_in_place()?;
         let folder = Path::new(path).parent().unwrap_or(Path::new(""));

@@ -1,4 +1,4 @@
-//! Why a command was not carried out, and what the controller is told of it.
+//! Why a command failed, and how that is reported to the controller.
 
 use super::super::error::{TrainError, with_hints};
 use super::super::ranks::{Lost, LostHow, RanksError};
@@ -12,7 +12,7 @@ use crate::picture::structure::StructureError;
 use crate::presets::ModelKind;
 use crate::trainer::{Report, TrainerCommand, TrainerFact};
 
-/// What a command is about, for the report of its failure.
+/// The stage and chunk of a command, for the report of its failure.
 pub(super) struct Subject {
     stage: StageName,
     chunk: Option<(ChunkNumber, Attempt)>,
@@ -33,7 +33,7 @@ impl Subject {
     }
 }
 
-/// Why a command was not carried out.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error(transparent)]
@@ -48,7 +48,7 @@ pub(crate) enum Failure {
     Picture(#[from] PictureError),
     #[error(transparent)]
     Structure(#[from] StructureError),
-    /// A checkpoint to start from is not what the log says, or cannot be read.
+    /// A checkpoint to start from cannot be read or does not match the log.
     #[error("checkpoint `{}` was rejected: {reason}", checkpoint.path)]
     Rejected {
         checkpoint: CheckpointRef,
@@ -59,7 +59,7 @@ pub(crate) enum Failure {
         checkpoint: CheckpointRef,
         detail: String,
     },
-    /// Something outside of training is in the way.
+    /// A problem outside of training.
     #[error("{0}")]
     Environment(String),
     #[error(transparent)]
@@ -74,7 +74,7 @@ pub(crate) enum Failure {
     Bug(String),
     #[error("the training thread panicked: {0}")]
     Panicked(String),
-    /// The controller is gone, and with it whoever would read a report.
+    /// The controller is gone, so nothing reads reports.
     #[error("the controller is gone")]
     ControllerGone,
 }
@@ -90,8 +90,8 @@ impl Failure {
         }
     }
 
-    /// A lack of memory where nothing is learned is not the chunk's failure: smaller training batches would not help, and
-    /// one window at a time has been tried.
+    /// Running out of memory while a model is scored does not fail the chunk: smaller training batches would not help,
+    /// and one window at a time was tried.
     pub fn at_one_window(self, doing: &str) -> Failure {
         if let Failure::Train(TrainError::OutOfMemory { message }) = self {
             return Failure::Environment(format!(
@@ -101,7 +101,7 @@ impl Failure {
         self
     }
 
-    /// What the controller is told of a failure after update `step`.
+    /// The reports of a failure after update `step`.
     pub fn reports(self, subject: &Subject, step: Step) -> Vec<Report> {
         let text = if let Failure::Ranks(RanksError::Rendezvous(error)) = &self {
             with_hints(error)
@@ -116,7 +116,7 @@ impl Failure {
                 step,
                 failure,
             })),
-            // A stage that cannot even be measured will not train: a person must look.
+            // A stage that cannot be measured cannot train either: a person must look.
             None => Report::Environment {
                 detail: text.clone(),
             },
@@ -185,10 +185,10 @@ impl Failure {
     }
 }
 
-/// The model that a command names.
+/// The model of a command.
 ///
 /// # Errors
-/// One that libtorch's trainer does not know.
+/// A model that the built-in trainer does not know.
 pub(super) fn known_model(model: &ModelName) -> Result<ModelKind, Failure> {
     ModelKind::of(model).ok_or_else(|| {
         let known = ModelKind::ALL.map(|known| format!("`{}`", known.as_str()));

@@ -1,7 +1,7 @@
-//! Whether a checkpoint given by the user is one that a stage can begin with, or build on.
+//! Checks whether a stage can start from a checkpoint that the user gives, or build on it.
 //!
-//! Checked before a run has a directory: the model is built and the checkpoint
-//! loaded into it, as training would.
+//! This runs before a run has a directory: it builds the model and loads the
+//! checkpoint into it, as training does.
 
 use super::super::{AdamW, Model, TrainError};
 use super::stages::model_config;
@@ -24,20 +24,20 @@ pub enum Misfit {
         found: &'static str,
         expected: &'static str,
     },
-    /// `settings`: key, as the checkpoint was made with, as the config says.
+    /// `settings`: key, value of the checkpoint, value of the config.
     #[error("{what}")]
     Shape {
         what: String,
         settings: Vec<(&'static str, i64, i64)>,
     },
-    /// The weights fit, and mean another function.
+    /// The shapes fit, but with these settings the model computes something else.
     #[error("its weights have the right shapes, but it was made with {}", both(.settings))]
     Settings {
         settings: Vec<(&'static str, i64, i64)>,
     },
     #[error("{what}")]
     Optimizer { what: String },
-    /// The moments fit, and are means over another span.
+    /// The shapes of the moments fit, but they were computed with other settings.
     #[error("its optimizer was set to {settings}")]
     OptimizerSettings { settings: String },
     #[error(transparent)]
@@ -79,20 +79,19 @@ fn both(settings: &[(&'static str, i64, i64)]) -> String {
     made.join(", ")
 }
 
-/// What is wanted of a checkpoint that the user gives.
+/// What a given checkpoint must provide.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
-    /// To resume takes the moments, too.
+    /// Resuming needs the moments, too.
     pub need: Need,
-    /// Weights and moments that fit are taken although the checkpoint says that they were
-    /// made with other settings.
+    /// Accept weights and moments that fit even if they were made with other settings.
     pub other_settings: bool,
 }
 
 /// Loads the checkpoint at `path` into the model of a stage.
 ///
 /// # Errors
-/// What does not fit, with what was found and what was expected.
+/// What does not fit: what was found and what was expected.
 pub fn check(
     config: &Config,
     stage: &StageName,
@@ -150,7 +149,7 @@ const fn name(model: ModelKind) -> &'static str {
     }
 }
 
-/// The model by a parameter that only it has.
+/// The kind of model, by a parameter that only this kind has.
 fn kind_of(content: &CheckpointContent) -> Option<ModelKind> {
     let has = |wanted: &str| content.model.iter().any(|(name, _)| name.contains(wanted));
     [
@@ -162,7 +161,7 @@ fn kind_of(content: &CheckpointContent) -> Option<ModelKind> {
     .find_map(|(wanted, model)| has(wanted).then_some(model))
 }
 
-/// Settings that a kind of model does not depend on, though its config has them.
+/// Settings in the config that a kind of model does not depend on.
 const fn ignored(model: ModelKind) -> &'static [&'static str] {
     match model {
         ModelKind::VideoTokenizer => &["n_actions"],
@@ -171,7 +170,7 @@ const fn ignored(model: ModelKind) -> &'static [&'static str] {
     }
 }
 
-/// Settings in which the checkpoint's own config differs, as far as it has one.
+/// Settings in which the checkpoint's own config, if it has one, differs.
 fn differences(
     content: &CheckpointContent,
     model: ModelKind,

@@ -1,4 +1,4 @@
-//! What predictors that learned nothing score on the held-out windows.
+//! Measures a stage before training: losses of trivial predictors on the held-out windows.
 
 use super::super::{TokenCounts, Upstream};
 use super::batches::Batches;
@@ -9,7 +9,7 @@ use crate::events::{Metric, Scalar, StageMeasured, metric};
 use crate::machine::MeasureStage;
 use crate::presets::ModelKind;
 
-/// Trivial losses of a stage that is judged by frames.
+/// Trivial losses of a stage that predicts frames.
 pub(super) fn frames(data: &Batches, measure: &MeasureStage) -> Result<StageMeasured, Failure> {
     let batches = data.held_out_windows(&measure.stage);
     let windows: Vec<WindowId> = batches.into_iter().flatten().collect();
@@ -36,7 +36,7 @@ pub(super) fn frames(data: &Batches, measure: &MeasureStage) -> Result<StageMeas
     })
 }
 
-/// Cross-entropy of the marginal token distribution per position.
+/// Trivial loss of dynamics: cross-entropy of the marginal token distribution per position.
 pub(super) fn tokens(
     data: &Batches,
     measure: &MeasureStage,

@@ -1,8 +1,8 @@
-//! Samples on their way to the log: gathered in columns, flushed in blocks.
+//! Gathers samples in columns and reports them in blocks.
 //!
-//! A block is flushed when it is full, before any other fact, and [`WAIT_MAX`] after its first sample, by a thread if an
-//! update takes longer than that. Invariant: facts keep their order, since whoever flushes holds
-//! the block until it is sent.
+//! A block is flushed when it is full, before a checkpoint, and [`WAIT_MAX`] after its first sample, by a thread if an
+//! update takes longer than that. Invariant: facts keep their order, because the lock on the block is held until the block
+//! is sent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,17 +19,17 @@ use super::super::UpdateMetrics;
 use super::failure::Failure;
 use super::reports::Reports;
 
-/// How long a sample may wait to be reported. The log takes as long as [`LAZY_COMMIT`] to make it durable.
+/// How long a sample may wait to be reported. The log takes up to [`LAZY_COMMIT`] to make it durable.
 const WAIT_MAX: Duration = Duration::from_millis(500);
-/// After this, as RELIABILITY.md promises, a sample survives a crash.
+/// A sample older than this survives a crash, as RELIABILITY.md promises.
 const PROMISED: Duration = Duration::from_secs(1);
 const _: () = assert!(WAIT_MAX.as_millis() + LAZY_COMMIT.as_millis() < PROMISED.as_millis());
-/// Updates in one block at most, so that a block stays far below the log's.
+/// The most updates in a block, so that it stays far below the size of a block of the log.
 const UPDATES_MAX: usize = 256;
 
 pub(super) struct MetricBuffer {
     shared: Arc<Shared>,
-    /// Tells the thread when the first sample of a block was added; closing it ends the thread.
+    /// Sends the time of each block's first sample to the thread; closing it ends the thread.
     begun: Option<Sender<Instant>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -41,7 +41,7 @@ struct Shared {
     block: Mutex<Block>,
 }
 
-/// Samples that are not reported yet.
+/// Samples that were not reported yet.
 #[derive(Default)]
 struct Block {
     /// When its first sample was added.
@@ -115,25 +115,25 @@ impl MetricBuffer {
         Ok(())
     }
 
-    /// Reports what there is.
+    /// Reports all samples so far.
     pub fn flush(&self) -> Result<(), Failure> {
         self.shared.flush(&mut self.shared.lock())
     }
 }
 
-/// No block is reported after the drop.
+/// Nothing is reported after the drop.
 impl Drop for MetricBuffer {
     fn drop(&mut self) {
         drop(self.begun.take());
         if let Some(thread) = self.thread.take() {
-            // It only sends: its panic loses nothing that was reported.
+            // The thread only reports: if it panicked, nothing that was reported is lost.
             let _ = thread.join();
         }
     }
 }
 
 impl Shared {
-    /// A block is whole between two calls, whatever thread died.
+    /// A block is consistent between two calls, even if a thread panicked.
     fn lock(&self) -> MutexGuard<'_, Block> {
         self.block.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,12 +150,12 @@ impl Shared {
         self.reports.fact(event)
     }
 
-    /// Flushes each block of `begun` that is still unflushed `wait` after its first sample.
+    /// Flushes each block of `begun` that was not flushed within `wait` of its first sample.
     fn flush_in_time(&self, begun: &Receiver<Instant>, wait: Duration) {
         let mut next = begun.recv().ok();
         while let Some(since) = next {
             next = match begun.recv_deadline(since + wait) {
-                // Another block has begun, so this one is flushed.
+                // Another block has begun, so this one was flushed.
                 Ok(since) => Some(since),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
@@ -210,7 +210,7 @@ impl Block {
 }
 
 impl Sparse {
-    /// Evenly spaced steps are written as first and stride.
+    /// Evenly spaced steps become a first step and a stride.
     fn column(self) -> Column {
         let stride = match self.steps.as_slice() {
             [first, second, ..] => second.saturating_sub(*first).max(1),
@@ -302,19 +302,19 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_reported_in_time_while_the_next_update_takes_long() {
+    fn a_sample_is_reported_while_the_next_update_still_runs() {
         let (sender, reports) = unbounded();
         let buffer =
             MetricBuffer::waiting(&chunk(), &Reports::new(sender), Duration::ZERO).unwrap();
         for step in 1..=3 {
             buffer.add(step, 1e-3, &measured(), None).unwrap();
-            // Nothing else is done until it is there.
+            // No other call is made until it arrives.
             assert_eq!(steps(&reports.recv().unwrap()), [step]);
         }
     }
 
     #[test]
-    fn a_block_waits_for_its_time_or_its_size_or_another_fact() {
+    fn a_block_is_reported_when_it_is_full_or_flushed() {
         let (sender, reports) = unbounded();
         let forever = Duration::from_secs(1 << 20);
         let buffer = MetricBuffer::waiting(&chunk(), &Reports::new(sender), forever).unwrap();

@@ -1,13 +1,12 @@
 //! The thread that owns libtorch: commands in, reports out, over channels.
 //!
-//! It trains the chunk it is told to train, from the checkpoint it is told to
-//! start from, and says what happened. It decides nothing: whether a result is
-//! good, where to continue and with which rate stands in the next command. It reads
-//! a clock for throughput and for flushing metrics, and writes two kinds of
-//! files: checkpoints and pictures.
+//! A command says which chunk to train from which checkpoint, and the actor reports
+//! what happened. It decides nothing: whether a result is good, where to continue and
+//! at which rate is decided before the next command. It reads a clock for throughput
+//! and for flushing metrics, and writes two kinds of files: checkpoints and pictures.
 //!
-//! A session carries out commands. It holds four things that know nothing of each
-//! other: the data as batches, the run's directory, the loaded stage, and the other ranks.
+//! A session carries out commands. It has four independent parts: the data as batches,
+//! the run's directory, the trainers of stages, and the other ranks.
 //!
 //! Invariant: what it trains is a function of the command, the config and the
 //! data; a chunk that is interrupted anywhere and resumed from its newest
@@ -43,10 +42,10 @@ use session::Session;
 
 pub use session::ActorSetup;
 
-/// Starts the actor. It ends when the controller's end of the commands is gone.
+/// Starts the actor. It ends when the channel of commands closes.
 ///
 /// # Errors
-/// Data without a window for the config, or a thread that cannot be started.
+/// Data too small for a window of the config, or a thread that cannot be started.
 pub fn spawn(setup: ActorSetup) -> Result<(Channels, JoinHandle<()>), SpawnError> {
     let (channels, commands, reports) = Channels::new(Arc::clone(&setup.stop));
     let threads = setup.threads;
@@ -65,14 +64,14 @@ pub fn spawn(setup: ActorSetup) -> Result<(Channels, JoinHandle<()>), SpawnError
 pub enum SpawnError {
     #[error(transparent)]
     Windows(#[from] WindowError),
-    #[error("the training thread could not be started: {0}")]
+    #[error("the training thread cannot be started: {0}")]
     Thread(#[source] std::io::Error),
 }
 
 fn serve(mut session: Session, commands: &Receiver<TrainerCommand>, reports: &Reports) {
     for command in commands {
         let subject = Subject::of(&command);
-        // libtorch and the file formats answer errors; a panic is a bug, and still only costs the chunk.
+        // libtorch and the file formats return errors. A panic is a bug, which fails only the chunk.
         let done = catch_unwind(AssertUnwindSafe(|| session.perform(&command, reports)));
         let failure = match done {
             Ok(Ok(())) => continue,

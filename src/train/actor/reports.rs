@@ -1,11 +1,11 @@
-//! The way back to the controller.
+//! Sends reports to the controller.
 
 use crossbeam_channel::Sender;
 
 use super::failure::Failure;
 use crate::trainer::{Progress, Report, TrainerFact};
 
-/// Sends reports. Each call fails once the controller is gone, since nothing is left to do then.
+/// The channel of reports. Every call fails once the controller is gone, which ends the command.
 #[derive(Clone)]
 pub(super) struct Reports(Sender<Report>);
 
@@ -14,12 +14,12 @@ impl Reports {
         Reports(sender)
     }
 
-    /// Reports what happened.
+    /// Reports a fact.
     pub fn fact(&self, fact: TrainerFact) -> Result<(), Failure> {
         self.send(Report::Fact(fact))
     }
 
-    /// Reports how far a chunk is.
+    /// Reports the progress of a chunk.
     pub fn progress(&self, progress: Progress) -> Result<(), Failure> {
         self.send(Report::Progress(progress))
     }

@@ -1,5 +1,4 @@
-//! Which windows and masks a rank trains on, update by update, and the update itself. The same on every rank, but for
-//! its share of the windows.
+//! The windows and masks of each update, and the update itself. All ranks do the same with different windows.
 
 use super::super::ranks::{Exchange, Task};
 use super::super::{MicroBatch, StageTrainer, UpdateMetrics, Wanted, learning_rate};
@@ -22,7 +21,7 @@ pub(super) struct Samples<'a> {
 /// What an update did.
 pub(super) struct Updated {
     pub metrics: UpdateMetrics,
-    /// The signal by which a rank was asked to stop here.
+    /// The signal that asked a rank to stop after this update.
     pub stop: Option<String>,
 }
 
@@ -46,7 +45,7 @@ impl<'a> Samples<'a> {
         self.seen
     }
 
-    /// One update: this rank's gradients, their mean over all ranks, the optimizer's step. `others`: `None` when this rank
+    /// One update: this rank's gradients, their mean over all ranks, the optimizer's step. `others` is `None` if this rank
     /// is the only one.
     pub fn update(
         &mut self,
@@ -76,7 +75,8 @@ impl<'a> Samples<'a> {
         self.seen = self
             .seen
             .saturating_add(accumulation * u64::from(size) * batch);
-        // A single rank counts a signal that came during the update at once; several agree on what they knew before it.
+        // A single rank stops at once for a signal that arrived during the update. Several ranks only agree on signals that
+        // arrived before they exchanged gradients.
         let stop = match others {
             Some(_) => agreed.map(str::to_owned),
             None => self.stop.requested(),
@@ -104,12 +104,12 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// Whether the metrics that are not logged at every update are at this one.
+/// Whether this update logs the metrics that are not logged at every update.
 pub(super) fn is_logged(task: &Task, step: u64) -> bool {
     step.is_multiple_of(task.settings.log_interval.max(1)) || step == task.to
 }
 
-/// The rate of update u is f(u - 1).
+/// The learning rate of update `step`: the schedule counts from 0.
 pub(super) fn rate(task: &Task, step: u64) -> f64 {
     let settings = &task.settings;
     learning_rate(

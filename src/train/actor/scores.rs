@@ -1,4 +1,4 @@
-//! What a gate sees of the held-out windows: losses, a picture and its scores.
+//! Scores for a gate on the held-out windows: losses, a picture and its structure scores.
 
 use super::super::{Pipeline, TrainError};
 use super::batches::Batches;
@@ -15,7 +15,7 @@ use crate::picture::structure;
 /// Held-out frames that are predicted, scored and drawn at every gate.
 const PICTURE_WINDOWS: usize = 16;
 
-/// The held-out losses of the present weights.
+/// The held-out losses of the current weights.
 pub(super) fn losses(
     data: &Batches,
     train: &TrainChunk,
@@ -43,7 +43,7 @@ pub(super) fn losses(
     })
 }
 
-/// Predicts the last frame of each picture window, scores it, and draws it beside the true one.
+/// Predicts the last frame of each picture window, scores it, and draws it next to the true one.
 pub(super) fn picture(
     data: &Batches,
     directory: &RunDirectory,
@@ -55,12 +55,12 @@ pub(super) fn picture(
     let frames = data.windows().frames();
     let scores = structure::score(&prediction, &truth, data.mean(), data.patch_size())?;
 
-    // Several chunks or attempts may end at one step; each has a picture of its own.
+    // Several chunks or attempts may end at the same step; each has its own picture.
     let path = format!(
         "{0}/pictures/{0}_step_{1}_chunk_{2}_attempt_{3}.png",
         train.stage, train.to, train.chunk, train.attempt
     );
-    // Four frames across, so that sixteen pairs fit a screen.
+    // Four frames per row, so that sixteen pairs fit on a screen.
     let across = if ids.len().is_multiple_of(4) { 4 } else { 1 };
     let grid = Grid {
         rows: ids.len() / across,

@@ -1,4 +1,4 @@
-//! What the actor holds between commands, and how it carries them out.
+//! The state of the actor between commands, and how it carries them out.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::machine::MeasureStage;
 use crate::presets::ModelKind;
 use crate::trainer::{StopRequest, TrainerCommand, TrainerFact};
 
-/// What the actor is given once, when its process starts.
+/// What the actor is started with.
 pub struct ActorSetup {
     /// The run's directory.
     pub directory: PathBuf,
@@ -29,7 +29,7 @@ pub struct ActorSetup {
     pub threads: u16,
     pub stop: Arc<StopRequest>,
     pub ranks: Ranks,
-    /// As the run's first event says.
+    /// How held-out batches are sized, from the run's first event.
     pub held_out: HeldOutBatches,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Session {
     stages: Stages,
     ranks: Ranks,
     stop: Arc<StopRequest>,
-    /// Last update done, for the report of a failure.
+    /// The last update done, for the report of a failure.
     step: Step,
 }
 
@@ -71,8 +71,8 @@ impl Session {
         }
     }
 
-    /// After a failure: drops weights that it may have left in any state, and disconnects ranks that wait for this one.
-    /// Where another rank turns out to be the cause, that is the failure.
+    /// After a failure: drops the trainer, whose weights may be half updated, and disconnects ranks that wait for this one.
+    /// If another rank caused the failure, returns that as the failure.
     pub fn recover(&mut self, failure: Failure) -> Failure {
         self.stages.forget();
         let error = if let Failure::Ranks(error) = &failure {
@@ -81,7 +81,7 @@ impl Session {
             None
         };
         match (self.ranks.disconnect(error), self.stop.requested()) {
-            // Whoever asked this rank to stop asked the others too, and they may have exited first.
+            // The others get the same signal, and may have exited first.
             (Some(_), Some(signal)) => Failure::Interrupted { signal },
             (Some(lost), None) => Failure::RankLost(lost),
             (None, _) => failure,

@@ -1,4 +1,4 @@
-//! The trainers of stages: fresh, from a checkpoint, or as the last chunk left them.
+//! The trainers of stages: new, loaded from a checkpoint, or kept from the last chunk.
 
 use std::path::Path;
 
@@ -15,18 +15,18 @@ use crate::machine::{ResumePoint, TrainChunk, UpstreamModel};
 use crate::presets::ModelKind;
 use crate::trainer::{is_absent, refusal};
 
-/// Makes trainers by the config, and keeps the one of the last chunk.
+/// Makes trainers by the config, and keeps that of the last chunk.
 pub(super) struct Stages {
     config: Config,
     device: tch::Device,
     loaded: Option<Loaded>,
 }
 
-/// A stage's trainer and where its weights stand.
+/// A stage's trainer and the checkpoint of its weights.
 struct Loaded {
     stage: StageName,
     restart: Restart,
-    /// The checkpoint that holds the present weights.
+    /// The checkpoint that holds the current weights.
     at: CheckpointRef,
     trainer: StageTrainer,
 }
@@ -40,7 +40,7 @@ impl Stages {
         }
     }
 
-    /// The trainer that stands at the command's start, loaded from `directory` unless it was kept.
+    /// The trainer at the start of the command: the one that was kept if it is there, else one loaded from `directory`.
     pub fn take(
         &mut self,
         train: &TrainChunk,
@@ -72,7 +72,7 @@ impl Stages {
         Ok(trainer)
     }
 
-    /// Keeps a trainer whose weights a checkpoint holds, for the next chunk.
+    /// Keeps a trainer, whose weights are those of the checkpoint `at`, for the next chunk.
     pub fn keep(&mut self, train: &TrainChunk, at: CheckpointRef, trainer: StageTrainer) {
         self.loaded = Some(Loaded {
             stage: train.stage.clone(),
@@ -87,8 +87,8 @@ impl Stages {
         self.loaded = None;
     }
 
-    /// A trainer for a task of rank 0, which shares its weights.
-    pub fn awaiting(&self, task: &Task) -> Result<StageTrainer, Failure> {
+    /// A follower's trainer, with zero weights until rank 0 shares its own.
+    pub fn for_follower(&self, task: &Task) -> Result<StageTrainer, Failure> {
         let model = |kind: ModelKind, stage: &StageName| {
             Model::zeros(kind, &model_config(&self.config, stage), self.device)
         };
@@ -115,7 +115,7 @@ impl Stages {
             return Ok(trainer);
         }
         Err(Failure::Bug(format!(
-            "the model of `{}` has other weights here than on rank 0",
+            "the weights of `{}` have other names or shapes here than on rank 0",
             task.stage
         )))
     }
@@ -149,7 +149,8 @@ impl Stages {
             .find(|upstream| self.kind_of(&upstream.stage) == Some(kind));
         let upstream = found.ok_or_else(|| {
             Failure::Environment(format!(
-                "dynamics needs the checkpoint of a `{kind:?}` stage, and the run has none"
+                "dynamics needs the checkpoint of a `{}` stage, and the run has none",
+                kind.as_str()
             ))
         })?;
         directory
@@ -184,7 +185,7 @@ fn load(
         Need::Resume
     };
     if let Err(reason) = directory.accept(need, &resume.checkpoint, &resume.files) {
-        // An older checkpoint of the run may replace its own; nothing replaces a given one.
+        // An older checkpoint can replace one that the run wrote; nothing can replace a given one.
         let given = Path::new(&resume.checkpoint.path).is_absolute();
         return Err(if given || is_absent(&reason) {
             Failure::Environment(refusal(&resume.checkpoint, "to resume from", &reason))
@@ -210,7 +211,7 @@ fn load(
         .map_err(|error| unloadable(error.to_string()))
 }
 
-/// The shape of a stage's model: what all stages share, and the stage's own network.
+/// The shape of a stage's model: what all stages share, and the network of this stage.
 pub(super) fn model_config(config: &Config, stage: &StageName) -> ModelConfig {
     let shape = config.shape;
     let network = config.networks.get(stage);

@@ -1,4 +1,4 @@
-//! What the actor measures and scores, and what it makes of memory that runs out there.
+//! Measuring and scoring, also when memory runs out.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::presets::ModelKind;
 use crate::trainer::{Report, TrainerCommand, TrainerFact};
 
 const SIDE: usize = 8;
-/// The stages in their order, and the windows of a micro-batch of each.
+/// The stages in order, each with the windows of its micro-batches.
 const STAGES: [(&str, ModelKind, usize); 3] = [
     ("video_tokenizer", ModelKind::VideoTokenizer, 6),
     ("latent_actions", ModelKind::LatentActions, 4),
@@ -85,7 +85,7 @@ fn chunk(place: usize, upstream: &[UpstreamModel]) -> TrainChunk {
     }
 }
 
-/// What the controller hears of a command.
+/// The reports of a command.
 fn reports(session: &mut Session, command: &TrainerCommand) -> Vec<Report> {
     let (sender, receiver) = crossbeam_channel::unbounded();
     let done = session.perform(command, &Reports::new(sender));
@@ -98,7 +98,7 @@ fn reports(session: &mut Session, command: &TrainerCommand) -> Vec<Report> {
     reports
 }
 
-/// Trains all stages for a chunk each, and says what each stage was measured and scored to be.
+/// Trains each stage for one chunk, and returns its measured and scored values.
 fn scores(session: &mut Session) -> Vec<(String, f64)> {
     let mut upstream: Vec<UpstreamModel> = Vec::new();
     let mut scores = Vec::new();
@@ -142,7 +142,7 @@ fn scores(session: &mut Session) -> Vec<(String, f64)> {
 }
 
 #[test]
-fn each_stage_is_scored_in_batches_of_its_own() {
+fn each_stage_is_scored_in_batches_of_its_own_size() {
     let place = tempfile::tempdir().unwrap();
     let batches = |form: HeldOutBatches| {
         let session = self::session(place.path(), form);
@@ -162,15 +162,15 @@ fn each_stage_is_scored_in_batches_of_its_own() {
     assert_eq!(
         batches(HeldOutBatches::Largest),
         STAGES.map(|_| vec![6]),
-        "as in runs of older builds"
+        "in runs of older builds"
     );
     let session = self::session(place.path(), HeldOutBatches::Stage);
     let most = [1, 2, 8, 500].map(|batch| session.data().batches_max(32, 128, batch));
-    assert_eq!(most, [128, 64, 32, 32], "small batches are more");
+    assert_eq!(most, [128, 64, 32, 32], "more batches if they are small");
 }
 
 #[test]
-fn values_do_not_depend_on_the_memory_there_is() {
+fn values_do_not_depend_on_the_available_memory() {
     let place = tempfile::tempdir().unwrap();
     let of = |memory_for: Option<usize>| {
         let mut session = session(place.path(), HeldOutBatches::Stage);
@@ -205,7 +205,7 @@ fn values_do_not_depend_on_the_memory_there_is() {
 }
 
 #[test]
-fn no_memory_for_one_window_is_no_failure_of_the_chunk() {
+fn too_little_memory_for_one_window_does_not_fail_the_chunk() {
     let place = tempfile::tempdir().unwrap();
     let mut session = session(place.path(), HeldOutBatches::Stage);
     session.data_mut().set_memory_for(Some(0));
@@ -221,7 +221,7 @@ fn no_memory_for_one_window_is_no_failure_of_the_chunk() {
     );
     let failed = |report: &Report| matches!(report, Report::Fact(TrainerFact::ChunkFailed(_)));
     assert!(!reports.iter().any(failed), "{reports:?}");
-    // The chunk's last checkpoint is there: a resume only scores.
+    // The chunk's last checkpoint was written, so a resume only scores.
     let written = |report: &Report| matches!(report, Report::Fact(TrainerFact::CheckpointWritten(written)) if written.checkpoint.step == Step::new(10));
     assert!(reports.iter().any(written), "{reports:?}");
 }

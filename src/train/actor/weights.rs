@@ -1,8 +1,8 @@
-//! Weights and moments between the trainer and a checkpoint's files.
+//! Converts weights and moments between the trainer and a checkpoint's files.
 //!
 //! Invariant: what is written and read back is the same bytes, so training resumes
 //! from a checkpoint as if it had not stopped. Nothing that differs between
-//! two such runs (a time, a host) is written into the files.
+//! two such runs (a time, a host) is written to the files.
 
 use super::super::{Element, NamedTensor, OptimizerState, StageTrainer, WEIGHT_DECAY, decays};
 use super::failure::Failure;
@@ -15,7 +15,7 @@ use crate::machine::TrainChunk;
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-8;
 
-/// What a checkpoint of `trainer` after update `step` holds.
+/// The content of a checkpoint of `trainer` after update `step`.
 pub fn content(
     trainer: &StageTrainer,
     train: &TrainChunk,
@@ -58,7 +58,7 @@ pub fn content(
     })
 }
 
-/// The model's tensors as the trainer takes them.
+/// The model's tensors, for the trainer.
 pub fn from_content(content: &CheckpointContent) -> Result<Vec<NamedTensor>, String> {
     content
         .model
@@ -67,7 +67,7 @@ pub fn from_content(content: &CheckpointContent) -> Result<Vec<NamedTensor>, Str
         .collect()
 }
 
-/// The moments as the trainer takes them.
+/// The moments, for the trainer.
 ///
 /// # Errors
 /// What is missing in the state, or how its parameters differ from the model's.
@@ -85,7 +85,7 @@ pub fn optimizer_from_content(content: &CheckpointContent) -> Result<OptimizerSt
     Ok(result)
 }
 
-/// TinyWorlds' two groups: what decays, then what does not.
+/// TinyWorlds' two groups: parameters with weight decay, then those without.
 fn adamw(state: OptimizerState, learning_rate: f64, base: f64) -> Result<AdamWState, Failure> {
     let (mut decayed, mut plain) = (Vec::new(), Vec::new());
     for (exp_avg, exp_avg_sq) in state.exp_avg.into_iter().zip(state.exp_avg_sq) {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_are_counted_otherwise_are_refused() {
+    fn parameters_in_another_order_are_refused() {
         let mut other = fixture();
         other.model.swap(0, 2);
         let error = optimizer_from_content(&other).unwrap_err();

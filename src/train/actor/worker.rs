@@ -1,7 +1,7 @@
-//! A follower: trains what rank 0 says, and writes nothing.
+//! A follower: trains what rank 0 instructs, and writes nothing.
 //!
-//! Invariant: it takes the same steps as rank 0, from the same weights, on its own share of the windows; where it
-//! cannot, it says so and exits, so that no rank waits for it.
+//! Invariant: it takes the same steps as rank 0, from the same weights, on its own share of the windows. If it cannot, it
+//! reports why and exits, so that no rank waits for it.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use crate::train::ranks::{
 use crate::train::{TrainError, device, use_threads};
 use crate::trainer::StopRequest;
 
-/// Trains with the other ranks until rank 0 ends them.
+/// Trains with the other ranks until rank 0 ends the job.
 ///
 /// # Errors
-/// Why this rank cannot train, or not continue.
+/// Why this rank cannot start or continue.
 pub fn follow(joined: Joined, local_rank: u32, stop: Arc<StopRequest>) -> Result<(), FollowError> {
     let config = joined.config.clone();
     let threads = config.threads.map_or(joined.threads, |threads| {
@@ -81,7 +81,7 @@ fn train(
     stop: &StopRequest,
     task: &Task,
 ) -> Result<(), Failure> {
-    let mut trainer = stages.awaiting(task)?;
+    let mut trainer = stages.for_follower(task)?;
     exchange.share(&mut trainer)?;
     let mut samples = Samples::new(data, task, stop)?;
     let interval = task.settings.checkpoint_every();
@@ -105,7 +105,7 @@ fn cause(failure: &Failure) -> Cause {
     } else if let Failure::Ranks(RanksError::Collective(error)) = failure {
         cause_of(error.kind)
     } else if let Failure::Ranks(RanksError::Differ { .. }) = failure {
-        // Every rank says it of the same ranks.
+        // Every rank reports the same ranks.
         Cause::OtherRank
     } else {
         Cause::Own

@@ -1,9 +1,8 @@
 //! The space-time transformer that all three models share.
 //!
-//! A block attends over the patches of each frame, then over the frames of each patch (causally),
-//! then applies a gated feed-forward (SwiGLU); each of the three adds its input back and then
-//! normalises: by root mean square, or, with conditioning, by layer norm scaled and shifted per
-//! frame (FiLM). Everything here reads [`Weights`]; nothing owns numbers.
+//! A block attends over the patches of each frame, then causally over the frames of each patch, then applies a gated
+//! feed-forward (SwiGLU). Each of the three adds its input to its output and normalises the sum: by root mean square, or,
+//! with conditioning, by a layer norm that is scaled and shifted per frame (FiLM). All values are in [`Weights`].
 //! Invariant: names and order of the parameters are those of TinyWorlds' modules.
 
 use tch::{Kind, Tensor};
@@ -14,9 +13,9 @@ use crate::train::init::Init;
 use crate::train::parameters::{Layout, PieceId, Weights};
 
 const NORM_EPSILON: f64 = 1e-5;
-/// Deviation of FiLM's first weights: small, but not zero, so that conditioning acts at once.
+/// Standard deviation of FiLM's initial weights: small, but not zero, so that conditioning has an effect from the start.
 const FILM_DEVIATION: f64 = 1e-3;
-/// Windows up to this long attend over time by plain products; longer ones by a fused kernel.
+/// Attention over time uses plain products for windows up to this length, and a fused kernel for longer ones.
 const SHORT_WINDOW: i64 = 8;
 
 pub(crate) struct Linear {
@@ -29,7 +28,7 @@ impl Linear {
         Linear::stacked(layout, &[name.to_owned()], inputs, outputs)
     }
 
-    /// Several layers of the same input as one product; their outputs are concatenated.
+    /// Several layers of the same input as one product, with their outputs concatenated.
     pub fn stacked(layout: &mut Layout, names: &[String], inputs: i64, outputs: i64) -> Linear {
         let linear = Linear {
             weight: layout.piece(),
@@ -52,7 +51,7 @@ impl Linear {
         linear
     }
 
-    /// A 1 x 1 convolution, applied to rows: the same numbers under a four-dimensional shape.
+    /// A 1 x 1 convolution, applied to rows: a linear layer whose weights have four dimensions.
     pub fn pointwise(layout: &mut Layout, name: &str, inputs: i64, outputs: i64) -> Linear {
         let weight = layout.single(
             format!("{name}.weight"),
@@ -127,7 +126,7 @@ impl Film {
 enum Norm {
     /// `x / sqrt(mean(x^2) + eps) * weight`
     Rms(PieceId),
-    /// `layer_norm(x) * (1 + gamma) + beta`; the number finds the pair in [`Film`].
+    /// `layer_norm(x) * (1 + gamma) + beta`, with the index of the pair in [`Film`].
     Film(usize),
 }
 
@@ -159,7 +158,7 @@ fn rms_norm(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
         .0)
 }
 
-/// Makes the norms of one transformer: its conditioned norms share one product per forward pass.
+/// Makes the norms of one transformer. Conditioned norms share one product per forward pass.
 struct NormMaker {
     embed_dim: i64,
     conditioning: Option<Conditioning>,
@@ -236,7 +235,7 @@ impl Attention {
         }
     }
 
-    /// Over the patches of each frame: `[B, T, P, E]` to the same.
+    /// Attention over the patches of each frame: `[B, T, P, E]` to the same.
     fn over_patches(
         &self,
         weights: &Weights,
@@ -254,8 +253,8 @@ impl Attention {
         self.finish(weights, film, input, &mixed)
     }
 
-    /// [`Attention::over_patches`] of frames whose patches are all alike, `[B, T, 1, E]`: each
-    /// attends to equals, so what it gets is its own value.
+    /// [`Attention::over_patches`] of frames whose patches are all equal, `[B, T, 1, E]`: attention
+    /// over equal values returns that value.
     fn over_equal_patches(
         &self,
         weights: &Weights,
@@ -266,7 +265,7 @@ impl Attention {
         self.finish(weights, film, input, &mixed)
     }
 
-    /// Over the frames of each patch, none of which sees a later one: `[B, T, P, E]` to the same.
+    /// Causal attention over the frames of each patch: `[B, T, P, E]` to the same.
     fn over_time(&self, weights: &Weights, film: Option<&Film>, input: &Tensor) -> Result<Tensor> {
         let (batch, time, patches, dim) = input.size4()?;
         let width = dim / self.heads;
@@ -309,7 +308,10 @@ impl Attention {
 /// `softmax(q k^T / sqrt(d)) v` for q, k, v of `[N, heads, length, d]`.
 fn fused_attention(qkv: &[Tensor], causal: bool) -> Result<Tensor> {
     let [query, key, value] = qkv else {
-        return Err(TrainError::Tensor(format!("bug: {} of q, k, v", qkv.len())));
+        return Err(TrainError::Tensor(format!(
+            "bug: {} tensors, expected q, k and v",
+            qkv.len()
+        )));
     };
     Ok(Tensor::f_scaled_dot_product_attention(
         query,
@@ -323,11 +325,14 @@ fn fused_attention(qkv: &[Tensor], causal: bool) -> Result<Tensor> {
     )?)
 }
 
-/// The same over the second dimension of q, k, v of `[B, T, P, heads, d]`, for a small `T`: as
-/// element-wise products, which beat thousands of tiny matrix products.
+/// The same over the second dimension of q, k, v of `[B, T, P, heads, d]`, for a small `T`, as
+/// element-wise products, which are faster than thousands of tiny matrix products.
 fn short_causal_attention(qkv: &[Tensor]) -> Result<Tensor> {
     let [query, key, value] = qkv else {
-        return Err(TrainError::Tensor(format!("bug: {} of q, k, v", qkv.len())));
+        return Err(TrainError::Tensor(format!(
+            "bug: {} tensors, expected q, k and v",
+            qkv.len()
+        )));
     };
     let (_, time, _, _, width) = query.size5()?;
     let query = query.f_mul_scalar(1.0 / (width as f64).sqrt())?;
@@ -458,8 +463,8 @@ impl Transformer {
         Ok(state)
     }
 
-    /// The same for a first frame `[B, 1, P, E]` and later frames `[1, T - 1, 1, E]` that are
-    /// alike in every sample and patch: the first attention over patches is theirs for nothing.
+    /// The same for a first frame `[B, 1, P, E]` and later frames `[1, T - 1, 1, E]` that are equal
+    /// in every sample and patch, so the first attention over their patches is trivial.
     pub fn apply_to_first(
         &self,
         weights: &Weights,
@@ -488,8 +493,8 @@ impl Transformer {
         Ok(state)
     }
 
-    /// Scales and shifts for `steps` frames from conditioning `[B, steps or steps - 1, C]`. One
-    /// row less means that the first frame has nothing before it: it is not scaled or shifted.
+    /// Scales and shifts for `steps` frames from conditioning `[B, steps or steps - 1, C]`. With
+    /// `steps - 1` the first frame has no conditioning, and is neither scaled nor shifted.
     pub fn film(&self, weights: &Weights, conditioning: &Tensor, steps: i64) -> Result<Film> {
         let Some(layer) = &self.conditioning else {
             return Ok(Film { pairs: Vec::new() });

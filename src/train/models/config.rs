@@ -1,24 +1,24 @@
 //! The shape of a model, checked before anything is built from it.
 //!
-//! Invariant: with a valid config every tensor size fits an `i64` and every division is exact.
+//! Invariant: with a valid config every tensor size fits in an `i64` and every division is exact.
 
-/// Everything that decides the parameters' shapes; fields named as TinyWorlds' config keys.
+/// Everything that determines the shapes of the parameters. The fields have the names of TinyWorlds' config keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelConfig {
-    /// Pixels of a frame's side; frames are square.
+    /// Side of a frame in pixels; frames are square.
     pub frame_size: i64,
-    /// Pixels of a patch's side.
+    /// Side of a patch in pixels.
     pub patch_size: i64,
     /// Frames in a window.
     pub context_length: i64,
     pub embed_dim: i64,
     pub num_heads: i64,
-    /// Width that the feed-forward is named after; its layers have two thirds of it.
+    /// Nominal width of the feed-forward; its layers have two thirds of it.
     pub hidden_dim: i64,
     pub num_blocks: i64,
     /// Numbers in a token's latent.
     pub latent_dim: i64,
-    /// Levels of each of them.
+    /// Levels of each number.
     pub num_bins: i64,
     /// Distinct latent actions.
     pub n_actions: i64,
@@ -63,11 +63,11 @@ pub enum ConfigError {
     },
 }
 
-/// Indices are summed in f32, which is exact below 2^24.
+/// Codes are computed in f32, which is exact below 2^24.
 const MOST_CODES: i64 = 1 << 20;
 
 impl ModelConfig {
-    /// Keys and values, as a checkpoint's config has them.
+    /// Keys and values, as in a checkpoint's config.
     pub fn entries(&self) -> [(&'static str, i64); 10] {
         [
             ("frame_size", self.frame_size),
@@ -84,7 +84,7 @@ impl ModelConfig {
     }
 
     /// # Errors
-    /// The first key whose value no model can have, with the values it can.
+    /// The first key with an invalid value, and its valid values.
     pub fn validate(&self) -> Result<(), ConfigError> {
         range("frame_size", self.frame_size, 1, 4096)?;
         range("patch_size", self.patch_size, 1, self.frame_size)?;
@@ -117,7 +117,7 @@ impl ModelConfig {
         side * side
     }
 
-    /// Numbers in a patch: three channels.
+    /// Numbers in a patch, over three channels.
     pub fn patch_values(&self) -> i64 {
         3 * self.patch_size * self.patch_size
     }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn configs_no_model_can_have_are_refused_in_words() {
+    fn invalid_configs_are_refused() {
         check("the tiny config", |_| (), "valid");
         check(
             "a patch that does not tile the frame",

@@ -1,8 +1,7 @@
-//! The dynamics model: the tokens of a window, some of them masked, and the actions between the
-//! frames, to the codes of the masked ones (MaskGIT training, Chang et al. 2022).
+//! The dynamics model: predicts the codes of masked tokens from the other tokens of a window and the actions between its
+//! frames (MaskGIT training, Chang et al. 2022).
 //!
-//! Trained by the cross-entropy of the masked tokens alone; so in training the codebook-wide
-//! scores are computed for those only.
+//! The loss is the cross-entropy of the masked tokens, so training computes scores over the codebook only for those.
 
 use tch::{Device, Reduction, Tensor};
 
@@ -14,7 +13,7 @@ use crate::train::init::Init;
 use crate::train::mask::TokenMask;
 use crate::train::parameters::{Layout, PieceId, Weights};
 
-/// Deviation of the mask token's first values.
+/// Standard deviation of the mask token's initial values.
 const MASK_DEVIATION: f64 = 0.02;
 
 pub(crate) struct Dynamics {
@@ -25,7 +24,7 @@ pub(crate) struct Dynamics {
     positions: Positions,
 }
 
-/// A micro-batch as the frozen models see it.
+/// A micro-batch as the frozen models encode it.
 pub(crate) struct Tokens {
     /// `[B, T, P]`, i64.
     pub codes: Tensor,
@@ -55,7 +54,7 @@ impl Dynamics {
         Ok((model, layout))
     }
 
-    /// The last layer's input, `[B, T, P, E]`, with masked tokens hidden.
+    /// The input of the last layer, `[B, T, P, E]`, where masked tokens are replaced.
     fn hidden(&self, weights: &Weights, tokens: &Tokens, mask: &TokenMask) -> Result<Tensor> {
         let (batch, time, patches, _) = tokens.latents.size4()?;
         let found = [mask.batch, mask.time, mask.positions].map(|n| n as i64);
@@ -91,17 +90,17 @@ impl Dynamics {
         mask: &TokenMask,
     ) -> Result<(Tensor, Tensor)> {
         let hidden = self.hidden(weights, tokens, mask)?.f_flatten(0, 2)?;
-        let places = Tensor::f_from_slice(&mask.places())?.f_to_device(hidden.device())?;
+        let indices = Tensor::f_from_slice(&mask.indices())?.f_to_device(hidden.device())?;
         let scores = self
             .to_scores
-            .apply(weights, &hidden.f_index_select(0, &places)?)?;
+            .apply(weights, &hidden.f_index_select(0, &indices)?)?;
         Ok((
             scores,
-            tokens.codes.f_flatten(0, -1)?.f_index_select(0, &places)?,
+            tokens.codes.f_flatten(0, -1)?.f_index_select(0, &indices)?,
         ))
     }
 
-    /// Mean cross-entropy of the masked tokens, in nats; 0 when none is masked.
+    /// Mean cross-entropy of the masked tokens, in nats; 0 if none is masked.
     pub fn loss(&self, weights: &Weights, tokens: &Tokens, mask: &TokenMask) -> Result<Tensor> {
         let (scores, codes) = self.masked_scores(weights, tokens, mask)?;
         let count = codes.size1()?.max(1) as f64;

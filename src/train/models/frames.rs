@@ -1,7 +1,7 @@
 //! Frames as rows of patches, the form all three models work in.
 //!
-//! A patch row lists its values channel first, then row, then column. Losses are means over all
-//! values, so they are taken between patch rows and frames are put together for pictures only.
+//! A patch row lists its values by channel, then row, then column. Losses are means over all values, so they are computed
+//! on patch rows; frames are reassembled only for pictures.
 //! Invariant: `frames_of(patches_of(frames)) == frames`, bit for bit.
 
 use tch::{Device, Kind, Tensor};
@@ -12,7 +12,7 @@ use crate::train::error::{Result, TrainError};
 /// Makes the tensor of a micro-batch: `[batch, time, size, size, 3]`, u8, RGB, row-major.
 ///
 /// # Errors
-/// [`TrainError::Input`] when `bytes` has not that many bytes.
+/// [`TrainError::Input`] if `bytes` has another length.
 pub fn frame_tensor(bytes: &[u8], batch: usize, time: usize, size: usize) -> Result<Tensor> {
     let shape = [batch, time, size, size, 3];
     let expected: usize = shape.iter().product();
@@ -60,7 +60,7 @@ pub(crate) fn patches_of_bytes(frames: &Tensor, patch: i64, device: Device) -> R
     Ok(rows)
 }
 
-/// A mask of pixels `[B, T, H, W]` (nonzero = chosen) as patch rows of 0 and 1, one per channel.
+/// A mask of pixels `[B, T, H, W]` (nonzero = chosen) as patch rows of 0 and 1, the same for every channel.
 pub(crate) fn mask_rows(pixels: &Tensor, patch: i64, device: Device) -> Result<Tensor> {
     let chosen = pixels
         .f_to_device(device)?

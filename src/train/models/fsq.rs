@@ -1,8 +1,8 @@
 //! Finite scalar quantization (Mentzer et al. 2023): each number of a latent is rounded to one of
 //! a few levels, and a latent's levels are the digits of its code.
 //!
-//! The straight-through gradient passes the rounding by. There is nothing to train here; the
-//! buffer `basis` (the digits' place values) is saved because TinyWorlds saves it.
+//! The gradient is straight-through: it ignores the rounding. Nothing is trained; the buffer `basis` (the place values of
+//! the digits) is saved because TinyWorlds saves it.
 
 use tch::{Kind, Tensor};
 
@@ -25,14 +25,14 @@ impl Quantizer {
         }
     }
 
-    /// One that is part of a model, so that its buffer is saved.
+    /// A quantizer whose buffer is saved with the model.
     pub fn saved(layout: &mut Layout, latent_dim: i64, bins: i64) -> Quantizer {
         let quantizer = Quantizer::new(latent_dim, bins);
         layout.buffer("quantizer.basis".to_owned(), quantizer.basis.clone());
         quantizer
     }
 
-    /// Numbers of any size to levels in `[-1, 1]`, with the gradient of the levels unrounded.
+    /// Unbounded numbers to levels in `[-1, 1]`, with the gradient of the levels before rounding.
     pub fn quantize(&self, latents: &Tensor) -> Result<Tensor> {
         let bounded = self.bounded(latents)?;
         let rounding = bounded.f_detach()?;
@@ -60,7 +60,7 @@ impl Quantizer {
         Ok(digits.f_matmul(&basis)?.f_to_kind(Kind::Int64)?)
     }
 
-    /// Codes `[..]` to the latents `[.., L]` in `[-1, 1]` they stand for.
+    /// Codes `[..]` to their latents `[.., L]` in `[-1, 1]`.
     pub fn latents_of_codes(&self, codes: &Tensor) -> Result<Tensor> {
         let basis = Tensor::f_from_slice(&self.basis)?.f_to_device(codes.device())?;
         let shifted = codes.f_unsqueeze(-1)?.f_div_tensor_mode(&basis, "floor")?;
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_survives_the_way_to_latents_and_back() {
+    fn codes_round_trip_through_latents() {
         let codes = Tensor::arange(64, (Kind::Int64, tch::Device::Cpu));
         let latents = quantizer().latents_of_codes(&codes).unwrap();
         let digits = quantizer().digits_of_quantized(&latents).unwrap();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gradient_passes_the_rounding_by() {
+    fn the_gradient_ignores_the_rounding() {
         let latents = Tensor::from_slice(&[0.3_f32, -0.2, 0.9]).set_requires_grad(true);
         quantizer()
             .quantize(&latents)

@@ -1,8 +1,7 @@
 //! The latent-action model: what happened between two frames, as one of a few actions.
 //!
-//! The encoder sees pairs of neighbouring frames and names an action; the decoder must draw each
-//! next frame from the first frame and the actions alone, as every later frame is masked. So
-//! whatever moves has to pass through the actions.
+//! The encoder maps each pair of neighbouring frames to an action. The decoder predicts the later frames from the first
+//! frame and the actions alone, so everything that moves must be encoded in the actions.
 
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -14,11 +13,11 @@ use crate::train::error::Result;
 use crate::train::init::Init;
 use crate::train::parameters::{Layout, PieceId, Weights};
 
-/// Levels of each number of an action.
+/// Levels of each number in an action.
 const ACTION_BINS: i64 = 2;
-/// Below this variance over the batch the encoder is pushed apart ..
+/// Actions with a variance over the batch below this are penalized.
 const VARIANCE_TARGET: f64 = 0.01;
-/// .. by this weight.
+/// The weight of that penalty.
 const VARIANCE_WEIGHT: f64 = 100.0;
 
 pub(crate) struct LatentActions {
@@ -38,7 +37,7 @@ pub(crate) struct LatentActions {
 
 /// One pass over a micro-batch.
 pub(crate) struct ActionPass {
-    /// Frames `1..T` as drawn, patch rows `[B, T - 1, P, 3 p^2]` in `(-1, 1)`.
+    /// The predicted frames `1..T`, patch rows `[B, T - 1, P, 3 p^2]` in `(-1, 1)`.
     pub prediction: Tensor,
     /// Unquantized actions `[B, T - 1, A]`.
     pub actions: Tensor,
@@ -98,7 +97,7 @@ impl LatentActions {
         self.quantizer.quantize(actions)
     }
 
-    /// Draws frames `1..T` from the first frame of `rows` and quantized actions `[B, T - 1, A]`.
+    /// Predicts frames `1..T` from the first frame of `rows` and quantized actions `[B, T - 1, A]`.
     fn decode(&self, weights: &Weights, rows: &Tensor, quantized: &Tensor) -> Result<Tensor> {
         let steps = rows.size4()?.1 - 1;
         let first = self
@@ -109,7 +108,7 @@ impl LatentActions {
         let decoded = if steps == 1 {
             self.decoder.apply(weights, Some(&film), first)?
         } else {
-            // A masked token has its time, but, as in TinyWorlds, not its position in space.
+            // As in TinyWorlds, a masked token encodes its time but not its position in space.
             let later = self
                 .positions
                 .time(1, steps - 1)?
@@ -134,7 +133,7 @@ impl LatentActions {
         })
     }
 
-    /// Smooth-L1 to the frames after the first, plus the penalty on actions that do not vary.
+    /// Smooth-L1 to the frames after the first, plus the penalty on actions that vary too little.
     pub fn loss(&self, pass: &ActionPass, rows: &Tensor) -> Result<Tensor> {
         let reconstruction = self.reconstruction(pass, rows)?;
         Ok(reconstruction.f_add(&self.penalty(&pass.actions)?)?)
@@ -147,7 +146,7 @@ impl LatentActions {
             .f_smooth_l1_loss(&next_frames(rows)?, Reduction::Mean, 1.0)?)
     }
 
-    /// The penalty on unquantized actions `[B, T - 1, A]` that do not vary over a batch:
+    /// The penalty on unquantized actions `[B, T - 1, A]` that vary too little over a batch:
     /// `100 * relu(0.01 - variance)`.
     pub fn penalty(&self, actions: &Tensor) -> Result<Tensor> {
         let variance = actions.f_var_dim(0, false, false)?.f_mean(Kind::Float)?;
@@ -163,7 +162,7 @@ pub(crate) fn action_indices(quantized: &Tensor) -> Result<Tensor> {
     quantizer.codes(&quantizer.digits_of_quantized(quantized)?)
 }
 
-/// What the decoder should have drawn: all frames but the first.
+/// The target of the decoder: all frames but the first.
 pub(crate) fn next_frames(rows: &Tensor) -> Result<Tensor> {
     let steps = rows.size4()?.1;
     Ok(rows.f_narrow(1, 1, steps - 1)?)

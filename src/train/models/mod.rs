@@ -1,7 +1,7 @@
-//! TinyWorlds' three models, by the names and shapes of its parameters.
+//! TinyWorlds' three models, with the same names and shapes of parameters.
 //!
-//! A model here is structure only: which pieces of the parameters it uses, and the passes over
-//! them. Numbers live in [`super::Parameters`], training in [`super::StageTrainer`].
+//! A model here is only structure: the pieces of the parameters that it uses, and its forward passes. Values are in
+//! [`super::Parameters`], training in [`super::StageTrainer`].
 
 mod blocks;
 mod config;

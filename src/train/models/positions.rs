@@ -1,7 +1,7 @@
 //! Sine and cosine encodings of a token's position in space and time (Vaswani et al. 2017, section 3.5).
 //!
-//! The embedding is split into x, y and time; each third encodes its own coordinate and is zero
-//! in the others' dimensions. They are computed once per model, never saved and never trained.
+//! The embedding's dimensions are divided among x, y and time. Encodings are computed once per model, and neither saved
+//! nor trained.
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,9 +9,9 @@ use super::config::ModelConfig;
 use crate::train::error::Result;
 
 pub(crate) struct Positions {
-    /// `[1, T, 1, E]`: time alone, for tokens without a position in space.
+    /// `[1, T, 1, E]`: only time, for tokens without a position in space.
     time: Tensor,
-    /// `[1, T, P, E]`: space and time; they never share a dimension.
+    /// `[1, T, P, E]`: space and time, which share no dimension.
     all: Tensor,
 }
 
@@ -42,12 +42,12 @@ impl Positions {
         })
     }
 
-    /// Place and time of the first `steps` frames, `[1, steps, P, E]`.
+    /// Space and time of the first `steps` frames, `[1, steps, P, E]`.
     pub fn first(&self, steps: i64) -> Result<Tensor> {
         Ok(self.all.f_narrow(1, 0, steps)?)
     }
 
-    /// Time alone of the frames from `from` on, `[1, steps, 1, E]`.
+    /// Only time, of `steps` frames from `from` on, `[1, steps, 1, E]`.
     pub fn time(&self, from: i64, steps: i64) -> Result<Tensor> {
         Ok(self.time.f_narrow(1, from, steps)?)
     }

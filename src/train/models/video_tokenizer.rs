@@ -1,7 +1,7 @@
 //! The video tokenizer: frames to codes and back.
 //!
 //! An encoder (patches, transformer, a small head), finite scalar quantization, and a decoder
-//! that mirrors it. Trained by the smooth-L1 distance between frames and their reconstruction.
+//! that mirrors it. The loss is the smooth-L1 distance between frames and their reconstruction.
 
 use tch::{Device, Reduction, Tensor};
 
@@ -76,7 +76,7 @@ impl VideoTokenizer {
         Ok(reconstruction.f_smooth_l1_loss(rows, Reduction::Mean, 1.0)?)
     }
 
-    /// Patch rows to codes `[B, T, P]` (i64) and the latents `[B, T, P, L]` they stand for.
+    /// Patch rows to codes `[B, T, P]` (i64) and their latents `[B, T, P, L]`.
     pub fn tokenize(&self, weights: &Weights, rows: &Tensor) -> Result<(Tensor, Tensor)> {
         let digits = self.quantizer.digits(&self.encode(weights, rows)?)?;
         Ok((
@@ -85,7 +85,7 @@ impl VideoTokenizer {
         ))
     }
 
-    /// Codes of latents that are quantized already.
+    /// Codes of quantized latents.
     pub fn codes_of_quantized(&self, quantized: &Tensor) -> Result<Tensor> {
         self.quantizer
             .codes(&self.quantizer.digits_of_quantized(quantized)?)

@@ -92,7 +92,7 @@ const ALL: [ModelKind; 3] = [
 ];
 
 fn trainer(kind: ModelKind) -> StageTrainer {
-    // Tests run beside each other: more threads each would only wait for one another.
+    // Tests run in parallel, so more threads per test would only compete.
     crate::train::use_threads(1);
     let upstream = match kind {
         ModelKind::VideoTokenizer | ModelKind::LatentActions => None,
@@ -184,7 +184,7 @@ fn every_stage_learns_moving_pictures() {
 }
 
 #[test]
-fn saved_and_loaded_training_goes_on_with_the_same_bits() {
+fn training_continues_with_the_same_bits_after_saving_and_loading() {
     for kind in ALL {
         let mut whole = trainer(kind);
         let all = train(&mut whole, kind, 0..8);
@@ -413,7 +413,7 @@ fn pictures_and_token_counts_do_not_depend_on_how_many_samples_fit_into_memory()
 }
 
 #[test]
-fn one_sample_beyond_all_memory_is_an_error() {
+fn too_little_memory_for_one_sample_is_an_error() {
     let none = || Pieces::with_memory_for(0);
     for kind in ALL {
         let trainer = trainer(kind);
@@ -518,7 +518,7 @@ fn dynamics_does_not_see_the_frame_it_predicts() {
 }
 
 #[test]
-fn the_marginal_predictor_is_beaten_by_nothing_on_constant_tokens() {
+fn the_marginal_predictor_is_better_than_guessing() {
     let trainer = trainer(ModelKind::Dynamics);
     let upstream = trainer.pipeline().upstream().unwrap();
     let frames = windows(4, 2);
@@ -556,7 +556,7 @@ fn check_error<T>(name: &str, found: Result<T>, want: &str) {
 }
 
 #[test]
-fn batches_that_do_not_fit_are_refused_in_words() {
+fn batches_that_do_not_fit_are_refused() {
     let mut video = trainer(ModelKind::VideoTokenizer);
     let mut dynamics = trainer(ModelKind::Dynamics);
     let wanted = Wanted::default();
@@ -574,7 +574,7 @@ fn batches_that_do_not_fit_are_refused_in_words() {
     check_error(
         "nothing",
         video.update(&[], 0.1, wanted),
-        "an update is no micro-batch, expected at least one",
+        "the list of micro-batches is empty, expected at least one",
     );
     check_error(
         "dynamics without a mask",
@@ -604,7 +604,7 @@ fn batches_that_do_not_fit_are_refused_in_words() {
         video
             .pipeline()
             .evaluate::<TrainError>([], &mut Pieces::whole()),
-        "held-out batches is empty, expected at least one",
+        "the list of held-out batches is empty, expected at least one",
     );
 }
 
@@ -625,7 +625,7 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() {
             }),
             None,
         ),
-        "tensor `encoder.transformer.blocks.0.spatial_attn.q_proj.bias` is missing; the model of this config has it",
+        "tensor `encoder.transformer.blocks.0.spatial_attn.q_proj.bias` is missing; this config's model has it",
     );
     check_error(
         "one too many",
@@ -637,7 +637,7 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() {
             }),
             None,
         ),
-        "tensor `extra` is not part of the model of this config",
+        "tensor `extra` is not part of this config's model",
     );
     check_error(
         "one twice",
@@ -663,7 +663,7 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() {
             }),
             None,
         ),
-        "tensor `encoder.patch_embed.proj.bias` holds 63 bytes, expected 64 for its shape",
+        "tensor `encoder.patch_embed.proj.bias` has 63 bytes, expected 64 for its shape",
     );
     check_error(
         "another quantizer",
@@ -675,7 +675,7 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() {
             }),
             None,
         ),
-        "buffer `quantizer.basis` differs from the one this config makes: the model was made for other settings",
+        "buffer `quantizer.basis` differs from that of this config: the model was made with other settings",
     );
     assert_eq!(video.export().unwrap(), whole);
 }
@@ -771,10 +771,10 @@ fn the_default_models_have_tinyworlds_parameter_counts() {
 }
 
 #[test]
-fn a_batch_beyond_all_memory_is_an_error_and_training_goes_on() {
+fn training_continues_after_a_batch_that_does_not_fit_into_memory() {
     let mut video = trainer(ModelKind::VideoTokenizer);
     let before = (video.export().unwrap(), video.export_optimizer().unwrap());
-    // One window seen 2^40 times: no memory until it is made into patches, then petabytes.
+    // One window repeated 2^40 times: it takes no memory until it is cut into patches, then petabytes.
     let frames = windows(1, 1).expand([1 << 40, 4, 16, 16, 3], false);
     let found = video.update(&[MicroBatch { frames, mask: None }], 0.1, Wanted::default());
     assert!(
