@@ -1,18 +1,18 @@
-//! Predicted frames beside true ones: as numbers that a gate decides by, and as a picture that a person looks at.
+//! Compares predicted frames with true ones: as scores for the gate, and as a picture for people.
 //!
-//! [`structure`] scores predictions against truth, and [`png`] draws what was scored. Both work on bytes: with the mean
-//! image of the data and the patch size, the scores can be computed again from the picture in the run directory. Which
-//! scores mean that a scene has collapsed is decided by the gate.
+//! [`structure`] scores predictions against truth, and [`png`] draws the frames that were scored. Both work on bytes, so the
+//! scores can be computed again from the picture in the run directory, with the data's mean image and the patch size. The
+//! gate decides which scores mean that a scene has collapsed.
 //!
-//! Nothing here touches libtorch or asks a model anything.
+//! Nothing here depends on libtorch or runs a model.
 //!
 //! Invariant: the same frames, mean image and patch size give the same scores and the same picture.
 
 pub mod png;
 pub mod structure;
 
-/// The byte that shows a model's output in [-1, 1]: `(x + 1) * 127.5`, rounded half away from zero and clamped. NaN
-/// is black, so that it scores badly.
+/// The byte for a model's output in [-1, 1]: `(x + 1) * 127.5`, clamped and rounded half away from zero. NaN becomes 0
+/// (black), so that it scores badly.
 pub fn byte_of(output: f32) -> u8 {
     let steps = (output + 1.0) * 127.5;
     if steps.is_nan() {
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_survives_the_way_to_the_model_and_back() {
+    fn every_byte_round_trips_through_the_models_scale() {
         for byte in 0..=255_u8 {
             assert_eq!(byte_of(f32::from(byte) / 127.5 - 1.0), byte);
         }

@@ -1,12 +1,12 @@
-//! The picture of a gate: true frames beside predicted ones, as a PNG that a person can look at.
+//! The picture of a gate: true frames next to predicted ones, as a PNG for people.
 //!
-//! A row is a sample; in it, for each frame, the truth stands left of its prediction. Every pixel is drawn twice as
-//! wide and high, so that a ball of one pixel can be seen, and cells are kept apart by dark lines.
+//! A row is a sample; for each frame it shows the truth to the left of its prediction. Every pixel is drawn twice as
+//! wide and high, so that a ball of one pixel is visible, and dark lines separate the cells.
 //!
-//! Nothing but the frames' bytes goes into the file: no time, no text. A file is written under another name, synced
-//! and renamed, so a picture that exists is whole.
+//! The file contains only the frames: no time, no text. It is written under a temporary name, synced and renamed, so a
+//! picture that exists is complete.
 //!
-//! Invariant: [`Grid::split`] gives back the bytes that were drawn.
+//! Invariant: [`Grid::split`] returns the bytes that were drawn.
 
 use ::png::{BitDepth, ColorType, Compression, Decoder, Encoder, Filter, Limits};
 use std::fs::File;
@@ -19,10 +19,10 @@ use crate::durable;
 const CHANNELS: usize = 3;
 /// Drawn pixels per pixel.
 const SCALE: usize = 2;
-/// Drawn pixels between two cells, and around all.
+/// Drawn pixels between two cells and around the grid.
 const GAP: usize = 4;
 const GAP_COLOR: u8 = 32;
-/// What a picture may take when it is read: far above any that is written here.
+/// The most memory for reading a picture, far more than for any that is written here.
 const READ_BYTES_MAX: usize = 256 << 20;
 
 /// Why a picture could not be drawn, written or read.
@@ -39,7 +39,7 @@ pub enum PictureError {
         height: usize,
         width: usize,
     },
-    #[error("the grid is too large for any memory")]
+    #[error("the picture would be too large to address in memory")]
     Vast,
     #[error("the picture is {found_width}x{found_height} pixels, expected {width}x{height}")]
     Size {
@@ -75,16 +75,16 @@ impl Advice for PictureError {
     }
 }
 
-/// How samples are laid out.
+/// The layout of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
-    /// Samples.
+    /// Number of samples.
     pub rows: usize,
-    /// Frames of a sample.
+    /// Frames per sample.
     pub frames: usize,
-    /// Pixels of a frame from top to bottom.
+    /// Height of a frame in pixels.
     pub height: usize,
-    /// Pixels of a frame from left to right.
+    /// Width of a frame in pixels.
     pub width: usize,
 }
 
@@ -100,7 +100,7 @@ impl Grid {
     /// Draws `truth` and `prediction`, both uint8 `[rows, frames, height, width, 3]`.
     ///
     /// # Errors
-    /// Bytes that are not that many, or a picture beyond what can be addressed.
+    /// Byte strings of another length, or a picture too large to address.
     pub fn draw(&self, truth: &[u8], prediction: &[u8]) -> Result<Picture, PictureError> {
         self.check(truth)?;
         self.check(prediction)?;
@@ -128,10 +128,10 @@ impl Grid {
         Ok(picture)
     }
 
-    /// The (truth, prediction) that [`Self::draw`] drew.
+    /// The truth and the prediction that [`Self::draw`] drew.
     ///
     /// # Errors
-    /// A picture of another size, or a grid beyond what can be addressed.
+    /// A picture of another size, or one too large to address.
     pub fn split(&self, picture: &Picture) -> Result<(Vec<u8>, Vec<u8>), PictureError> {
         let (width, height) = self.size().ok_or(PictureError::Vast)?;
         if (picture.width, picture.height) != (width, height)
@@ -191,7 +191,7 @@ impl Grid {
         self.height * self.width * CHANNELS
     }
 
-    /// Drawn width and height; `None` for a grid that no memory could hold.
+    /// Width and height of the picture; `None` if it is too large to address.
     fn size(&self) -> Option<(usize, usize)> {
         let cell = |side: usize| side.checked_mul(SCALE)?.checked_add(GAP);
         let width = self
@@ -218,10 +218,10 @@ impl Grid {
 }
 
 impl Picture {
-    /// Writes the picture and answers the BLAKE3 of the file's bytes. The file appears whole or not at all.
+    /// Writes the picture and returns the BLAKE3 hash of the file. The file appears complete or not at all.
     ///
     /// # Errors
-    /// What the file system says; a file that was there before is then still there.
+    /// Those of the file system, after which an existing file is unchanged.
     pub fn write(&self, path: &Path) -> Result<blake3::Hash, PictureError> {
         let bytes = self.encode().map_err(|source| PictureError::Encode {
             path: path.to_owned(),
@@ -236,7 +236,7 @@ impl Picture {
         let temporary = PathBuf::from(temporary);
         let written = put(&temporary, &bytes).and_then(|()| std::fs::rename(&temporary, path));
         if let Err(error) = written {
-            // Best effort: the error that is reported is the one that matters.
+            // Best effort: the first error is reported.
             let _ = std::fs::remove_file(&temporary);
             return Err(write(error));
         }
@@ -247,12 +247,12 @@ impl Picture {
         Ok(blake3::hash(&bytes))
     }
 
-    /// BLAKE3 of what can be seen: width and height as 32-bit little-endian numbers, then the pixels from top left,
-    /// three bytes each (red, green, blue). It does not depend on how a file is compressed.
+    /// BLAKE3 hash of the visible picture: width and height as 32-bit little-endian numbers, then the pixels from the top
+    /// left, three bytes each (red, green, blue). It does not depend on the file's compression.
     pub fn pixels(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
         for side in [self.width, self.height] {
-            // A PNG has no longer sides.
+            // Longer sides are impossible in a PNG.
             let side = u32::try_from(side).unwrap_or(u32::MAX);
             hasher.update(&side.to_le_bytes());
         }
@@ -263,7 +263,7 @@ impl Picture {
     /// Reads an 8-bit RGB picture.
     ///
     /// # Errors
-    /// A file that is missing, damaged, too large or of another kind of pixel.
+    /// A file that is missing, damaged, too large or not 8-bit RGB.
     pub fn read(path: &Path) -> Result<Self, PictureError> {
         let failed = |found: String| PictureError::Read {
             path: path.to_owned(),
@@ -297,7 +297,7 @@ impl Picture {
     }
 
     fn encode(&self) -> Result<Vec<u8>, ::png::EncodingError> {
-        // A side beyond the format is refused by the encoder, because the data do not match it.
+        // The encoder refuses sides that are too long for a PNG, because the data do not match them.
         let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new(&mut bytes, side(self.width), side(self.height));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn pixels_have_a_hash_however_the_file_is_compressed() {
+    fn the_hash_of_pixels_does_not_depend_on_compression() {
         let picture = Picture {
             width: 2,
             height: 1,
@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(
             picture.write(&folder.path().join("a.png")).unwrap(),
             first,
-            "over an old one"
+            "over an existing one"
         );
         let other = GRID
             .draw(&frames(0), &frames(101))
@@ -475,7 +475,7 @@ mod tests {
         for end in 0..bytes.len() {
             std::fs::write(&path, &bytes[..end]).unwrap();
             let read = Picture::read(&path);
-            // The pixels end before the file does: what follows them is the end mark alone.
+            // Only the end chunk follows the pixels, so a file without its end may be readable.
             assert!(
                 read.is_err() || end + 12 >= bytes.len(),
                 "read from {end} of {} bytes",

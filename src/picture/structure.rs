@@ -1,8 +1,8 @@
-//! How much of the scene a prediction keeps: five scores of predicted frames against true ones.
+//! How much of the scene a prediction preserves: five scores of predicted frames against true ones.
 //!
-//! A game is nearly static, so anything that draws its background looks right. All scores therefore work on what is
-//! left of both pictures when the data's mean image is taken away, `p` and `t` below, scaled so that a byte's range is
-//! 2 (as the models see frames). Means run over pixels and channels.
+//! A game is nearly static, so a prediction of its background alone looks right. All scores therefore work on the
+//! residuals `p` (prediction) and `t` (truth), which are the frames minus the data's mean image, scaled so that a byte's
+//! range is 2, as for the models. Means are over pixels and channels.
 //!
 //! | score | formula |
 //! |---|---|
@@ -13,10 +13,10 @@
 //! | mse_ratio | mean((p - t)^2) / mean(t^2), so the mean image scores 1 |
 //!
 //! SSIM is that of Wang et al. 2004 ("Image quality assessment: from error visibility to structural similarity",
-//! equation 13) on 8x8 windows at every 4th pixel, each channel alone. Without the weights the empty background, where
-//! p = t = 0 counts as full similarity, would decide; and the constants are small, because what is left of a frame is.
+//! equation 13) on 8x8 windows at every 4th pixel, per channel. Without the weights the empty background, where p = t = 0
+//! counts as full similarity, would dominate. The constants are small, because residuals are.
 //!
-//! Pooled scores put the sums of all frames into the same formulas. A ratio whose denominator is below 1e-12 is `None`.
+//! Pooled scores use the same formulas with sums over all frames. A ratio whose denominator is below 1e-12 is `None`.
 //!
 //! Invariant: only + - * / in a fixed order, so the scores have the same bits on every machine.
 
@@ -24,7 +24,7 @@ use crate::data::trivial::MeanImage;
 use crate::events::{Scalar, StructureScores};
 
 const CHANNELS: usize = 3;
-/// Bytes to the models' scale: half of 255 is 1.
+/// Divides bytes to the models' scale, where half of 255 is 1.
 const HALF_RANGE: f64 = 127.5;
 const SMALLEST_DENOMINATOR: f64 = 1e-12;
 const WINDOW: usize = 8;
@@ -35,7 +35,9 @@ const SSIM_C2: f64 = 1e-4;
 /// Why frames could not be scored.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StructureError {
-    #[error("{prediction} bytes of predicted frames beside {truth} of true ones, expected as many")]
+    #[error(
+        "{prediction} bytes of predicted frames and {truth} of true ones, expected equally many"
+    )]
     Unequal { prediction: usize, truth: usize },
     #[error("{found} bytes of frames, expected a multiple of {frame} (height * width * 3) above 0")]
     NotWholeFrames { found: usize, frame: usize },
@@ -44,17 +46,17 @@ pub enum StructureError {
 /// The scores of a set of predicted frames.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
-    /// One entry a frame, in the order given.
+    /// One entry per frame, in the given order.
     pub frames: Vec<StructureScores>,
     /// All frames as if they were one.
     pub pooled: StructureScores,
 }
 
 /// Scores `prediction` against `truth`, both uint8 `[frames, height, width, 3]` of the mean image's size.
-/// `patch_size` is the model's, in pixels; at 1 or 0 there is no inside, and blockiness is `None`.
+/// `patch_size` is the model's, in pixels; up to 1 there are no borders to compare, and blockiness is `None`.
 ///
 /// # Errors
-/// Different lengths, or not a whole number of frames, or none.
+/// Different lengths, no frames, or not a whole number of frames.
 pub fn score(
     prediction: &[u8],
     truth: &[u8],
@@ -94,7 +96,7 @@ pub fn score(
     })
 }
 
-/// What is left of one frame without the mean image, `[height, width, 3]`.
+/// A frame minus the mean image, `[height, width, 3]`.
 struct Residual {
     values: Vec<f64>,
     height: usize,
@@ -246,7 +248,7 @@ impl Tally {
     }
 
     fn scores(&self) -> StructureScores {
-        // Sums over frames: their mean is what the smallest denominator is held against.
+        // The sums are over frames; their mean is compared with the smallest denominator.
         let ratio = |numerator: f64, denominator: f64| {
             (denominator / self.frames >= SMALLEST_DENOMINATOR).then(|| numerator / denominator)
         };
@@ -283,7 +285,7 @@ impl Tally {
 fn similarity(prediction: &Residual, truth: &Residual) -> (f64, f64) {
     let (height, width) = (truth.height, truth.width);
     let (mut sum, mut weights, mut count) = (0.0, 0.0, 0_u64);
-    // A picture smaller than a window is one window.
+    // A frame smaller than a window is one window.
     let (tall, wide) = (WINDOW.min(height), WINDOW.min(width));
     for y in (0..=height - tall).step_by(WINDOW_STEP) {
         for x in (0..=width - wide).step_by(WINDOW_STEP) {
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_those_counted_by_hand() {
+    fn scores_match_values_computed_by_hand() {
         let board = gray(|y, x| if (y + x) % 2 == 0 { 110 } else { 90 });
         let half = gray(|y, x| if (y + x) % 2 == 0 { 105 } else { 95 });
         let inverse = gray(|y, x| if (y + x) % 2 == 0 { 90 } else { 110 });
@@ -456,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn blockiness_sees_borders_that_the_truth_has_not() {
+    fn blockiness_sees_borders_that_the_truth_does_not_have() {
         // A ramp has the same step everywhere: B = I. Flattened to a quarter inside, B / I = 16.
         let ramp = gray(|_, x| 60 + 4 * x as u8);
         let steps = gray(|_, x| 60 + 4 * (x / 8 * 8) as u8 + (x % 8) as u8);
@@ -471,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn pooled_scores_are_those_of_the_sums() {
+    fn pooled_scores_use_sums_over_frames() {
         let board = gray(|y, x| if (y + x) % 2 == 0 { 110 } else { 90 });
         let strong = gray(|y, x| if (y + x) % 2 == 0 { 130 } else { 70 });
         let flat = gray(|_, _| 100);
