@@ -184,7 +184,7 @@ fn what_does_not_fit_is_named_with_what_was_found_expected_and_to_do() {
         "lzf.h5",
         64,
         &[
-            "4x4 (height x width), expected 64x64 by `frame_size`",
+            "4x4 (height x width), expected 64x64 (`frame_size`)",
             "never resized",
         ],
     );
@@ -648,7 +648,7 @@ fn an_archive_is_read_to_its_end_and_checked() {
 }
 
 #[test]
-fn bytes_behind_the_array_are_refused() {
+fn bytes_after_the_array_are_refused() {
     let array = npy("|u1", false, &[5, 4, 4, 3], &expected());
     let one_more = [array.as_slice(), &[0]].concat();
     let twice = [array.as_slice(), &array].concat();
@@ -656,7 +656,7 @@ fn bytes_behind_the_array_are_refused() {
         "one byte",
         "a.npy",
         &one_more,
-        &["1 bytes behind the array", "hint: "],
+        &["1 bytes after the array", "hint: "],
     );
     check_bytes_refused("two arrays", "a.npy", &twice, &["another array"]);
     for method in [
@@ -668,7 +668,7 @@ fn bytes_behind_the_array_are_refused() {
             "one byte in an archive",
             "a.npz",
             &packed,
-            &["1 bytes behind the array"],
+            &["1 bytes after the array"],
         );
     }
 }
@@ -706,14 +706,18 @@ fn fortran_order_gives_the_same_frames() {
 }
 
 #[test]
-fn a_file_of_another_kind_is_named() {
+fn a_file_of_another_format_is_recognized() {
     let array = npy("|u1", false, &[5, 4, 4, 3], &expected());
     let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
     check_bytes_refused(
         "npy as h5",
         "a.h5",
         &array,
-        &["no HDF5 file", "an npy file", "rename it to `.npy`"],
+        &[
+            "not a valid HDF5 file",
+            "an npy file",
+            "rename it to `.npy`",
+        ],
     );
     check_bytes_refused("npy as npz", "a.npz", &array, &["an npy file"]);
     check_bytes_refused(
@@ -740,16 +744,16 @@ fn a_file_of_another_kind_is_named() {
         &["an HDF5 file", "rename it to `.h5`"],
     );
     check_bytes_refused(
-        "no ending",
+        "no extension",
         "frames",
         &array,
-        &["has no ending", "rename it to `.npy`"],
+        &["has no extension", "rename it to `.npy`"],
     );
     check_bytes_refused(
         "one picture",
         "a.png",
         b"",
-        &["name the folder that holds it"],
+        &["give the folder that contains it"],
     );
 }
 
@@ -1005,7 +1009,7 @@ fn a_folder_without_pngs_says_what_it_has() {
     std::fs::write(folder.path().join("ep0.npz"), "").unwrap();
     check(&[
         "1 x file of arrays (.npz), `ep0.npz`",
-        "name the files themselves",
+        "give the files themselves",
     ]);
     std::fs::write(folder.path().join("0.jpg"), "").unwrap();
     check(&["1 x picture, but no PNG (.jpg), `0.jpg`", "mogrify"]);

@@ -1,7 +1,7 @@
-//! What to do about an array that holds something else than frames: one NumPy expression that makes frames of it.
+//! What to do about an array that does not hold frames: a NumPy expression that converts it to frames.
 //!
-//! The expression depends on the type, on the shape and on the values found, because one that fits another range gives
-//! black or wrapped frames. `frames` stands for the array as it was read.
+//! The expression depends on the type, the shape and the values, because the wrong one gives black or wrapped frames.
+//! In it `frames` is the array as it was read.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub(super) enum Kind {
     Float,
     /// NumPy's pickled objects.
     Object,
-    /// Lists of different lengths: compressed pictures, mostly.
+    /// Lists of different lengths, mostly compressed pictures.
     Lists,
     Text,
     /// A record with these fields.
@@ -27,7 +27,7 @@ pub(super) enum Kind {
     Other,
 }
 
-/// Where the values of an array lie.
+/// The range of an array's values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Range {
     pub low: f64,
@@ -36,7 +36,7 @@ pub(super) struct Range {
     pub whole: bool,
     /// NaN or infinite ones.
     pub non_finite: u64,
-    /// Only a part of the values was looked at.
+    /// Only some of the values were read.
     pub partial: bool,
 }
 
@@ -59,7 +59,8 @@ impl Range {
         self.whole &= value.fract() == 0.0;
     }
 
-    /// Adds numbers of `size` bytes each; `None` if they are no numbers of that kind. Their bytes are put in order.
+    /// Adds numbers of `size` bytes each, which are converted to little-endian in place; `None` if the kind has no such
+    /// numbers.
     pub fn add_all(&mut self, kind: &Kind, size: usize, big: bool, bytes: &mut [u8]) -> Option<()> {
         let decode = decoder(kind, size)?;
         for value in bytes.chunks_exact_mut(size) {
@@ -94,13 +95,13 @@ impl fmt::Display for Range {
             write!(f, " and {} that are NaN or infinite", self.non_finite)?;
         }
         if self.partial {
-            write!(f, " in the part looked at")?;
+            write!(f, " in the part that was read")?;
         }
         Ok(())
     }
 }
 
-/// Makes a number of little-endian bytes.
+/// A function that decodes a number from little-endian bytes.
 fn decoder(kind: &Kind, size: usize) -> Option<fn(&[u8]) -> f64> {
     fn wide<const N: usize>(bytes: &[u8]) -> [u8; N] {
         let mut wide = [0; N];
@@ -123,7 +124,7 @@ fn decoder(kind: &Kind, size: usize) -> Option<fn(&[u8]) -> f64> {
     })
 }
 
-/// Whether the shape is `[frames, height, width, 3]` with nothing empty.
+/// Whether the shape is `[frames, height, width, 3]`, without a 0.
 pub(super) fn shape_fits(shape: &[u64]) -> bool {
     matches!(shape, [count, height, width, 3] if 0 < *count && 0 < *height && 0 < *width)
 }
@@ -131,7 +132,7 @@ pub(super) fn shape_fits(shape: &[u64]) -> bool {
 /// The hint for a uint8 array whose shape is not that of frames.
 pub(super) fn for_shape(shape: &[u64], frame_size: usize) -> String {
     match arrange(shape, frame_size) {
-        Arranged::Fits => "write the array anew".to_owned(),
+        Arranged::Fits => "save the array again".to_owned(),
         Arranged::As(expression, why) => format!("{why}; with NumPy: `{expression}`"),
         Arranged::Not(why) => why,
     }
@@ -188,7 +189,7 @@ fn floats(frames: &str, range: Option<&Range>) -> Result<String, String> {
     }
     if range.low == range.high {
         return Err(
-            "nothing can be learnt from one value; check how the array was made".to_owned(),
+            "nothing can be learnt from one value; check how the array was created".to_owned(),
         );
     }
     // Resizing with a smooth filter overshoots a little.
@@ -230,7 +231,7 @@ fn integers(
     };
     if range.low == range.high {
         return Err(
-            "nothing can be learnt from one value; check how the array was made".to_owned(),
+            "nothing can be learnt from one value; check how the array was created".to_owned(),
         );
     }
     Ok(if range.within(0.0, 1.0) {
@@ -238,7 +239,7 @@ fn integers(
     } else if range.within(0.0, 255.0) {
         format!("{frames}.astype(\"uint8\")")
     } else if signed && bits == 8 {
-        // Bytes that were given the wrong type use all of its values; both readings are possible.
+        // Bytes with the wrong type can also have all of these values; this assumes signed ones.
         format!("({frames}.astype(\"int16\") + 128).astype(\"uint8\")")
     } else if range.within(0.0, 1023.0) {
         format!("({frames} >> 2).astype(\"uint8\")")
@@ -252,7 +253,7 @@ fn integers(
     })
 }
 
-/// From the lowest value found to the highest.
+/// Scales from the lowest value to the highest.
 fn linear(frames: &str, range: &Range) -> String {
     let Range { low, high, .. } = range;
     let shifted = if *low < 0.0 {
@@ -285,13 +286,13 @@ fn record(fields: &[String]) -> String {
             colours.join(", ")
         );
     }
-    "save the field that holds the frames as an array of its own".to_owned()
+    "save the field with the frames as a separate array".to_owned()
 }
 
 /// How an array becomes one of `[frames, height, width, 3]`.
 enum Arranged {
     Fits,
-    /// The expression, and what it mends.
+    /// The expression, and what it fixes.
     As(String, String),
     Not(String),
 }
@@ -301,13 +302,13 @@ fn arrange(shape: &[u64], frame_size: usize) -> Arranged {
     let to = |expression: &str, why: &str| Arranged::As(expression.to_owned(), why.to_owned());
     let gray = "gray becomes RGB by repeating it";
     if shape.contains(&0) {
-        return Arranged::Not("the array is empty; check how it was made".to_owned());
+        return Arranged::Not("the array is empty; check how it was created".to_owned());
     }
     match shape {
         [_, _, _, 3] => Arranged::Fits,
         &[a, b, c, d] if channels(a, b, c, d).is_some() => four(a, b, c, d, side),
         [_, _, _, 2] => Arranged::Not(
-            "two channels are no colours; save the pictures they were made from, as RGB".to_owned(),
+            "two channels are not colours; save the original pictures as RGB".to_owned(),
         ),
         [1, _, _, _, _] => match arrange(&shape[1..], frame_size) {
             Arranged::Fits => to("frames[0]", "the first dimension is 1"),
@@ -325,46 +326,47 @@ fn arrange(shape: &[u64], frame_size: usize) -> Arranged {
             _ if shape[1] == 3 => "clip.transpose(1, 2, 3, 0)",
             _ => {
                 return Arranged::Not(
-                    "save an array [frames, height, width, 3]; several clips go into several files"
+                    "save an array [frames, height, width, 3]; save several clips to several files"
                         .to_owned(),
                 );
             }
         }),
         [height, width, 3 | 4] if 4 < *height && 4 < *width => Arranged::Not(
-            "this is one picture; gather all frames with `np.stack([...])`".to_owned(),
+            "this is one picture; combine all frames with `np.stack([...])`".to_owned(),
         ),
         [3, height, width] if 4 < *height && 4 < *width => Arranged::Not(
-            "this is one picture; gather all frames with `np.stack([...])` and put RGB last"
+            "this is one picture; combine all frames with `np.stack([...])` and put RGB last"
                 .to_owned(),
         ),
         [_, _, _] => to("np.repeat(frames[..., None], 3, axis=-1)", gray),
         [_, length] if *length == side.saturating_mul(side).saturating_mul(3) => Arranged::As(
             format!("frames.reshape(-1, {side}, {side}, 3)"),
-            "the pixels of a frame lie in one row".to_owned(),
+            "the pixels of each frame are in one row".to_owned(),
         ),
         [_, length] if *length == side.saturating_mul(side) => Arranged::As(
             format!("np.repeat(frames.reshape(-1, {side}, {side}, 1), 3, axis=-1)"),
-            "the pixels of a frame lie in one row, and gray becomes RGB by repeating it".to_owned(),
+            "the pixels of each frame are in one row, and gray becomes RGB by repeating it"
+                .to_owned(),
         ),
         [length] if length.is_multiple_of(side.saturating_mul(side).saturating_mul(3).max(1)) => {
             Arranged::As(
                 format!("frames.reshape(-1, {side}, {side}, 3)"),
-                "all pixels lie in one row".to_owned(),
+                "all pixels are in one row".to_owned(),
             )
         }
-        [] => Arranged::Not("this is no array; save one [frames, height, width, 3]".to_owned()),
+        [] => Arranged::Not("this is not an array; save one [frames, height, width, 3]".to_owned()),
         [..] => Arranged::Not("save an array [frames, height, width, 3]".to_owned()),
     }
 }
 
-/// Height and width by one reading of a shape, the expression that goes with it, and what it mends.
+/// One interpretation of a shape: height and width, the expression for it, and what that fixes.
 type Reading = ((u64, u64), &'static str, &'static str);
 
-/// Where the channels of a shape of four may be; `None` if nowhere.
+/// Where the channels of a shape of four dimensions may be; `None` if nowhere.
 fn channels(a: u64, b: u64, c: u64, d: u64) -> Option<Vec<Reading>> {
     let last = "RGB comes last";
     let gray = "gray becomes RGB by repeating it";
-    let alpha = "an alpha channel is left out";
+    let alpha = "an alpha channel is dropped";
     let mut readings = Vec::new();
     let mut read = |fits: bool, sides, expression, why| {
         if fits {
@@ -391,7 +393,7 @@ fn channels(a: u64, b: u64, c: u64, d: u64) -> Option<Vec<Reading>> {
     (!readings.is_empty()).then_some(readings)
 }
 
-/// The reading whose frames are of the size that is expected; of several the first.
+/// The interpretation with frames of the expected size, else one with square frames; the first of several.
 fn four(a: u64, b: u64, c: u64, d: u64, side: u64) -> Arranged {
     let readings = channels(a, b, c, d).unwrap_or_default();
     let expected = readings.iter().find(|(sides, ..)| *sides == (side, side));
@@ -408,8 +410,8 @@ fn four(a: u64, b: u64, c: u64, d: u64, side: u64) -> Arranged {
 
 fn clips(clip: &str) -> Arranged {
     Arranged::Not(format!(
-        "the array holds several clips, and no window may run from one into the next; save each in a file of its own \
-         and name them all in `data.path`: `for n, clip in enumerate(frames): np.save(f\"clip{{n}}.npy\", {clip})`"
+        "the array holds several clips, and no window may run from one into the next; save each to its own file \
+         and list them all in `data.path`: `for n, clip in enumerate(frames): np.save(f\"clip{{n}}.npy\", {clip})`"
     ))
 }
 
@@ -458,7 +460,7 @@ mod tests {
             "((frames + 0.5) * 255).round().astype(\"uint8\")",
         );
         float(
-            "0 to 1, overshot",
+            "0 to 1, with overshoot",
             -0.02,
             1.03,
             "(frames.clip(0, 1) * 255).round().astype(\"uint8\")",
@@ -471,7 +473,7 @@ mod tests {
             "frames.round().astype(\"uint8\")",
         );
         float(
-            "bytes, overshot",
+            "bytes, with overshoot",
             -4.5,
             259.0,
             "frames.clip(0, 255).round().astype(\"uint8\")",
@@ -514,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_that_no_scaling_mends_is_said() {
+    fn ranges_that_scaling_cannot_fix_are_reported() {
         let hint = |range: Range| for_type(&Kind::Float, &RGB, Some(&range), 8);
         assert!(hint(range(0.5, 0.5)).contains("nothing can be learnt"));
         let mut broken = range(0.0, 1.0);
@@ -595,12 +597,12 @@ mod tests {
         check("one picture", &[8, 8, 3], "one picture");
         check("flat frames", &[24, 192], "`frames.reshape(-1, 8, 8, 3)`");
         check("flat", &[4608], "`frames.reshape(-1, 8, 8, 3)`");
-        check("a scalar", &[], "no array");
+        check("a scalar", &[], "not an array");
         check("empty", &[0, 8, 8, 3], "is empty");
     }
 
     #[test]
-    fn shape_and_type_are_mended_together() {
+    fn shape_and_type_are_fixed_together() {
         let first = [24, 3, 8, 8];
         check(
             "a tensor of PyTorch",

@@ -1,4 +1,4 @@
-//! What can be wrong with a dataset: the place, what was found, what was expected, and what to do about it.
+//! Errors of datasets: where, what was found, what was expected, and what to do about it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ impl fmt::Display for Format {
 }
 
 impl Format {
-    /// Whether a file that looks like this has this format and is damaged.
+    /// Whether a file that looks like this has this format, so that it is only damaged.
     pub(super) fn is_named(self, looks: &str) -> bool {
         match self {
             Self::Hdf5 => looks == "an HDF5 file",
@@ -41,7 +41,7 @@ impl Format {
 /// Why frames could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error("no dataset is named; expected at least one path")]
+    #[error("no dataset is given; expected at least one path")]
     NothingNamed,
     #[error("no file or folder `{}`", path.display())]
     Missing { path: PathBuf },
@@ -50,21 +50,21 @@ pub enum DataError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("`{}` is neither a file nor a folder, but a pipe or a device", path.display())]
+    #[error("`{}` is a pipe or a device, expected a file or a folder", path.display())]
     NoFile { path: PathBuf },
     #[error(
         "`{}` is not a dataset: its name {}, expected .h5, .hdf5, .npz, .npy or a folder of PNGs{}",
         path.display(),
-        if found.is_empty() { "has no ending".to_owned() } else { format!("ends in `{found}`") },
+        if found.is_empty() { "has no extension".to_owned() } else { format!("ends in `{found}`") },
         looks.map_or_else(String::new, |(looks, _)| format!("; it looks like {looks}"))
     )]
     UnknownFormat {
         path: PathBuf,
         found: String,
-        /// What it looks like by its first bytes, and what to do then.
+        /// What its first bytes look like, and what to do about it.
         looks: Option<(&'static str, &'static str)>,
     },
-    #[error("`{}` is no {format} file, it looks like {looks}", path.display())]
+    #[error("`{}` is not a valid {format} file; it looks like {looks}", path.display())]
     OtherFormat {
         path: PathBuf,
         format: Format,
@@ -95,12 +95,12 @@ pub enum DataError {
     WrongType {
         path: PathBuf,
         found: String,
-        /// Where the values lie, and the shape where it is wrong too.
+        /// The range of the values, and the shape if it is wrong, too.
         more: String,
         hint: String,
     },
     #[error(
-        "`{}`: the frames have shape {found:?}, expected [frames, height, width, 3] with no 0 in it",
+        "`{}`: the frames have shape {found:?}, expected [frames, height, width, 3] without a 0",
         path.display()
     )]
     WrongShape {
@@ -109,28 +109,28 @@ pub enum DataError {
         hint: String,
     },
     #[error(
-        "`{}` holds {found} bytes behind the array of frames{}",
+        "`{}` has {found} bytes after the array of frames{}",
         path.display(), if *another { ", another array" } else { "" }
     )]
     BytesBehind {
         path: PathBuf,
         found: u64,
-        /// They begin as a NumPy array does.
+        /// Whether they begin like a NumPy array.
         another: bool,
     },
     #[error(
-        "`{}` is marked as open for writing: a program still writes it, or crashed while it did",
+        "`{}` is marked as open for writing: a program is still writing it, or crashed while writing",
         path.display()
     )]
     InUse { path: PathBuf },
     #[error(
-        "`{}`: the frames are compressed with the HDF5 filter {filter}, which is not read here",
+        "`{}`: the frames are compressed with the HDF5 filter {filter}, which tinygate cannot read",
         path.display()
     )]
     Filter {
         path: PathBuf,
         filter: String,
-        /// It is none of HDF5's own.
+        /// Whether it is not one of HDF5's own filters.
         plugin: bool,
     },
     #[error("`{}`: {found}", path.display())]
@@ -141,12 +141,12 @@ pub enum DataError {
         array: String,
     },
     #[error(
-        "`{}` cannot be searched for arrays `frames`: {found}",
+        "`{}` cannot be searched for `frames` arrays: {found}",
         path.display()
     )]
     TooManyGroups { path: PathBuf, found: String },
     #[error(
-        "`{}` is written in a format of HDF5 2 that is not read here (data layout version: {version})",
+        "`{}` has a format of HDF5 2 that tinygate cannot read (data layout version: {version})",
         path.display()
     )]
     NewerHdf5 { path: PathBuf, version: u8 },
@@ -163,13 +163,13 @@ pub enum DataError {
         file_bytes: u64,
     },
     #[error(
-        "`{}`: no memory for {} of frames",
+        "`{}`: not enough memory for {} of frames",
         path.display(),
         bytes(*needed)
     )]
     NoMemory { path: PathBuf, needed: u64 },
     #[error(
-        "`{}`: the frames are {}x{} (height x width), expected {expected}x{expected} by `frame_size`",
+        "`{}`: the frames are {}x{} (height x width), expected {expected}x{expected} (`frame_size`)",
         path.display(), found.0, found.1
     )]
     FrameSize {
@@ -180,7 +180,7 @@ pub enum DataError {
     #[error("`{}` has {found} pixels, expected 8-bit RGB, RGBA or gray", path.display())]
     PixelType { path: PathBuf, found: String },
     #[error(
-        "`{}` is an animated PNG of {frames} frames, expected one picture a file",
+        "`{}` is an animated PNG of {frames} frames, expected one picture per file",
         path.display()
     )]
     Animated { path: PathBuf, frames: u32 },
@@ -198,7 +198,7 @@ pub enum WindowError {
     #[error("`{name}` is 0, expected at least 1")]
     Zero { name: &'static str },
     #[error(
-        "the dataset is too small: its longest file has {longest} frames, and one window spans {span} \
+        "the dataset is too small: its longest recording has {longest} frames, and one window spans {span} \
          (`context_length` {context_length}, `frame_stride` {frame_stride})"
     )]
     NoWindow {
@@ -208,8 +208,8 @@ pub enum WindowError {
         frame_stride: usize,
     },
     #[error(
-        "the dataset is too small: of {windows} windows {held_out} are held out and {training} are left to train on \
-         (a window that shares frames with a held-out one is left out), expected at least one batch of {batch_size}"
+        "the dataset is too small: of {windows} windows {held_out} are held out and {training} remain for training \
+         (a window that shares frames with a held-out one is not used), expected at least one batch of {batch_size}"
     )]
     TooFew {
         windows: usize,
@@ -224,18 +224,18 @@ pub enum WindowError {
 impl Advice for DataError {
     fn hints(&self) -> Vec<Hint> {
         let text: String = match self {
-            Self::NothingNamed => "name a .h5, .npz or .npy file or a folder of PNGs".into(),
+            Self::NothingNamed => "give a .h5, .npz or .npy file, or a folder of PNGs".into(),
             Self::Missing { .. } => {
                 return vec![Hint::text("check `data.path`"), Hint::RelativePaths];
             }
-            Self::Io { .. } => "check that it is readable to you".into(),
+            Self::Io { .. } => "check that you may read it".into(),
             Self::NoFile { .. } => "write the data to a file".into(),
             Self::UnknownFormat { found, looks, .. } => {
                 looks.map_or_else(|| of_ending(found), |(_, hint)| hint).into()
             }
             Self::OtherFormat { hint, .. } => (*hint).into(),
             Self::Damaged { .. } => {
-                "copy or make it again if it is truncated or damaged; if it is sound, save it anew with the library's \
+                "if it is truncated or damaged, copy or create it again; otherwise save it again with the library's \
                  defaults"
                     .into()
             }
@@ -244,39 +244,39 @@ impl Advice for DataError {
             | Self::WrongShape { hint, .. }
             | Self::EmptyFolder { hint, .. } => hint.clone(),
             Self::BytesBehind { .. } => {
-                "save one array in a file of its own, with `np.save` or `np.savez`".into()
+                "save each array to its own file, with `np.save` or `np.savez`".into()
             }
             Self::InUse { path } => format!(
-                "close that program; if there is none, run `h5clear -s {}`, which comes with HDF5, and check the frames",
+                "close that program; if there is none, run `h5clear -s {}`, which is part of HDF5, and check the frames",
                 path.display()
             ),
             Self::Filter { plugin, .. } => format!(
-                "write them anew with gzip, lzf or no compression, in Python with h5py{}: \
+                "write them again with gzip, lzf or no compression, in Python with h5py{}: \
                  `g.create_dataset(\"frames\", data=f[\"frames\"][:], compression=\"gzip\")`",
                 if *plugin { " and `import hdf5plugin`" } else { "" }
             ),
             Self::Elsewhere { array, .. } => format!(
-                "copy the frames into a file of their own, in Python with h5py: \
+                "copy the frames to their own file, in Python with h5py: \
                  `g.create_dataset(\"frames\", data=f[\"{array}\"][:])`"
             ),
             Self::TooManyGroups { .. } => {
-                "copy the frames into a file of their own with an array `frames` at the top".into()
+                "copy the frames to their own file, as an array `frames` at the top level".into()
             }
             Self::NewerHdf5 { .. } => {
-                "save it anew with the library's defaults, without `libver=\"latest\"`".into()
+                "save it again with the library's defaults, without `libver=\"latest\"`".into()
             }
             Self::ClaimsTooMuch { .. } => {
-                "the file is truncated or damaged; copy or make it again".into()
+                "the file is truncated or damaged; copy or create it again".into()
             }
             Self::NoMemory { .. } => "use fewer frames or a machine with more memory".into(),
             Self::FrameSize {
                 found, expected, ..
             } => format!(
-                "frames are never resized here; {}",
+                "frames are never resized; {}",
                 of_size(*found, *expected)
             ),
             Self::PixelType { .. } => {
-                "save the picture with 8 bits a channel, with ImageMagick: `mogrify -depth 8 *.png`"
+                "save the picture with 8 bits per channel, with ImageMagick: `mogrify -depth 8 *.png`"
                     .into()
             }
             Self::Animated { path, .. } => format!(
@@ -302,39 +302,39 @@ impl Advice for WindowError {
     }
 }
 
-/// What to do about a file by the ending of its name.
+/// What to do about a file, by its extension.
 fn of_ending(ending: &str) -> &'static str {
     match ending {
-        "png" => "name the folder that holds it, which is read as a sequence of PNGs",
+        "png" => "give the folder that contains it, which is read as a sequence of PNGs",
         "jpg" | "jpeg" | "bmp" | "webp" | "tif" | "tiff" => {
-            "convert all frames to PNG and name their folder, with ImageMagick: `mogrify -format png *.jpg`"
+            "convert all frames to PNG and give their folder, with ImageMagick: `mogrify -format png *.jpg`"
         }
         "mp4" | "avi" | "mov" | "mkv" | "webm" | "gif" | "m4v" => {
-            "save its frames as PNGs and name their folder, with ffmpeg: `ffmpeg -i VIDEO FOLDER/%06d.png`"
+            "save its frames as PNGs and give their folder, with ffmpeg: `ffmpeg -i VIDEO FOLDER/%06d.png`"
         }
         "zip" | "tar" | "gz" | "tgz" | "bz2" | "xz" | "zst" | "7z" => {
-            "unpack it and name what is in it"
+            "unpack it and give what it contains"
         }
         "pt" | "pth" | "pkl" | "pickle" => {
             "a pickle is never loaded; load it in Python and save the array with `np.save`"
         }
-        _ => "convert the file, or rename it if it has the wrong ending",
+        _ => "convert the file, or rename it if it has the wrong extension",
     }
 }
 
 fn of_size((height, width): (u64, u64), expected: usize) -> String {
     if height == width {
         format!(
-            "resize them when the dataset is made, or set `frame_size = {height}` (a multiple of `patch_size`)"
+            "resize them when you create the dataset, or set `frame_size = {height}` (a multiple of `patch_size`)"
         )
     } else {
         format!(
-            "they must be square: crop or pad them, and resize them to {expected}x{expected}, when the dataset is made"
+            "they must be square: crop or pad them, and resize them to {expected}x{expected}, when you create the dataset"
         )
     }
 }
 
-/// At most ten names of at most sixty characters, so that a message stays readable whatever a file holds.
+/// At most ten names of at most sixty characters, so that a message stays readable whatever a file contains.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 10;
     if names.is_empty() {
@@ -351,7 +351,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// At most `most` characters of what a file or its parser says, on one line.
+/// At most `most` characters of a file's or a parser's text, on one line.
 pub(super) fn shorten(text: &str, most: usize) -> String {
     text.chars()
         .take(most)

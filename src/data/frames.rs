@@ -1,7 +1,7 @@
-//! All frames of a dataset in memory, one byte a channel, as the files hold them.
+//! All frames of a dataset in memory, one byte per channel, as in the files.
 //!
 //! A path is an HDF5 file, an `.npz` or `.npy` file, or a folder of PNGs. Each is one recording, or several: a folder's
-//! subfolders, an HDF5 file's groups. A recording becomes one segment, and no window runs from one into the next.
+//! subfolders, an HDF5 file's groups. A recording becomes one segment, and no window crosses segments.
 //!
 //! A header's claims are checked against the file's length before memory is allocated.
 //!
@@ -26,10 +26,10 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Reads the files and folders in the given order; every frame must be `frame_size` pixels high and wide.
+    /// Reads the files and folders in the given order. Every frame must be `frame_size` pixels high and wide.
     ///
     /// # Errors
-    /// The first [`DataError`]: a path that is missing, unreadable or damaged, or that holds something other than
+    /// The first [`DataError`]: a path that is missing, unreadable or damaged, or contains something other than
     /// `uint8 [frames, frame_size, frame_size, 3]`.
     pub fn load<P: AsRef<Path>>(paths: &[P], frame_size: usize) -> Result<Self, DataError> {
         if paths.is_empty() {
@@ -54,7 +54,7 @@ impl Frames {
         })
     }
 
-    /// Frames from memory, one segment; `None` unless `bytes` is a whole number of frames and at least one.
+    /// Frames from memory, as one segment; `None` unless `bytes` has one or more whole frames.
     pub fn from_bytes(height: usize, width: usize, bytes: Vec<u8>) -> Option<Self> {
         let frame_bytes = height.checked_mul(width)?.checked_mul(CHANNELS)?;
         if frame_bytes == 0 || bytes.is_empty() || !bytes.len().is_multiple_of(frame_bytes) {
@@ -79,12 +79,12 @@ impl Frames {
             .unwrap_or(0)
     }
 
-    /// Pixels from top to bottom.
+    /// Height of a frame in pixels.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// Pixels from left to right.
+    /// Width of a frame in pixels.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -106,23 +106,23 @@ impl Frames {
             .nth(index)
     }
 
-    /// Which frames belong to each recording, in the order the files were named.
+    /// The frames of each recording, in the order of the files.
     pub fn segments(&self) -> &[Range<usize>] {
         &self.segments
     }
 
-    /// Where the frames came from, one entry a segment; empty for frames from memory.
+    /// The origin of the frames, one entry per segment; empty for frames from memory.
     pub fn recordings(&self) -> &[Recording] {
         &self.recordings
     }
 
-    /// What was not read.
+    /// What was skipped.
     pub fn passed_over(&self) -> &[PassedOver] {
         &self.passed_over
     }
 
-    /// BLAKE3 of height, width, the number of segments and their lengths (each u64, little-endian) and all bytes. It
-    /// depends on the frames alone: not on a file's format, compression or name.
+    /// BLAKE3 hash of height, width, the number of segments, their lengths (each a little-endian u64) and all bytes. It
+    /// depends only on the frames, not on a file's format, compression or name.
     pub fn hash(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
         for number in [self.height, self.width, self.segments.len()] {
@@ -137,7 +137,7 @@ impl Frames {
 }
 
 impl fmt::Debug for Frames {
-    /// Without the bytes: there are millions.
+    /// Without the bytes, of which there are millions.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = (self.count(), self.height, self.width);
         f.debug_struct("Frames")
@@ -149,7 +149,7 @@ impl fmt::Debug for Frames {
 
 #[cfg(test)]
 impl Frames {
-    /// The same frames as if they came from files of these lengths.
+    /// The same frames, as if from recordings of these lengths.
     pub(super) fn with_segments(mut self, lengths: &[usize]) -> Self {
         assert_eq!(lengths.iter().sum::<usize>(), self.count());
         let mut first = 0;

@@ -1,5 +1,5 @@
-//! Frames from an HDF5 file: the dataset `frames`, uint8 `[frames, height, width, 3]`, however chunked or compressed.
-//! Without one at the top, each dataset `frames` in a group is a recording of its own. Links within the file are
+//! Frames from an HDF5 file: the dataset `frames`, uint8 `[frames, height, width, 3]`, with any chunks and the common
+//! filters. If there is none at the top level, each dataset `frames` in a group is a recording. Links within the file are
 //! followed ([`links`]).
 //!
 //! The file is untrusted input. Its claims are checked against its length before anything is allocated, rows are read in
@@ -21,26 +21,26 @@ use std::path::Path;
 
 const NAME: &str = "frames";
 
-/// Deflate's limit is 1032 bytes out of one; lzf's is far below. A file that claims more holds no such data.
+/// Deflate expands one byte to at most 1032, lzf to far fewer. A file that claims more is damaged.
 const MOST_COMPRESSION: u128 = 1100;
 
-/// A chunk is decoded whole, so this bounds what a damaged chunk shape can ask for.
+/// A chunk is decoded whole, so this bounds the memory for a damaged chunk shape.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
 
 /// How much is decoded at once.
 const PIECE_BYTES: u64 = 64 << 20;
 
-/// How much of an array of another type is looked at for the range of its values.
+/// How much of an array of another type is read to find the range of its values.
 const RANGE_BYTES_MAX: u64 = 1 << 30;
 
-/// How many arrays and groups the parser of arrays is asked for.
+/// Limits on arrays and groups in a walk by the parser.
 const MEMBERS_MAX: usize = 10_000;
 const GROUPS_MAX: usize = 10_000;
 
-/// How many arrays of other names are looked into for one that may be frames.
+/// How many arrays of other names are considered as possible frames.
 const OTHERS_MAX: usize = 100;
 
-/// HDF5's own filters, and the registered ones that data sets use.
+/// HDF5's own filters and common registered ones, by their identifiers.
 const FILTERS: [(u16, &str); 31] = [
     (4, "szip"),
     (5, "nbit"),
@@ -86,19 +86,19 @@ pub(super) fn read(
     };
     match stored_end(source.path) {
         Some(end) if file_bytes < end => Err(source.damaged(format!(
-            "it has {file_bytes} bytes and should have {end}: a copy broke off, or its writer ended before all was written"
+            "it has {file_bytes} bytes, expected {end}: a copy was interrupted, or the program that wrote it ended early"
         ))),
         Some(_) | None => Err(error),
     }
 }
 
-/// Where a file ends by its own header, the superblock.
+/// Where the file should end, by its superblock.
 fn stored_end(path: &Path) -> Option<u64> {
     let mut start = Vec::new();
     let file = std::fs::File::open(path).ok()?;
     file.take(64).read_to_end(&mut start).ok()?;
     let version = *start.strip_prefix(b"\x89HDF\r\n\x1a\n")?.first()?;
-    // The end comes behind the base and one other address.
+    // The end follows the base address and one other address.
     let (width, base) = match version {
         0 => (13, 24),
         1 => (13, 28),
@@ -148,7 +148,7 @@ fn read_arrays(source: &Source<'_>, file_bytes: u64, into: &mut Loading) -> Resu
 enum Arrays {
     Top {
         path: String,
-        /// Arrays of the same name in groups, which are not read beside it.
+        /// Arrays of the same name in groups, which are not read.
         more: Vec<String>,
     },
     InGroups {
@@ -161,7 +161,7 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
     let superblock = file.superblock();
     let mut links =
         links::Links::open(source.path, superblock).map_err(|error| source.io(error))?;
-    // What this reader of links does not know, the parser of the whole may.
+    // The parser may read what this reader of links does not know.
     let at_top = match links.find(NAME) {
         Ok(Some(Found::Hard { path, address })) => Some((path, Some(address))),
         Ok(Some(Found::Elsewhere(target))) => return Err(elsewhere(source, NAME, target)),
@@ -207,7 +207,7 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
     let mut seen = BTreeSet::new();
     let not_looked_into = not_looked_into(source, &walked);
     let mut outside = walked.elsewhere;
-    // What is called `frames` comes first.
+    // Those named `frames` come first.
     outside.sort_by_key(|(named, _)| !names_frames(named));
     let of_frames = |(named, target): &(String, Target)| {
         names_frames(named) && matches!(target, Target::External { .. })
@@ -233,7 +233,7 @@ fn arrays(source: &Source<'_>, file: &File) -> Result<Arrays, DataError> {
         return Err(elsewhere(source, named.trim_start_matches('/'), target));
     }
     if nothing {
-        // What may be frames comes first.
+        // Likely frames come first: those with the most dimensions.
         others.sort_by_key(|(sides, _)| std::cmp::Reverse(*sides));
         let others: Vec<String> = others.into_iter().map(|(_, path)| path).collect();
         let hint = match others.first() {
@@ -294,8 +294,8 @@ fn not_looked_into(source: &Source<'_>, walked: &links::Walked) -> Vec<PassedOve
     kinds.collect()
 }
 
-/// The same walk by the parser of arrays, which knows hard links alone, but all of them. It gives no addresses, so a
-/// ring of groups ends at one of the limits.
+/// The same walk by the parser, which knows only hard links, but all of their forms. It gives no addresses, so a cycle of
+/// groups ends at one of the limits.
 struct Walk<'a> {
     source: &'a Source<'a>,
     groups: usize,
@@ -313,7 +313,7 @@ impl Walk<'_> {
         if GROUPS_MAX < self.groups || (depth == links::DEPTH_MAX && !groups.is_empty()) {
             return Err(too_much(
                 self.source,
-                "its groups are too many, or lie too deep in each other",
+                "it has too many groups, or they are nested too deeply",
             ));
         }
         self.found.extend(datasets.into_iter().map(|name| {
@@ -359,13 +359,14 @@ fn elsewhere(source: &Source<'_>, named: &str, target: Target) -> DataError {
         Target::Soft(path) => DataError::NoFrames {
             path: source.path.to_owned(),
             found: vec![format!("{named} -> {path}")],
-            hint: "the link leads nowhere; link the array of frames, or rename it to `frames`"
-                .to_owned(),
+            hint:
+                "the link has no target; link the array of frames, or rename that array to `frames`"
+                    .to_owned(),
         },
     }
 }
 
-/// A parser's error in words that say what to do.
+/// Converts an error of the parser into one that says what to do.
 fn of_parser(source: &Source<'_>, array: Option<&str>, error: &Error) -> DataError {
     let path = source.path.to_owned();
     let array = array.unwrap_or(NAME);
@@ -375,7 +376,7 @@ fn of_parser(source: &Source<'_>, array: Option<&str>, error: &Error) -> DataErr
         array: array.to_owned(),
     };
     if let Error::Io(error) = error {
-        // The error has no copy.
+        // `io::Error` cannot be cloned.
         let error = error
             .raw_os_error()
             .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error);
@@ -400,12 +401,12 @@ fn of_parser(source: &Source<'_>, array: Option<&str>, error: &Error) -> DataErr
     }
     if *format == FormatError::UnsupportedVirtualLayout {
         return away(&format!(
-            "`{array}` is a virtual dataset, whose frames lie in other files and are not looked for"
+            "`{array}` is a virtual dataset, whose frames are in other files, which are not read"
         ));
     }
     if *format == FormatError::UnsupportedExternalStorage {
         return away(&format!(
-            "`{array}` has its frames in external files, which are not followed"
+            "`{array}` has its frames in external files, which are not read"
         ));
     }
     source.damaged(error)
@@ -427,7 +428,7 @@ fn read_array(
     if let DType::Array(element, sides) = &found
         && **element == DType::U8
     {
-        // An array of arrays, which h5py shows as one.
+        // An array of arrays, which h5py shows as one array.
         shape.extend(sides.iter().map(|&side| u64::from(side)));
         kind = Kind::Uint8;
     }
@@ -441,7 +442,7 @@ fn read_array(
         return Err(DataError::Elsewhere {
             path: source.path.to_owned(),
             found: format!(
-                "`{path}` can grow along several axes (version 2 B-tree), which is not read here"
+                "`{path}` can grow along several axes (version 2 B-tree), which tinygate cannot read"
             ),
             array: path.trim_start_matches('/').to_owned(),
         });
@@ -456,7 +457,7 @@ fn read_array(
         let piece = dataset.read_raw_rows(row, wanted).map_err(broken)?;
         if piece.len() as u64 != wanted * row_bytes {
             return Err(source.damaged(format!(
-                "frames {row} and on are {} bytes, expected {}",
+                "the {wanted} frames from {row} on have {} bytes, expected {}",
                 piece.len(),
                 wanted * row_bytes
             )));
@@ -476,7 +477,7 @@ fn read_array(
     Ok(())
 }
 
-/// Chunks that were never written, which read as the fill value; where the index can be listed.
+/// Chunks that were never written and read as the fill value, if the index of chunks can be listed.
 fn never_written(dataset: &Dataset, shape: &[u64], shown: &str) -> Option<PassedOver> {
     let sides = dataset.chunk_shape().ok()??;
     let stored = dataset.chunks().ok()?;
@@ -543,7 +544,7 @@ fn kind(found: &DType) -> Kind {
     }
 }
 
-/// A type's name as people write it.
+/// The usual name of a type.
 fn name(found: &DType) -> String {
     if let DType::Other(datatype) = found
         && let Datatype::FloatingPoint { size, .. } = **datatype
@@ -553,7 +554,7 @@ fn name(found: &DType) -> String {
     found.to_string()
 }
 
-/// Where the values lie, as far as they can be read.
+/// The range of the values, if they can be read.
 fn range(
     source: &Source<'_>,
     dataset: &Dataset,
@@ -600,14 +601,14 @@ fn range(
     Some(range)
 }
 
-/// Every stored chunk lies within the file: the parser asks for the memory before it
-/// reads. Of one kind of index it cannot list the chunks; those are left to it.
+/// Checks that every stored chunk is within the file, because the parser allocates memory before it reads. For an index
+/// whose chunks cannot be listed this is left to the parser.
 fn check_chunks(source: &Source<'_>, dataset: &Dataset, file_bytes: u64) -> Result<(), DataError> {
     for chunk in dataset.chunks().unwrap_or_default() {
         let end = chunk.address.checked_add(chunk.storage_size);
         if end.is_none_or(|end| file_bytes < end) {
             return Err(source.damaged(format!(
-                "a chunk of {} bytes is said to lie at byte {}, the file has {file_bytes}",
+                "a chunk of {} bytes at byte {} reaches past the file's end at {file_bytes}",
                 chunk.storage_size, chunk.address
             )));
         }
@@ -615,7 +616,7 @@ fn check_chunks(source: &Source<'_>, dataset: &Dataset, file_bytes: u64) -> Resu
     Ok(())
 }
 
-/// A piece is a whole number of chunks along the first dimension where it can be, so that none is decoded twice.
+/// Rows of a piece: if possible a whole number of chunks along the first dimension, so that none is decoded twice.
 fn rows_at_once(
     source: &Source<'_>,
     dataset: &Dataset,

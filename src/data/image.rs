@@ -1,8 +1,8 @@
 //! Frames from a folder of PNGs. The pictures of one folder are one recording, in the order of their names
-//! ([`names`]); each subfolder with pictures is a recording of its own, behind those of the folder above it.
+//! ([`names`]). Each subfolder with pictures is another recording, after that of its parent.
 //!
-//! Gray becomes RGB by repeating it, an alpha channel is dropped, a palette is looked up. Hidden files and what an
-//! operating system leaves in a folder are not data. Everything else is skipped and counted.
+//! Gray is repeated to RGB, an alpha channel is dropped, a palette is resolved. Everything else in the folder is skipped and
+//! counted.
 
 use super::error::{DataError, Format, shorten};
 use super::names;
@@ -13,23 +13,23 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-/// What decoding one picture may allocate besides its pixels, whose number is checked first.
+/// What decoding one picture may allocate in addition to its pixels, whose number is checked first.
 const DECODER_BYTES_MAX: usize = 64 << 20;
 
-/// How deep subfolders may lie: links can make a folder its own subfolder.
+/// How deeply folders may be nested: links can make a folder its own subfolder.
 const DEPTH_MAX: usize = 16;
 
-/// Pictures of other kinds, by their endings: in a folder of PNGs each was probably meant as a frame.
+/// Extensions of other picture formats: in a folder of PNGs each was probably meant to be a frame.
 const OTHER_PICTURES: [&str; 28] = [
     "apng", "avif", "bmp", "dds", "exr", "gif", "hdr", "heic", "heif", "ico", "jfif", "jp2", "jpe",
     "jpeg", "jpg", "jxl", "pbm", "pcx", "pgm", "pnm", "ppm", "qoi", "raw", "svg", "tga", "tif",
     "tiff", "webp",
 ];
 
-/// Files of arrays, which are named themselves.
+/// Extensions of array files, which must be given as paths themselves.
 const ARRAYS: [&str; 4] = ["h5", "hdf5", "npy", "npz"];
 
-/// Folders and files that systems and synchronizers add by themselves.
+/// Folders and files that operating systems and synchronizers add.
 const SYSTEM_FILES: [&str; 7] = [
     "Thumbs.db",
     "ehthumbs.db",
@@ -46,11 +46,11 @@ pub(super) fn read_folder(
     into: &mut Loading,
 ) -> Result<(), DataError> {
     let mut found = Found::default();
-    look_into(folder, 0, &mut found)?;
+    visit(folder, 0, &mut found)?;
     if found.recordings.is_empty() {
         return Err(empty(folder, &found));
     }
-    // Once for all pictures: a reservation for each would copy everything each time.
+    // One reservation for all pictures: one for each would copy everything each time.
     let all = Source {
         path: folder,
         format: Format::Png,
@@ -69,14 +69,14 @@ pub(super) fn read_folder(
     Ok(())
 }
 
-/// What lies in a folder and its subfolders.
+/// The contents of a folder and its subfolders.
 #[derive(Default)]
 struct Found {
     /// Folders with their pictures in order, and how many numbers are missing between them.
     recordings: Vec<(PathBuf, Vec<PathBuf>, u64)>,
-    /// By folder and reason: how many, and an example.
+    /// Skipped entries by folder and reason: how many, and an example.
     others: BTreeMap<(PathBuf, String), (u64, String)>,
-    /// Folders looked into, as the system knows them.
+    /// Canonical paths of the folders visited.
     seen: BTreeSet<PathBuf>,
 }
 
@@ -104,26 +104,26 @@ impl Found {
     }
 }
 
-/// What came of a folder.
+/// The result of visiting a folder.
 #[derive(Clone, Copy)]
-enum Looked {
-    Into,
-    /// It is the same folder as another.
+enum Visited {
+    Now,
+    /// Visited before under another name.
     Before,
     TooDeep,
 }
 
-fn look_into(folder: &Path, depth: usize, found: &mut Found) -> Result<Looked, DataError> {
+fn visit(folder: &Path, depth: usize, found: &mut Found) -> Result<Visited, DataError> {
     let io = |source| DataError::Io {
         path: folder.to_owned(),
         source,
     };
     let known = std::fs::canonicalize(folder).map_err(io)?;
     if found.seen.contains(&known) {
-        return Ok(Looked::Before);
+        return Ok(Visited::Before);
     }
     if depth > DEPTH_MAX {
-        return Ok(Looked::TooDeep);
+        return Ok(Visited::TooDeep);
     }
     found.seen.insert(known);
     let (mut pictures, mut subfolders) = (Vec::new(), Vec::new());
@@ -157,15 +157,15 @@ fn look_into(folder: &Path, depth: usize, found: &mut Found) -> Result<Looked, D
     names::sort_folders(&mut subfolders);
     for subfolder in subfolders {
         let before = found.recordings.len();
-        let why = match look_into(&subfolder, depth + 1, found)? {
-            Looked::Into if found.recordings.len() == before => "folder without a PNG",
-            Looked::Into => continue,
-            Looked::Before => "another name of a folder that is read",
-            Looked::TooDeep => "folder that lies too deep in others",
+        let why = match visit(&subfolder, depth + 1, found)? {
+            Visited::Now if found.recordings.len() == before => "folder without a PNG",
+            Visited::Now => continue,
+            Visited::Before => "another name of a folder that is read",
+            Visited::TooDeep => "folder that lies too deep in others",
         };
         found.pass_over(folder, why.to_owned(), &subfolder);
     }
-    Ok(Looked::Into)
+    Ok(Visited::Now)
 }
 
 fn is_hidden(path: &Path) -> bool {
@@ -201,9 +201,9 @@ fn empty(folder: &Path, found: &Found) -> DataError {
     let hint = if has("picture") {
         "convert the pictures to PNG, with ImageMagick: `mogrify -format png *.jpg`"
     } else if has("file of arrays") {
-        "name the files themselves in `data.path`, as a list"
+        "give the files themselves in `data.path`, as a list"
     } else {
-        "a folder is a sequence of PNGs; name other files themselves"
+        "a folder is a sequence of PNGs; give other files as paths themselves"
     };
     DataError::EmptyFolder {
         path: folder.to_owned(),
@@ -249,7 +249,7 @@ fn read_picture(source: &Source<'_>, into: &mut Vec<u8>) -> Result<(), DataError
             bytes: DECODER_BYTES_MAX,
         },
     );
-    // Palettes become colours and 1 to 4 bits become 8; 16 bits are refused below, because rounding would lose data.
+    // Palettes become colours and 1 to 4 bits become 8. 16 bits are refused below, because rounding would lose data.
     decoder.set_transformations(Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(|error| source.damaged(error))?;
     if let Some(animation) = reader.info().animation_control()
@@ -281,7 +281,7 @@ fn read_picture(source: &Source<'_>, into: &mut Vec<u8>) -> Result<(), DataError
     reader
         .next_frame(&mut pixels)
         .map_err(|error| source.damaged(error))?;
-    // Checksums of what follows the pixels, and that the file is whole.
+    // Checks what follows the pixels, and that the file is complete.
     reader.finish().map_err(|error| source.damaged(error))?;
     match color {
         ColorType::Rgb => into.extend_from_slice(&pixels),

@@ -1,9 +1,10 @@
-//! Frames of a game: read from files, cut into windows, put into an order, and scored by trivial predictors.
+//! Frames of a game: read from files, cut into windows, ordered, and scored by trivial predictors.
 //!
-//! [`Frames`] holds every pixel as the byte it was, [`Windows`] says which frames make a sample and which samples are
-//! held out, [`order`] says which sample an update sees, [`trivial`] measures the mean image and the previous frame.
+//! [`Frames`] holds every pixel as the byte in the file. [`Windows`] defines which frames make a sample and which samples
+//! are held out, [`order`] which sample an update sees. [`trivial`] scores the mean image and the previous frame as
+//! predictions.
 //!
-//! Nothing here touches libtorch, writes a file or resizes a picture.
+//! Nothing here depends on libtorch, writes a file or resizes a picture.
 //!
 //! Invariant: the same frames give the same windows, order and hash on every machine.
 

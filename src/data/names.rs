@@ -1,14 +1,14 @@
-//! The order of picture names, and what is missing in their numbering.
+//! The order of picture names, and gaps in their numbering.
 //!
-//! Numbers in a name compare by value, everything else letter by letter without regard to case. The extension does not
-//! count. Names that are equal in this way (`1`, `01`) compare as bytes, so the order is total.
+//! Numbers in a name compare by value, everything else letter by letter, ignoring case. The extension is ignored. Names
+//! that are equal by these rules (`1`, `01`) compare as bytes, so the order is total.
 //!
-//! - A point or comma between two runs of digits is a decimal point (`0.25` before `0.5`), unless some names of the
-//!   folder have more digits behind it than others and a longer one ends in 0 (`1.9`, `1.10`), or the numbers behind it
-//!   have one step as whole numbers (`1.7`, `1.9`, `1.11`): those are two counters.
-//!   Three runs (`1.2.3`) are never a decimal.
-//! - A `-` or `+` at the beginning, or after one of `_=([,`, is a sign. If every name has the `-` there and the numbers
-//!   are padded (`-001`), it is a separator.
+//! - A point or comma between two runs of digits is a decimal point (`0.25` before `0.5`). But if some names of the folder
+//!   have more digits after it than others and one of two or more ends in 0 (`1.9`, `1.10`), or the numbers after it have a
+//!   constant step as whole numbers (`1.7`, `1.9`, `1.11`), these are two counters.
+//!   Three runs (`1.2.3`) are never a decimal number.
+//! - A `-` or `+` at the beginning, or after one of `_=([,`, is a sign. If every name has a `-` there and numbers are
+//!   padded (`-001`), it is a separator.
 //! - `1e-05`, as Python prints it, is a number.
 
 use std::cmp::Ordering;
@@ -20,13 +20,13 @@ use std::str::CharIndices;
 /// Characters after which a `-` is a sign.
 const BEFORE_A_SIGN: &str = "_=([,";
 
-/// Sorts the paths of one folder by their names; answers how many numbers are missing between them.
+/// Sorts the paths of one folder by their names. Returns how many numbers are missing between them.
 pub(super) fn sort<P: AsRef<Path>>(paths: &mut Vec<P>) -> u64 {
     let names = paths.iter().map(|path| stem(path.as_ref())).collect();
     sort_by(paths, names)
 }
 
-/// Sorts folders, whose names have no endings.
+/// Sorts folders, whose names have no extension.
 pub(super) fn sort_folders(paths: &mut Vec<PathBuf>) {
     let names = paths.iter().map(|path| {
         path.file_name()
@@ -37,7 +37,7 @@ pub(super) fn sort_folders(paths: &mut Vec<PathBuf>) {
     sort_by(paths, names);
 }
 
-/// Sorts paths of arrays in one file, groups included.
+/// Sorts paths of arrays in one file, including their groups.
 pub(super) fn sort_paths(paths: &mut Vec<String>) {
     let names = paths.clone();
     sort_by(paths, names);
@@ -68,7 +68,7 @@ fn stem(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// A name, cut into numbers and single characters.
+/// A name, split into numbers and single characters.
 type Key = Vec<Token>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ enum Token {
 }
 
 impl Ord for Token {
-    /// A number stands where its digits stand among the letters.
+    /// Compared with letters, a number sorts where digits do.
     fn cmp(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Number(a), Self::Number(b)) => a.cmp(b),
@@ -95,7 +95,7 @@ impl PartialOrd for Token {
     }
 }
 
-/// `0.digits` times ten to the `exponent`, of any length; zero has no digits.
+/// `0.digits` times ten to the power of `exponent`, with any number of digits; zero has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Number {
     negative: bool,
@@ -124,7 +124,7 @@ impl Number {
         }
     }
 
-    /// The number in units of `10^-places`, if it is a whole number of them and not too large.
+    /// The number in units of `10^-places`, if that is a whole number and not too large.
     fn scaled(&self, places: i64) -> Option<i128> {
         if self.digits.is_empty() {
             return Some(0);
@@ -139,7 +139,7 @@ impl Number {
         Some(if self.negative { -value } else { value })
     }
 
-    /// Digits behind the decimal point.
+    /// Digits after the decimal point.
     fn places(&self) -> i64 {
         (self.digits.len() as i64)
             .saturating_sub(self.exponent)
@@ -177,7 +177,7 @@ impl PartialOrd for Number {
 /// What a point and a minus mean in the names of one folder.
 struct Rules {
     decimals: bool,
-    /// Text before a `-` that is a separator, its digits masked.
+    /// The text before each `-` that is a separator, with digits masked.
     separators: BTreeSet<String>,
 }
 
@@ -192,8 +192,8 @@ impl Rules {
             for run in runs(name) {
                 let digits = run.parts.first().copied().unwrap_or_default();
                 if let [whole, fraction] = *run.parts.as_slice() {
-                    let behind = fractions.entry((run.before.clone(), whole));
-                    behind.or_default().insert(fraction);
+                    let after = fractions.entry((run.before.clone(), whole));
+                    after.or_default().insert(fraction);
                     lengths.insert(fraction.len());
                     counters |= 1 < fraction.len() && fraction.ends_with('0');
                 }
@@ -266,38 +266,38 @@ impl Rules {
     }
 }
 
-/// Whether what is behind the points counts in one step, read as whole numbers, and beyond a power of ten.
+/// Whether the digits after the points, as whole numbers, have one constant step and pass a power of ten.
 fn have_one_step(fractions: &BTreeMap<(String, &str), BTreeSet<&str>>) -> bool {
     let mut steps = BTreeSet::new();
     let mut are_counters = false;
-    for behind in fractions.values() {
+    for after in fractions.values() {
         let padded = |digits: &&str| 1 < digits.len() && digits.starts_with('0');
-        if behind.iter().any(padded) {
+        if after.iter().any(padded) {
             return false;
         }
-        let numbers: Option<BTreeSet<u64>> = behind.iter().map(|part| part.parse().ok()).collect();
+        let numbers: Option<BTreeSet<u64>> = after.iter().map(|part| part.parse().ok()).collect();
         let Some(numbers) = numbers else {
             return false;
         };
         let next = numbers.iter().skip(1);
         steps.extend(numbers.iter().zip(next).map(|(one, next)| next - one));
-        let lengths: BTreeSet<usize> = behind.iter().map(|part| part.len()).collect();
+        let lengths: BTreeSet<usize> = after.iter().map(|part| part.len()).collect();
         are_counters |= 2 < numbers.len() && 1 < lengths.len();
     }
     are_counters && steps.len() == 1
 }
 
-/// Digits, with points or commas between them, and what belongs to the number around them.
+/// A number in a name: runs of digits with points or commas between them, a sign and a power.
 struct Run<'a> {
     sign: Option<char>,
-    /// What is between the points.
+    /// The runs of digits between the points.
     parts: Vec<&'a str>,
     /// From `e-05`.
     power: i64,
-    /// Byte range in the name, with sign and power.
+    /// Byte range in the name, including sign and power.
     start: usize,
     end: usize,
-    /// The text before it in lower case, digits masked.
+    /// The text before it, in lower case with digits masked.
     before: String,
 }
 
@@ -355,14 +355,14 @@ fn position(name: &str, chars: &mut Peekable<CharIndices<'_>>) -> usize {
     chars.peek().map_or(name.len(), |&(at, _)| at)
 }
 
-/// The digits from `start` on; `chars` stands behind them afterwards.
+/// The digits from `start` on. Moves `chars` past them.
 fn digits<'a>(name: &'a str, start: usize, chars: &mut Peekable<CharIndices<'_>>) -> &'a str {
     while chars.next_if(|(_, c)| c.is_ascii_digit()).is_some() {}
     let end = position(name, chars);
     name.get(start..end).unwrap_or_default()
 }
 
-/// `e-05` or `e+16` in front of `text`: the power, and how long it is.
+/// The power and its length in bytes, if `text` begins with one such as `e-05` or `e+16`.
 fn power(text: &str) -> Option<(i64, usize)> {
     let rest = text.strip_prefix(['e', 'E'])?;
     if !rest.starts_with(['+', '-']) {
@@ -379,8 +379,8 @@ fn power(text: &str) -> Option<(i64, usize)> {
 
 /// How many names are missing between the first and the last.
 ///
-/// The number that counts is the one in which neighbours differ most often; the step is the most frequent difference,
-/// and nothing is missing where not even half of the differences have it.
+/// The counter is the number in which neighbours differ most often, and the step is the most frequent difference. If fewer
+/// than half of the differences equal the step, nothing counts as missing.
 fn missing(keys: &[&Key]) -> u64 {
     let steps: Vec<(usize, &Number, &Number)> = keys
         .windows(2)
@@ -416,7 +416,7 @@ fn missing(keys: &[&Key]) -> u64 {
     u64::try_from(missing).unwrap_or(u64::MAX)
 }
 
-/// Where two names of the same build first differ in a number.
+/// Where two names of the same structure first differ in a number.
 fn step<'a>(a: &'a Key, b: &'a Key) -> Option<(usize, &'a Number, &'a Number)> {
     if a.len() != b.len() {
         return None;
@@ -437,7 +437,7 @@ fn step<'a>(a: &'a Key, b: &'a Key) -> Option<(usize, &'a Number, &'a Number)> {
     first
 }
 
-/// The value that comes most often, the smallest of several.
+/// The most frequent value, and the smallest of several.
 fn most_frequent<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     let mut sorted: Vec<T> = values.collect();
     sorted.sort_unstable();
@@ -455,7 +455,7 @@ fn most_frequent<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
 mod tests {
     use super::*;
 
-    /// Whatever order the names come in, they end in this one.
+    /// Checks that the names sort in this order from other orders.
     #[track_caller]
     fn check(name: &str, want: &[&str]) {
         let mut reversed: Vec<&str> = want.iter().rev().copied().collect();
@@ -501,7 +501,7 @@ mod tests {
     fn times_sort_by_value() {
         check("decimals", &["0.25.png", "0.5.png", "1.png", "10.png"]);
         check(
-            "decimals behind text",
+            "decimals after text",
             &["t0.05.png", "t0.5.png", "t1.25.png"],
         );
         check(
@@ -554,27 +554,27 @@ mod tests {
     }
 
     #[test]
-    fn signs_are_told_from_separators() {
+    fn signs_are_distinguished_from_separators() {
         check(
             "signed",
             &["-10.png", "-2.png", "-1.png", "0.png", "+1.png", "2.png"],
         );
         check(
-            "signed decimals behind a name",
+            "signed decimals after a name",
             &["t=-0.5.png", "t=-0.25.png", "t=0.0.png", "t=0.5.png"],
         );
         check(
-            "signed behind an underscore",
+            "signed after an underscore",
             &["x_-2.png", "x_-1.png", "x_0.png", "x_3.png"],
         );
         check("a true minus", &["\u{2212}2.png", "\u{2212}1.png", "0.png"]);
         check("all negative", &["-24.png", "-3.png", "-1.png"]);
         check(
-            "a separator behind a letter",
+            "a separator after a letter",
             &["frame-1.png", "frame-2.png", "frame-10.png"],
         );
         check(
-            "a separator behind a number",
+            "a separator after a number",
             &["2024-01-05.png", "2024-01-12.png", "2024-02-01.png"],
         );
         check(

@@ -1,7 +1,7 @@
-//! Frames from NumPy files: an `.npy` array, or an `.npz` archive's array `frames` (its only array, if it has one).
+//! Frames from NumPy files: an `.npy` array, or the array `frames` of an `.npz` archive, or its only array.
 //!
-//! The files are untrusted input: a header is bounded before it is parsed, its claims are checked against what the file
-//! can hold before memory is allocated, and pickled arrays are refused, never loaded.
+//! The files are untrusted input: headers are bounded before they are parsed, their claims are checked against what the
+//! file can hold before memory is allocated, and pickled arrays are refused.
 
 use super::advice::{Kind, Range};
 use super::error::DataError;
@@ -12,22 +12,23 @@ use std::io::{BufReader, Read};
 
 const NAME: &str = "frames";
 
-/// A header of a plain array takes some hundred bytes; NumPy itself refuses above 10,000.
+/// The header of a plain array takes about a hundred bytes. NumPy itself refuses more than 10,000.
 const HEADER_BYTES_MAX: usize = 10_000;
 
-/// A plain array's header opens two brackets, a record's one more per field; the parser recurses, so it gets no more.
+/// The header of a plain array has two opening brackets, that of a record one more per field. The parser recurses, so
+/// their number is limited.
 const HEADER_BRACKETS_MAX: usize = 64;
 
-/// Deflate makes at most 1032 bytes out of one.
+/// Deflate expands one byte to at most 1032.
 const MOST_COMPRESSION: u128 = 1100;
 
-/// An archive of arrays has a handful; the names are listed in an error.
+/// An archive of arrays has a few; their names are listed in errors.
 const ENTRIES_MAX: usize = 10_000;
 
-/// How much of an array of another type is looked at for the range of its values.
+/// How much of an array of another type is read to find the range of its values.
 const RANGE_BYTES_MAX: u64 = 1 << 30;
 
-/// How much behind an array is counted.
+/// How many bytes after an array are counted.
 const BEHIND_BYTES_MAX: u64 = 1 << 30;
 
 pub(super) fn read_npy(
@@ -57,7 +58,7 @@ pub(super) fn read_npz(
     let names: Vec<String> = archive
         .file_names()
         .filter_map(|name| name.strip_suffix(".npy"))
-        // What macOS adds when it packs an archive.
+        // Entries that macOS adds to archives.
         .filter(|name| {
             !name
                 .split('/')
@@ -72,7 +73,7 @@ pub(super) fn read_npz(
             return Err(DataError::NoFrames {
                 path: source.path.to_owned(),
                 found: names,
-                hint: "name the array of frames when it is saved: `np.savez(path, frames=frames)`"
+                hint: "name the array of frames when you save it: `np.savez(path, frames=frames)`"
                     .to_owned(),
             });
         }
@@ -84,7 +85,7 @@ pub(super) fn read_npz(
     read_array(source, entry, file_bytes, most, into)
 }
 
-/// Reads one array to the end of `from`; `most` is how many bytes of data it can have.
+/// Reads one array to the end of `from`. `most` is how many bytes of data it can have.
 fn read_array(
     source: &Source<'_>,
     mut from: impl Read,
@@ -112,7 +113,7 @@ fn read_array(
     } else {
         read_exactly(source, &mut from, wanted, &mut into.bytes)?;
     }
-    // An archive's checksum is compared when an entry's end is reached, and not before.
+    // The checksum of an archive's entry is only compared at its end.
     refuse_more(source, &mut from)?;
     into.recordings.push(Recording {
         path: source.path.display().to_string(),
@@ -135,9 +136,7 @@ fn read_exactly(
         .read_to_end(into)
         .map_err(|error| source.damaged(error))?;
     if read as u64 != wanted {
-        return Err(source.damaged(format!(
-            "it holds {read} bytes of frames, expected {wanted}"
-        )));
+        return Err(source.damaged(format!("it has {read} bytes of frames, expected {wanted}")));
     }
     Ok(())
 }
@@ -160,7 +159,7 @@ fn refuse_more(source: &Source<'_>, from: &mut impl Read) -> Result<(), DataErro
     })
 }
 
-/// Appends an array whose first index varies fastest in C order, where its last one does.
+/// Appends an array in Fortran order (the first index varies fastest) in C order (the last one does).
 fn append_transposed(columns: &[u8], shape: &[u64], into: &mut Vec<u8>) {
     let &[count, height, width, channels] = shape else {
         return;
@@ -170,7 +169,7 @@ fn append_transposed(columns: &[u8], shape: &[u64], into: &mut Vec<u8>) {
     let start = into.len();
     into.resize(start + columns.len(), 0);
     let frame = height * width * channels;
-    // A block of frames at a time, so that what is written stays in the cache.
+    // A block of frames at a time, so that the output stays in the cache.
     const BLOCK: usize = 64;
     for block in (0..count).step_by(BLOCK) {
         let frames = BLOCK.min(count - block);
@@ -212,7 +211,7 @@ fn kind(found: &DType) -> Kind {
     }
 }
 
-/// Where the values lie; `None` for types that are no numbers of at most 8 bytes, and for damaged files.
+/// The range of the values; `None` for damaged files and for types other than numbers of at most 8 bytes.
 fn range(found: &TypeStr, shape: &[u64], from: &mut impl Read) -> Option<Range> {
     let size = usize::try_from(found.size_field()).ok()?;
     let big = found.endianness() == Endianness::Big;
@@ -238,13 +237,13 @@ fn range(found: &TypeStr, shape: &[u64], from: &mut impl Read) -> Option<Range> 
     }
 }
 
-/// Magic `\x93NUMPY`, version, length of the text, text: read here as bytes and bounded, parsed by `npyz`.
+/// Reads the header: magic `\x93NUMPY`, version, length of the text, text. It is bounded here and parsed by `npyz`.
 fn read_header(source: &Source<'_>, from: &mut impl Read) -> Result<NpyHeader, DataError> {
     let mut header = vec![0; 10];
     from.read_exact(&mut header)
         .map_err(|error| source.damaged(error))?;
     if !header.starts_with(b"\x93NUMPY") {
-        return Err(source.damaged("it does not begin as a NumPy array does"));
+        return Err(source.damaged("it does not begin like a NumPy array"));
     }
     let mut text_bytes = usize::from(header[8]) | usize::from(header[9]) << 8;
     if header[6] >= 2 {
@@ -276,7 +275,7 @@ fn read_header(source: &Source<'_>, from: &mut impl Read) -> Result<NpyHeader, D
     })
 }
 
-/// NumPy on Python 2 wrote lengths as `24L`; NumPy reads them too.
+/// Removes the suffix of lengths such as `24L`, which NumPy on Python 2 wrote and NumPy still reads.
 fn blank_long_suffixes(text: &mut [u8]) {
     for place in 1..text.len().saturating_sub(1) {
         if let [digit, b'L', b',' | b')' | b' '] = text[place - 1..=place + 1]

@@ -1,17 +1,17 @@
-//! Which window each sample of a stage is: a function of the sample's number, so that nothing has to be saved.
+//! The window of each sample of a stage, as a function of the sample's number, so that nothing has to be saved.
 //!
-//! Sample `i` of a stage belongs to epoch `i / n` over `n` training windows; within it, index `i % n` of a permutation
-//! that the seed, the stage, the restart number and the epoch decide. A batch is a run of sample numbers and may begin
-//! in one epoch and end in the next, so each window is seen equally often whatever the batch size.
+//! With `n` training windows, sample `i` belongs to epoch `i / n`, and is element `i % n` of a permutation that depends on
+//! the seed, the stage, the restart number and the epoch. A batch is a range of sample numbers and may begin in one epoch
+//! and end in the next, so each window is seen equally often whatever the batch size.
 //!
-//! Invariant: a sample's window does not depend on what was asked before, nor on how shards divide the samples.
+//! Invariant: a sample's window depends neither on earlier calls nor on how shards divide the samples.
 
 use crate::random::Place;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
-/// Numbers of the samples that one micro-batch on one rank takes, in the update that begins after `samples_seen`
-/// samples of the stage. `shard` = micro-batch * world size + rank; an update takes shards * batch samples in all.
+/// The sample numbers of one micro-batch on one rank, in the update that begins after `samples_seen` samples of the
+/// stage. `shard` is micro-batch * world size + rank; an update takes shards * batch samples in total.
 pub fn samples_for(samples_seen: u64, shard: u64, batch_size: u64) -> Range<u64> {
     let first = samples_seen.saturating_add(shard.saturating_mul(batch_size));
     first..first.saturating_add(batch_size)
@@ -24,7 +24,7 @@ pub struct Order {
     stage: String,
     restart: u64,
     windows: NonZeroU32,
-    /// The epoch whose permutation is at hand, if any.
+    /// The epoch of `permutation`, if there is one.
     cached: Option<u64>,
     permutation: Vec<u32>,
 }
@@ -42,7 +42,7 @@ impl Order {
         }
     }
 
-    /// The training window (its index among the training windows) that sample number `sample` is.
+    /// The window of sample number `sample`, as an index among the training windows.
     pub fn window(&mut self, sample: u64) -> usize {
         let n = u64::from(self.windows.get());
         let (epoch, place) = (sample / n, sample % n);
@@ -52,7 +52,7 @@ impl Order {
         self.permutation[place as usize] as usize
     }
 
-    /// The training windows of a run of samples, in order.
+    /// The training windows of a range of samples, in order.
     pub fn windows(&mut self, samples: Range<u64>) -> Vec<usize> {
         samples.map(|sample| self.window(sample)).collect()
     }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_order_stands_for_ever() {
+    fn the_order_never_changes() {
         let expected = [
             [0, 2, 1, 3, 5, 6, 9, 4, 8, 7],
             [7, 1, 5, 9, 3, 8, 2, 6, 4, 0],
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn each_epoch_is_another_permutation() {
+    fn each_epoch_has_another_permutation() {
         let mut order = order(1, "dynamics", 0, 500);
         let epochs: Vec<Vec<usize>> = (0..3)
             .map(|epoch| order.windows(epoch * 500..(epoch + 1) * 500))
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_does_not_depend_on_what_was_asked_before() {
+    fn a_sample_does_not_depend_on_earlier_calls() {
         let in_one_go = order(3, "dynamics", 2, 37).windows(0..200);
         let mut resumed = order(3, "dynamics", 2, 37);
         for sample in (0..200).rev() {

@@ -1,16 +1,16 @@
-//! What a file is by its first bytes, for files whose name promises something else.
+//! Recognizes a file by its first bytes, if its extension is wrong or missing.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Whether there is nothing to recognize in a file: how it is empty.
+/// In what way a file is empty, if it is.
 pub(super) fn emptiness(path: &Path) -> Option<&'static str> {
     let start = first_bytes(path)?;
     if start.is_empty() {
         Some("it is empty")
     } else if start.iter().all(|&byte| byte == 0) {
-        Some("it begins with zeros, as after a download that broke off")
+        Some("it begins with zeros, as after an interrupted download")
     } else {
         None
     }
@@ -23,10 +23,10 @@ fn first_bytes(path: &Path) -> Option<Vec<u8>> {
     Some(start)
 }
 
-/// What a file looks like, and what to do about it; `None` if nothing is recognized.
+/// What a file looks like, and what to do about it; `None` if it is not recognized.
 pub(super) fn look(path: &Path) -> Option<(&'static str, &'static str)> {
     let start = first_bytes(path)?;
-    let convert = "convert it, or rename it if it only has the wrong ending";
+    let convert = "convert it, or rename it if only its extension is wrong";
     let text = String::from_utf8_lossy(&start);
     let text = text.trim_start().to_lowercase();
     let begins = |signature: &[u8]| start.starts_with(signature);
@@ -41,7 +41,7 @@ pub(super) fn look(path: &Path) -> Option<(&'static str, &'static str)> {
     {
         (
             "a web page",
-            "the download gave a page instead of the file; download it again",
+            "the download returned a page instead of the file; download it again",
         )
     } else if begins(b"\x89HDF\r\n\x1a\n") {
         ("an HDF5 file", "rename it to `.h5`")
@@ -50,10 +50,13 @@ pub(super) fn look(path: &Path) -> Option<(&'static str, &'static str)> {
     } else if begins(b"PK\x03\x04") {
         (
             "a zip archive",
-            "rename it to `.npz` if NumPy made it, else unpack it",
+            "rename it to `.npz` if NumPy wrote it, otherwise unpack it",
         )
     } else if begins(b"\x89PNG\r\n\x1a\n") {
-        ("a PNG", "rename it to `.png`, and name its folder")
+        (
+            "a PNG",
+            "rename it to `.png`, and give its folder as the path",
+        )
     } else if begins(b"\xff\xd8\xff") {
         (
             "a JPEG",

@@ -1,6 +1,6 @@
-//! A file about to be read, and what has been read so far: what every reader needs.
+//! What every reader needs: the file that it reads, and what was read so far.
 //!
-//! Invariant: memory is allocated only after a claim was checked against the length of the file.
+//! Invariant: memory for frames is allocated only after their claimed size was checked against the length of the file.
 
 use std::path::Path;
 
@@ -8,30 +8,30 @@ use super::advice::{self, Kind};
 use super::error::{DataError, Format, shorten};
 use super::sniff;
 
-/// Bytes of a pixel: red, green, blue.
+/// Bytes per pixel: red, green, blue.
 pub const CHANNELS: usize = 3;
 
-/// Frames that follow each other in time, and where they came from.
+/// Consecutive frames, and their origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recording {
     /// The file or folder; for one of several arrays in a file, `file:/group/frames`.
     pub path: String,
     pub frames: usize,
-    /// Names of the first and the last image of a folder.
+    /// The names of the first and the last image of a folder.
     pub first: Option<String>,
     pub last: Option<String>,
-    /// Numbers missing between their names.
+    /// How many numbers are missing between these names.
     pub missing: u64,
 }
 
-/// Something beside the frames that was skipped, or that was never written.
+/// Something other than frames that was skipped, or frames that were never written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedOver {
-    /// The folder or file it is in.
+    /// The folder or file that contains it.
     pub path: String,
     pub why: String,
     pub count: u64,
-    /// The name of one of them.
+    /// The name of one example.
     pub example: String,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Loading {
     pub passed_over: Vec<PassedOver>,
 }
 
-/// A file about to be read: what every reader needs for its checks and its errors.
+/// A file to read: what readers need for their checks and errors.
 pub(super) struct Source<'a> {
     pub path: &'a Path,
     pub format: Format,
@@ -51,9 +51,9 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Checks a claimed shape and reserves the memory; returns how many frames there are.
+    /// Checks a claimed shape and reserves the memory; returns the number of frames.
     ///
-    /// `most` is how many bytes of frames the file can hold at its length.
+    /// `most` is how many bytes of frames a file of this length can hold.
     pub fn admit(
         &self,
         shape: &[u64],
@@ -68,7 +68,7 @@ impl Source<'_> {
             return Err(self.wrong_shape(shape));
         }
         self.check_size(height, width)?;
-        // The size of a frame is checked, so only the count can be absurd.
+        // The size of a frame was checked, so only the count can be absurd.
         let claimed = u128::from(count).saturating_mul(u128::from(self.frame_bytes()));
         if claimed > most {
             let path = self.path.to_owned();
@@ -84,13 +84,13 @@ impl Source<'_> {
         Ok(count)
     }
 
-    /// Bytes of one frame as the config expects it.
+    /// Bytes of one frame of the config's size.
     pub fn frame_bytes(&self) -> u64 {
         let side = self.frame_size as u64;
         side.saturating_mul(side).saturating_mul(CHANNELS as u64)
     }
 
-    /// Fails unless a frame of this size is what the config expects.
+    /// Fails unless this is the config's frame size.
     pub fn check_size(&self, height: u64, width: u64) -> Result<(), DataError> {
         let expected = self.frame_size;
         if height == expected as u64 && width == expected as u64 {
@@ -103,7 +103,7 @@ impl Source<'_> {
         })
     }
 
-    /// Reserves `bytes` more; an error where `Vec` would abort the process.
+    /// Reserves `bytes` more; returns an error where `Vec` would abort the process.
     pub fn reserve(&self, bytes: u64, into: &mut Vec<u8>) -> Result<(), DataError> {
         let no_memory = || DataError::NoMemory {
             path: self.path.to_owned(),
@@ -158,7 +158,7 @@ impl Source<'_> {
         }
     }
 
-    /// Runs a reader; if it fails on a file that is plainly of another kind, the error says so.
+    /// Runs a reader. If it fails on a file that is recognized as another format, the error says which.
     pub fn known(&self, read: impl FnOnce() -> Result<(), DataError>) -> Result<(), DataError> {
         let error = match read() {
             Err(error @ DataError::Damaged { .. }) => error,
@@ -178,11 +178,11 @@ impl Source<'_> {
         }
     }
 
-    /// Runs a foreign parser. A panic inside it (an overflow or an index past the end on a damaged file) becomes an
-    /// error; whatever it left half done is not used again.
+    /// Runs a third-party parser. A panic inside it (an overflow or an index past the end on a damaged file) becomes an
+    /// error, after which its state is not used again.
     pub fn guarded<T>(&self, parse: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(parse))
-            .unwrap_or_else(|_| Err(self.damaged("the parser gave up on its contents")))
+            .unwrap_or_else(|_| Err(self.damaged("its contents made the parser fail")))
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_claims_are_refused_before_memory_is_asked_for() {
+    fn absurd_claims_are_refused_before_memory_is_allocated() {
         let side = u32::MAX as usize;
         let source = Source {
             path: Path::new("a.h5"),

@@ -1,8 +1,8 @@
-//! Whether there is anything to learn: frames that never change pass every gate, because a trivial predictor is right.
+//! Refuses data with nothing to learn: frames that never change pass every gate, because a trivial predictor is right.
 //!
-//! Three kinds are told apart. All frames that are trained on are one picture: no stage learns anything. No window that
-//! is trained on changes: the video tokenizer has several pictures to learn, the other stages learn from change and have
-//! none. The held-out windows are what a trivial predictor says: no gate could measure anything.
+//! There are three cases. All training frames are one picture: no stage learns anything. No training window changes: the
+//! video tokenizer can learn several pictures, but the other stages learn from changes. A trivial predictor is exact on the
+//! held-out windows: no gate could measure anything.
 
 use crate::advice::{Advice, Hint};
 
@@ -12,7 +12,7 @@ use super::windows::{WindowId, Windows};
 /// A trivial loss below this leaves nothing to measure, as in a gate's skill.
 const TRIVIAL_LOSS_MIN: f64 = 1e-9;
 
-/// Why nothing can be learnt, or nothing measured.
+/// Why nothing can be learnt or measured.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StillError {
     #[error(
@@ -21,7 +21,7 @@ pub enum StillError {
     )]
     OnePicture {
         frames: usize,
-        /// The colour of every pixel, if there is only one.
+        /// The colour of all pixels, if there is only one.
         color: Option<[u8; 3]>,
         /// Chunks of HDF5 arrays that were never written.
         unwritten: u64,
@@ -64,7 +64,7 @@ impl Advice for StillError {
                 },
             ],
             StillError::HeldOut { unwritten, .. } => vec![Hint::text(format!(
-                "the last windows are held out; leave a still end out of the dataset, or name a recording that moves \
+                "the last windows are held out; remove the still end from the dataset, or put a recording that moves \
                  last{}",
                 of_unwritten(*unwritten)
             ))],
@@ -75,14 +75,14 @@ impl Advice for StillError {
 /// What the stages to train need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Needs {
-    /// A stage learns from what changes within a window.
+    /// Whether a stage learns from changes within a window.
     pub change: bool,
 }
 
-/// Checks the windows; the losses are those of the trivial predictors on the held-out ones.
+/// Checks the windows. The losses are those of the trivial predictors on the held-out ones.
 ///
 /// # Errors
-/// The first [`StillError`] that holds.
+/// The first [`StillError`] that applies.
 pub fn check(
     windows: &Windows,
     needs: Needs,
@@ -181,7 +181,7 @@ fn of_unwritten(chunks: u64) -> String {
     }
 }
 
-/// The brightest value of all frames: 1 where a mask or floats were saved as they were.
+/// The brightest value of all frames: 1 if a mask or floats from 0 to 1 were cast to bytes.
 pub fn brightest(frames: &Frames) -> u8 {
     frames.bytes().iter().copied().max().unwrap_or(0)
 }
@@ -200,7 +200,7 @@ mod tests {
     const MOTION: Needs = Needs { change: true };
     const STILL: Needs = Needs { change: false };
 
-    /// Recordings of frames of one pixel, whose gray is given.
+    /// Checks recordings of one-pixel frames, given by their gray values.
     fn found(recordings: &[&[u8]], context_length: usize, needs: Needs) -> Option<StillError> {
         let bytes: Vec<u8> = recordings
             .concat()
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_move_are_fine() {
+    fn frames_that_move_are_accepted() {
         assert_eq!(found(&[&[1, 9, 1, 9, 1, 9, 1, 9]], 2, MOTION), None);
         assert_eq!(
             found(&[&[1, 2, 3, 4, 5, 6, 7, 8, 9]], 1, MOTION),
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(
             found(&[&[5, 5, 5, 5, 5, 5, 9, 5, 9, 5]], 2, MOTION),
             None,
-            "one change will do"
+            "one change is enough"
         );
     }
 
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn recordings_that_are_still_are_refused_where_change_is_learnt() {
+    fn still_recordings_are_refused_for_stages_that_learn_from_change() {
         let recordings: [&[u8]; 4] = [&[1; 5], &[50; 5], &[100; 5], &[200, 10, 200]];
         let error = found(&recordings, 2, MOTION).unwrap();
         assert!(

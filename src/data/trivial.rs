@@ -1,22 +1,22 @@
-//! What trivial predictors score: the mean image, and the previous frame.
+//! The losses of trivial predictors: the mean image and the previous frame.
 //!
-//! A limit that such a predictor passes means little, so they are measured with the stage's own loss:
+//! A limit that such a predictor passes means little, so they are scored with the stage's own loss:
 //! smooth L1 with beta 1 on pixels scaled from bytes to [-1, 1] by `x / 127.5 - 1`, that is `0.5 d^2` for `|d| < 1`
 //! and `|d| - 0.5` beyond (Girshick 2015, "Fast R-CNN", equation 3).
 //!
-//! The mean image is that of the frames before the first held-out one. A *moving* pixel is one that differs from it by
-//! more than 8/255 in at least one channel.
+//! The mean image is the mean of the frames before the first held-out one. A *moving* pixel differs from it by more than
+//! 8/255 in at least one channel.
 //!
-//! Invariant: sums run in f64 and in the order of the windows, so the numbers are the same on every machine.
+//! Invariant: sums are in f64 and in the order of the windows, so the results are the same on every machine.
 
 use super::error::WindowError;
 use super::source::CHANNELS;
 use super::windows::{WindowId, Windows};
 
-/// How far a channel of a moving pixel is from the mean image, in steps of a byte; equal is not moving.
+/// A pixel moves if a channel differs from the mean image by more than this, in steps of a byte.
 pub const MOVING_STEPS: f64 = 8.0;
 
-/// The mean of the frames that training may know, `[height, width, 3]`, in steps of a byte (0 to 255).
+/// The mean of the training frames, `[height, width, 3]`, in steps of a byte (0 to 255).
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeanImage {
     steps: Vec<f64>,
@@ -25,7 +25,7 @@ pub struct MeanImage {
 }
 
 impl MeanImage {
-    /// Averages the training frames; sums are exact.
+    /// Averages the training frames, with exact sums.
     pub fn of(windows: &Windows) -> Self {
         let frames = windows.frames();
         let count = windows.training_frames_end();
@@ -47,7 +47,7 @@ impl MeanImage {
         }
     }
 
-    /// From values in 0 to 255; `None` unless there are `height * width * 3`.
+    /// From values between 0 and 255; `None` unless there are `height * width * 3`.
     pub fn from_steps(height: usize, width: usize, steps: Vec<f64>) -> Option<Self> {
         (steps.len() == height.checked_mul(width)?.checked_mul(CHANNELS)?).then_some(Self {
             steps,
@@ -61,12 +61,12 @@ impl MeanImage {
         &self.steps
     }
 
-    /// Pixels from top to bottom.
+    /// Height in pixels.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// Pixels from left to right.
+    /// Width in pixels.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -84,7 +84,7 @@ impl MeanImage {
     }
 }
 
-/// A predictor's mean loss over all pixels, and over the moving ones alone.
+/// A predictor's mean loss over all pixels, and over the moving ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrivialLoss {
     pub all: f64,
@@ -92,19 +92,19 @@ pub struct TrivialLoss {
     pub moving: Option<f64>,
 }
 
-/// What the trivial predictors score on some windows.
+/// The losses of the trivial predictors on some windows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trivial {
     /// The mean image for every frame: the video tokenizer's trivial predictor.
     pub mean_image: TrivialLoss,
-    /// The previous frame for every frame but the first: that of the latent actions' reconstruction part. `None` for
-    /// windows of one frame.
+    /// The previous frame for every frame but the first: the trivial predictor of latent actions' reconstruction. `None`
+    /// for windows of one frame.
     pub previous_frame: Option<TrivialLoss>,
-    /// Share of the pixels that move, 0 to 1.
+    /// The share of pixels that move, from 0 to 1.
     pub moving_share: f64,
 }
 
-/// Measures the trivial predictors on `ids`.
+/// Scores the trivial predictors on `ids`.
 ///
 /// # Errors
 /// A window of another dataset.
@@ -139,7 +139,7 @@ pub fn measure(
     })
 }
 
-/// Sums over pixels of the loss's sum over their channels.
+/// Sums over pixels of the loss, which is summed over the channels of each.
 #[derive(Default)]
 struct Sums {
     all: f64,
@@ -194,7 +194,7 @@ mod tests {
     use crate::data::{Frames, WindowShape};
     use std::sync::Arc;
 
-    /// 20 gray frames of two pixels: the left one is always 100, the right one 100 and in the last 4 frames `last`.
+    /// 20 gray frames of two pixels: the left one is always 100, the right one is 100 and `last` in the last 4 frames.
     fn windows(last: u8) -> Windows {
         let frames = (0..20)
             .flat_map(|number| [[100; 3], [if number < 16 { 100 } else { last }; 3]])
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_those_counted_by_hand() {
+    fn losses_match_values_computed_by_hand() {
         // Held out are the windows that begin at 15, 16, 17 and 18; the mean of the frames before 15 is 100.
         let loss = |all, moving| TrivialLoss { all, moving };
         let small = 0.5 * (51.0 / 127.5) * (51.0 / 127.5);

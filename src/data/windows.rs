@@ -1,8 +1,8 @@
 //! Which frames make a sample, and which samples are held out.
 //!
-//! Window `i` takes the frames `i, i + stride, ...`, `context_length` of them, all out of one segment. The last 2 % of
-//! the windows, and at least two batches, are held out. What is trained on ends where the first held-out window begins:
-//! a window that reaches beyond it is neither trained on nor held out.
+//! A window has `context_length` frames of one segment, `frame_stride` apart. The last 2 % of the windows, and at least
+//! two batches, are held out. Training windows end before the first held-out window begins; windows in between are not
+//! used.
 //!
 //! Invariant: no frame of a training window, nor one between its frames, belongs to a held-out window.
 
@@ -10,16 +10,16 @@ use super::error::WindowError;
 use super::frames::Frames;
 use std::sync::Arc;
 
-/// The shape of a sample in frames; both at least 1.
+/// The shape of a sample in frames. Both numbers are at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowShape {
     /// Frames of a sample.
     pub context_length: usize,
-    /// Distance between two frames of a sample; 1 takes each.
+    /// Distance between two frames of a sample; 1 takes every frame.
     pub frame_stride: usize,
 }
 
-/// A window of one [`Windows`], counted through all segments, training and held-out ones alike.
+/// A window of one [`Windows`], by its index among all training and held-out windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WindowId(usize);
 
@@ -35,11 +35,11 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Cuts `frames` into windows. `batch_size` is that of one micro-batch; stages that shall hold out the same windows
-    /// pass the same one.
+    /// Cuts `frames` into windows. `batch_size` is that of a micro-batch; with the same size stages hold out the same
+    /// windows.
     ///
     /// # Errors
-    /// A size of 0, a dataset without a window, or one too small for a training batch beside the held-out windows.
+    /// A size of 0, a dataset too small for a window, or for a training batch in addition to the held-out windows.
     pub fn new(
         frames: Arc<Frames>,
         shape: WindowShape,
@@ -107,17 +107,17 @@ impl Windows {
         })
     }
 
-    /// The frames the windows are cut from.
+    /// The frames that the windows are cut from.
     pub fn frames(&self) -> &Frames {
         &self.frames
     }
 
-    /// The shape all windows have.
+    /// The shape of all windows.
     pub fn shape(&self) -> WindowShape {
         self.shape
     }
 
-    /// Number of windows to train on, at least one batch.
+    /// Number of training windows, at least one batch.
     pub fn train_len(&self) -> usize {
         self.train_len
     }
@@ -127,7 +127,7 @@ impl Windows {
         self.starts.len() - self.held_out_from
     }
 
-    /// The `k`-th window to train on; `None` from [`Self::train_len`] on.
+    /// The `k`-th training window; `None` from [`Self::train_len`] on.
     pub fn train(&self, k: usize) -> Option<WindowId> {
         (k < self.train_len).then_some(WindowId(k))
     }
@@ -137,8 +137,8 @@ impl Windows {
         (k < self.held_out_len()).then(|| WindowId(self.held_out_from + k))
     }
 
-    /// Up to `count` held-out windows, evenly spread from the first to the last: the fixed set that a gate's picture
-    /// is made of.
+    /// Up to `count` held-out windows, evenly spread from the first to the last: the fixed sets for a gate's losses and
+    /// its picture.
     pub fn held_out_spread(&self, count: usize) -> Vec<WindowId> {
         let len = self.held_out_len();
         let count = count.min(len);
@@ -148,7 +148,7 @@ impl Windows {
             .collect()
     }
 
-    /// The frames of a window by their numbers in the dataset.
+    /// The indices of a window's frames in the dataset.
     ///
     /// # Errors
     /// A window of another dataset.
@@ -165,7 +165,7 @@ impl Windows {
         Ok((0..self.shape.context_length).map(move |k| start + k * stride))
     }
 
-    /// The windows' frames one after another: uint8 `[windows, context_length, height, width, 3]`.
+    /// The frames of the windows, concatenated: uint8 `[windows, context_length, height, width, 3]`.
     ///
     /// # Errors
     /// A window of another dataset.
@@ -186,7 +186,7 @@ impl Windows {
         Ok(batch)
     }
 
-    /// The first frame that no training window reaches: frames below it are what training may know.
+    /// The first frame that no training window contains; training may use those before it.
     pub(super) fn training_frames_end(&self) -> usize {
         self.starts[self.held_out_from]
     }
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Files of so many frames each; a frame is one pixel that holds its number.
+    /// Recordings of these lengths; a frame is one pixel that encodes its index.
     fn frames(files: &[usize]) -> Arc<Frames> {
         let count: usize = files.iter().sum();
         let bytes = (0..count)
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_counted_held_out_and_kept_apart() {
+    fn held_out_windows_share_no_frames_with_training() {
         // 1000 frames, span 13: 988 windows, 2 % of them are 19.76, so 20; the first held-out one begins at frame 968.
         check("two per cent, rounded up", &[1000], (4, 4, 8), (956, 20));
         check("at least two batches", &[1000], (4, 4, 16), (944, 32));
@@ -295,7 +295,7 @@ mod tests {
             (74, 4),
         );
         check("exactly one training batch", &[30], (2, 2, 5), (16, 10));
-        check("not one window more than needed", &[19], (2, 2, 5), (5, 10));
+        check("as few windows as possible", &[19], (2, 2, 5), (5, 10));
     }
 
     #[track_caller]

@@ -305,7 +305,7 @@ os._exit(0)
 def _(folder, version):
     path = folder / "a.h5"
     subprocess.run([sys.executable, "-c", EARLY, path, version], check=True)
-    return Refused("should have 2048", "its writer ended before all was written", paths=[path])
+    return Refused("expected 2048", "the program that wrote it ended early", paths=[path])
 
 
 @rows(
@@ -374,7 +374,7 @@ def _(folder, target):
         file["frames"] = h5py.SoftLink(target)
 
     hdf5(folder, fill)
-    return Refused(target, "leads nowhere")
+    return Refused(target, "the link has no target")
 
 
 @rows(("h5: an external link", {}), ("h5: an external link, format 1.10", {"libver": ("v110", "v110")}))
@@ -658,7 +658,7 @@ def _(folder, options):
 def _(folder):
     path = hdf5(folder, lambda file: file.create_dataset("frames", data=BASE))
     path.write_bytes(path.read_bytes()[:2500])
-    return Refused("it has 2500 bytes and should have", "a copy broke off", "hint: ")
+    return Refused("it has 2500 bytes, expected", "a copy was interrupted", "hint: ")
 
 
 # Types and shapes, in every format: the hint is followed.
@@ -713,7 +713,7 @@ OTHERS = [
     ("clips", BASE.reshape(4, 6, SIDE, SIDE, 3), ["several clips", "np.save"]),
     ("clips, channels first", BASE.reshape(4, 6, SIDE, SIDE, 3).transpose(0, 1, 4, 2, 3), ["several clips", "transpose"]),
     ("no frames", BASE[:0], ["the array is empty"]),
-    ("a scalar", np.uint8(3), ["no array"]),
+    ("a scalar", np.uint8(3), ["not an array"]),
     ("one picture", BASE[0], ["one picture"]),
     ("not square", np.zeros((COUNT, SIDE, 2 * SIDE, 3), np.uint8), ["8x16", "must be square"]),
     ("square, of another size", np.zeros((COUNT, 16, 16, 3), np.uint8), ["16x16", "`frame_size = 16`"]),
@@ -874,7 +874,7 @@ def _(folder):
     with open(folder / "a.npy", "wb") as file:
         np.save(file, BASE)
         np.save(file, BASE)
-    return Refused("behind the array of frames, another array", "hint: ")
+    return Refused("after the array of frames, another array", "hint: ")
 
 
 @rows(("npy: one byte too many", 1), ("npy: a byte missing", -1), ("npy: half missing", -2000))
@@ -882,7 +882,7 @@ def _(folder, more):
     path = npy(folder, BASE)
     data = path.read_bytes()
     path.write_bytes(data + b"\0" if 0 < more else data[:more])
-    return Refused("1 bytes behind" if 0 < more else "a.npy", "hint: ")
+    return Refused("1 bytes after" if 0 < more else "a.npy", "hint: ")
 
 
 @rows(
@@ -961,7 +961,7 @@ def _(folder):
     path = npy(folder, BASE)
     with zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("frames.npy", path.read_bytes() + b"more")
-    return Refused("4 bytes behind the array", paths=[folder / "a.npz"])
+    return Refused("4 bytes after the array", paths=[folder / "a.npz"])
 
 
 @row("npz: cut")
@@ -1130,7 +1130,7 @@ def _(folder):
     pictures = folder / "pngs"
     pictures.mkdir()
     picture(BASE[0, ..., 0].astype(np.uint16) * 257).save(pictures / "f0.png")
-    return Refused("16-bit pixels", "8 bits a channel", paths=[pictures])
+    return Refused("16-bit pixels", "8 bits per channel", paths=[pictures])
 
 
 @row("png: animated")
@@ -1273,7 +1273,7 @@ def _(folder):
     pictures = folder / "pngs"
     pictures.mkdir()
     np.savez(pictures / "ep0.npz", frames=BASE)
-    return Refused("no .png file", "file of arrays (.npz), `ep0.npz`", "name the files themselves", paths=[pictures])
+    return Refused("no .png file", "file of arrays (.npz), `ep0.npz`", "give the files themselves", paths=[pictures])
 
 
 @row("png: an empty folder")

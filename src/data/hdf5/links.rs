@@ -1,12 +1,11 @@
-//! The links of an HDF5 file: which names its groups have, and where soft and external ones lead.
+//! The links of an HDF5 file: the names in its groups, and the targets of soft and external links.
 //!
-//! The parser of arrays passes over links that are not hard, and fails on groups of the older kind that hold one. This
-//! reads the links alone, after "HDF5 File Format Specification Version 3.0", chapters III and IV.A: groups of the older
-//! kind (B-tree, symbol nodes, local heap), links within an object's header, and links in a fractal heap, as groups of
-//! many links have.
+//! The parser of arrays ignores links that are not hard, and fails on old-style groups that have one. This module reads
+//! only links, by "HDF5 File Format Specification Version 3.0", chapters III and IV.A: old-style groups (B-tree, symbol
+//! nodes, local heap), links in an object's header, and links in a fractal heap, which large groups use.
 //!
-//! Everything read is bounded: no block is larger than [`BLOCK_BYTES_MAX`], all blocks and names together take at most
-//! [`BYTES_MAX`], and no walk visits more than [`VISITS_MAX`].
+//! Everything is bounded: no block is larger than [`BLOCK_BYTES_MAX`], all blocks and names together take at most
+//! [`BYTES_MAX`], and a walk visits at most [`VISITS_MAX`] blocks and links.
 
 use crate::data::names;
 use hdf5_pure::Superblock;
@@ -19,7 +18,7 @@ use std::rc::Rc;
 /// The largest block of names or messages that is read.
 const BLOCK_BYTES_MAX: u64 = 16 << 20;
 
-/// How much is read in all.
+/// How much is read in total.
 const BYTES_MAX: u64 = 256 << 20;
 
 /// The longest name or target of a link.
@@ -28,13 +27,13 @@ const NAME_BYTES_MAX: usize = 4096;
 /// The most blocks and links that a walk visits.
 const VISITS_MAX: usize = 2_000_000;
 
-/// How many soft links may lead to each other.
+/// How many soft links are followed for one path.
 const SOFT_LINKS_MAX: usize = 16;
 
-/// How deep groups may lie in each other.
+/// How deeply groups may be nested.
 pub(super) const DEPTH_MAX: usize = 16;
 
-/// Where a link leads that is not followed.
+/// The target of a link that is not followed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// A path that does not exist.
@@ -47,7 +46,7 @@ pub(super) enum Target {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// A path of hard links alone.
+    /// A path of hard links only.
     Hard {
         path: String,
         address: u64,
@@ -55,22 +54,22 @@ pub(super) enum Found {
     Elsewhere(Target),
 }
 
-/// What lies in the groups of a file.
+/// The contents of a file's groups.
 #[derive(Debug, Default)]
 pub(super) struct Walked {
     pub members: Vec<Member>,
     /// Links that are not followed, by their paths.
     pub elsewhere: Vec<(String, Target)>,
-    /// Groups that lie too deep to be looked into.
+    /// Groups that are nested too deeply to be visited.
     pub too_deep: Vec<String>,
 }
 
 /// An object that is not a group.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// The path by which it was found.
+    /// The path at which it was found.
     pub named: String,
-    /// A path of hard links alone.
+    /// A path of hard links only.
     pub path: String,
     pub address: Option<u64>,
 }
@@ -88,7 +87,7 @@ type Group = Rc<[(String, Link)]>;
 /// Why links cannot be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unread {
-    /// Damaged, or of a kind that this reader does not know.
+    /// Damaged, or of a form that this reader does not know.
     Unknown,
     /// More than the limits allow.
     TooMuch,
@@ -112,7 +111,7 @@ pub(super) struct Links {
     length_bytes: usize,
     visits: usize,
     bytes: u64,
-    /// What has been read, by the address of the object.
+    /// The links read so far, by the address of the object.
     known: BTreeMap<u64, Option<Group>>,
 }
 
@@ -130,7 +129,7 @@ impl Links {
         })
     }
 
-    /// Where a name at the top leads; `None` if there is no such name.
+    /// The target of a name at the top level; `None` if there is no such name.
     pub fn find(&mut self, name: &str) -> Known<Option<Found>> {
         let wanted = vec![name.to_owned()];
         match self.follow(wanted)? {
@@ -141,8 +140,8 @@ impl Links {
         }
     }
 
-    /// All objects that are not groups, soft links followed, and what is not walked into. An object with several names is
-    /// listed several times; a group is walked once.
+    /// All objects that are not groups, and what was not followed or visited. Soft links are followed. An object with
+    /// several names is listed several times; a group is visited once.
     pub fn walk(&mut self) -> Known<Walked> {
         let mut found = Walked::default();
         let mut seen = BTreeSet::new();
@@ -168,7 +167,7 @@ impl Links {
         let Some(links) = self.links(address)? else {
             return Ok(());
         };
-        // In the order of names: an object with several goes by the first, however the file keeps them.
+        // In the order of names, so that the first of an object's names does not depend on the file's order.
         let mut names = links.iter().map(|(name, _)| name.clone()).collect();
         names::sort_paths(&mut names);
         let links: BTreeMap<&String, &Link> =
@@ -217,7 +216,7 @@ impl Links {
         Ok(())
     }
 
-    /// Follows a path from the top, soft links included.
+    /// Follows a path from the root, including soft links.
     fn follow(&mut self, path: Vec<String>) -> Known<Followed> {
         let mut steps: Vec<String> = path.into_iter().rev().collect();
         let mut at: Vec<(String, u64)> = Vec::new();
@@ -302,7 +301,7 @@ impl Links {
         Ok(is_group.then_some(links))
     }
 
-    /// The links that a Link Info message leads to, if there are any outside the header.
+    /// The links that a Link Info message refers to, if there are any outside the header.
     fn dense(&mut self, body: &[u8], into: &mut Vec<(String, Link)>) -> Known<()> {
         let mut body = Bytes(body);
         let (_, flags) = (body.byte()?, body.byte()?);
@@ -359,7 +358,7 @@ impl Links {
         Ok(records)
     }
 
-    /// Bytes of a pointer in a node of this level, whose children are one level below.
+    /// Bytes of a pointer in a node of this level to a child one level below.
     fn pointer_bytes(&self, tree: &NameIndex, level: usize) -> usize {
         let below = level.saturating_sub(1);
         let total = tree.total_bytes.get(below).copied().unwrap_or_default();
@@ -391,7 +390,7 @@ impl Links {
         Ok(())
     }
 
-    /// The heap IDs of a node's records, which follow a hash of four bytes each; answers where they end.
+    /// The heap IDs of a node's records, each after a hash of four bytes. Returns where they end.
     fn records(
         &mut self,
         node: u64,
@@ -487,7 +486,7 @@ impl Links {
                         self.spend(size_of::<(u64, u64, u64)>() as u64)?;
                         heap.blocks.push((start, size, self.absolute(child)?));
                     } else {
-                        // Fewer rows than here, so this ends.
+                        // It must have fewer rows than this block, so the recursion ends.
                         let rows = table.rows_of(size).filter(|inner| *inner < rows);
                         self.indirect(table, child, rows.ok_or(Unknown)?, start, heap)?;
                     }
@@ -500,7 +499,7 @@ impl Links {
 
     fn object(&mut self, heap: &FractalHeap, id: &[u8]) -> Known<Vec<u8>> {
         let mut id = Bytes(id);
-        // Bits 4 and 5: an object in a block, and neither a huge nor a tiny one.
+        // Bits 4 and 5 are the type: only objects in blocks are known, neither huge nor tiny ones.
         if id.byte()? & 0x30 != 0 {
             return Err(Unknown);
         }
@@ -554,7 +553,7 @@ impl Links {
         Ok(Some((name, link)))
     }
 
-    /// The entries below a B-tree's node, which are links of an older group.
+    /// The entries below a B-tree's node: the links of an old-style group.
     fn symbols(&mut self, tree: u64, names: &[u8], into: &mut Vec<(String, Link)>) -> Known<()> {
         let mut nodes = vec![(self.absolute(tree)?, 0)];
         while let Some((node, depth)) = nodes.pop() {
@@ -568,7 +567,7 @@ impl Links {
                 }
                 continue;
             }
-            // The depth bounds a tree that is its own child.
+            // The limit on depth ends a tree that contains itself.
             if !start.starts_with(b"TREE") || start[4] != 0 || DEPTH_MAX < depth {
                 return Err(Unknown);
             }
@@ -598,7 +597,7 @@ impl Links {
         Ok((name, link))
     }
 
-    /// A name in a heap. Many entries may share one, so each counts as read.
+    /// A name in a heap. Many entries may share a name, so each use counts as read.
     fn name(&mut self, names: &[u8], at: u64) -> Known<String> {
         let from = usize::try_from(at).ok().and_then(|at| names.get(at..));
         let from = from.ok_or(Unknown)?;
@@ -608,7 +607,7 @@ impl Links {
         Ok(text(&from[..end]))
     }
 
-    /// The names of an older group.
+    /// The names of an old-style group.
     fn heap(&mut self, address: u64) -> Known<Vec<u8>> {
         let size = 8 + 2 * self.length_bytes + self.offset_bytes;
         let header = self.read(self.absolute(address)?, size as u64)?;
@@ -646,7 +645,7 @@ impl Links {
         let mut seen = BTreeSet::new();
         while let Some((at, size)) = blocks.pop() {
             if !seen.insert(at) {
-                // A block that continues itself.
+                // The block is its own continuation.
                 return Err(Unknown);
             }
             let block = self.read(at, size)?;
@@ -665,7 +664,7 @@ impl Links {
                     let mut body = Bytes(body);
                     let at = self.absolute(body.number(self.offset_bytes)?)?;
                     let size = body.number(self.length_bytes)?;
-                    // A newer block begins with a signature and ends with a checksum.
+                    // A new-style block begins with a signature and ends with a checksum.
                     let (at, size) = if newer {
                         (at.checked_add(4).ok_or(Unknown)?, size.saturating_sub(8))
                     } else {
@@ -720,7 +719,7 @@ impl Links {
 enum Followed {
     Hard(String, u64),
     Elsewhere(Target),
-    /// What the last soft link names, if there was one.
+    /// Nothing is there. The target of the last soft link on the path, if there was one.
     Nothing(Option<String>),
 }
 
@@ -733,7 +732,7 @@ struct FractalHeap {
     blocks: Vec<(u64, u64, u64)>,
 }
 
-/// How the blocks of a heap grow: two rows of the smallest, then each row's are twice as large.
+/// How the blocks of a heap grow: two rows of the smallest size, then the size doubles with each row.
 struct Table {
     width: u64,
     block_bytes: u64,
@@ -741,7 +740,7 @@ struct Table {
 }
 
 impl Table {
-    /// Rows of an indirect block that stands for this many bytes.
+    /// Rows of an indirect block that covers this many bytes.
     fn rows_of(&self, bytes: u64) -> Option<u64> {
         let first_row = self.block_bytes.checked_mul(self.width)?.checked_ilog2()?;
         Some(u64::from(bytes.checked_ilog2()?.checked_sub(first_row)?) + 1)
@@ -751,13 +750,13 @@ impl Table {
 /// Widths of the fields in a version 2 B-tree.
 struct NameIndex {
     record_bytes: usize,
-    /// Of how many records a child has.
+    /// Width of the number of records in a child.
     count_bytes: usize,
-    /// Of how many records are below a child, by the child's level; a leaf has no such field.
+    /// Width of the number of all records below a child, by the child's level; 0 for leaves, which lack the field.
     total_bytes: Vec<usize>,
 }
 
-/// Bytes that hold numbers up to this one.
+/// Bytes needed for numbers up to `most`.
 fn width_of(most: u64) -> usize {
     (most.max(1).ilog2() / 8 + 1) as usize
 }
@@ -772,7 +771,7 @@ const MESSAGE_CONTINUATION: u64 = 16;
 const MESSAGE_SYMBOL_TABLE: u64 = 17;
 const CACHED_SOFT_LINK: u64 = 2;
 
-/// Bytes that are taken from the front.
+/// Bytes that are read from the front.
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -823,7 +822,7 @@ mod tests {
         }
     }
 
-    /// An older object header at 0 with these messages.
+    /// An old-style object header at address 0 with these messages.
     fn header(messages: &[(u16, Vec<u8>)]) -> Vec<u8> {
         let mut block = Vec::new();
         for (kind, body) in messages {
@@ -846,7 +845,7 @@ mod tests {
             .collect()
     }
 
-    /// An older group: a heap of names at 1000, and a node of 100 entries without addresses at 2000.
+    /// An old-style group: a heap of names at 1000, and a node of 100 entries without addresses at 2000.
     fn older_group(names: &[u8]) -> Vec<u8> {
         let mut bytes = header(&[(17, numbers(&[2000, 1000]))]);
         bytes.resize(1000, 0);
@@ -860,7 +859,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_continues_itself_is_not_followed() {
+    fn a_header_that_is_its_own_continuation_is_refused() {
         let mut messages = vec![(16, numbers(&[16, 4000]))];
         messages.extend((0..400).map(|_| (6, vec![0; 2])));
         let bytes = header(&messages);
@@ -869,7 +868,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_at_the_end_of_all_addresses_is_not_read() {
+    fn a_block_at_the_largest_address_is_refused() {
         let mut newer = b"OHDR\x02\0\x14".to_vec();
         newer.extend([16, 16, 0, 0]);
         newer.extend(numbers(&[u64::MAX, 100]));
@@ -877,7 +876,7 @@ mod tests {
     }
 
     #[test]
-    fn names_count_as_often_as_they_are_read() {
+    fn each_use_of_a_name_counts_toward_the_limit() {
         let mut names = vec![b'a'; 1000];
         names.push(0);
         let mut links = links_of(&older_group(&names));
@@ -889,7 +888,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_an_end_is_not_copied() {
+    fn a_name_without_an_end_is_refused() {
         let mut links = links_of(&older_group(&vec![b'a'; 1 << 20]));
         assert_eq!(links.links(0).err(), Some(Unknown));
     }

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::error::with_hints;
 use super::failure::Failure;
 use crate::checkpoint::{self, CheckpointContent, Need, RejectReason};
 use crate::durable::create_folders;
@@ -96,7 +97,7 @@ impl RunDirectory {
 
     fn check_in_place(&self) -> Result<(), Failure> {
         match self.held.as_ref().map(RunFolder::check) {
-            Some(Err(moved)) => Err(Failure::Environment(moved.to_string())),
+            Some(Err(moved)) => Err(Failure::Environment(with_hints(&moved))),
             Some(Ok(())) | None => Ok(()),
         }
     }
