@@ -1128,7 +1128,7 @@ fn a_folder_of_several_files_is_ambiguous() {
     let Appraisal::Nothing(reason) = appraise(directory.path(), None) else {
         panic!("which one is meant?")
     };
-    let want = "the folder holds 2 checkpoint files (`a.pth`, `b.pth`); name one of them";
+    let want = "the folder has 2 checkpoint files (`a.pth`, `b.pth`); give one of them";
     assert_eq!(reason.to_string(), want);
 }
 

@@ -1,16 +1,16 @@
-//! Checkpoint acceptance: whether a checkpoint, ours or TinyWorlds' own, holds
-//! weights that training can resume from. The rules, in order:
+//! Checkpoint acceptance: whether training can resume from a checkpoint of tinygate
+//! or TinyWorlds. The rules, in order:
 //!
-//! 1. the three files exist, or one file holds all of it;
+//! 1. the three files exist, or one file has everything;
 //! 2. the model's and the optimizer's file have at least [`BYTES_MIN`] bytes;
-//! 3. ours: each file has the size and hash that the log says;
+//! 3. if the log references the checkpoint, each file has the recorded size and hash;
 //! 4. the model is a non-empty dict of tensors, all finite and none so large that
 //!    training would overflow; the optimizer's a non-empty dict whose `state`, if
 //!    any, is not empty either, with moments that are finite and squares that are
 //!    not negative; `state.pt` can be read.
 //!
-//! Where only the weights are needed, the model alone is judged. [`appraise`] says
-//! what a checkpoint can be used for.
+//! If only the weights are needed, only the model is judged. [`appraise`] says what a
+//! checkpoint can be used for.
 //!
 //! Invariant: every fault of a checkpoint is a [`RejectReason`], never an error or a
 //! panic, and nothing in a file is executed.
@@ -31,8 +31,8 @@ use super::torch_file::{self, ARCHIVE_BYTES_MAX, DType, ReadError, Tensor, Value
 
 /// A model or optimizer file smaller than this is a placeholder.
 pub const BYTES_MIN: u64 = 1000;
-/// A weight or a mean gradient beyond this overflows in use: its square, summed over
-/// a few hundred, exceeds `float32`.
+/// A larger weight or mean gradient overflows in training: the sum of a few hundred
+/// such squares exceeds `float32`.
 pub const MAGNITUDE_MAX: f64 = 1e18;
 
 /// What a checkpoint is needed for.
@@ -40,7 +40,7 @@ pub const MAGNITUDE_MAX: f64 = 1e18;
 pub enum Need {
     /// To resume: weights and moments.
     Resume,
-    /// To build upon, or to begin from with fresh moments.
+    /// To build on, or to start from with moments of zero.
     Weights,
 }
 
@@ -53,7 +53,7 @@ pub enum Appraisal {
     Nothing(RejectReason),
 }
 
-/// The verdict on a checkpoint directory.
+/// The verdict on a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Acceptance {
@@ -64,17 +64,17 @@ pub enum Acceptance {
 /// What an accepted checkpoint holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// Updates done, if the checkpoint says so; 150 for TinyWorlds' own `_step_149`.
+    /// Updates done, if the checkpoint says how many; 150 for TinyWorlds' `_step_149`.
     pub step: Option<u64>,
     pub origin: Origin,
-    /// Tensors of the model.
+    /// Number of the model's tensors.
     pub tensors: usize,
-    /// Their elements.
+    /// Number of their elements.
     pub elements: u64,
     /// Whether weights of `float64` are rounded to `float32`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rounded: bool,
-    /// The files as they were when they were judged.
+    /// The files, as judged.
     pub files: Vec<FileRecord>,
 }
 
@@ -142,7 +142,7 @@ pub enum RejectReason {
     },
     #[error("weight `{tensor}` has an element that is not finite")]
     NonFinite { tensor: String },
-    /// A known kind of file, with what to do about it.
+    /// Another known file format; `what` includes what to do about it.
     #[error("`{name}` is {what}")]
     OtherFormat { name: String, what: String },
     #[error("{what}")]
@@ -176,7 +176,7 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    /// The stable name of the reason, as in its serialized form.
+    /// The stable name of the reason, the same as in its serialized form.
     pub fn code(&self) -> &'static str {
         match self {
             Self::MissingFile { .. } => "missing_file",
@@ -210,12 +210,12 @@ impl RejectReason {
 }
 
 impl Advice for RejectReason {
-    /// What to do about it; nothing where the reason says so itself.
+    /// Empty where the reason itself says what to do.
     fn hints(&self) -> Vec<Hint> {
         let text = match self {
             Self::OtherFormat { .. } | Self::SeveralFiles { .. } => return Vec::new(),
             Self::MissingFile { .. } => {
-                "copy the checkpoint again, with all three files, or name a model in one file"
+                "copy the checkpoint again, with all three files, or give a model in one file"
             }
             Self::Unreadable { .. } => "make it a regular file that can be read",
             Self::TooSmall { .. } => "copy the file again; this one is a placeholder",
@@ -231,7 +231,7 @@ impl Advice for RejectReason {
                 "load it with PyTorch, and save its `state_dict()` again with `torch.save`"
             }
             Self::ForeignCode { .. } => {
-                "load it where its code is trusted, and save its `state_dict()` alone"
+                "load it where you trust its code, and save its `state_dict()` alone"
             }
             Self::NotADict { .. } | Self::NoModel { .. } => {
                 "save the model's `state_dict()`, or a dict that has it at `model`"
@@ -253,13 +253,13 @@ impl Advice for RejectReason {
     }
 }
 
-/// Judges the checkpoint at `path`, to resume from. `expected_files` is what the log
-/// records of its files; `None` for a checkpoint that no log references.
+/// Judges the checkpoint at `path`, to resume from. `expected_files` are the files that
+/// the log records; `None` for a checkpoint that no log references.
 pub fn accept(path: &Path, expected_files: Option<&[FileRecord]>) -> Acceptance {
     accept_for(Need::Resume, path, expected_files)
 }
 
-/// Judges the checkpoint at `path` for what it is needed for.
+/// Judges the checkpoint at `path` for a need.
 pub fn accept_for(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> Acceptance {
     match judge(need, path, expected) {
         Ok(judged) => Acceptance::Accepted(judged.accepted),
@@ -267,8 +267,9 @@ pub fn accept_for(need: Need, path: &Path, expected: Option<&[FileRecord]>) -> A
     }
 }
 
-/// Says what the checkpoint at `path` can be used for. Stricter than [`accept`], which
-/// takes any optimizer's state: to resume, it must be that of an AdamW of this model.
+/// Returns what the checkpoint at `path` can be used for. This is stricter than
+/// [`accept`], which takes any optimizer's state: here resuming needs an AdamW of this
+/// model.
 pub fn appraise(path: &Path, expected: Option<&[FileRecord]>) -> Appraisal {
     let reason = match judge(Need::Resume, path, expected) {
         Ok(judged) => {
@@ -287,11 +288,11 @@ pub fn appraise(path: &Path, expected: Option<&[FileRecord]>) -> Appraisal {
     }
 }
 
-/// A verdict, and what was read for it: nothing is read twice, since a file may change
+/// A verdict, and what was read for it. Nothing is read twice, because a file may change
 /// in between.
 struct Judged {
     accepted: Accepted,
-    /// Names without wrappers, and shapes, of what training changes.
+    /// Names without wrappers and shapes of the trained parameters.
     parameters: Vec<(String, Vec<usize>)>,
     optimizer: Value,
 }
@@ -339,7 +340,7 @@ fn judge_directory(
         files.push(recorded(name, &bytes, expected)?);
         Ok::<_, RejectReason>(bytes)
     };
-    // One file in memory at a time; hashed and judged from the same bytes.
+    // One file is in memory at a time, and hashed and judged from the same bytes.
     let model = check_model(MODEL_FILE, open_dict(&read_one(MODEL_FILE)?, MODEL_FILE)?)?;
     let optimizer = open_dict(&read_one(OPTIMIZER_FILE)?, OPTIMIZER_FILE)?;
     let optimizer = check_optimizer(OPTIMIZER_FILE, Value::Dict(optimizer))?;
@@ -351,8 +352,7 @@ fn judge_directory(
     Ok(model.judged(step, origin, files, optimizer))
 }
 
-/// Judges the model's file; of the others only that they match the log, if it references
-/// them.
+/// Judges the model's file. The others must only match the log, if it references them.
 fn judge_weights(
     directory: &Path,
     expected: Option<&[FileRecord]>,
@@ -553,7 +553,7 @@ fn open_dict(bytes: &[u8], name: &str) -> Result<Vec<(Value, Value)>, RejectReas
     Ok(entries)
 }
 
-/// What is known of a model whose tensors are sound.
+/// A model whose tensors are sound.
 struct Model {
     tensors: usize,
     elements: u64,
@@ -651,7 +651,7 @@ fn check_weight(name: &str, tensor: &Tensor) -> Result<(), RejectReason> {
     })
 }
 
-/// The experts of a block that routes between some.
+/// The number of experts in a mixture-of-experts block; 0 if there is none.
 fn experts(names: &[&str]) -> usize {
     let number = |name: &&str| {
         let (_, behind) = name.split_once(".experts.")?;
@@ -661,8 +661,8 @@ fn experts(names: &[&str]) -> usize {
     numbers.max().map_or(0, |last| last.saturating_add(1))
 }
 
-/// `{state: {0: .., 1: ..}, param_groups: [..]}`, where the keys are indices or,
-/// from PyTorch's distributed checkpoints, names.
+/// Checks `{state: {0: .., 1: ..}, param_groups: [..]}`, whose keys are indices, or names
+/// in PyTorch's distributed checkpoints.
 fn check_optimizer(name: &str, optimizer: Value) -> Result<Value, RejectReason> {
     let name = name.to_owned();
     match optimizer.as_dict() {
@@ -685,7 +685,7 @@ fn check_optimizer(name: &str, optimizer: Value) -> Result<Value, RejectReason> 
     Ok(optimizer)
 }
 
-/// The tensors that an optimizer keeps of one parameter.
+/// Checks the tensors that an optimizer keeps for one parameter.
 fn check_moments(parameter: &Value, moments: &Value) -> Result<(), RejectReason> {
     for (key, value) in moments.as_dict().unwrap_or_default() {
         let (Some(moment), Some(tensor)) = (key.as_str(), value.as_tensor()) else {
@@ -731,14 +731,14 @@ fn not_a_dict(name: &str, value: &Value) -> RejectReason {
     }
 }
 
-/// Updates done, as a checkpoint that was loaded from `path` says itself.
+/// Updates done, according to a checkpoint that was loaded from `path`.
 pub fn updates_of(path: &Path, content: &CheckpointContent) -> Option<u64> {
     step_of(path, &content.state, Some(&content.optimizer)).0
 }
 
-/// Ours say how many updates are done. TinyWorlds saves the index of the last
-/// update, counted from 0, in `state.pt` and in the checkpoint's name. Where neither
-/// says it, the optimizer's count is right.
+/// Tinygate's checkpoints say how many updates are done. TinyWorlds saves the index of the
+/// last update, counted from 0, in `state.pt` and in the checkpoint's name. Without either
+/// the optimizer's count is used.
 fn step_of(path: &Path, state: &Value, optimizer: Option<&Value>) -> (Option<u64>, Origin) {
     let count = |key| {
         let value = state.get(key).and_then(Value::as_number);
@@ -750,7 +750,7 @@ fn step_of(path: &Path, state: &Value, optimizer: Option<&Value>) -> (Option<u64
     }
     let named = |path: &Path| Some(step_name(path.file_name()?.to_str()?)?.step);
     let last = count("step").or_else(|| named(path));
-    // A published file may stand in a folder that has the name.
+    // A published file may be in a folder that has the name.
     let last = last.or_else(|| named(path.parent()?).filter(|_| path.is_file()));
     let done = last.and_then(|last| last.checked_add(1));
     (done.or_else(|| updates_in(optimizer?)), Origin::Foreign)

@@ -1,9 +1,9 @@
 //! A checkpoint directory on disk: three files that appear together or not at all.
 //!
-//! [`write`] fills a temporary directory beside the final one, syncs every file and
-//! the directory, renames it into place and syncs the parent. A crash leaves at
-//! most a directory whose name begins with `.tmp-`, which [`remove_leftovers`]
-//! deletes. Only one process may write below one parent.
+//! [`write`] fills a temporary directory next to the final one, syncs every file and
+//! the directory, renames it and syncs the parent. A crash leaves at most a directory
+//! whose name begins with `.tmp-`, which [`remove_leftovers`] deletes. Only one process
+//! may write to a parent.
 //!
 //! Invariant: no directory ever has its final name before its files are durable.
 
@@ -19,20 +19,20 @@ use super::parts::{NoParts, split};
 use super::torch_file::{self, ARCHIVE_BYTES_MAX, ReadError, Tensor, Value};
 use crate::events;
 
-/// The key of `state.pt` that holds the number of updates in our checkpoints.
-/// TinyWorlds' own have only `step`, the index of the last update: one less.
+/// The key of the number of updates in the `state.pt` of tinygate's checkpoints.
+/// TinyWorlds' have only `step`, the index of the last update, which is one less.
 pub const UPDATES_DONE: &str = "updates_done";
 
 const TEMPORARY: &str = ".tmp-";
 
-/// What a checkpoint holds, as plain data.
+/// The content of a checkpoint, as plain data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckpointContent {
     /// TinyWorlds' names, in the order of the model's `state_dict()`.
     pub model: Vec<(String, Tensor)>,
-    /// A PyTorch optimizer's `state_dict()`: see [`super::AdamWState`].
+    /// A PyTorch optimizer's `state_dict()`; see [`super::AdamWState`].
     pub optimizer: Value,
-    /// A dict. [`write`] requires the int [`UPDATES_DONE`]; TinyWorlds reads
+    /// A dict. [`write`] requires the int [`UPDATES_DONE`]. TinyWorlds reads
     /// `scheduler_state_dict`, `config` (a dict), `step` and `timestamp`.
     pub state: Value,
 }
@@ -43,7 +43,7 @@ pub struct FileRecord {
     pub name: String,
     /// Bytes.
     pub size: u64,
-    /// BLAKE3 of the whole file, 64 lower-case hexadecimal digits.
+    /// BLAKE3 hash of the file, as 64 lower-case hexadecimal digits.
     pub blake3_hex: String,
 }
 
@@ -85,8 +85,8 @@ pub struct Written {
     pub files: Vec<FileRecord>,
 }
 
-/// Why a checkpoint could not be written. No directory of the name asked for is
-/// left half-written.
+/// Why a checkpoint could not be written. A directory with its name is never left
+/// incomplete.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("no space is left for checkpoint file `{path}`; free some and resume", path = .path.display())]
@@ -98,7 +98,7 @@ pub enum WriteError {
         error: io::Error,
     },
     #[error(
-        "`{name}` cannot name a checkpoint; use one path component that does not begin with `.`"
+        "`{name}` is not a valid name of a checkpoint; use one path component that does not begin with `.`"
     )]
     Name { name: String },
     #[error("the checkpoint's state has no int `{UPDATES_DONE}` of 0 or more")]
@@ -111,8 +111,8 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// Whether the machine, not the training, is at fault: nothing was wrong with
-    /// the content, and the same call may work later.
+    /// Whether the cause is the machine and not the content, so that the same call may
+    /// succeed later.
     pub fn is_environment(&self) -> bool {
         match self {
             Self::DiskFull { .. } | Self::Io { .. } => true,
@@ -143,7 +143,7 @@ pub enum LoadError {
     Format { path: PathBuf, error: ReadError },
     #[error("`{path}` depends on foreign code `{global}`, which is never executed", path = .path.display())]
     ForeignCode { path: PathBuf, global: String },
-    #[error("`{path}` holds a {found}, expected a {expected}", path = .path.display())]
+    #[error("`{path}` has a {found}, expected a {expected}", path = .path.display())]
     Content {
         path: PathBuf,
         expected: &'static str,
@@ -157,8 +157,8 @@ pub enum LoadError {
 
 /// Writes a checkpoint to `<parent>/<name>`, atomically and durably.
 ///
-/// `parent` is made if missing. A directory of the same name that exists is
-/// replaced: no event of the caller references it, or it would not be written again.
+/// Creates `parent` if it is missing. Replaces an existing directory with the name, which
+/// the caller only allows if no event references it.
 ///
 /// # Errors
 /// [`WriteError::DiskFull`] when the disk or the quota is full. See [`WriteError`].
@@ -178,7 +178,7 @@ pub fn write(
     let model = Value::state_dict(content.model.iter().cloned());
     let values = [&model, &content.optimizer, &content.state];
 
-    make_parent(parent)?;
+    create_parent(parent)?;
     let temporary = parent.join(format!("{TEMPORARY}{name}"));
     remove_directory(&temporary)?;
     let path = parent.join(name);
@@ -189,29 +189,29 @@ pub fn write(
     match files {
         Ok(files) => Ok(Written { path, files }),
         Err(error) => {
-            // The first error is the one to report; a leftover is removed later.
+            // The first error is reported; a leftover is removed later.
             let _ = remove_directory(&temporary);
             Err(error)
         }
     }
 }
 
-/// Loads a checkpoint, ours or TinyWorlds' or one in a single file, without judging
-/// it: see [`super::accept`]. Wrappers are taken off the names of the model.
+/// Loads a checkpoint of tinygate or TinyWorlds, or one in a single file, without judging
+/// it; for that see [`super::accept`]. Wrappers are removed from the names of the model.
 ///
 /// # Errors
-/// When a file is missing, unreadable, or holds something else; see [`LoadError`].
-/// Foreign objects are refused in the model and the optimizer, and stay opaque in
-/// the state.
+/// A file that is missing, unreadable, or has other content; see [`LoadError`].
+/// Foreign objects are refused in a directory's model and optimizer, and are opaque values
+/// elsewhere.
 pub fn load(path: &Path) -> Result<CheckpointContent, LoadError> {
     load_parts(path, true)
 }
 
-/// Loads a checkpoint's model. The optimizer is `None`, and the state an empty dict
-/// where it cannot be read.
+/// Loads a checkpoint's model. The optimizer is `None`, and the state is an empty dict if
+/// it cannot be read.
 ///
 /// # Errors
-/// As [`load`], for the model only.
+/// Those of [`load`], for the model only.
 pub fn load_weights(path: &Path) -> Result<CheckpointContent, LoadError> {
     load_parts(path, false)
 }
@@ -269,7 +269,7 @@ fn no_parts(file: &Path, error: NoParts) -> LoadError {
     }
 }
 
-/// A model's tensors, without wrappers around their names.
+/// A model's tensors, with wrappers removed from their names.
 fn tensors(path: &Path, model: Value) -> Result<Vec<(String, Tensor)>, LoadError> {
     let content = |found: &Value| LoadError::Content {
         path: path.to_owned(),
@@ -293,10 +293,10 @@ fn tensors(path: &Path, model: Value) -> Result<Vec<(String, Tensor)>, LoadError
     Ok(names.into_iter().zip(tensors).collect())
 }
 
-/// Deletes what an interrupted [`write`] left below `parent`, and returns it.
+/// Deletes what interrupted calls of [`write`] left in `parent`, and returns their paths.
 ///
 /// # Errors
-/// When `parent` cannot be listed or a leftover cannot be deleted.
+/// If `parent` cannot be listed or a leftover cannot be deleted.
 pub fn remove_leftovers(parent: &Path) -> Result<Vec<PathBuf>, WriteError> {
     let listing = match fs::read_dir(parent) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -314,8 +314,8 @@ pub fn remove_leftovers(parent: &Path) -> Result<Vec<PathBuf>, WriteError> {
     Ok(removed)
 }
 
-/// Bytes of a regular file. Opening a pipe or a device could block, so nothing else
-/// is opened.
+/// The size of a regular file. Nothing else is opened, because opening a pipe or a device
+/// could block.
 pub(super) fn file_size(path: &Path) -> io::Result<u64> {
     let metadata = fs::metadata(path)?;
     if metadata.is_file() {
@@ -325,7 +325,7 @@ pub(super) fn file_size(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Reads a file, up to just above the largest archive.
+/// Reads a file, but at most one byte more than the largest archive.
 pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     file_size(path)?;
     let mut bytes = Vec::new();
@@ -345,7 +345,7 @@ fn load_file(path: &Path) -> Result<torch_file::Loaded, LoadError> {
     })
 }
 
-/// A file that must hold nothing but plain values and tensors.
+/// Loads a file that must contain only plain values and tensors.
 fn load_own(path: &Path) -> Result<Value, LoadError> {
     let loaded = load_file(path)?;
     match loaded.foreign.into_iter().next() {
@@ -361,12 +361,12 @@ fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
 }
 
-/// Makes `parent` and its missing ancestors, each durable in the one above it.
-fn make_parent(parent: &Path) -> Result<(), WriteError> {
+/// Creates `parent` and its missing ancestors, and syncs the parent of each.
+fn create_parent(parent: &Path) -> Result<(), WriteError> {
     let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-    let made: Vec<&Path> = parent.ancestors().take_while(missing).collect();
-    fs::create_dir_all(parent).map_err(|error| WriteError::io("make", parent, error))?;
-    for path in made {
+    let created: Vec<&Path> = parent.ancestors().take_while(missing).collect();
+    fs::create_dir_all(parent).map_err(|error| WriteError::io("create", parent, error))?;
+    for path in created {
         sync_directory(above(path))?;
     }
     Ok(())
@@ -380,7 +380,7 @@ fn above(path: &Path) -> &Path {
 }
 
 fn fill(directory: &Path, values: &[&Value; 3]) -> Result<Vec<FileRecord>, WriteError> {
-    fs::create_dir(directory).map_err(|error| WriteError::io("make", directory, error))?;
+    fs::create_dir(directory).map_err(|error| WriteError::io("create", directory, error))?;
     let mut files = Vec::new();
     for (name, value) in FILE_NAMES.into_iter().zip(values) {
         // PyTorch names the archive after the file.
@@ -402,19 +402,19 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     written.map_err(|error| WriteError::io("write", path, error))
 }
 
-/// A directory that is not empty cannot be renamed over, so one in the way is
-/// moved aside first. It has no event, so a crash in between loses nothing.
+/// A non-empty directory cannot be replaced by a rename, so an existing one is moved
+/// aside first. No event references it, so a crash in between loses nothing.
 fn put_in_place(parent: &Path, temporary: &Path, name: &str) -> Result<(), WriteError> {
     let path = parent.join(name);
     let aside = parent.join(format!("{TEMPORARY}old-{name}"));
     remove_directory(&aside)?;
-    let in_the_way = path.symlink_metadata().is_ok();
-    if in_the_way {
+    let exists = path.symlink_metadata().is_ok();
+    if exists {
         rename(&path, &aside)?;
     }
     rename(temporary, &path)?;
     sync_directory(parent)?;
-    if in_the_way {
+    if exists {
         remove_directory(&aside)?;
     }
     Ok(())
@@ -432,7 +432,7 @@ fn sync_directory(path: &Path) -> Result<(), WriteError> {
     synced.map_err(|error| WriteError::io("sync", path, error))
 }
 
-/// Removes a directory, or a file of its name, if there is one.
+/// Removes a directory or a file, if it exists.
 fn remove_directory(path: &Path) -> Result<(), WriteError> {
     let removed = match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_from_other_faults() {
+    fn a_full_disk_is_distinguished_from_other_errors() {
         check_kind("no space left on device", 28, true);
         check_kind("disk quota exceeded", 122, true);
         check_kind("input/output error", 5, false);

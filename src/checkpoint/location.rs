@@ -1,4 +1,4 @@
-//! Where a checkpoint is: a directory with three files, as TinyWorlds and tinygate
+//! The location of a checkpoint: a directory with three files, as TinyWorlds and tinygate
 //! write it, or one file with everything in a dict, as models are published.
 
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 pub const MODEL_FILE: &str = "model_state_dict.pt";
 pub const OPTIMIZER_FILE: &str = "optim_state_dict.pt";
 pub const STATE_FILE: &str = "state.pt";
-/// The files of a checkpoint, in the order they are written and checked.
+/// The files of a checkpoint, in the order in which they are written and checked.
 pub const FILE_NAMES: [&str; 3] = [MODEL_FILE, OPTIMIZER_FILE, STATE_FILE];
 
-/// Where a checkpoint is, and in which of the two forms.
+/// The path of a checkpoint, in one of its two forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     Directory(PathBuf),
@@ -19,12 +19,12 @@ pub enum Location {
 
 /// A folder that could mean more than one checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the folder holds {} checkpoint files ({}); name one of them", .names.len(), .names.join(", "))]
+#[error("the folder has {} checkpoint files ({}); give one of them", .names.len(), .names.join(", "))]
 pub struct SeveralFiles {
     pub names: Vec<String>,
 }
 
-/// Endings of the names of files that hold tensors.
+/// File names of checkpoints end like this.
 const ENDINGS: [&str; 7] = [
     ".pth",
     ".pt",
@@ -36,8 +36,8 @@ const ENDINGS: [&str; 7] = [
 ];
 
 impl Location {
-    /// A path that names a checkpoint: its directory, its one file, or a folder with one
-    /// such file. A path that does not exist is taken for a directory.
+    /// The checkpoint at `path`: its directory, its file, or a folder with one such file.
+    /// A path that does not exist counts as a directory.
     ///
     /// # Errors
     /// A folder with several candidates.
@@ -77,7 +77,7 @@ impl Location {
     }
 }
 
-/// Whether a file may be a checkpoint, by its name.
+/// Whether a path is a file that may be a checkpoint, by its name.
 pub fn is_checkpoint_file(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.to_ascii_lowercase();

@@ -2,14 +2,14 @@
 //! leaves a complete one or none, read without libtorch, and accepted or rejected by
 //! fixed rules.
 //!
-//! [`write`] and [`load`] move a [`CheckpointContent`] to and from a directory,
-//! [`accept`] judges a checkpoint, ours or TinyWorlds' own or one in a single file,
-//! [`appraise`] says what it can be used for, and [`AdamWState`] is
-//! the typed form of the optimizer's file. [`torch_file`] is the format beneath.
+//! [`write`] and [`load`] convert between a [`CheckpointContent`] and a directory.
+//! [`accept`] judges a checkpoint of tinygate or TinyWorlds, or a model in one file;
+//! [`appraise`] says what it can be used for. [`AdamWState`] is the typed form of the
+//! optimizer's file, and [`torch_file`] the file format.
 //!
-//! Nothing here executes a file's content, starts a tensor library, or reads a
-//! clock. Invariant: a directory that [`write`] returned is complete on disk, and
-//! it opens with PyTorch's `torch.load`.
+//! Nothing here executes a file's content, uses a tensor library, or reads a clock.
+//! Invariant: when [`write`] returns, the directory is complete on disk, and
+//! PyTorch's `torch.load` can read it.
 
 mod acceptance;
 mod directory;

@@ -1,17 +1,17 @@
-//! Names: of checkpoints (`<stage>_step_<n>`), and of tensors behind the wrappers that
-//! training puts around a model.
+//! Names of checkpoints (`<stage>_step_<n>`), and names of tensors without the prefixes of
+//! modules that wrap a model in training.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// What a checkpoint's name says.
+/// A checkpoint's name, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepName<'n> {
     pub stage: &'n str,
-    /// Updates done in ours, the index of the last update in TinyWorlds' own.
+    /// The number of updates done in tinygate's, the index of the last update in TinyWorlds'.
     pub step: u64,
 }
 
-/// Reads `<stage>_step_<n>` with anything behind it: `_2` for the second checkpoint
+/// Parses `<stage>_step_<n>` with an optional suffix: `_2` for the second checkpoint
 /// at a step, a date, a file's extension.
 pub fn step_name(name: &str) -> Option<StepName<'_>> {
     let (stage, rest) = name.rsplit_once("_step_")?;
@@ -22,36 +22,36 @@ pub fn step_name(name: &str) -> Option<StepName<'_>> {
     Some(StepName { stage, step })
 }
 
-/// A wrapper that some names of a model have and others lack.
+/// A wrapper's prefix that only some names of a model have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{prefix}` stands before {with} of {of} names; expected all or none")]
+#[error("{with} of {of} names begin with `{prefix}`, expected all or none")]
 pub struct MixedPrefix {
     pub prefix: String,
     pub with: usize,
     pub of: usize,
 }
 
-/// Modules that wrap another one wherever it stands: `torch.compile`, FSDP, activation
-/// checkpointing, Lightning.
+/// Modules that may wrap any module: `torch.compile`, FSDP, activation checkpointing,
+/// Lightning.
 const WRAPPERS: [&str; 4] = [
     "_orig_mod",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
     "_forward_module",
 ];
-/// Attributes that hold the whole model: DDP's, and that of a Lightning module.
+/// Attributes that contain the whole model: DDP's, and that of a Lightning module.
 const OUTERMOST: [&str; 2] = ["module", "model"];
 
-/// The names without wrappers.
+/// The names without the prefixes of wrappers.
 ///
 /// # Errors
-/// If a wrapper stands before some of the names below a module and not before others.
+/// If only some of the names below a module have a wrapper's prefix.
 pub fn unwrapped(names: &[&str]) -> Result<Vec<String>, MixedPrefix> {
     let mut left: Vec<VecDeque<&str>> =
         names.iter().map(|name| name.split('.').collect()).collect();
     let mut plain: Vec<Vec<&str>> = vec![Vec::new(); names.len()];
-    // Names of one module, by their indices. Each part is looked at once or twice: names
-    // of a foreign file may be long and many.
+    // Names of one module, by their indices. Each part is read at most twice, because the
+    // names in a foreign file may be long and many.
     let mut modules: Vec<Vec<usize>> = vec![(0..names.len()).collect()];
     while let Some(module) = modules.pop() {
         let next = |index: usize| -> Option<&str> {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_step_is_the_number_behind_step() {
+    fn the_step_is_the_number_after_step() {
         check_step("video_tokenizer_step_149", Some(("video_tokenizer", 149)));
         check_step("dynamics_step_80_2", Some(("dynamics", 80)));
         check_step(
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn wrappers_are_taken_off_where_all_names_have_them() {
+    fn wrappers_of_all_names_are_removed() {
         let plain: &[&str] = &["a.weight", "b.c.bias"];
         check("none", plain, Ok(plain));
         check("DDP", &["module.a.weight", "module.b.c.bias"], Ok(plain));
@@ -177,26 +177,26 @@ mod tests {
     }
 
     #[test]
-    fn wrappers_before_some_names_are_refused() {
+    fn wrappers_of_some_names_are_refused() {
         check(
             "a clash",
             &["a.weight", "_orig_mod.a.weight"],
-            Err("`_orig_mod.` stands before 1 of 2 names; expected all or none"),
+            Err("1 of 2 names begin with `_orig_mod.`, expected all or none"),
         );
         check(
             "a tensor of the wrapper's name",
             &["module.a", "module"],
-            Err("`module.` stands before 1 of 2 names; expected all or none"),
+            Err("1 of 2 names begin with `module.`, expected all or none"),
         );
         check(
             "half of DDP",
             &["module.a.weight", "module.b.bias", "c.bias"],
-            Err("`module.` stands before 2 of 3 names; expected all or none"),
+            Err("2 of 3 names begin with `module.`, expected all or none"),
         );
         check(
             "half of a block",
             &["a._orig_mod.b.weight", "a.c.bias", "d.bias"],
-            Err("`a._orig_mod.` stands before 1 of 2 names; expected all or none"),
+            Err("1 of 2 names begin with `a._orig_mod.`, expected all or none"),
         );
     }
 }

@@ -1,14 +1,12 @@
-//! The state of AdamW, typed, and its form in `optim_state_dict.pt`: exactly what
-//! `torch.optim.AdamW.state_dict()` gives, so that PyTorch's `load_state_dict`
-//! takes it.
+//! The typed state of AdamW, and its form in `optim_state_dict.pt`: exactly that of
+//! `torch.optim.AdamW.state_dict()`, so that PyTorch's `load_state_dict` accepts it.
 //!
-//! PyTorch numbers parameters through all groups and keeps `state[number]`; it has
-//! no names of its own, but since version 2.6 carries `param_names` in each group,
-//! which is where ours stand. Its distributed checkpoints use names for numbers;
-//! both are read.
+//! PyTorch numbers parameters across all groups and keeps `state[number]`. Since
+//! version 2.6 each group may have `param_names`, which tinygate writes. PyTorch's
+//! distributed checkpoints use names instead of numbers; both are read.
 //!
-//! Invariant: what [`AdamWState::to_value`] makes, [`AdamWState::from_value`] reads
-//! back equal.
+//! Invariant: [`AdamWState::from_value`] reads back the state that
+//! [`AdamWState::to_value`] wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +20,7 @@ const BETAS: (f64, f64) = (0.9, 0.999);
 const EPSILON: f64 = 1e-8;
 const WEIGHT_DECAY: f64 = 0.01;
 
-/// Updates that an f32 counts exactly, as PyTorch's `step` does.
+/// Up to this number an f32, like PyTorch's `step`, counts updates exactly.
 const STEP_MAX: u64 = 1 << 24;
 
 /// The whole optimizer: its groups in order.
@@ -31,12 +29,12 @@ pub struct AdamWState {
     pub groups: Vec<ParameterGroup>,
 }
 
-/// Parameters that share their settings.
+/// Parameters with the same settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParameterGroup {
-    /// The rate in force at the last update.
+    /// The rate of the last update.
     pub learning_rate: f64,
-    /// The rate that the schedule scales; PyTorch's schedulers set it.
+    /// The base rate that the schedule scales; PyTorch's schedulers set it.
     pub initial_learning_rate: Option<f64>,
     pub weight_decay: f64,
     pub betas: (f64, f64),
@@ -45,12 +43,12 @@ pub struct ParameterGroup {
     pub parameters: Vec<Parameter>,
 }
 
-/// One parameter's share of the state.
+/// The state of one parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
-    /// `None` in a foreign file that only counts its parameters.
+    /// `None` in a foreign file that only numbers its parameters.
     pub name: Option<String>,
-    /// `None` for one that never had a gradient.
+    /// `None` for a parameter that never had a gradient.
     pub moments: Option<Moments>,
 }
 
@@ -58,7 +56,7 @@ pub struct Parameter {
 /// (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2: m and v).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
-    /// Updates that went into the means; they are corrected for it.
+    /// Updates that went into the means, which the bias correction needs.
     pub step: u64,
     pub exp_avg: Tensor,
     pub exp_avg_sq: Tensor,
@@ -88,22 +86,20 @@ pub enum OptimizerError {
         first: Vec<usize>,
         second: Vec<usize>,
     },
-    #[error("parameter {parameter} stands in two groups or twice in one")]
+    #[error("parameter {parameter} is in two groups or twice in one")]
     Repeated { parameter: String },
-    #[error("the state has moments of parameter {parameter}, which stands in no group")]
+    #[error("the state has moments of parameter {parameter}, which is in no group")]
     Stray { parameter: String },
     #[error(
-        "parameter {parameter} has done {step} updates, more than the {STEP_MAX} that an f32 counts"
+        "parameter {parameter} has done {step} updates, more than the {STEP_MAX} that an f32 can count"
     )]
     Step { parameter: String, step: u64 },
-    #[error(
-        "of a group's parameters {named} have names and {all} do not need them; name all or none"
-    )]
+    #[error("{named} of a group's {all} parameters have names, expected all or none")]
     Names { named: usize, all: usize },
 }
 
 impl AdamWState {
-    /// As PyTorch's `state_dict()`: `{state: {0: {step, exp_avg, exp_avg_sq}, ..},
+    /// The form of PyTorch's `state_dict()`: `{state: {0: {step, exp_avg, exp_avg_sq}, ..},
     /// param_groups: [..]}`.
     ///
     /// # Errors
@@ -129,8 +125,8 @@ impl AdamWState {
         ]))
     }
 
-    /// Settings that a file lacks have PyTorch's defaults; others than those here are
-    /// not read. Wrappers are taken off the parameters' names.
+    /// Missing settings have PyTorch's defaults, and unknown ones are ignored. Wrappers are
+    /// removed from the parameters' names.
     ///
     /// # Errors
     /// If `value` is not the state of an AdamW, by number or by name.
@@ -184,11 +180,11 @@ impl AdamWState {
     }
 }
 
-/// Settings in which an AdamW differs from tinygate's, which are PyTorch's defaults: each as
+/// Settings of an AdamW that differ from tinygate's, which are PyTorch's defaults, each as
 /// "`betas` = (0.9, 0.95) (tinygate has (0.9, 0.999))". Rates and weight decay are not
 /// compared.
 pub fn other_settings(state: &AdamWState) -> Vec<String> {
-    // A setting may have been a float32.
+    // A setting may have been stored as a float32.
     let same = |one: f64, other: f64| (one - other).abs() <= 1e-6 * other.abs();
     let mut found = BTreeSet::new();
     let used = state.groups.iter();
@@ -210,7 +206,7 @@ pub fn other_settings(state: &AdamWState) -> Vec<String> {
     found.into_iter().collect()
 }
 
-/// The optimizer's name, guessed from its state and its settings: `AdamW`, `Muon`.
+/// The optimizer's name, guessed from its state and settings: `AdamW`, `Muon`.
 pub fn optimizer_name(optimizer: &Value) -> Option<&'static str> {
     optimizer.as_dict()?;
     if let Some((kind, _)) = other_kind(optimizer) {
@@ -225,14 +221,14 @@ pub fn optimizer_name(optimizer: &Value) -> Option<&'static str> {
     }
 }
 
-/// PyTorch's RAdam keeps what AdamW keeps, and lacks two of its settings.
+/// PyTorch's RAdam has the same moments as AdamW, and lacks two of its settings.
 fn is_radam(optimizer: &Value) -> bool {
     let set = |key| group_has(optimizer, key, None);
     set("decoupled_weight_decay") && set("foreach") && !set("amsgrad") && !set("fused")
 }
 
-/// An Adam without weight decay has the moments of an AdamW. One with it adds the weights
-/// to the gradient first, so that its moments are of that sum.
+/// The weight decay of an Adam that has one. Without it Adam has the moments of an AdamW; with it the moments are of the
+/// sum of gradient and decayed weights.
 fn decay_in_moments(optimizer: &Value) -> Option<f64> {
     let groups = optimizer.get("param_groups").and_then(Value::as_items)?;
     groups.iter().find_map(|group| {
@@ -242,10 +238,10 @@ fn decay_in_moments(optimizer: &Value) -> Option<f64> {
     })
 }
 
-/// Names that are listed of what an optimizer keeps.
+/// How many names of moments are listed in an error.
 const KEPT_LISTED: usize = 8;
 
-/// An optimizer that keeps other moments than an AdamW, and the names of those.
+/// The kind of an optimizer with other moments than AdamW's, and their names.
 fn other_kind(optimizer: &Value) -> Option<(&'static str, String)> {
     let kept = kept_of(optimizer);
     let has = |name: &str| kept.contains(name);
@@ -284,7 +280,7 @@ fn other_kind(optimizer: &Value) -> Option<(&'static str, String)> {
     Some((kind, names.join(", ")))
 }
 
-/// What an optimizer keeps of its parameters, without the count of updates.
+/// The names of what an optimizer keeps for its parameters, except the count of updates.
 fn kept_of(optimizer: &Value) -> BTreeSet<&str> {
     let state = optimizer.get("state").and_then(Value::as_dict);
     state
@@ -491,22 +487,23 @@ impl Moments {
     }
 }
 
-/// A scalar tensor of f32 (of another type in some versions), or a plain number in old ones.
+/// The count in a scalar tensor, usually of f32, or in a plain number, as in old versions.
 fn step_count(value: &Value) -> Option<u64> {
     let number = value.as_number()?;
     let counts = (0.0..=STEP_MAX as f64).contains(&number) && number.fract() == 0.0;
     counts.then_some(number as u64)
 }
 
-/// Weight decay reaches tensors of two dimensions or more whose name has no `norm`.
+/// Whether weight decay applies: to tensors of two or more dimensions that are no bias and
+/// not part of a norm.
 pub fn decays(name: &str, dimensions: usize) -> bool {
     dimensions >= 2 && !name.ends_with(".bias") && !name.contains("norm")
 }
 
 /// The moments of every parameter of a checkpoint's model, in the order of its
-/// `state_dict()`. An optimizer that only counts its parameters has those of TinyWorlds
-/// (what decays, then what does not, each in the order of `state_dict()`), or all of
-/// them in one group in that order.
+/// `state_dict()`. An optimizer that only numbers its parameters has TinyWorlds' groups
+/// (parameters with weight decay, then those without, each in the order of
+/// `state_dict()`), or all parameters in one group in that order.
 ///
 /// # Errors
 /// What is missing in the state, or how its parameters differ from the model's.
@@ -519,7 +516,7 @@ pub fn moments_of(content: &CheckpointContent) -> Result<Vec<(String, Moments)>,
     moments_for(&parameters, &content.optimizer)
 }
 
-/// As [`moments_of`], for parameters by name and shape.
+/// Like [`moments_of`], for parameters by name and shape.
 pub(super) fn moments_for(
     parameters: &[(&str, &[usize])],
     optimizer: &Value,
@@ -540,7 +537,7 @@ pub(super) fn moments_for(
     }
     match moments.into_keys().next() {
         Some(name) => Err(format!(
-            "the optimizer has moments of `{name}`, which the model has not"
+            "the optimizer has moments of `{name}`, which the model does not have"
         )),
         None => Ok(ordered),
     }
@@ -574,8 +571,8 @@ fn named_moments(
         order.extend(plain);
     } else {
         return Err(format!(
-            "the optimizer's parameters have no names, and its groups count {sizes:?} of them; expected TinyWorlds' \
-             {:?}, those that decay and those that do not",
+            "the optimizer's parameters have no names, and its groups have {sizes:?} of them; expected TinyWorlds' \
+             {:?}, those with weight decay and those without",
             [order.len(), plain.len()]
         ));
     }
@@ -586,7 +583,7 @@ fn named_moments(
         };
         if of.exp_avg.shape() != shape {
             return Err(format!(
-                "the optimizer's parameter {number} has shape {:?}, expected {shape:?} of `{name}`, which stands there in \
+                "the optimizer's parameter {number} has shape {:?}, expected {shape:?} of `{name}`, which has this number in \
                  TinyWorlds' order",
                 of.exp_avg.shape(),
             ));
@@ -642,7 +639,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_survives_its_value() {
+    fn a_state_round_trips_through_its_value() {
         let state = sample();
         let value = state.to_value().unwrap();
         assert_eq!(AdamWState::from_value(&value), Ok(state));
@@ -674,7 +671,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_unlike_tinygates_are_named() {
+    fn settings_that_differ_from_tinygates_are_reported() {
         check_settings("none", |_| {}, &[]);
         check_settings(
             "as float32",
@@ -712,7 +709,7 @@ mod tests {
     }
 
     #[test]
-    fn what_pytorch_could_not_read_is_not_written() {
+    fn invalid_states_are_not_written() {
         let of = |parameters| AdamWState {
             groups: vec![group(parameters)],
         };
@@ -755,7 +752,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_adamw_is_refused() {
+    fn other_values_are_refused() {
         let number = |n| Value::Int(n);
         check_read(
             "a model's dict",
@@ -775,12 +772,12 @@ mod tests {
         check_read(
             "a parameter twice in a group",
             &with_setting("params", Value::List(vec![number(0), number(0)])),
-            "parameter 0 stands in two groups or twice in one",
+            "parameter 0 is in two groups or twice in one",
         );
         check_read(
             "a parameter of no group",
             &with_setting("params", Value::List(vec![number(7), number(8)])),
-            "the state has moments of parameter 0, which stands in no group",
+            "the state has moments of parameter 0, which is in no group",
         );
     }
 

@@ -1,5 +1,5 @@
 //! The parts of a checkpoint in one file: model, optimizer and state, found by the keys
-//! that trainers give them.
+//! that trainers use.
 
 use super::torch_file::Value;
 
@@ -12,7 +12,7 @@ pub(super) struct Parts {
     pub state: Value,
 }
 
-/// Why a file cannot be split into parts.
+/// Why a file has no parts.
 #[derive(Debug)]
 pub(super) enum NoParts {
     NotADict {
@@ -23,7 +23,7 @@ pub(super) enum NoParts {
     NoModel {
         keys: Vec<String>,
     },
-    /// A whole module, which only Python can make.
+    /// A whole module, which only Python can create.
     Module {
         class: String,
     },
@@ -54,7 +54,7 @@ const CONFIG_KEYS: [&str; 6] = [
     "hparams",
     "hyper_parameters",
 ];
-/// Dicts around the model, as in `{"model": {"state_dict": ..}}`.
+/// The most nested dicts around the model, as in `{"model": {"state_dict": ..}}`.
 const WRAPPINGS_MOST: usize = 3;
 
 pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
@@ -103,7 +103,7 @@ pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
     if let Some(key) = first_key(&top, &CONFIG_KEYS, is_config)
         && key != "config"
     {
-        // A string or a path may stand at `config`.
+        // `config` may be a string or a path.
         take(&mut top, "config");
         let config = take(&mut top, key);
         top.push(("config".into(), config));
@@ -117,7 +117,7 @@ pub(super) fn split(value: Value) -> Result<Parts, NoParts> {
 
 fn is_named_tensor((key, value): &(Value, Value)) -> bool {
     key.as_str().is_some() && value.as_tensor().is_some()
-        // `step` and the like may be tensors beside a model.
+        // `step` and the like may be tensors next to a model.
         && key.as_str().is_some_and(|key| key.contains('.') || !is_scalar(value))
 }
 
@@ -127,8 +127,8 @@ fn is_scalar(value: &Value) -> bool {
         .is_some_and(|tensor| tensor.elements() <= 1)
 }
 
-/// The key of the model: preferably a dict of nothing but tensors, then one with some, then a
-/// whole module, then any dict, which is a damaged model.
+/// The key of the model: preferably a dict of only tensors, then one with some, then a whole
+/// module, then any dict, which is a damaged model.
 fn model_key(dict: &[(Value, Value)]) -> Option<&'static str> {
     let key = |fits: fn(&Value) -> bool| first_key(dict, &MODEL_KEYS, fits);
     key(|value| holds_tensors(value, WRAPPINGS_MOST, |dict| dict.iter().all(is_tensor)))
@@ -139,7 +139,7 @@ fn model_key(dict: &[(Value, Value)]) -> Option<&'static str> {
         .or_else(|| key(|value| value.as_dict().is_some()))
 }
 
-/// Whether a value is such a dict of tensors, or has one at a key of models.
+/// Whether a value is a dict that fits, or has one at a key of models.
 fn holds_tensors(value: &Value, deeper: usize, fits: fn(&[(Value, Value)]) -> bool) -> bool {
     let Some(dict) = value.as_dict().filter(|dict| !dict.is_empty()) else {
         return false;
@@ -155,12 +155,12 @@ fn is_tensor((_, value): &(Value, Value)) -> bool {
     value.as_tensor().is_some()
 }
 
-/// Whether only Python can make it, such as a whole module.
+/// Whether only Python can create the value, such as a whole module.
 fn is_object(value: &Value) -> bool {
     matches!(value, Value::Opaque { .. } | Value::Object { .. })
 }
 
-/// The key of an optimizer's state, else of a value that may be meant as one.
+/// The key of an optimizer's state, or else of a value that may be intended as one.
 fn optimizer_key(dict: &[(Value, Value)]) -> Option<&'static str> {
     let key = |fits: fn(&Value) -> bool| first_key(dict, &OPTIMIZER_KEYS, fits);
     key(|value| {
@@ -190,7 +190,7 @@ fn take(dict: &mut Vec<(Value, Value)>, key: &str) -> Value {
     }
 }
 
-/// Lightning keeps a list of optimizers.
+/// The only item of a list: Lightning keeps a list of optimizers.
 fn only_one(mut value: Value) -> Value {
     if let Value::List(items) = &mut value
         && items.len() == 1

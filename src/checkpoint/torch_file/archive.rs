@@ -1,22 +1,22 @@
-//! The zip of stored records around a `torch.save` pickle: the few zip structures
-//! that PyTorch writes, checked as a whole, and their twin for writing.
+//! The zip archive of a `torch.save` file: reads and writes the few zip structures that
+//! PyTorch uses.
 //!
 //! Layout, all little-endian (PKWARE APPNOTE 6.3.10): local header and data per
-//! record, then the central directory, then the end records. As PyTorch does, the
-//! reader accepts a comment or other bytes after them, up to 64 KiB. As in PyTorch's
-//! archives, an extra field of padding makes each record's data begin at a multiple of
-//! 64 bytes, so that it can be mapped into memory.
+//! record, then the central directory, then the end records. Like PyTorch, the reader
+//! accepts up to 64 KiB of comment or other bytes after them, and the writer pads each
+//! record's extra field so that its data begins at a multiple of 64 bytes and can be
+//! mapped into memory.
 //!
-//! Invariant: every record handed out lies inside the file, overlaps no other,
-//! is stored uncompressed (so there is nothing to inflate), and has the checksum
-//! that the directory says, unless the archive was written without checksums.
+//! Invariant: every record that is returned is within the file, overlaps no other, is
+//! uncompressed, and has the checksum in the directory, unless the archive was written
+//! without checksums.
 
 use std::collections::BTreeMap;
 
 use super::error::{ReadError, WriteError};
 
-/// Largest archive that is read or written, in bytes. Above it the zip format
-/// needs its 64-bit records, which no model of this size needs.
+/// The largest archive that is read or written, in bytes. A larger zip would need 64-bit
+/// fields, but no model here is that large.
 pub const ARCHIVE_BYTES_MAX: u64 = 0xFFFF_FFFE;
 
 const LOCAL: u32 = 0x0403_4b50;
@@ -40,13 +40,13 @@ const FOLDER_BYTES_MAX: usize = 255;
 /// Bit 11 of a record's flags: its name is UTF-8.
 const FLAG_UTF8: u16 = 1 << 11;
 const FLAG_ENCRYPTED: u16 = 1;
-/// How far before the file's end the end record is looked for, as in PyTorch: the
-/// record itself and the longest comment.
+/// How far from the file's end the end record may begin, as in PyTorch: the record
+/// itself and the longest comment.
 const TAIL_BYTES: usize = END_BYTES + u16::MAX as usize;
-/// 1980-01-01, the earliest date a zip can hold: a clock would change the hash.
+/// 1980-01-01, the earliest date in a zip: a real time would change the hash.
 const DATE: u16 = (1 << 5) | 1;
 
-/// The records of an archive, by their name behind the common folder.
+/// The records of an archive, by their names in the common folder.
 pub struct Archive<'a> {
     records: BTreeMap<&'a str, &'a [u8]>,
 }
@@ -67,7 +67,7 @@ impl<'a> Archive<'a> {
         let mut entries = directory.entries(bytes)?;
         check_overlap(&mut entries)?;
         let records = strip_folder(&entries)?;
-        // `torch.serialization.set_crc32_options(False)` leaves every field 0.
+        // With `torch.serialization.set_crc32_options(False)` every checksum is 0.
         if entries.iter().any(|entry| entry.sum != 0) {
             for entry in &entries {
                 entry.check_sum()?;
@@ -92,13 +92,13 @@ impl<'a> Archive<'a> {
         match version {
             Some(1..=VERSION_MAX) => Ok(()),
             Some(version) => Err(ReadError::unsupported(format!(
-                "file format {version}; formats 1 to {VERSION_MAX} are known"
+                "file format {version}, expected 1 to {VERSION_MAX}"
             ))),
             None => Err(ReadError::damaged("record `version` is not a number")),
         }
     }
 
-    /// PyTorch before 2.1 wrote no byte order, and always little-endian here.
+    /// PyTorch before 2.1 wrote no byte order; such files count as little-endian.
     pub fn check_byte_order(&self) -> Result<(), ReadError> {
         match self.record("byteorder") {
             None | Some(b"little") => Ok(()),
@@ -112,7 +112,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// Where the central directory lies.
+/// The position of the central directory.
 struct Directory {
     start: usize,
     end: usize,
@@ -155,10 +155,10 @@ impl Directory {
         }
         if count > size / CENTRAL_BYTES as u64 {
             return Err(ReadError::damaged(
-                "its table holds fewer records than said",
+                "its table has fewer records than its end record says",
             ));
         }
-        // Both fit: they are not greater than `after`, which is a `usize`.
+        // The casts are exact: the values are at most `after`, which is a `usize`.
         Ok(Self {
             start: start as usize,
             end: after,
@@ -175,13 +175,15 @@ impl Directory {
             at = next;
         }
         if at != self.end {
-            return Err(ReadError::damaged("its table holds more records than said"));
+            return Err(ReadError::damaged(
+                "its table has more records than its end record says",
+            ));
         }
         Ok(entries)
     }
 }
 
-/// The last end record. What follows it (a comment, bytes of a bad download) is not read.
+/// The last end record. What follows it (a comment, bytes of a bad download) is ignored.
 fn find_end(bytes: &[u8]) -> Option<usize> {
     let last = bytes.len().checked_sub(END_BYTES)?;
     let first = bytes.len().saturating_sub(TAIL_BYTES);
@@ -190,7 +192,7 @@ fn find_end(bytes: &[u8]) -> Option<usize> {
         .find(|&at| u32_at(bytes, at) == Some(END))
 }
 
-/// The 64-bit end record, which PyTorch always writes and other tools rarely.
+/// The 64-bit end record, which PyTorch always writes and other tools rarely do.
 fn find_end_64(bytes: &[u8], end_at: usize) -> Result<Option<usize>, ReadError> {
     let Some(locator) = end_at.checked_sub(LOCATOR_64_BYTES) else {
         return Ok(None);
@@ -208,12 +210,12 @@ fn find_end_64(bytes: &[u8], end_at: usize) -> Result<Option<usize>, ReadError> 
         .ok_or_else(|| ReadError::damaged("its 64-bit end record is not where it should be"))
 }
 
-/// One record, as the central directory and its local header agree on it.
+/// One record, on which the central directory and its local header agree.
 struct Entry<'a> {
     name: &'a str,
     data: &'a [u8],
     sum: u32,
-    /// From the local header's first byte to the data's last.
+    /// From the first byte of the local header to the end of the data.
     start: usize,
     end: usize,
 }
@@ -291,8 +293,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Where the data of the record begins whose local header is at `start`. The
-/// header's own sizes are not read: PyTorch leaves them to a trailer.
+/// Where the data begins of the record with the local header at `start`. The sizes in
+/// the header are not read, because PyTorch writes them after the data.
 fn local_data_at(bytes: &[u8], start: usize, name: &str) -> Result<usize, ReadError> {
     let found = u32_at(bytes, start) == Some(LOCAL);
     let name_at = start.saturating_add(LOCAL_BYTES);
@@ -319,17 +321,17 @@ fn check_overlap(entries: &mut [Entry<'_>]) -> Result<(), ReadError> {
     }
 }
 
-/// Every record stands in one folder, named after the file by PyTorch.
+/// Removes the folder that all records share, which PyTorch names after the file.
 fn strip_folder<'a>(entries: &[Entry<'a>]) -> Result<BTreeMap<&'a str, &'a [u8]>, ReadError> {
     let mut folder = None;
     let mut records = BTreeMap::new();
     for entry in entries {
         let parts = entry.name.split_once('/');
         let (prefix, name) = parts.ok_or_else(|| {
-            ReadError::damaged(format!("record `{}` stands in no folder", entry.name))
+            ReadError::damaged(format!("record `{}` is not in a folder", entry.name))
         })?;
         if *folder.get_or_insert(prefix) != prefix {
-            return Err(ReadError::damaged("its records stand in several folders"));
+            return Err(ReadError::damaged("its records are in several folders"));
         }
         if records.insert(name, entry.data).is_some() {
             let record = name.to_owned();
@@ -339,7 +341,7 @@ fn strip_folder<'a>(entries: &[Entry<'a>]) -> Result<BTreeMap<&'a str, &'a [u8]>
     Ok(records)
 }
 
-/// Writes an archive of a pickle and its tensors' storages, in PyTorch's order.
+/// Writes an archive with a pickle and its tensors' storages, in PyTorch's order.
 pub fn write(folder: &str, pickle: &[u8], storages: &[&[u8]]) -> Result<Vec<u8>, WriteError> {
     if folder.is_empty() || folder.len() > FOLDER_BYTES_MAX || folder.contains('/') {
         let name = folder.to_owned();
@@ -358,7 +360,7 @@ pub fn write(folder: &str, pickle: &[u8], storages: &[&[u8]]) -> Result<Vec<u8>,
     out.finish()
 }
 
-/// Any records, for tests of archives that no writer makes.
+/// Writes any records, for tests of invalid archives.
 #[cfg(test)]
 pub fn write_records(records: &[(&str, &[u8])]) -> Result<Vec<u8>, WriteError> {
     let mut out = Writer::default();
@@ -384,7 +386,7 @@ impl Writer {
             name: name.to_owned(),
         };
         let name_bytes = u16::try_from(name.len()).map_err(too_long)?;
-        // An extra field has a header of 4 bytes: its tag `FB`, its length.
+        // An extra field has a header of 4 bytes: its tag `FB` and its length.
         let data_at = self.bytes.len() + LOCAL_BYTES + name.len() + 4;
         let padding = data_at.next_multiple_of(ALIGNMENT) - data_at;
 
@@ -413,8 +415,8 @@ impl Writer {
         Ok(())
     }
 
-    /// The 64-bit end record comes too, as in PyTorch's files: its count is not
-    /// limited to 65535.
+    /// Like PyTorch, also writes the 64-bit end record, whose count is not limited to
+    /// 65535.
     fn finish(mut self) -> Result<Vec<u8>, WriteError> {
         let start = self.bytes.len();
         let size = self.directory.len();

@@ -1,12 +1,12 @@
-//! What the pickle machine makes: nodes that refer to each other.
+//! The values that the pickle machine creates: nodes that refer to each other.
 //!
 //! A list or dict that is filled after it was memoized, or shared many times, is one
-//! node. Invariant: an [`Id`] is made with its node, and no node is ever removed.
+//! node. Invariant: an [`Id`] is created with its node, and nodes are never removed.
 
 use super::global::Global;
 use super::value::DType;
 
-/// A node of an arena.
+/// Identifies a node of an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id(u32);
 
@@ -17,7 +17,7 @@ pub struct Arena<'a> {
 }
 
 impl<'a> Arena<'a> {
-    /// `None` when there are too many nodes.
+    /// `None` if there are too many nodes.
     pub fn push(&mut self, node: Node<'a>) -> Option<Id> {
         let id = Id(u32::try_from(self.nodes.len()).ok()?);
         self.nodes.push(node);
@@ -32,7 +32,7 @@ impl<'a> Arena<'a> {
         self.nodes.get_mut(id.0 as usize)
     }
 
-    /// An integer that can be a size.
+    /// The integer at `id`, if it can be a size.
     pub fn size(&self, id: Id) -> Option<usize> {
         if let Node::Int(size) = self.get(id) {
             usize::try_from(*size).ok()
@@ -46,12 +46,12 @@ pub enum Node<'a> {
     None,
     Bool(bool),
     Int(i64),
-    /// An integer of more than 64 bits: PyTorch writes none that matters here.
+    /// An integer of more than 64 bits, whose value is never needed.
     WideInt,
     Float(f64),
     Str(&'a str),
     Bytes(&'a [u8]),
-    /// Bytes as protocol 2 writes them: text whose characters are the bytes.
+    /// Bytes in the form of protocol 2: text whose characters are the bytes.
     Latin1(&'a str),
     List(Vec<Id>),
     Tuple(Vec<Id>),
@@ -62,9 +62,9 @@ pub enum Node<'a> {
     Global(Global<'a>),
     Storage(Storage<'a>),
     Tensor(TensorNode<'a>),
-    /// What calling a global would have made.
+    /// What calling a global would have created.
     Made(Global<'a>),
-    /// The same, with its attributes: a dict.
+    /// The same, with its attributes, which are a dict.
     Object(Global<'a>, Id),
     /// A `numpy.dtype` by its code, such as `f8`.
     NumpyDType(&'a str),

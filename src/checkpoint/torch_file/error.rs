@@ -1,17 +1,16 @@
-//! What can be wrong with a `torch.save` archive, as values that a caller can
-//! tell apart and as sentences that a person can act on. Neither holds a path:
-//! the reader sees bytes only, and the caller knows which file they came from.
+//! Errors of `torch.save` archives. They have no path: the reader only sees bytes,
+//! and the caller knows the file.
 
 /// Why bytes could not be read as a `torch.save` archive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     #[error("the file does not begin like a `torch.save` archive (a zip)")]
     NotAnArchive,
-    /// A known kind of file, with what to do about it.
+    /// Another known file format; `what` includes what to do about it.
     #[error("the file is {what}")]
     OtherFormat { what: &'static str },
     #[error(
-        "the archive breaks off: its table of records is not within the last 64 KiB of the file"
+        "the archive is truncated: its table of records is not within the last 64 KiB of the file"
     )]
     Truncated,
     #[error("the archive is damaged: {what}")]
@@ -49,9 +48,9 @@ impl ReadError {
 /// Why a value could not be written as a `torch.save` archive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    #[error("a value of class `{class}` was kept unread and cannot be written")]
+    #[error("a value of class `{class}` was not interpreted and cannot be written")]
     Opaque { class: String },
-    #[error("`{name}` cannot name an archive; use 1 to 255 bytes without `/`")]
+    #[error("`{name}` is not a valid name of an archive; use 1 to 255 bytes without `/`")]
     Name { name: String },
     #[error("the value is nested deeper than {limit} levels")]
     TooDeep { limit: usize },

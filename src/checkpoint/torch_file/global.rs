@@ -1,8 +1,8 @@
-//! The globals that a pickle names, by the meaning they have here. None is looked up.
+//! The globals in a pickle, by their meaning here. None is looked up.
 
 use super::value::DType;
 
-/// A global that the pickle names, by the meaning it has here.
+/// A global in a pickle, by its meaning here.
 #[derive(Clone, Copy)]
 pub enum Global<'a> {
     OrderedDict,
@@ -13,19 +13,19 @@ pub enum Global<'a> {
     /// `torch.float32` and the like: a constant.
     DTypeName(&'a str),
     Storage(DType),
-    /// Elements that no tensor here has, and functions that make other than dense
-    /// tensors: `sparse`, `complex64`.
+    /// Unsupported element types, and functions that create tensors that are not dense:
+    /// `sparse`, `complex64`.
     Unusual(&'a str),
-    /// `_rebuild_tensor_v3`: of a type without a storage class of its own.
+    /// `_rebuild_tensor_v3`: a tensor whose type has no storage class.
     RebuildUntyped,
     RebuildWithState,
     RebuildFromType,
     DefaultDict,
-    /// `_codecs.encode`: bytes.
+    /// `_codecs.encode`, which creates bytes.
     Encode,
     NumpyDType,
     NumpyScalar,
-    /// Types of Python itself that mean nothing here: `set`, `complex`.
+    /// Python's own types without a meaning here: `set`, `complex`.
     Builtin(&'a str),
     Foreign(&'a str, &'a str),
 }
@@ -62,7 +62,7 @@ impl<'a> Global<'a> {
         }
     }
 
-    /// Bytes of an element of a storage class.
+    /// Bytes per element of a storage class.
     pub fn width(self) -> Option<usize> {
         if let Self::Storage(dtype) = self {
             return Some(dtype.size());
@@ -102,7 +102,7 @@ impl<'a> Global<'a> {
     }
 }
 
-/// Python's own types that a config may hold.
+/// Python's own types that a config may contain.
 const BUILTINS: [&str; 8] = [
     "set",
     "frozenset",
@@ -114,8 +114,8 @@ const BUILTINS: [&str; 8] = [
     "list",
 ];
 
-/// PyTorch's dtypes, quantization schemes and layouts: constants, of which only the
-/// name matters. A word and digits, such as `float8_e5m2`, is a dtype.
+/// Whether a name is a constant of PyTorch: a dtype, quantization scheme or layout. A word
+/// with digits, such as `float8_e5m2`, is a dtype.
 fn is_constant(name: &str) -> bool {
     const NAMES: [&str; 8] = [
         "bool",
@@ -136,7 +136,7 @@ fn is_constant(name: &str) -> bool {
     NAMES.contains(&name) || (numbered && kinds.contains(&kind))
 }
 
-/// Functions of `torch._utils` that make tensors without plain elements.
+/// Functions of `torch._utils` that create tensors without plain elements.
 fn unusual_maker(function: &str) -> Option<&'static str> {
     match function {
         "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor" => Some("sparse"),
@@ -151,7 +151,7 @@ fn unusual_maker(function: &str) -> Option<&'static str> {
     }
 }
 
-/// What a storage class holds, as PyTorch names the type.
+/// PyTorch's name of a storage class's element type.
 fn element(storage: &str) -> &str {
     match storage {
         "ComplexFloatStorage" => "complex64",

@@ -1,22 +1,23 @@
 //! The format of `torch.save` before PyTorch 1.6, and of
 //! `_use_new_zipfile_serialization=False` since: five pickles (a magic number, a
-//! version, the machine's sizes, the value, the keys of the storages), and behind
-//! them each storage as a count of elements and their bytes.
+//! version, the machine's sizes, the value, the keys of the storages), then each
+//! storage as a count of elements and their bytes.
 //!
-//! A storage's bytes cannot be found before the value is read, because only the
-//! value says how long its elements are. So the value is read twice.
+//! The value is read twice: the storages can only be found with the sizes of their
+//! elements, which are in the value.
 
 use std::collections::BTreeMap;
 
 use super::error::ReadError;
-use super::pickle_read::{Part, Storages};
+use super::pickle_read::{ENDS_EARLY, Part, Storages};
 use super::value::{Loaded, Value};
 
-/// `LONG1` with 0x1950a86a20f9469cfc6c, as the first pickle has it.
+/// `LONG1` with 0x1950a86a20f9469cfc6c, which is in the first pickle.
 const MAGIC: &[u8] = &[
     0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
 ];
-/// Behind the protocol and a frame's header, at most.
+/// The magic number is within this many bytes, after the protocol and perhaps a frame's
+/// header.
 const MAGIC_WITHIN: usize = 32;
 const VERSION: i64 = 1001;
 
@@ -32,7 +33,7 @@ pub fn read(bytes: &[u8]) -> Result<Loaded, ReadError> {
     let version = part(bytes, magic.end, &mut none)?;
     if version.loaded.value != Value::Int(VERSION) {
         return Err(ReadError::unsupported(format!(
-            "version {:?} of the old format; {VERSION} is known",
+            "version {:?} of the old format, expected {VERSION}",
             version.loaded.value
         )));
     }
@@ -46,7 +47,7 @@ pub fn read(bytes: &[u8]) -> Result<Loaded, ReadError> {
     let dry = part(bytes, system.end, &mut wanted)?;
     let keys = part(bytes, dry.end, &mut none)?;
     let Storages::Wanted(widths) = wanted else {
-        return Err(ReadError::damaged("its storages were not noted"));
+        return Err(ReadError::damaged("its storages were not found"));
     };
     let storages = storages(bytes, keys.end, &keys.loaded.value, &widths)?;
     let mut known = Storages::Known(&storages);
@@ -59,9 +60,8 @@ fn part<'a>(
     storages: &mut Storages<'_, 'a>,
 ) -> Result<Part, ReadError> {
     Part::read(bytes, at, storages, bytes.len()).map_err(|error| {
-        // Where a pickle of an archive is malformed, this file may just be cut.
-        let what = "it breaks off";
-        let cut = matches!(&error, ReadError::Pickle { what: found, .. } if *found == what);
+        // In this format a pickle that ends early means a truncated file.
+        let cut = matches!(&error, ReadError::Pickle { what, .. } if *what == ENDS_EARLY);
         if cut { ReadError::Truncated } else { error }
     })
 }
@@ -77,9 +77,10 @@ fn storages<'a>(
     let mut found = BTreeMap::new();
     for key in keys {
         let key = key.as_str();
-        let key = key.ok_or_else(|| ReadError::damaged("a storage's key is no text"))?;
+        let key = key.ok_or_else(|| ReadError::damaged("a storage's key is not text"))?;
         let width = widths.get(key);
-        let width = width.ok_or_else(|| ReadError::damaged("it lists a storage of no tensor"))?;
+        let width =
+            width.ok_or_else(|| ReadError::damaged("it lists a storage that no tensor uses"))?;
         let count = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>);
         let count = u64::from_le_bytes(*count.ok_or(ReadError::Truncated)?);
         let length = usize::try_from(count).ok();

@@ -1,14 +1,14 @@
-//! `torch.save` archives, read and written without libtorch and without Python.
-//! The format before PyTorch 1.6 is read, too.
+//! Reads and writes `torch.save` archives without libtorch and without Python. Also
+//! reads the format before PyTorch 1.6.
 //!
-//! A `torch.save` file is a zip of stored records: a pickle (`data.pkl`) that
+//! A `torch.save` file is a zip of uncompressed records: a pickle (`data.pkl`) that
 //! describes the value, and one raw little-endian record per tensor storage
 //! (`data/<key>`). [`read`] interprets a small allow-listed part of the pickle
-//! language; everything else is recorded by name and kept as an opaque
-//! value. [`write`] makes the same format, byte for byte the same for the same
-//! value, because checkpoints are named by their hash.
+//! language; everything else becomes an opaque value with its name. [`write`] makes
+//! the same format, with the same bytes for the same value, because the log has the
+//! hashes of checkpoints.
 //!
-//! Invariant: no bytes make [`read`] run foreign code, panic, or take more memory
+//! Invariant: no input makes [`read`] run foreign code, panic, or take more memory
 //! than a small multiple of the file's size.
 
 mod archive;
@@ -32,7 +32,7 @@ pub use value::{DEPTH_MAX, DType, Loaded, Tensor, TensorError, Value};
 /// Reads a `torch.save` archive.
 ///
 /// # Errors
-/// Says what is wrong with the bytes: see [`ReadError`].
+/// What is wrong with the bytes; see [`ReadError`].
 pub fn read(bytes: &[u8]) -> Result<Loaded, ReadError> {
     if legacy::is_legacy(bytes) {
         return legacy::read(bytes);
@@ -46,15 +46,15 @@ pub fn read(bytes: &[u8]) -> Result<Loaded, ReadError> {
     pickle_read::unpickle(&archive, bytes.len())
 }
 
-/// Writes `value` as a `torch.save` archive whose records stand under `<name>/`.
+/// Writes `value` as a `torch.save` archive with its records in the folder `<name>/`.
 ///
-/// [`Value::OrderedDict`] becomes a `collections.OrderedDict`, as a PyTorch
-/// `state_dict()` is; [`Value::Dict`] a plain dict. `torch.load(weights_only=True)`
-/// opens the result. The same value gives the same bytes.
+/// [`Value::OrderedDict`] becomes a `collections.OrderedDict`, like a PyTorch
+/// `state_dict()`, and [`Value::Dict`] a plain dict. `torch.load(weights_only=True)`
+/// can read the result. The same value gives the same bytes.
 ///
 /// # Errors
-/// An opaque value cannot be written; nor can nesting deeper than [`DEPTH_MAX`],
-/// or an archive over [`ARCHIVE_BYTES_MAX`].
+/// Opaque values, nesting deeper than [`DEPTH_MAX`], and archives larger than
+/// [`ARCHIVE_BYTES_MAX`].
 pub fn write(name: &str, value: &Value) -> Result<Vec<u8>, WriteError> {
     let (pickle, storages) = pickle_write::pickle(value)?;
     archive::write(name, &pickle, &storages)

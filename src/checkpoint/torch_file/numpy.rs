@@ -1,7 +1,7 @@
-//! NumPy's scalars, as they stand in a pickle: a type's code and the number's bytes.
-//! A learning rate that went through NumPy is one.
+//! NumPy's scalars in a pickle: the code of a type and the bytes of a number. A learning
+//! rate that was computed with NumPy is one.
 
-/// A number that a NumPy scalar stands for.
+/// The value of a NumPy scalar.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scalar {
     Bool(bool),
@@ -9,7 +9,7 @@ pub enum Scalar {
     Float(f64),
 }
 
-/// The number in little-endian `bytes` of the type `code` (`f8`, `i4`, `b1`).
+/// The value of little-endian `bytes` with the type `code` (`f8`, `i4`, `b1`).
 pub fn scalar(code: &str, bytes: &[u8]) -> Option<Scalar> {
     fn array<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
         bytes.try_into().ok()
@@ -31,7 +31,7 @@ pub fn scalar(code: &str, bytes: &[u8]) -> Option<Scalar> {
     })
 }
 
-/// The bytes that the characters of `text` stand for; a number has no more than 16.
+/// The bytes encoded by the characters of `text`, up to 17: a number has at most 16.
 pub fn latin1(text: &str) -> Option<Vec<u8>> {
     let characters = text.chars().take(17);
     characters.map(|c| u8::try_from(c).ok()).collect()
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_beyond_a_byte_is_no_byte() {
+    fn a_character_above_255_is_not_a_byte() {
         assert_eq!(latin1("a\u{100}"), None);
     }
 }

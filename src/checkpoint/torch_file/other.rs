@@ -1,7 +1,7 @@
-//! Files that people give for a `torch.save` archive, told by their first bytes.
+//! Recognizes other formats that are given instead of a `torch.save` archive, by their
+//! first bytes.
 
-/// What the file is, and what to do about it; `None` for an archive or for bytes
-/// that nobody knows.
+/// What the file is, and what to do about it; `None` for an archive or an unknown format.
 pub fn other_format(bytes: &[u8]) -> Option<&'static str> {
     let text = |start: &[u8]| bytes.trim_ascii_start().starts_with(start);
     let starts = |start: &[u8]| bytes.starts_with(start);
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_archives_are_named() {
+    fn other_formats_are_recognized() {
         let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
         check("Git LFS", lfs, Some("git lfs pull"));
         check("a web page", b"\n<!DOCTYPE html><html>", Some("web page"));

@@ -1,13 +1,13 @@
-//! A restricted reader of the pickle language (protocol 2, what `torch.save`
-//! emits, and 3 to 5, which it can be told to write). It never looks up a global: names
-//! on the allow-list are implemented here, in Rust, and every other name makes an opaque
-//! value. So do tensors that have no plain elements (sparse,
-//! quantized, complex, ...): a file may hold some that are not needed.
+//! A restricted reader of the pickle language: protocol 2, the default of `torch.save`,
+//! and 3 to 5. It never looks up a global: names on the allow-list are implemented here,
+//! in Rust, and every other name becomes an opaque value. So do tensors without plain
+//! elements (sparse, quantized, complex, ...), since a file may have some that are not
+//! needed.
 //!
-//! It runs in two passes. The machine here executes the opcodes over an [`Arena`].
-//! Then [`unfold`] makes a plain tree of it.
+//! It runs in two passes. The machine here executes the opcodes over an [`Arena`]. Then
+//! [`unfold`] converts the arena to a plain tree.
 //!
-//! Invariant: each opcode makes at most one node of a fixed size, so the arena is
+//! Invariant: each opcode creates at most one node of a fixed size, so the arena is
 //! bounded by the pickle's length.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,13 +21,13 @@ use super::unfold::unfold;
 use super::value::{Loaded, bytes_of};
 use super::view::View;
 
-/// A pickle holds names and numbers, no tensor data: 4 MiB describe some 50,000
-/// tensors. Arena and tree together take up to 160 times as much (measured).
+/// A pickle has names and numbers, but no tensor data: 4 MiB describe about 50,000
+/// tensors. Arena and tree together were measured to take up to 160 times as much.
 const PICKLE_BYTES_MAX: usize = 4 << 20;
-/// PyTorch counts storages: `data/0`, `data/1`.
+/// PyTorch's keys are numbers: `data/0`, `data/1`.
 const STORAGE_KEY_BYTES_MAX: usize = 64;
 
-/// Reads `data.pkl` of `archive`, which stands in a file of `file_bytes`.
+/// Reads `data.pkl` of `archive`, from a file of `file_bytes`.
 pub fn unpickle(archive: &Archive<'_>, file_bytes: usize) -> Result<Loaded, ReadError> {
     let pickle = archive.required("data.pkl")?;
     if pickle.len() > PICKLE_BYTES_MAX {
@@ -47,7 +47,7 @@ pub fn unpickle(archive: &Archive<'_>, file_bytes: usize) -> Result<Loaded, Read
     Ok(part.loaded)
 }
 
-/// One pickle of a file and where it ends.
+/// One pickle of a file, and where it ends.
 pub struct Part {
     pub loaded: Loaded,
     pub end: usize,
@@ -80,16 +80,19 @@ impl Part {
     }
 }
 
-/// Where the bytes of tensors are.
+/// Where to find the bytes of tensors.
 pub enum Storages<'m, 'a> {
-    /// In records beside the pickle.
+    /// In records next to the pickle.
     Archive(&'m Archive<'a>),
-    /// Not known yet: what the pickle asks for is collected with the bytes of an element,
-    /// and each tensor is `None`.
+    /// Not known yet: collects the storages that the pickle refers to, with the size of an
+    /// element; each tensor becomes `None`.
     Wanted(BTreeMap<String, usize>),
-    /// By their key.
+    /// By their keys.
     Known(&'m BTreeMap<String, &'a [u8]>),
 }
+
+/// The fault of a pickle that ends before its last value is complete.
+pub const ENDS_EARLY: &str = "it ends too early";
 
 /// The pickle's bytes, read from front to back.
 struct Input<'a> {
@@ -106,24 +109,24 @@ impl<'a> Input<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], ReadError> {
         let end = self.at.checked_add(count);
         let taken = end.and_then(|end| self.bytes.get(self.at..end));
-        let taken = taken.ok_or_else(|| self.fault("it breaks off"))?;
+        let taken = taken.ok_or_else(|| self.fault(ENDS_EARLY))?;
         self.at += count;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
         let taken = self.take(N)?.first_chunk::<N>().copied();
-        taken.ok_or_else(|| self.fault("it breaks off"))
+        taken.ok_or_else(|| self.fault(ENDS_EARLY))
     }
 
     fn byte(&mut self) -> Result<u8, ReadError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    /// A length of eight bytes.
+    /// A length in eight bytes.
     fn length(&mut self) -> Result<usize, ReadError> {
         let length = self.array().map(u64::from_le_bytes)?;
-        usize::try_from(length).map_err(|_| self.fault("it breaks off"))
+        usize::try_from(length).map_err(|_| self.fault(ENDS_EARLY))
     }
 
     fn u32(&mut self) -> Result<u32, ReadError> {
@@ -135,7 +138,7 @@ impl<'a> Input<'a> {
         std::str::from_utf8(bytes).map_err(|_| self.fault("a string is not UTF-8"))
     }
 
-    /// Up to a line feed, which is taken and not returned.
+    /// The text up to a line feed, which is skipped.
     fn line(&mut self) -> Result<&'a str, ReadError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let length = rest.iter().position(|&byte| byte == b'\n');
@@ -217,13 +220,13 @@ impl<'a> Machine<'_, '_, 'a> {
     fn run(&mut self) -> Result<Id, ReadError> {
         if self.input.byte()? != op::PROTO {
             return Err(ReadError::unsupported(
-                "a pickle of protocol 0 or 1; 2 to 5 are known",
+                "a pickle of protocol 0 or 1, expected 2 to 5",
             ));
         }
         let protocol = self.input.byte()?;
         if !(2..=5).contains(&protocol) {
             return Err(ReadError::unsupported(format!(
-                "a pickle of protocol {protocol}; 2 to 5 are known"
+                "a pickle of protocol {protocol}, expected 2 to 5"
             )));
         }
         loop {
@@ -295,7 +298,7 @@ impl<'a> Machine<'_, '_, 'a> {
                 self.pop_to_mark()?;
                 self.push(Node::Made(Global::Builtin("frozenset")))
             }
-            // Only a hint how much to read at once.
+            // Only a hint for how much to read at once.
             op::FRAME => self.input.length().map(drop),
             op::EMPTY_LIST => self.push(Node::List(Vec::new())),
             op::EMPTY_DICT => self.push(Node::Dict {
@@ -369,7 +372,7 @@ impl<'a> Machine<'_, '_, 'a> {
         Ok(())
     }
 
-    /// The lowest height of the stack that may be popped to.
+    /// The stack may not be popped below this height.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -433,7 +436,7 @@ impl<'a> Machine<'_, '_, 'a> {
         self.push(Node::Tuple(items))
     }
 
-    /// Appends to the list at the top; what a foreign list holds is dropped.
+    /// Appends to the list at the top. Items of a foreign list are dropped.
     fn append(&mut self, items: Vec<Id>) -> Result<(), ReadError> {
         let target = self.top()?;
         if let Some(Node::List(list)) = self.nodes.get_mut(target) {
@@ -443,10 +446,10 @@ impl<'a> Machine<'_, '_, 'a> {
         if let Node::Made(_) | Node::Object(..) = self.node(target) {
             return Ok(());
         }
-        Err(self.input.fault("it appends to what is no list"))
+        Err(self.input.fault("it appends to a value that is not a list"))
     }
 
-    /// Fills the dict at the top; what a foreign dict holds is dropped.
+    /// Fills the dict at the top. Items of a foreign dict are dropped.
     fn set_items(&mut self, items: &[Id]) -> Result<(), ReadError> {
         let (pairs, rest) = items.as_chunks::<2>();
         let target = self.top()?;
@@ -460,7 +463,9 @@ impl<'a> Machine<'_, '_, 'a> {
         if let Node::Made(_) | Node::Object(..) = self.node(target) {
             return Ok(());
         }
-        Err(self.input.fault("it sets items of what is no dict"))
+        Err(self
+            .input
+            .fault("it sets items of a value that is not a dict"))
     }
 
     fn memo(&mut self, opcode: u8) -> Result<(), ReadError> {
@@ -490,15 +495,15 @@ impl<'a> Machine<'_, '_, 'a> {
     }
 
     /// `("storage", class, key, location, elements)`: the record `data/<key>`.
-    /// The location (`cpu`, `cuda:0`) is of no interest: bytes are bytes. The old
-    /// format has a sixth part, a view on another storage.
+    /// The location (`cpu`, `cuda:0`) is ignored. The old format has a sixth part, for a
+    /// view of another storage.
     fn storage(&mut self) -> Result<(), ReadError> {
         let id = self.pop()?;
         let Node::Tuple(parts) = self.node(id) else {
-            return Err(self.input.fault("a persistent id is no tuple"));
+            return Err(self.input.fault("a persistent id is not a tuple"));
         };
         let (tag, class, key, elements) = match parts.as_slice() {
-            // The source of a whole module stands behind it in the old format.
+            // In the old format the source of a whole module follows it.
             [tag, object, ..] if matches!(self.node(*tag), Node::Str("module")) => {
                 self.stack.push(*object);
                 return Ok(());
@@ -512,7 +517,7 @@ impl<'a> Machine<'_, '_, 'a> {
                 }
                 (tag, class, key, elements)
             }
-            _ => return Err(self.input.fault("a persistent id has not five parts")),
+            _ => return Err(self.input.fault("a persistent id does not have five parts")),
         };
         let (Node::Str("storage"), Node::Global(class), Node::Str(key), Node::Int(elements)) = (
             self.node(*tag),
@@ -520,7 +525,9 @@ impl<'a> Machine<'_, '_, 'a> {
             self.node(*key),
             self.node(*elements),
         ) else {
-            return Err(self.input.fault("a persistent id names no storage"));
+            return Err(self
+                .input
+                .fault("a persistent id does not refer to a storage"));
         };
         let (class, key, elements) = (*class, *key, *elements);
         if key.len() > STORAGE_KEY_BYTES_MAX {
@@ -539,7 +546,9 @@ impl<'a> Machine<'_, '_, 'a> {
             return self.push(Node::Made(class));
         }
         let Global::Storage(dtype) = class else {
-            return Err(self.input.fault("a persistent id names no storage"));
+            return Err(self
+                .input
+                .fault("a persistent id does not refer to a storage"));
         };
         let record = format!("data/{key}");
         let bytes = match self.storages {
@@ -568,7 +577,7 @@ impl<'a> Machine<'_, '_, 'a> {
         self.push(Node::Storage(Storage { dtype, bytes }))
     }
 
-    /// `REDUCE` calls a global with a tuple; `NEWOBJ` makes an instance of it.
+    /// `REDUCE` calls a global with a tuple; `NEWOBJ` creates an instance of it.
     fn reduce(&mut self) -> Result<(), ReadError> {
         let arguments = self.pop()?;
         let callee = self.pop()?;
@@ -576,7 +585,7 @@ impl<'a> Machine<'_, '_, 'a> {
             return Err(self.input.fault("a call has no tuple of arguments"));
         };
         let (Node::Global(callee) | Node::Made(callee)) = self.node(callee) else {
-            return Err(self.input.fault("it calls what is no global"));
+            return Err(self.input.fault("it calls a value that is not a global"));
         };
         let (callee, first) = (*callee, arguments.first().copied());
         let fault = |what| Err(self.input.fault(what));
@@ -585,7 +594,7 @@ impl<'a> Machine<'_, '_, 'a> {
                 ordered: true,
                 entries: Vec::new(),
             },
-            Global::OrderedDict => return fault("an `OrderedDict` is made of arguments"),
+            Global::OrderedDict => return fault("an `OrderedDict` is created with arguments"),
             Global::DefaultDict => Node::Dict {
                 ordered: false,
                 entries: Vec::new(),
@@ -605,7 +614,7 @@ impl<'a> Machine<'_, '_, 'a> {
             Global::Size => return self.same(first, |n| matches!(n, Node::Tuple(_))),
             Global::Encode => match first.map(|text| self.node(text)) {
                 Some(Node::Str(text)) => Node::Latin1(text),
-                _ => return fault("bytes are made of what is no text"),
+                _ => return fault("bytes are created from a value that is not text"),
             },
             Global::NumpyDType => match first.map(|code| self.node(code)) {
                 Some(Node::Str(code)) => Node::NumpyDType(code),
@@ -636,7 +645,7 @@ impl<'a> Machine<'_, '_, 'a> {
             [storage, offset, shape, strides, _requires_grad, _hooks] => {
                 (storage, offset, shape, strides)
             }
-            // With metadata: its elements stand conjugated or negated in the storage.
+            // With metadata: its elements are conjugated or negated in the storage.
             [_, _, _, _, _, _, _] => {
                 return Ok(Node::Made(Global::Unusual("lazily conjugated or negated")));
             }
@@ -673,7 +682,7 @@ impl<'a> Machine<'_, '_, 'a> {
     }
 
     /// `(function, type, arguments, state)`: a tensor with attributes, or one of a
-    /// subclass, which stays closed.
+    /// subclass, which becomes an opaque value.
     fn retyped(&self, arguments: &[Id]) -> Result<Node<'a>, ReadError> {
         let [function, class, arguments, ..] = arguments else {
             return Err(self.input.fault("a tensor has the wrong arguments"));
@@ -692,7 +701,7 @@ impl<'a> Machine<'_, '_, 'a> {
         }
     }
 
-    /// `(dtype, bytes)`: a number, unless its type has none here.
+    /// `(dtype, bytes)`: a number, or an opaque value for other types.
     fn numpy_scalar(&self, arguments: &[Id]) -> Node<'a> {
         let scalar = match arguments {
             [dtype, bytes] => match (self.node(*dtype), self.node(*bytes)) {
@@ -712,8 +721,8 @@ impl<'a> Machine<'_, '_, 'a> {
         }
     }
 
-    /// Attributes of an object. Those of a foreign one may be a config; the `_metadata`
-    /// (module versions) of a `state_dict()` is of no interest.
+    /// Sets the attributes of an object. Those of a foreign object may be a config; the
+    /// `_metadata` (module versions) of a `state_dict()` is ignored.
     fn build_state(&mut self) -> Result<(), ReadError> {
         let state = self.pop()?;
         let target = self.top()?;
@@ -734,7 +743,9 @@ impl<'a> Machine<'_, '_, 'a> {
         if takes_state {
             Ok(())
         } else {
-            Err(self.input.fault("it sets attributes of what has none"))
+            Err(self
+                .input
+                .fault("it sets attributes of a value that has none"))
         }
     }
 

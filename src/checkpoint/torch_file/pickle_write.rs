@@ -1,6 +1,6 @@
-//! The pickle of a value, in protocol 2, as `torch.load(weights_only=True)` takes
-//! it. Nothing is memoized and every tensor has a storage of its own, so the same
-//! value gives the same bytes and the reader's twin stays a page long.
+//! Writes the pickle of a value in protocol 2, for `torch.load(weights_only=True)`.
+//! Nothing is memoized and every tensor has its own storage, so the same value gives
+//! the same bytes.
 
 use super::archive::ARCHIVE_BYTES_MAX;
 use super::error::WriteError;
@@ -81,7 +81,7 @@ impl<'v> Pickler<'v> {
         Ok(())
     }
 
-    /// An empty one: `collections.OrderedDict()`.
+    /// An empty `collections.OrderedDict()`.
     fn ordered_dict(&mut self) {
         self.out.extend_from_slice(b"ccollections\nOrderedDict\n)R");
     }
@@ -137,7 +137,7 @@ impl<'v> Pickler<'v> {
     }
 }
 
-/// Of a dense row-major tensor, in elements, at least 1 as in PyTorch.
+/// The strides of a dense row-major tensor in elements, at least 1 as in PyTorch.
 fn strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     let mut stride = 1_usize;

@@ -1,10 +1,10 @@
-//! The second pass of the reader: a plain tree of values out of the pickle machine's
-//! arena, with the tensors' bytes gathered from their storages.
+//! The second pass of the reader: converts the pickle machine's arena to a plain tree of
+//! values, with the tensors' bytes gathered from their storages.
 //!
 //! A node that the pickle refers to many times is copied each time, and a tensor may
-//! be larger than its storage (stride 0), so this is where a small file could grow.
-//! Invariant: it does not, beyond a budget in proportion to the file; the limit on
-//! depth ends cycles.
+//! be larger than its storage (stride 0), so a small file could grow here. Invariant:
+//! the tree stays within a budget in proportion to the file, and the limit on depth ends
+//! cycles.
 
 use std::collections::BTreeSet;
 
@@ -17,11 +17,11 @@ use super::view::View;
 /// Tensors may share a storage (tied weights) and repeat its elements.
 const TENSOR_BYTES_PER_FILE_BYTE: usize = 8;
 const TENSOR_BYTES_FREE: usize = 16 << 20;
-/// Likewise for strings and containers that the pickle names again and again.
+/// The same for strings and containers that the pickle refers to many times.
 const TREE_BYTES_PER_PICKLE_BYTE: usize = 128;
 const TREE_BYTES_FREE: usize = 1 << 20;
 
-/// The tree below `root`, of a pickle and a file of the lengths given.
+/// The tree below `root`, for a pickle and a file of these lengths.
 pub fn unfold(
     nodes: &Arena<'_>,
     root: Id,
@@ -106,7 +106,7 @@ impl Builder<'_, '_> {
         items.map(|&item| self.build(item, depth + 1)).collect()
     }
 
-    /// The plain ones among an object's attributes. The rest may lead back to the object.
+    /// The attributes of an object that are plain values. Others may refer back to the object.
     fn attributes(&mut self, id: Id) -> Result<Vec<(Value, Value)>, ReadError> {
         let nodes = self.nodes;
         let Node::Dict { entries, .. } = nodes.get(id) else {
@@ -125,8 +125,7 @@ impl Builder<'_, '_> {
         Ok(built)
     }
 
-    /// Python keeps the last of equal keys; a writer never repeats one, so a file
-    /// that does is refused.
+    /// Refuses repeated keys: Python would keep the last, but no writer repeats one.
     fn entries(
         &mut self,
         entries: &[(Id, Id)],

@@ -1,20 +1,20 @@
-//! The plain data that `torch.save` files hold here: Python's basic types and
-//! tensors as bytes. A [`Tensor`] knows nothing of libtorch.
+//! The content of `torch.save` files as plain data: Python's basic types, and tensors
+//! as bytes, independent of libtorch.
 //!
-//! Invariant: a [`Tensor`]'s data is exactly as long as its type and shape say.
+//! Invariant: a [`Tensor`]'s data has exactly the length for its type and shape.
 
 use crate::float16::half;
 
-/// How deep lists, tuples and dicts may be nested in a file.
+/// How deeply lists, tuples and dicts may be nested in a file.
 pub const DEPTH_MAX: usize = 64;
 
-/// What a `torch.save` archive holds.
+/// The content of a `torch.save` archive.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     pub value: Value,
-    /// Globals outside the allow-list that the pickle names, sorted, as
-    /// `module.name`. None of them was looked up or called; what they would have
-    /// made is [`Value::Opaque`] in `value`, if it is part of it.
+    /// Globals in the pickle that are not on the allow-list, sorted, as `module.name`.
+    /// They were neither looked up nor called; what they would have created is
+    /// [`Value::Opaque`] or [`Value::Object`] in `value`.
     pub foreign: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ impl DType {
         }
     }
 
-    /// The storage class that stands for this type in a file, without `torch.`.
+    /// The storage class of this type in a file, without `torch.`.
     pub(super) fn storage_class(self) -> &'static str {
         match self {
             DType::F64 => "DoubleStorage",
@@ -94,7 +94,7 @@ impl DType {
     }
 }
 
-/// Why a tensor could not be made or read as asked.
+/// Why a tensor cannot be created or converted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
     #[error("shape {shape:?} of {dtype} needs more bytes than a machine can address", dtype = .dtype.name())]
@@ -108,7 +108,7 @@ pub enum TensorError {
     },
     #[error("{value} does not fit a float32")]
     Overflow { value: String },
-    #[error("the tensor holds {found}, expected {expected}", found = .found.name(), expected = .expected.name())]
+    #[error("the tensor has type {found}, expected {expected}", found = .found.name(), expected = .expected.name())]
     DType { expected: DType, found: DType },
 }
 
@@ -122,7 +122,7 @@ pub struct Tensor {
 
 impl Tensor {
     /// # Errors
-    /// If `data` is not exactly as long as `dtype` and `shape` need.
+    /// If `data` does not have the length for `dtype` and `shape`.
     pub fn new(dtype: DType, shape: Vec<usize>, data: Vec<u8>) -> Result<Self, TensorError> {
         let Some(expected) = bytes_of(dtype, &shape) else {
             return Err(TensorError::TooLarge { dtype, shape });
@@ -184,17 +184,17 @@ impl Tensor {
     }
 
     /// # Errors
-    /// If the tensor is not of `float32`.
+    /// If the type is not `float32`.
     pub fn to_f32(&self) -> Result<Vec<f32>, TensorError> {
         self.expect(DType::F32)?;
         Ok(chunks(&self.data).map(f32::from_le_bytes).collect())
     }
 
-    /// The tensor as training has it: floats as `float32`, whole numbers as `int64`.
+    /// The tensor in a type for training: `float32` for floats, `int64` for whole numbers.
     /// Shorter floats are widened exactly and `float64` is rounded.
     ///
     /// # Errors
-    /// If a number of `float64` is beyond what `float32` holds.
+    /// If a `float64` exceeds the range of `float32`.
     pub fn for_training(&self) -> Result<Tensor, TensorError> {
         let floats: Vec<f32> = match self.dtype {
             DType::F32 | DType::I64 => return Ok(self.clone()),
@@ -223,7 +223,7 @@ impl Tensor {
         Tensor::from_f32(self.shape.clone(), &floats)
     }
 
-    /// The elements in order, whatever their type; an `int64` as the nearest float.
+    /// The elements of any type in order; an `int64` becomes the nearest float.
     pub fn numbers(&self) -> Box<dyn Iterator<Item = f64> + '_> {
         let data = &self.data;
         match self.dtype {
@@ -240,13 +240,13 @@ impl Tensor {
     }
 
     /// # Errors
-    /// If the tensor is not of `int64`.
+    /// If the type is not `int64`.
     pub fn to_i64(&self) -> Result<Vec<i64>, TensorError> {
         self.expect(DType::I64)?;
         Ok(chunks(&self.data).map(i64::from_le_bytes).collect())
     }
 
-    /// Whether every element is a number; integers and booleans always are.
+    /// Whether no element is infinite or NaN.
     pub fn is_finite(&self) -> bool {
         match self.dtype {
             DType::F64 => chunks(&self.data).all(|b| f64::from_le_bytes(b).is_finite()),
@@ -268,14 +268,14 @@ impl Tensor {
     }
 }
 
-/// Without the data, of which there may be megabytes.
+/// Without the data, which may be megabytes.
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tensor({}, {:?})", self.dtype.name(), self.shape)
     }
 }
 
-/// What a `torch.save` file can hold, in Python's words.
+/// A Python value in a `torch.save` file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     None,
@@ -287,14 +287,14 @@ pub enum Value {
     Tuple(Vec<Value>),
     /// A plain dict, in its order of insertion.
     Dict(Vec<(Value, Value)>),
-    /// A `collections.OrderedDict`: what a model's `state_dict()` is.
+    /// A `collections.OrderedDict`, like a model's `state_dict()`.
     OrderedDict(Vec<(Value, Value)>),
     Tensor(Tensor),
-    /// Something that only Python could make; `class` names what would make it.
+    /// A value that only Python could create, with the class or function for it.
     Opaque {
         class: String,
     },
-    /// The same, with those of its attributes that are plain values, by name.
+    /// The same, with those attributes that are plain values, by name.
     Object {
         class: String,
         attributes: Vec<(Value, Value)>,
@@ -318,7 +318,7 @@ impl Value {
         )
     }
 
-    /// What Python calls the type.
+    /// Python's name of the type.
     pub fn kind(&self) -> &str {
         match self {
             Value::None => "None",
@@ -335,7 +335,7 @@ impl Value {
         }
     }
 
-    /// The entry of a dict (plain or ordered) under a string key, or an object's attribute.
+    /// The entry of a plain or ordered dict at a string key, or an object's attribute.
     pub fn get(&self, key: &str) -> Option<&Value> {
         let entries = if let Value::Object { attributes, .. } = self {
             attributes
@@ -389,8 +389,8 @@ impl Value {
         }
     }
 
-    /// A float, an int as the nearest float, or the one element of a tensor: Python
-    /// writes any of them for a rate.
+    /// A float, an int as the nearest float, or the only element of a tensor: a rate may
+    /// be any of them.
     pub fn as_number(&self) -> Option<f64> {
         if let Value::Float(value) = self {
             Some(*value)
@@ -447,12 +447,12 @@ impl From<Tensor> for Value {
     }
 }
 
-/// Bytes that a dense tensor takes, or `None` where that does not fit a `usize`.
+/// Bytes of a dense tensor; `None` if the number does not fit in a `usize`.
 pub(super) fn bytes_of(dtype: DType, shape: &[usize]) -> Option<usize> {
     elements_of(shape)?.checked_mul(dtype.size())
 }
 
-/// A dimension of 0 makes 0 elements, however large the others are.
+/// Number of elements: 0 if any dimension is 0, however large the others are.
 pub(super) fn elements_of(shape: &[usize]) -> Option<usize> {
     if shape.contains(&0) {
         return Some(0);

@@ -1,13 +1,13 @@
-//! A tensor as a window on a storage.
+//! A tensor as a view of a storage.
 
 use super::arena::{Arena, Id, Node, Storage, TensorNode};
 use super::error::ReadError;
 use super::value::{DType, bytes_of, elements_of};
 
-/// As many as PyTorch itself allows a tensor.
+/// PyTorch's own limit.
 const DIMENSIONS_MAX: usize = 64;
 
-/// Offset and strides count elements.
+/// Offset and strides are in elements.
 pub struct View<'a> {
     storage: Storage<'a>,
     offset: usize,
@@ -25,7 +25,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Whether all elements lie in the storage.
+    /// Checks that all elements are in the storage.
     pub fn check(&self) -> Result<(), ReadError> {
         let tensor = |what| Err(ReadError::Tensor { what });
         if self.shape.len() != self.strides.len() {
@@ -84,7 +84,7 @@ impl<'a> View<'a> {
         true
     }
 
-    /// The elements in row-major order; `bytes` is their length.
+    /// The elements in row-major order, `bytes` long in total.
     pub fn gather(&self, bytes: usize) -> Option<Vec<u8>> {
         let width = self.storage.dtype.size();
         if bytes == 0 {
@@ -104,8 +104,8 @@ impl<'a> View<'a> {
         while data.len() < bytes {
             let from = element * width;
             data.extend_from_slice(self.storage.bytes.get(from..from + width)?);
-            // Count on in the last dimension, carrying into those before it. Only a
-            // dimension of size 1 can have a stride that wraps, and it wraps back.
+            // Increment the last index, with a carry into those before it. Only a dimension
+            // of size 1 can have a stride that wraps, and it wraps back.
             let dimensions = index.iter_mut().zip(&self.shape).zip(&self.strides);
             for ((index, &size), &stride) in dimensions.rev() {
                 *index += 1;
@@ -123,7 +123,7 @@ impl<'a> View<'a> {
 
 fn sizes_of(nodes: &Arena<'_>, id: Id) -> Result<Vec<usize>, ReadError> {
     let Node::Tuple(items) = nodes.get(id) else {
-        let what = "its sizes or strides are no tuple".to_owned();
+        let what = "its sizes or strides are not a tuple".to_owned();
         return Err(ReadError::Tensor { what });
     };
     if items.len() > DIMENSIONS_MAX {
@@ -134,7 +134,7 @@ fn sizes_of(nodes: &Arena<'_>, id: Id) -> Result<Vec<usize>, ReadError> {
     }
     let sizes = items.iter().map(|&item| nodes.size(item));
     sizes.collect::<Option<_>>().ok_or_else(|| {
-        let what = "a size or stride is no count".to_owned();
+        let what = "a size or stride is not a count".to_owned();
         ReadError::Tensor { what }
     })
 }

@@ -211,6 +211,6 @@ mod tests {
         );
         other.model.truncate(40);
         let error = optimizer_from_content(&other).unwrap_err();
-        assert!(error.contains("its groups count [26, 34]"), "{error}");
+        assert!(error.contains("its groups have [26, 34]"), "{error}");
     }
 }
