@@ -160,8 +160,8 @@ mod tests {
         checkpoint::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
     }
 
-    /// The file's own tensor of a parameter that it only counts.
-    fn counted<'v>(content: &'v CheckpointContent, index: i64, field: &str) -> &'v Tensor {
+    /// A moment of the parameter with this number in the file.
+    fn numbered<'v>(content: &'v CheckpointContent, index: i64, field: &str) -> &'v Tensor {
         let state = content.optimizer.get("state").and_then(Value::as_dict);
         let of_index = |(key, _): &&(Value, Value)| key.as_int() == Some(index);
         let (_, moments) = state.unwrap().iter().find(of_index).unwrap();
@@ -169,12 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_are_only_counted_stand_in_tinyworlds_order() {
+    fn numbered_parameters_are_in_tinyworlds_order() {
         let content = fixture();
         let state = optimizer_from_content(&content).unwrap();
         assert_eq!(state.step, 150);
         assert_eq!(state.exp_avg.len(), 60);
-        // The first and last that decay, then the first and last that do not.
+        // The first and last with weight decay, then the first and last without.
         for (index, name) in [
             (0, "encoder.patch_embed.proj.weight"),
             (25, "decoder.frame_head.to_pixels.weight"),
@@ -189,12 +189,12 @@ mod tests {
                 .unwrap();
             assert_eq!(
                 first.bytes,
-                counted(&content, index, "exp_avg").data(),
+                numbered(&content, index, "exp_avg").data(),
                 "{name}"
             );
             assert_eq!(
                 second.bytes,
-                counted(&content, index, "exp_avg_sq").data(),
+                numbered(&content, index, "exp_avg_sq").data(),
                 "{name}"
             );
         }
