@@ -16,6 +16,7 @@ use tinygate::controller::{Ending, Observer};
 use tinygate::events::{Event, Record, SettingChanged, SettingKey, SettingValue, StageName};
 use tinygate::machine::RunState;
 use tinygate::presets::{self, ModelKind};
+use tinygate::run::retrain::{Retrain, Retrained, Retraining, StartedTrainer};
 use tinygate::run::{
     AnyModel, Group, LostError, NewRun, NewRunError, Notice, Opened, RateChange, Resume,
     ResumeError, Resumed, Run, TinyWorlds, read, this_process,
@@ -311,6 +312,50 @@ fn a_log_without_events_cannot_be_resumed() {
         panic!("{error}");
     };
     assert!(matches!(source, OpenError::NotALog { remains: true }));
+}
+
+/// Trains every chunk of a run again with a script of this seed.
+fn retrain(folder: &Folder, seed: u64) -> Vec<Retrained> {
+    let scratch = tempfile::tempdir().unwrap();
+    let request = Retrain {
+        stage: Some(StageName::new(VIDEO)),
+        ..Retrain::default()
+    };
+    let plan = request.plan(&folder.run()).unwrap();
+    let mut start = |_: u32| {
+        let stop = Arc::new(StopRequest::default());
+        let (channels, commands, reports) = Channels::new(stop);
+        let trainer = ScriptedTrainer::new(Script::new(seed));
+        // It ends with its channels.
+        std::thread::spawn(move || trainer.serve(&commands, &reports));
+        Ok(StartedTrainer {
+            trainer: Box::new(channels),
+            process: this_process(),
+        })
+    };
+    let mut retraining = Retraining::new(&folder.run(), scratch.path(), &mut start).unwrap();
+    let chunks = plan.chunks.iter();
+    chunks
+        .map(|chunk| retraining.retrain(chunk, &mut |_| {}).unwrap().unwrap())
+        .collect()
+}
+
+#[test]
+fn recorded_chunks_are_trained_again_and_compared() {
+    let folder = Folder::new();
+    let mut run = create(&folder);
+    assert_eq!(drive(&mut run, script()), Ending::Finished);
+    run.close().unwrap();
+    let equal = |seed: u64| {
+        let chunks = retrain(&folder, seed);
+        let equal = chunks.iter().map(|retrained| match retrained {
+            Retrained::Compared { comparison, .. } => comparison.is_equal(),
+            Retrained::Skipped(why) => panic!("{why:?}"),
+        });
+        equal.collect::<Vec<bool>>()
+    };
+    assert_eq!(equal(1), [true, true]);
+    assert_eq!(equal(2), [false, false], "another trainer");
 }
 
 /// A run that a signal stopped after 10 of the 40 updates of its first stage.

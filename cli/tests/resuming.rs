@@ -201,7 +201,9 @@ fn a_loss_that_is_accepted_takes_the_checkpoints_that_went_with_it() {
     let _ = fs::remove_dir_all(place.path("run").join(&newest));
     let tried = run(["repair", &dir, "--accept-loss", "--dry-run"]).expect(0);
     assert!(
-        tried.stderr.contains(&format!("given up: `{newest}`")),
+        tried
+            .stderr
+            .contains(&format!("`{newest}` would be given up")),
         "{}",
         tried.stderr
     );

@@ -13,6 +13,7 @@
 mod files;
 mod supervised;
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -166,8 +167,10 @@ enum Log<'a> {
     Shared(Arc<dyn EventLog>),
 }
 
-impl Log<'_> {
-    fn get(&self) -> &dyn EventLog {
+impl<'a> Deref for Log<'a> {
+    type Target = dyn EventLog + 'a;
+
+    fn deref(&self) -> &Self::Target {
         match self {
             Log::Borrowed(log) => *log,
             Log::Shared(log) => log.as_ref(),
@@ -499,7 +502,7 @@ impl<'a> Controller<'a> {
     fn append(&mut self, event: Event, durability: Durability) -> Result<(), ControlError> {
         let seq = self.next;
         let timed = [((self.clock)(), event)];
-        self.log.get().append(seq, &timed, durability)?;
+        self.log.append(seq, &timed, durability)?;
         let [(time_ms, event)] = timed;
         self.next = Seq::new(seq.get().saturating_add(1));
         self.machine.apply(&event);
@@ -517,7 +520,7 @@ impl<'a> Controller<'a> {
         if self.unheard.is_empty() {
             return Ok(());
         }
-        self.log.get().sync()?;
+        self.log.sync()?;
         for record in std::mem::take(&mut self.unheard) {
             files::follow(&self.directory, &record.event);
             observer.recorded(&record, self.state());

@@ -16,7 +16,7 @@ pub struct LostCheckpoints {
     pub stage: StageName,
     /// Newest last; not empty.
     pub missing: Vec<CheckpointRef>,
-    /// The one of them that the run resumes from, if it is one of them.
+    /// The newest of them without which the run cannot resume: it starts there, or must judge it first.
     pub needed: Option<CheckpointRef>,
     /// The newest accepted one that is not missing.
     pub left: Option<CheckpointRef>,

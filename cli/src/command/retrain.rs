@@ -181,6 +181,7 @@ impl ChunkJson {
     }
 }
 
+/// The text is also in the JSON output, where it must not change.
 fn reason(why: Skipped) -> String {
     match why {
         Skipped::Unfinished => "it was not finished".to_owned(),
@@ -189,9 +190,7 @@ fn reason(why: Skipped) -> String {
             "nothing of it counts: it was resumed where it began, or before".to_owned()
         }
         Skipped::NoCheckpoint { path } => {
-            format!(
-                "its checkpoint `{path}` was deleted, and the chunk before was not trained again"
-            )
+            format!("its checkpoint `{path}` is gone, and the chunk before was not trained again")
         }
         Skipped::NotUnicode { path } => format!("`{}` is not UTF-8", path.display()),
         Skipped::FailedAgain(failed) => describe(&Event::ChunkFailed(failed)),

@@ -60,7 +60,7 @@ pub enum FormError {
     NotDistributed { ranks: u32 },
     #[error("the run has {wanted} ranks, and the launcher started {started} (WORLD_SIZE)")]
     OtherSize { wanted: u32, started: u32 },
-    #[error("the run needs {wanted} ranks, and {why}")]
+    #[error("the run needs {wanted} ranks for DDP, and {why}")]
     Fewer {
         wanted: u32,
         available: u32,
