@@ -153,13 +153,8 @@ fn request(folder: &Folder) -> Resume {
 }
 
 #[track_caller]
-fn open(request: &Resume) -> Result<Opened, ResumeError> {
-    request.open(&mut |_| {}, &mut |_| {})
-}
-
-#[track_caller]
-fn unfinished(opened: Opened) -> Resumed {
-    match opened {
+fn unfinished(request: &Resume) -> Resumed {
+    match request.open(&mut |_| {}, &mut |_| {}).unwrap() {
         Opened::Unfinished(resumed) => *resumed,
         Opened::Finished(_) => panic!("it has finished"),
     }
@@ -167,7 +162,7 @@ fn unfinished(opened: Opened) -> Resumed {
 
 #[track_caller]
 fn refused(request: &Resume) -> ResumeError {
-    match open(request) {
+    match request.open(&mut |_| {}, &mut |_| {}) {
         Err(error) => error,
         Ok(_) => panic!("it was not refused"),
     }
@@ -190,7 +185,9 @@ fn a_run_is_created_driven_and_resumed_to_its_end() {
     let mut visited = 0;
     let mut notices = Vec::new();
     let opened = request.open(&mut |_| visited += 1, &mut |notice| notices.push(notice));
-    let resumed = unfinished(opened.unwrap());
+    let Opened::Unfinished(resumed) = opened.unwrap() else {
+        panic!("it has finished");
+    };
     assert_eq!(visited, records(&folder.run()).len());
     assert_eq!((resumed.ranks(), resumed.fell_back()), (1, false));
     let mut run = resumed
@@ -206,13 +203,16 @@ fn a_run_is_created_driven_and_resumed_to_its_end() {
     run.close().unwrap();
 
     let log = records(&folder.run());
-    let changed = log.iter().find_map(|record| match &record.event {
-        Event::SettingChanged(change) => Some(change),
-        _ => None,
+    let changed = log.iter().find_map(|record| {
+        let Event::SettingChanged(change) = &record.event else {
+            return None;
+        };
+        Some(change)
     });
     assert!(changed.is_some_and(|change| change.who == "ada" && change.why == "test"));
     assert_eq!(audit(log.into_iter().map(Ok)).outcome, Outcome::Agreed);
-    let again = open(&Resume::new(&folder.run(), "ada", "test")).unwrap();
+    let again = Resume::new(&folder.run(), "ada", "test");
+    let again = again.open(&mut |_| {}, &mut |_| {}).unwrap();
     assert!(matches!(again, Opened::Finished(_)));
 }
 
@@ -240,7 +240,7 @@ fn a_missing_checkpoint_is_given_up_on_request_only() {
 
     let mut request = request(&folder);
     request.give_up = true;
-    let mut run = unfinished(open(&request).unwrap())
+    let mut run = unfinished(&request)
         .begin(&Group::alone(), &mut Quiet, &mut |_| {})
         .unwrap();
     assert_eq!(drive(&mut run, script()), Ending::Finished);

@@ -123,7 +123,7 @@ fn of_run(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         | ResumeError::RetriesOfFinishedRun
         | ResumeError::RetriesWithoutStop
         | ResumeError::ChangeOfFinishedRun { .. }
-        | ResumeError::ChangeOfPassedStage { .. }
+        | ResumeError::ChangeOfPassedStage(_)
         | ResumeError::Lost(_)
         | ResumeError::DataMoved { .. }
         | ResumeError::Setup(_)

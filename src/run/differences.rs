@@ -43,8 +43,8 @@ pub fn differences(run: &Path, given: &Config, overridden: &[Override]) -> Vec<C
 
 fn recorded(run: &Path) -> Option<Config> {
     let first = read(run).ok()?.next()?.ok()?;
-    match first.event {
-        Event::RunCreated(created) => Config::from_json(&created.config).ok(),
-        _ => None,
-    }
+    let Event::RunCreated(created) = first.event else {
+        return None;
+    };
+    Config::from_json(&created.config).ok()
 }

@@ -55,7 +55,7 @@ pub enum DryRunError {
     #[error("no checkpoint was written")]
     NoCheckpoint,
     #[error("the checkpoint was refused: {0}")]
-    Refused(RejectReason),
+    Refused(Box<RejectReason>),
 }
 
 impl Advice for DryRunError {
@@ -203,7 +203,7 @@ fn cost(
     };
     let numbers = match checkpoint::accept_for(Need::Weights, &scratch.join(path), None) {
         Acceptance::Accepted(accepted) => accepted.elements,
-        Acceptance::Rejected { reason } => return Err(DryRunError::Refused(reason)),
+        Acceptance::Rejected { reason } => return Err(DryRunError::Refused(Box::new(reason))),
     };
     let mut stages = created.policy.stages.iter();
     let Some(stage) = stages.find(|stage| stage.name == watched.stage) else {

@@ -101,10 +101,13 @@ pub enum GivenError {
     WeightsOnly {
         path: PathBuf,
         stage: StageName,
-        reason: RejectReason,
+        reason: Box<RejectReason>,
     },
     #[error("the checkpoint `{}` is refused: {reason}", .path.display())]
-    Refused { path: PathBuf, reason: RejectReason },
+    Refused {
+        path: PathBuf,
+        reason: Box<RejectReason>,
+    },
     #[error(
         "the checkpoint `{}` has done {updates} updates, and the target of `{stage}` is {target}",
         .path.display()
@@ -256,21 +259,19 @@ pub enum ResumeError {
     #[error("the run has finished, so `{key}` cannot change any more")]
     ChangeOfFinishedRun { key: String, value: String },
     #[error(
-        "`{stage}` has passed its last gate, so `{stage}.{key}` cannot change from {from} to {to}"
+        "`{}` has passed its last gate, so `{}.{}` cannot change from {} to {}",
+        .0.stage, .0.stage, .0.key, .0.from, .0.to
     )]
-    ChangeOfPassedStage {
-        dir: PathBuf,
-        stage: StageName,
-        key: String,
-        from: String,
-        to: String,
-    },
+    ChangeOfPassedStage(Box<PassedStageChange>),
     #[error(transparent)]
     Stopped(#[from] StoppedRun),
     #[error(transparent)]
     Lost(#[from] LostError),
     #[error("the run's data is not where it was")]
-    DataMoved { dir: PathBuf, source: SetupError },
+    DataMoved {
+        dir: PathBuf,
+        source: Box<SetupError>,
+    },
     #[error(transparent)]
     Setup(SetupError),
     #[error(
@@ -301,13 +302,14 @@ impl Advice for ResumeError {
                 key: key.clone(),
                 value: value.clone(),
             }],
-            ResumeError::ChangeOfPassedStage {
-                dir,
-                stage,
-                key,
-                to,
-                ..
-            } => {
+            ResumeError::ChangeOfPassedStage(change) => {
+                let PassedStageChange {
+                    dir,
+                    stage,
+                    key,
+                    to,
+                    ..
+                } = change.as_ref();
                 let mut overrides = vec![(format!("{stage}.{key}"), to.clone())];
                 // All updates are done, so further training needs more of them.
                 if key != "n_updates" {
@@ -339,6 +341,16 @@ impl Advice for ResumeError {
             }
         }
     }
+}
+
+/// A change of a setting of a stage that is not trained any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedStageChange {
+    pub dir: PathBuf,
+    pub stage: StageName,
+    pub key: String,
+    pub from: String,
+    pub to: String,
 }
 
 /// Why missing checkpoints stop a run from being resumed or pruned.

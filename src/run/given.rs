@@ -140,14 +140,14 @@ fn stage_of(config: &Config, path: &Path) -> Option<StageName> {
 fn accept(path: &Path, stage: &StageName, with_moments: bool) -> Result<Accepted, GivenError> {
     let refused = |reason: RejectReason| GivenError::Refused {
         path: path.to_owned(),
-        reason,
+        reason: Box::new(reason),
     };
     match checkpoint::appraise(path, None) {
         Appraisal::Resume(accepted) if with_moments => Ok(accepted),
         Appraisal::WeightsOnly(_, reason) if with_moments => Err(GivenError::WeightsOnly {
             path: path.to_owned(),
             stage: stage.clone(),
-            reason,
+            reason: Box::new(reason),
         }),
         // Only the model's file is recorded, since no other is needed.
         Appraisal::Resume(_) | Appraisal::WeightsOnly(..) => {

@@ -56,7 +56,8 @@ mod stopped;
 
 pub use differences::{ConfigDifference, differences};
 pub use error::{
-    EmptyLog, GivenError, LostError, NewRunError, NextCycleError, ReadRunError, ResumeError,
+    EmptyLog, GivenError, LostError, NewRunError, NextCycleError, PassedStageChange, ReadRunError,
+    ResumeError,
 };
 pub use given::GivenCheckpoint;
 pub use lost::LostCheckpoints;

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::{EmptyLog, ResumeError};
+use super::error::{EmptyLog, PassedStageChange, ResumeError};
 use super::lost::{LostCheckpoints, refuse_missing_upstream};
 use super::notice::{Notice, Tell};
 use super::open_run::Run;
@@ -46,7 +46,7 @@ pub struct Resume {
 
 /// A run whose log is open.
 pub enum Opened {
-    Finished(Run),
+    Finished(Box<Run>),
     Unfinished(Box<Resumed>),
 }
 
@@ -115,7 +115,7 @@ impl Resume {
         let changed = self.changed(&original, &created, &state, &changed)?;
         if state.phase == RunPhase::Finished {
             self.refuse_changes_when_finished(&changed, &state)?;
-            return Ok(Opened::Finished(run));
+            return Ok(Opened::Finished(Box::new(run)));
         }
         self.refuse_changes_of_passed_stages(&changed, &state)?;
         let changes = self.change_events(&changed, &state)?;
@@ -215,13 +215,15 @@ impl Resume {
                 key,
                 from,
                 to,
-            }) => Err(ResumeError::ChangeOfPassedStage {
-                dir: self.dir.clone(),
-                stage: stage.clone(),
-                key: key.as_str().to_owned(),
-                from: value_text(*from),
-                to: value_text(*to),
-            }),
+            }) => Err(ResumeError::ChangeOfPassedStage(Box::new(
+                PassedStageChange {
+                    dir: self.dir.clone(),
+                    stage: stage.clone(),
+                    key: key.as_str().to_owned(),
+                    from: value_text(*from),
+                    to: value_text(*to),
+                },
+            ))),
             Some(_) | None => Ok(()),
         }
     }
@@ -276,7 +278,7 @@ impl Resume {
         let frames = setup::frames(config).map_err(|source| match source {
             SetupError::Data(DataError::Missing { .. }) => ResumeError::DataMoved {
                 dir: self.dir.clone(),
-                source,
+                source: Box::new(source),
             },
             SetupError::Data(_) | SetupError::Windows(_) | SetupError::Still(_) => {
                 ResumeError::Setup(source)

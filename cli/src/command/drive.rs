@@ -116,10 +116,9 @@ fn exit(run: &Run, ending: Ending, console: &Console) -> anyhow::Result<Exit> {
     match ending {
         Ending::Finished => Ok(Exit::Done),
         Ending::Stopped => {
-            if let Some(stopped) = StoppedRun::of(run.dir(), run.state()) {
-                if let Some(hint) = hint_of(&stopped.remedies()) {
-                    console.say(&hint);
-                }
+            let stopped = StoppedRun::of(run.dir(), run.state());
+            if let Some(hint) = stopped.and_then(|stopped| hint_of(&stopped.remedies())) {
+                console.say(&hint);
             }
             Ok(Exit::Refused)
         }

@@ -84,13 +84,11 @@ pub fn perform(draft: &Draft, ranks: u32, session: &Session) -> anyhow::Result<E
 
 /// The error with the failure of the chunk in words.
 fn with_failure(error: DryRunError) -> anyhow::Error {
-    match error {
-        DryRunError::Failed(Some(failed)) => {
-            let failed = describe(&Event::ChunkFailed(*failed));
-            anyhow::anyhow!("a stage could not be trained; {failed}")
-        }
-        error => error.into(),
+    if let DryRunError::Failed(Some(failed)) = error {
+        let failed = describe(&Event::ChunkFailed(*failed));
+        return anyhow::anyhow!("a stage could not be trained; {failed}");
     }
+    error.into()
 }
 
 /// The cost of a run, for a program.

@@ -42,7 +42,7 @@ pub fn carry_out(request: anyhow::Result<Resume>, session: &Session) -> anyhow::
     let opened = request.and_then(|request| open(&request, session));
     let done = match opened {
         Ok((Opened::Unfinished(resumed), console)) => return train(*resumed, session, console),
-        Ok((Opened::Finished(run), console)) => finish(run, session, console),
+        Ok((Opened::Finished(run), console)) => finish(*run, session, console),
         Err(error) => Err(error),
     };
     #[cfg(feature = "train")]
