@@ -383,7 +383,7 @@ fn export_and_import_carry_a_log_whole() {
     assert!(
         matches!(
             export(&run.path, &file, false),
-            Err(TransferError::InTheWay { .. })
+            Err(TransferError::FileExists { .. })
         ),
         "nothing is overwritten"
     );
@@ -393,7 +393,7 @@ fn export_and_import_carry_a_log_whole() {
     let journal = run.path.join(JOURNAL);
     assert!(matches!(
         export(&run.path, &journal, true),
-        Err(TransferError::InTheWay { .. })
+        Err(TransferError::FileExists { .. })
     ));
 
     let there = run.path.with_file_name("imported");
@@ -750,7 +750,7 @@ fn check_damaged_sled(name: &str, appends: usize, repairs: usize) {
         output.status
     );
     assert!(text.contains("all 4"), "{name}: {text}");
-    let repaired = text.matches("it was made anew from the journal").count();
+    let repaired = text.matches("it was rebuilt from the journal").count();
     // where sled only goes back to an older state it follows again, and there is nothing to say
     assert!(repaired >= repairs, "{name}: {repaired} repairs, {text}");
     assert!(

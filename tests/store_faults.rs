@@ -1012,7 +1012,7 @@ fn a_reader_goes_no_further_than_it_must() {
 fn what_is_gone_from_sled_is_said() {
     let (whole, events) = small_log();
     for (gone, words) in [
-        (MirrorKey::FileHeader, "its content is gone"),
+        (MirrorKey::FileHeader, "it is empty"),
         (MirrorKey::Block(2), "block 2 is missing"),
     ] {
         let disk = whole.copy();

@@ -74,7 +74,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(match error {
             TransferError::Log(error) => of_read(error),
             TransferError::Open(error) => of_open(error),
-            TransferError::InTheWay { .. }
+            TransferError::FileExists { .. }
             | TransferError::Read { .. }
             | TransferError::Write { .. }
             | TransferError::Rename { .. } => Exit::Environment,

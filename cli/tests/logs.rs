@@ -211,7 +211,7 @@ fn an_export_comes_back_as_the_same_run() {
     let (place, dir) = stopped();
     let file = place.arg("run.tgj");
     run(["export", &dir, &file]).expect(0);
-    run(["export", &dir, &file]).expect_error(2, &[&file, "exists already", "--force"]);
+    run(["export", &dir, &file]).expect_error(2, &[&file, "already exists", "--force"]);
     run(["export", &dir, &file, "--force"]).expect(0);
     let dir_of_files = place.path("");
     let left = fs::read_dir(dir_of_files).unwrap();

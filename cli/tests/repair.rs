@@ -160,7 +160,7 @@ fn a_loss_is_accepted_by_a_person_only() {
 
     let done = run(["repair", arg(&dir), "--accept-loss"]).expect(0);
     assert!(
-        done.stderr.contains("were given up as asked"),
+        done.stderr.contains("were given up on request"),
         "{}",
         done.stderr
     );
@@ -198,7 +198,11 @@ fn of_two_whole_copies_none_is_chosen_in_silence() {
         }
         assert!(!dir.join("quarantine").exists());
         let done = run(["repair", arg(&dir), "--keep", keep]).expect(0);
-        assert!(done.stderr.contains("was kept as asked"), "{}", done.stderr);
+        assert!(
+            done.stderr.contains("was kept on request"),
+            "{}",
+            done.stderr
+        );
         let after = records(&dir);
         assert_eq!(after.len(), events + 1, "and what was done");
         assert_eq!(after[events - 1].event, fact(text.to_owned()));

@@ -1,11 +1,11 @@
-//! The events of one append, put together from the blocks that hold it.
+//! Assembles the events of one append from the blocks that hold it.
 
 use super::block::Block;
 use tinygate_events::Seq;
 use tinygate_events::stored::frame::{Assembler, Frame, FrameError, StoredEvent};
 use tinygate_events::stored::{MAX_BODY, StoredError};
 
-/// The frames of an append, as far as its blocks were read.
+/// The frames of an append that were read so far.
 pub struct Append {
     first: u64,
     frames: Vec<u8>,
@@ -29,7 +29,7 @@ impl Append {
     }
 
     /// # Errors
-    /// [`FrameError::TooLarge`] for more than one append may hold, frame headers included.
+    /// [`FrameError::TooLarge`] if the append is larger than the limit, frame headers included.
     pub fn check_size(&self) -> Result<(), (Seq, FrameError)> {
         if self.frames.len() <= 2 * MAX_BODY {
             return Ok(());
@@ -38,10 +38,10 @@ impl Append {
         Err((Seq::new(self.first), error))
     }
 
-    /// Hands each event to `visit`, with its sequence number.
+    /// Calls `visit` with each event and its sequence number.
     ///
     /// # Errors
-    /// The first that cannot be read, with its number.
+    /// The first event that cannot be read, with its number.
     pub fn each_event(
         &self,
         mut visit: impl FnMut(Seq, &StoredEvent<'_>) -> Result<(), StoredError>,

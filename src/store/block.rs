@@ -1,7 +1,7 @@
 //! The bytes of a journal: a file header, then blocks, each chained to the one before.
 //!
-//! File header, [`FILE_HEADER`] bytes; this much stays the same in every
-//! format, so that a newer format is not mistaken for damage:
+//! File header, [`FILE_HEADER`] bytes. It is the same in every format, so that a
+//! newer format is not mistaken for damage:
 //!
 //! | offset | bytes | |
 //! |---|---|---|
@@ -29,11 +29,11 @@
 //! | 72 | 32 | hash of the block before; of the first: BLAKE3 of the file header |
 //! | 104 | | payload: frames |
 //!
-//! The key is BLAKE3 of the file header: a block of another log is not a block
-//! of this one. Integers are little-endian.
+//! The key is BLAKE3 of the file header, so a block of another log is not valid
+//! in this one. Integers are little-endian.
 //!
-//! An append either fits whole into the rest of a block or begins a new one. So
-//! an append that a crash left unfinished is cut off in whole blocks.
+//! An append either fits into the rest of a block or begins a new one, so an
+//! append that a crash left unfinished is removed in whole blocks.
 
 use super::version::UnknownVersion;
 use tinygate_events::Seq;
@@ -51,25 +51,25 @@ pub const MINOR: u16 = 0;
 /// The first bytes of a log's file.
 pub const FILE_MAGIC: [u8; 8] = *b"TGJRNL\x1a\n";
 pub(super) const BLOCK_MAGIC: [u8; 4] = *b"TGBK";
-/// Bytes of the file header that its hash is of.
+/// Bytes of the file header that its hash covers.
 const HASHED: usize = FILE_HEADER - 32;
 const VERSION_BYTES: usize = 32;
 const LABEL_BYTES: usize = 96;
 
 pub type Hash = [u8; 32];
 
-/// The head of a journal, which names its log and its format.
+/// The header of a journal, which identifies its log and its format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileHeader {
     bytes: [u8; FILE_HEADER],
 }
 
-/// Why bytes are not a file header.
+/// Why bytes are not a valid file header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     #[error("the file ends after {found} bytes, within its header of {FILE_HEADER}")]
     Short { found: usize },
-    #[error("it does not begin as a journal does")]
+    #[error("it does not begin like a journal")]
     Magic,
     #[error("the file header does not give its own hash")]
     Hash,
@@ -78,7 +78,7 @@ pub enum HeaderError {
 }
 
 impl FileHeader {
-    /// For a new log. `nonce` makes logs of the same name different.
+    /// The header of a new log. `nonce` distinguishes logs of the same name.
     pub fn new(run: &str, nonce: [u8; 16]) -> FileHeader {
         FileHeader::with_format(MAJOR, run, nonce)
     }
@@ -101,7 +101,7 @@ impl FileHeader {
         FileHeader { bytes }
     }
 
-    /// Reads the start of a journal.
+    /// Reads the header at the start of a journal.
     pub fn read(bytes: &[u8]) -> Result<FileHeader, HeaderError> {
         let magic = bytes.get(..FILE_MAGIC.len()).unwrap_or(bytes);
         if !FILE_MAGIC.starts_with(magic) {
@@ -115,7 +115,7 @@ impl FileHeader {
             return Err(HeaderError::Hash);
         }
         let header = FileHeader { bytes: *bytes };
-        // the version is looked at only in a header that is whole
+        // Only an intact header is trusted to state a version.
         let major = header.major();
         if major != MAJOR {
             return Err(HeaderError::NewerVersion(UnknownVersion {
@@ -128,8 +128,8 @@ impl FileHeader {
         Ok(header)
     }
 
-    /// Whether `bytes`, fewer than a header has, begin one of this build's format. Nothing but
-    /// the magic, the format and texts can be checked; the hash as far as it is there.
+    /// Whether `bytes`, which are shorter than a header, are the start of one in this build's
+    /// format. Checks the magic, the format, the texts, and as much of the hash as is present.
     pub fn is_begun(bytes: &[u8]) -> bool {
         let begins = |from: usize, want: &[u8]| {
             let found = bytes.get(from..).unwrap_or_default();
@@ -139,7 +139,7 @@ impl FileHeader {
             let found = bytes.get(from..to.min(bytes.len())).unwrap_or_default();
             let end = found.iter().position(|byte| *byte == 0);
             let (text, padding) = found.split_at(end.unwrap_or(found.len()));
-            // a character may be cut off
+            // The last character may be incomplete.
             let valid = std::str::from_utf8(text).map_or_else(
                 |error| error.error_len().is_none() && bytes.len() < to,
                 |text| !text.chars().any(char::is_control),
@@ -162,8 +162,8 @@ impl FileHeader {
             && hash.is_none_or(|hash| begins(HASHED, hash.as_bytes()))
     }
 
-    /// The header that differs from `bytes` in one byte and matches its own hash, if
-    /// there is one: some ten thousand are tried.
+    /// The header that differs from `bytes` in one byte and matches its own hash, if one
+    /// exists. Tries about ten thousand candidates.
     pub fn mended(bytes: &[u8]) -> Option<[u8; FILE_HEADER]> {
         let mut bytes = *bytes.first_chunk::<FILE_HEADER>()?;
         let (start, hash) = bytes.split_at(HASHED);
@@ -195,12 +195,12 @@ impl FileHeader {
         u16::from_le_bytes([self.bytes[8], self.bytes[9]])
     }
 
-    /// Version of tinygate that made the log.
+    /// Version of tinygate that created the log.
     pub fn written_by(&self) -> String {
         text(&self.bytes[32..64])
     }
 
-    /// The run's name, cut off after 96 bytes.
+    /// The run's name, truncated to 96 bytes.
     pub fn label(&self) -> String {
         text(&self.bytes[64..160])
     }
@@ -210,7 +210,7 @@ impl FileHeader {
     }
 }
 
-/// `text` in `N` bytes, cut off between characters.
+/// `text` in `N` bytes, truncated between characters.
 fn padded<const N: usize>(text: &str) -> [u8; N] {
     let mut bytes = [0; N];
     let mut at = 0;
@@ -231,14 +231,14 @@ fn text(bytes: &[u8]) -> String {
         .to_owned()
 }
 
-/// A place in the chain: what the next block must say.
+/// A position in the chain: what the next block must match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Number of the next block, so how many there are before.
+    /// Number of the next block, which is also the number of blocks before it.
     pub number: u64,
-    /// Sequence number of the event that the next block continues with.
+    /// Sequence number of the event at the start of the next block.
     pub seq: u64,
-    /// Hash of the block before.
+    /// Hash of the previous block.
     pub hash: Hash,
 }
 
@@ -252,21 +252,21 @@ impl Link {
     }
 }
 
-/// A block whose hash is right, borrowed from the bytes that hold it.
+/// A block with a valid hash, borrowed from the bytes that hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block<'a> {
     pub number: u64,
     pub first: u64,
     pub count: u32,
-    /// Blocks that were durable when this one was made.
+    /// Blocks that were durable when this one was written.
     pub durable: u64,
     pub previous: Hash,
     pub hash: Hash,
-    /// All of it.
+    /// The whole block.
     pub bytes: &'a [u8],
 }
 
-/// Why bytes are not a block, or not the next one.
+/// Why bytes are not a valid block, or not the next one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlockError {
     #[error("the block ends after {found} of {needed} bytes")]
@@ -277,17 +277,17 @@ pub enum BlockError {
     Header,
     #[error("the block does not give its own hash")]
     Hash,
-    #[error("block {found} stands where block {expected} should be")]
+    #[error("found block {found} where block {expected} should be")]
     Number { expected: u64, found: u64 },
-    #[error("block {number} goes on with event {found}, expected {expected}")]
+    #[error("block {number} continues with event {found}, expected {expected}")]
     First {
         number: u64,
         expected: u64,
         found: u64,
     },
-    #[error("block {number} is not chained to the block before")]
+    #[error("block {number} is not chained to the previous block")]
     Chain { number: u64 },
-    #[error("block {number} says that {count} events end in it, {found} do")]
+    #[error("block {number} states that {count} events end in it, but {found} do")]
     Count { number: u64, count: u32, found: u64 },
     #[error("block {number}: {error}")]
     Frame { number: u64, error: FrameError },
@@ -329,7 +329,7 @@ impl<'a> Block<'a> {
         self.bytes.get(BLOCK_HEADER..).unwrap_or_default()
     }
 
-    /// Checks that the block comes next.
+    /// Checks that the block is the next one.
     pub fn follows(&self, link: &Link) -> Result<(), BlockError> {
         if self.number != link.number {
             return Err(BlockError::Number {
@@ -352,7 +352,7 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// The place after this block.
+    /// The position after this block.
     pub fn link(&self) -> Link {
         Link {
             number: self.number.saturating_add(1),
@@ -361,8 +361,8 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Checks every frame's checksum and the count of events, and says whether
-    /// an append ends with the block.
+    /// Checks every frame's checksum and the count of events. Returns whether an append
+    /// ends with the block.
     pub fn check_frames(&self) -> Result<bool, BlockError> {
         let number = self.number;
         let mut rest = self.payload();
@@ -386,7 +386,7 @@ impl<'a> Block<'a> {
 }
 
 impl BlockError {
-    /// A version that this build does not know, if that is why.
+    /// The version that this build does not know, if that is the reason.
     pub fn newer(&self) -> Option<(u32, u32)> {
         match self {
             BlockError::Frame {
@@ -406,7 +406,8 @@ impl BlockError {
     }
 }
 
-/// Takes fixed parts off the front; zeros past the end, which a length check forgoes.
+/// Takes fixed-size parts off the front. Returns zeros past the end; callers check the
+/// length first.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -421,7 +422,7 @@ impl Fields<'_> {
     }
 }
 
-/// Length of the block at the start of `bytes`, from a header that is whole.
+/// Length of the block at the start of `bytes`, if its header is intact.
 fn block_length(bytes: &[u8]) -> Result<usize, BlockError> {
     let Some(header) = bytes.first_chunk::<BLOCK_HEADER>() else {
         return Err(BlockError::Short {
@@ -454,7 +455,7 @@ fn block_hash(block: &[u8], key: &Hash) -> Hash {
     *blake3::keyed_hash(key, block.get(36..).unwrap_or_default()).as_bytes()
 }
 
-/// A block in the making.
+/// A block that is being filled.
 #[derive(Clone, Debug)]
 pub struct BlockWriter {
     bytes: Vec<u8>,
@@ -482,24 +483,24 @@ impl BlockWriter {
         self.bytes.len().saturating_sub(BLOCK_HEADER)
     }
 
-    /// Bytes that frames may still take.
+    /// Bytes that are left for frames.
     pub fn room(&self) -> usize {
         MAX_BLOCK.saturating_sub(self.bytes.len())
     }
 
-    /// Adds a frame, which must fit.
+    /// Adds a frame. It must fit.
     pub fn push(&mut self, frame: &Frame<'_>) {
         frame.write(&mut self.bytes);
         self.count += u32::from(frame.last);
     }
 
-    /// Ends the block at its place in the chain; the writer is empty afterwards.
-    /// Returns the block's bytes and the place after it.
+    /// Seals the block at its position in the chain and empties the writer. Returns the
+    /// block's bytes and the position after it.
     pub fn seal(&mut self, link: &Link, durable: u64, key: &Hash) -> (Vec<u8>, Link) {
         let BlockWriter { mut bytes, count } = std::mem::replace(self, BlockWriter::new());
         let mut header = [0; BLOCK_HEADER];
         header[..4].copy_from_slice(&BLOCK_MAGIC);
-        // at most MAX_PAYLOAD
+        // At most MAX_PAYLOAD.
         let payload = (bytes.len() - BLOCK_HEADER) as u16;
         header[36..38].copy_from_slice(&payload.to_le_bytes());
         header[44..48].copy_from_slice(&count.to_le_bytes());
@@ -521,7 +522,7 @@ impl BlockWriter {
     }
 }
 
-/// The head marker kept beside the blocks in sled.
+/// The head of the log, stored with the blocks in sled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadMarker {
     pub blocks: u64,
@@ -538,12 +539,12 @@ impl HeadMarker {
         bytes
     }
 
-    /// Whether bytes are a marker of some log without an event.
+    /// Whether `bytes` are the marker of any log without an event.
     pub fn is_of_no_event(bytes: &[u8]) -> bool {
         bytes.len() == 48 && bytes.iter().take(16).all(|byte| *byte == 0)
     }
 
-    /// `None` for bytes that are not a marker of this log.
+    /// `None` if `bytes` are not a marker of this log.
     pub fn read(bytes: &[u8], key: &Hash) -> Option<HeadMarker> {
         let (start, hash) = bytes.split_at_checked(16)?;
         if blake3::keyed_hash(key, start).as_bytes() != hash {
@@ -579,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_read_as_it_was_sealed() {
+    fn a_sealed_block_reads_back() {
         let key = FileHeader::new("r", [1; 16]).key();
         let (bytes, after) = one_block(&Link::start(&key), &key, false);
         let block = Block::read(&bytes, &key).unwrap();
@@ -593,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_follows_only_the_one_before_it() {
+    fn a_block_only_follows_its_predecessor() {
         let key = FileHeader::new("r", [1; 16]).key();
         let (_, link) = one_block(&Link::start(&key), &key, false);
         let (bytes, _) = one_block(&link, &key, false);
@@ -624,10 +625,10 @@ mod tests {
         }
     }
 
-    /// Else a whole log whose last block has a longer length would seem to end in a
-    /// write that was not finished, and lose that block without a word.
+    /// Otherwise a log whose last block has a damaged, longer length would look as if it
+    /// ended in an unfinished write, and would lose that block silently.
     #[test]
-    fn a_damaged_length_is_no_unfinished_write() {
+    fn a_damaged_length_is_not_an_unfinished_write() {
         let key = FileHeader::new("r", [1; 16]).key();
         let (mut bytes, _) = one_block(&Link::start(&key), &key, false);
         bytes[37] ^= 0x10;
@@ -635,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_of_a_block_is_noticed() {
+    fn every_flipped_bit_of_a_block_is_detected() {
         let key = FileHeader::new("r", [1; 16]).key();
         let (bytes, _) = one_block(&Link::start(&key), &key, false);
         for bit in 0..bytes.len() * 8 {
@@ -646,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_marker_is_read_as_it_was_written_or_is_none() {
+    fn a_head_marker_reads_back_or_is_rejected() {
         let key = FileHeader::new("r", [1; 16]).key();
         let marker = HeadMarker {
             blocks: 3,
@@ -664,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_another_log_is_no_block_of_this_one() {
+    fn a_block_of_another_log_is_rejected() {
         let ours = FileHeader::new("r", [1; 16]).key();
         let other = FileHeader::new("r", [2; 16]).key();
         let (bytes, _) = one_block(&Link::start(&other), &other, false);

@@ -1,9 +1,9 @@
 //! Reads the two copies of a log along its hash chain.
 //!
 //! [`walk`] follows the chain from one block to the next and takes each block
-//! from whichever copy has it whole. [`Chains::read`] notes on the way what each
-//! copy holds. Nothing here changes a copy or judges what is missing; that is
-//! [`super::compare`].
+//! from whichever copy has it intact. [`Chains::read`] records what each copy
+//! holds. Nothing here changes a copy or judges what is missing; [`super::compare`]
+//! does.
 //!
 //! Memory is bounded by a window of the journal and a batch of sled's blocks.
 
@@ -20,47 +20,47 @@ use super::journal::{Seen, Window};
 use super::version::UnknownVersion;
 use tinygate_events::Seq;
 
-/// Blocks read from sled, or put into it, at a time.
+/// Blocks that are read from sled, or written to it, at a time.
 pub const BATCH: usize = 64;
 
 /// How often a missing block is searched for in the whole journal.
 const MAX_SEARCHES: u32 = 100;
 
-/// A mirror that is open.
+/// An open mirror.
 type OpenMirror<'a> = &'a mut (dyn Mirror + 'static);
 
 /// What the two copies of a log hold.
 #[derive(Clone, Debug)]
 pub struct Chains {
     pub header: FileHeader,
-    /// The place after the last whole append that the copies give together.
+    /// The position after the last complete append that the copies hold together.
     pub end: Link,
     /// The journal has the last block before `end`.
     pub journal_has_end: bool,
-    /// The first block that is whole in neither copy.
+    /// The first block that neither copy has intact.
     pub missing: u64,
-    /// The byte of the journal at which that block was searched for.
+    /// The offset in the journal at which that block was searched for.
     pub missing_at: u64,
     pub journal: JournalChain,
     pub sled: SledChain,
-    /// Both copies are sound and differ. Then the other fields say nothing.
+    /// Both copies are sound but differ. The other fields are then meaningless.
     pub fork: Option<Fork>,
 }
 
 /// What the journal holds.
 #[derive(Clone, Debug)]
 pub struct JournalChain {
-    /// `None`: there is no file.
+    /// `None` if there is no file.
     pub length: Option<u64>,
-    /// Why its own file header is not used.
+    /// Why its file header is not used.
     pub header_fault: Option<String>,
-    /// Up to the end of the log at most.
+    /// At most up to the end of the log.
     pub row: Row,
-    /// Why the chain does not continue; `None` where the file ends.
+    /// Why the chain stops; `None` if the file ends there.
     pub fault: Option<Fault>,
-    /// A later block says that the missing one was durable.
+    /// A later block states that the missing one was durable.
     pub shows_durable: bool,
-    /// The end of the events of later blocks; 0 without any.
+    /// The end of the events of later blocks; 0 if there are none.
     pub later_events: u64,
 }
 
@@ -69,21 +69,21 @@ pub struct JournalChain {
 pub struct SledChain {
     /// There is no folder.
     pub missing: bool,
-    /// Why it does not open, or a read of it failed.
+    /// Why it cannot be opened, or why a read failed.
     pub failure: Option<String>,
     pub has_header: bool,
     pub marker: Option<HeadMarker>,
-    /// Up to the end of the log at most.
+    /// At most up to the end of the log.
     pub row: Row,
-    /// The first block that sled has and that is not whole.
+    /// The first damaged block in sled.
     pub fault: Option<String>,
     /// The number of its last block.
     pub highest: Option<u64>,
-    /// The end of the events of its blocks from the missing one on; `None` without any.
+    /// The end of the events of its blocks from the missing one on; `None` if there are none.
     pub later_events: Option<u64>,
 }
 
-/// Where two sound copies differ.
+/// Where two sound copies diverge.
 #[derive(Clone, Debug)]
 pub struct Fork {
     /// First event of the first block that differs.
@@ -100,11 +100,11 @@ impl Fork {
     }
 }
 
-/// The place after blocks that stand in a row from the start of the log.
+/// The position after consecutive blocks from the start of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     pub link: Link,
-    /// Where the last of them ends in a sound journal.
+    /// Where the last of them ends in an intact journal.
     pub end: u64,
 }
 
@@ -133,10 +133,10 @@ impl Row {
     }
 }
 
-/// What the journal holds where the chain does not continue.
+/// What the journal holds where the chain stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A write that was not finished, or is being made.
+    /// An unfinished write, or one in progress.
     Unfinished,
     Damage(String),
 }
@@ -151,12 +151,12 @@ impl fmt::Display for Fault {
 }
 
 impl Chains {
-    /// Reads both copies from the start and hands each block of the chain to `visit`, with
-    /// whether an append ends with it. `mirror` is an error where sled does not open.
+    /// Reads both copies from the start. Calls `visit` with each block of the chain and whether
+    /// an append ends with it. `mirror` is an error if sled cannot be opened.
     ///
     /// # Errors
-    /// Where the chain has no beginning: no log, no file header that matches its own hash, a
-    /// newer version. Also errors of the disk.
+    /// The chain has no start: no log, no file header that matches its hash, or a newer version.
+    /// Also disk errors.
     pub fn read(
         journal: Option<Box<dyn DiskFile>>,
         mirror: Result<Option<OpenMirror<'_>>, MirrorError>,
@@ -285,14 +285,14 @@ impl Chains {
     }
 }
 
-/// A block of the chain, and which copies have it.
+/// A block of the chain, and the copies that have it.
 pub struct Step<'a> {
     pub block: Block<'a>,
     pub in_journal: bool,
     pub in_sled: bool,
     /// An append ends with it.
     pub closed: bool,
-    /// Where it ends in the journal, if it is there.
+    /// Where it ends in the journal, if the journal has it.
     pub end: u64,
 }
 
@@ -300,15 +300,15 @@ pub struct Step<'a> {
 pub struct Stop {
     pub link: Link,
     offset: u64,
-    /// Why the journal does not continue there; `None` where it ends.
+    /// Why the journal does not continue there; `None` if it ends.
     journal: Option<Fault>,
-    /// The first block that sled has and that is not whole.
+    /// The first damaged block in sled.
     sled: Option<String>,
-    /// Both copies continue, and differ. Their events are not counted yet.
+    /// Both copies continue but differ. Their events are not counted yet.
     fork: Option<Fork>,
 }
 
-/// Walks the chain from `start` on, through whichever copy has the next block.
+/// Walks the chain from `start`, using whichever copy has the next block.
 pub fn walk(
     key: &Hash,
     start: &Row,
@@ -322,7 +322,7 @@ pub fn walk(
     } = *start;
     let mut sled_fault = None;
     let mut searches = 0;
-    // every block so far is in the journal, where it belongs
+    // Every block so far is in the journal at its expected offset.
     let mut in_place = true;
     loop {
         let (ours, fault) = match journal.as_mut() {
@@ -385,8 +385,8 @@ pub fn walk(
     }
 }
 
-/// The block that comes next, if it is elsewhere in the file: after `offset`, or before it where
-/// not every byte belongs to a block in its place.
+/// The next block, if it is elsewhere in the file: after `offset`, or before it if some bytes
+/// there do not belong to a block at its expected offset.
 fn find_next(
     window: &mut Window,
     offset: u64,
@@ -404,10 +404,10 @@ fn find_next(
     }
 }
 
-/// A block that comes next, and whether an append ends with it.
+/// The next block, and whether an append ends with it.
 type Next<'a> = (Block<'a>, bool);
 
-/// The block seen, if it comes next; else why not.
+/// The block that was found, if it is the next one; otherwise why not.
 fn sound<'a>(seen: Seen<'a>, link: &Link) -> Result<(Option<Next<'a>>, Option<Fault>), OpenError> {
     let why = match seen {
         Seen::Block(block) => match comes_next(block, link) {
@@ -446,12 +446,12 @@ pub fn journal_io(source: io::Error) -> OpenError {
     OpenError::disk("read", JOURNAL, source)
 }
 
-/// How many events of whole appends the journal holds by itself.
+/// The number of events in complete appends that the journal holds by itself.
 fn events_of_journal(key: &Hash, journal: Option<&mut Window>) -> Result<u64, OpenError> {
     count_events(key, journal, &mut SledBlocks::new(None))
 }
 
-/// How many events of whole appends sled holds by itself.
+/// The number of events in complete appends that sled holds by itself.
 fn events_of_sled(key: &Hash, sled: &mut SledBlocks<'_>) -> Result<u64, OpenError> {
     count_events(key, None, sled)
 }
@@ -471,12 +471,12 @@ fn count_events(
     Ok(end)
 }
 
-/// Sled's blocks in order. The first failure ends them.
+/// Sled's blocks in order, up to the first failure.
 pub struct SledBlocks<'a> {
     mirror: Option<OpenMirror<'a>>,
     ready: VecDeque<(u64, Vec<u8>)>,
     next: u64,
-    /// There is nothing more to read.
+    /// Nothing more can be read.
     done: bool,
     /// Highest number read.
     highest: Option<u64>,
@@ -495,14 +495,14 @@ impl<'a> SledBlocks<'a> {
         }
     }
 
-    /// Begins again at the first block.
+    /// Restarts at the first block.
     fn rewind(&mut self) {
         self.ready.clear();
         self.next = 0;
         self.done = self.failure.is_some();
     }
 
-    /// The block of this number. Numbers must rise.
+    /// The block with this number. Numbers must increase from call to call.
     fn get(&mut self, number: u64) -> Option<&[u8]> {
         loop {
             while self.ready.front().is_some_and(|(at, _)| *at < number) {
@@ -518,7 +518,7 @@ impl<'a> SledBlocks<'a> {
         }
     }
 
-    /// Where the events of the blocks from `number` on end, as the last whole one says;
+    /// Where the events of the blocks from `number` on end, according to the last intact one;
     /// `None` if there is no block.
     fn events_from(&mut self, number: u64, key: &Hash) -> Option<u64> {
         let mut events = None;
@@ -600,10 +600,10 @@ impl<'a> SledSource<'a> {
 enum Agreed {
     Header {
         header: FileHeader,
-        /// What is wrong with the journal's own.
+        /// What is wrong with the journal's header.
         fault: Option<String>,
     },
-    /// Both give their own hash, and differ.
+    /// Both match their own hash but differ.
     Forked { header: FileHeader, fork: Fork },
 }
 
@@ -665,7 +665,7 @@ fn agree_on_header(
     }
 }
 
-/// Neither copy has a file header that is whole, or whole but for one byte.
+/// Neither copy has an intact file header, or one with a single damaged byte.
 fn no_header(journal: Option<HeaderError>, sled: &SledSource<'_>) -> OpenError {
     let journal = match journal {
         Some(error) => error.to_string(),

@@ -1,10 +1,10 @@
-//! Judges which log the two copies give, and what each copy lacks of it.
+//! Decides which log the two copies hold together, and what each copy lacks.
 //!
-//! [`judge`] is a function of what was read of both, and of nothing else: no
-//! disk, no clock. [`compare`] reads them and judges.
+//! [`judge`] is a pure function of what was read from both: no disk, no clock.
+//! [`compare`] reads them and judges.
 //!
-//! Invariant: no block is dropped of which a copy shows that it was durable,
-//! unless a person accepts the loss; an error says where the log is sound to.
+//! Invariant: a block that was durable according to either copy is never dropped,
+//! unless a person accepts the loss. An error states how far the log is sound.
 
 use std::fmt;
 
@@ -14,25 +14,25 @@ use super::disk::{DiskFile, Mirror, MirrorError};
 use super::error::OpenError;
 use tinygate_events::Seq;
 
-/// What to do about events that were stored and are whole in neither copy.
+/// What to do about durable events that neither copy has intact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// An error says so.
+    /// Return an error.
     Refused,
-    /// A person wants the log to continue without them, and without all that follow.
+    /// A person accepted that the log continues without them and all later events.
     Accepted,
 }
 
-/// The log that both copies give, and what each needs to hold exactly that.
+/// The log that both copies hold together, and what each needs to hold exactly that.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     pub header: FileHeader,
-    /// The log ends here: after the last append that is whole.
+    /// The end of the log, after the last complete append.
     pub end: Link,
-    /// What comes after the end and is given up, where that is accepted.
+    /// The events after the end that are given up, if that was accepted.
     pub given_up: Option<GivenUp>,
-    /// The last block is in the journal, which is never behind: there was no later one,
-    /// or it was torn.
+    /// The last block is in the journal. The journal is never behind sled, so any later block
+    /// was torn.
     pub journal_has_end: bool,
     pub journal: JournalVerdict,
     pub sled: SledVerdict,
@@ -45,13 +45,13 @@ pub enum JournalVerdict {
     Missing,
     /// It holds the log and nothing else.
     Sound,
-    /// It holds the log, and other bytes from `good` on.
+    /// It holds the log, and other bytes after `good`.
     Longer {
         good: u64,
         length: u64,
         fault: Option<Fault>,
     },
-    /// It lacks blocks of the log from `good` on; 0 where even its file header is damaged.
+    /// It lacks blocks of the log after `good`, which is 0 if its file header is damaged.
     Incomplete {
         good: u64,
         length: u64,
@@ -67,15 +67,15 @@ pub enum SledVerdict {
     /// There is no folder.
     Missing,
     Sound,
-    /// What it has of the log is sound. It lacks later blocks, or has others after the end.
+    /// Its part of the log is sound. It lacks later blocks, or has others after the end.
     Behind(Row),
-    /// It is set aside, whole.
+    /// It is moved to quarantine as a whole.
     Damaged(String),
 }
 
 impl Verdict {
-    /// Of a journal alone: it holds no whole append, and nothing but a write that was not
-    /// finished follows its header.
+    /// For a journal without sled: it holds no complete append, and nothing but an unfinished
+    /// write follows its header.
     pub fn is_unfinished_start(&self) -> bool {
         let fault = match &self.journal {
             JournalVerdict::Missing | JournalVerdict::Sound => None,
@@ -86,7 +86,7 @@ impl Verdict {
         self.end.seq == 0 && matches!(fault, None | Some(Fault::Unfinished))
     }
 
-    /// What is wrong with the copies, where bytes are not what they should be.
+    /// What is wrong with the bytes of the copies.
     pub fn fault(&self) -> Option<String> {
         let journal = match &self.journal {
             JournalVerdict::Longer {
@@ -112,15 +112,15 @@ impl Verdict {
     }
 }
 
-/// Events after the end that were durable once, as a copy shows.
+/// Events after the end that were durable according to one of the copies.
 #[derive(Clone, Debug)]
 pub struct GivenUp {
-    /// The first block that is missing, and the byte of the journal to find it at.
+    /// The first missing block, and its expected offset in the journal.
     missing: u64,
     offset: u64,
-    /// Events of the log.
+    /// Events in the log.
     kept: u64,
-    /// Events that are known to have followed them.
+    /// Later events that are known to have existed.
     lost: u64,
     shown_by: &'static str,
     journal: String,
@@ -128,10 +128,10 @@ pub struct GivenUp {
 }
 
 impl GivenUp {
-    /// For the record of a repair.
-    pub fn as_asked(&self) -> String {
+    /// The text for the record of a repair.
+    pub fn on_request(&self) -> String {
         format!(
-            "{} events from event {} on, as far as later blocks show, were given up as asked",
+            "{} events from event {} on, as counted from later blocks, were given up on request",
             self.lost, self.kept
         )
     }
@@ -150,13 +150,13 @@ impl fmt::Display for GivenUp {
         } = self;
         write!(
             f,
-            "block {missing} (byte {offset} of the journal) is whole in neither copy, and {shown_by} shows that it was \
-             stored; {lost} later events are known of; journal: {journal}; sled: {sled}"
+            "block {missing} (byte {offset} of the journal) is intact in neither copy, but {shown_by} shows that it was \
+             stored; {lost} later events are known; journal: {journal}; sled: {sled}"
         )
     }
 }
 
-/// Reads both copies, hands each block of the log to `visit`, and judges.
+/// Reads both copies, calls `visit` with each block of the log, and judges.
 ///
 /// # Errors
 /// Those of [`Chains::read`] and [`judge`].
@@ -169,10 +169,10 @@ pub fn compare(
     judge(Chains::read(journal, mirror, visit)?, loss)
 }
 
-/// As [`compare`], without visiting the blocks.
+/// Like [`compare`], without visiting the blocks.
 ///
 /// # Errors
-/// As there.
+/// Those of [`compare`].
 pub fn compare_only(
     journal: Option<Box<dyn DiskFile>>,
     mirror: Result<Option<&mut (dyn Mirror + 'static)>, MirrorError>,
@@ -181,11 +181,11 @@ pub fn compare_only(
     compare(journal, mirror, loss, |_, _, _| {})
 }
 
-/// Judges what was read of the two copies.
+/// Judges what was read from the two copies.
 ///
 /// # Errors
-/// [`OpenError::Forked`] where both are sound and differ. [`OpenError::Damaged`] where
-/// events that were durable are whole in neither and the loss is not accepted.
+/// [`OpenError::Forked`] if both are sound but differ. [`OpenError::Damaged`] if neither has
+/// some durable events intact and the loss was not accepted.
 pub fn judge(chains: Chains, loss: Loss) -> Result<Verdict, OpenError> {
     if let Some(Fork { seq, journal, sled }) = chains.fork {
         return Err(OpenError::Forked { seq, journal, sled });
@@ -251,12 +251,12 @@ fn judge_sled(chains: &Chains, given_up: Option<&GivenUp>) -> SledVerdict {
     } else if sled.missing {
         None
     } else if empty {
-        Some("its content is gone".to_owned())
+        Some("it is empty".to_owned())
     } else if hole {
         Some(format!("block {has} is missing"))
     } else {
-        // kept whole: it may hold blocks that are given up
-        given_up.map(GivenUp::as_asked)
+        // Kept as a whole, since it may hold blocks that are given up.
+        given_up.map(GivenUp::on_request)
     };
     if let Some(fault) = fault {
         return SledVerdict::Damaged(fault);
@@ -273,7 +273,7 @@ fn judge_sled(chains: &Chains, given_up: Option<&GivenUp>) -> SledVerdict {
     }
 }
 
-/// What comes after the end, where a copy shows that it was durable.
+/// The events after the end, if one of the copies shows that they were durable.
 fn given_up(chains: &Chains) -> Option<GivenUp> {
     let Chains {
         missing,
@@ -317,7 +317,7 @@ mod tests {
     use super::super::error::ChainHead;
     use super::*;
 
-    /// The place after `blocks` blocks of one event and 1000 bytes each.
+    /// The position after `blocks` blocks of one event and 1000 bytes each.
     fn row(blocks: u64) -> Row {
         Row {
             link: Link {
@@ -486,7 +486,7 @@ mod tests {
                 chains.sled.has_header = false;
             },
             &Sound,
-            &Damaged("its content is gone".to_owned()),
+            &Damaged("it is empty".to_owned()),
         );
         check(
             "a hole in sled",
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_durable_is_never_given_up_unasked() {
+    fn durable_events_are_only_given_up_on_request() {
         check_loss(
             "sled's head is further",
             |chains| {
@@ -568,7 +568,7 @@ mod tests {
             3,
             "a later block in the journal shows",
         );
-        // a later block that was written before the missing one was durable shows nothing
+        // A later block proves nothing if it was written before the missing one was durable.
         let mut chains = level();
         chains.journal.later_events = 7;
         assert!(judge(chains, Loss::Refused).unwrap().given_up.is_none());

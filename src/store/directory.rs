@@ -1,8 +1,7 @@
-//! Opens and makes the log of a run directory.
+//! Opens and creates the log of a run directory.
 //!
-//! Whether there is a log is looked at under the run's lock. Where there is no
-//! lock file it is looked at before, too, so that a directory without a run is
-//! left as it is.
+//! Whether there is a log is checked under the run's lock. Without a lock file it is
+//! also checked before, so that a directory without a run is left unchanged.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +22,7 @@ use super::writer::Writer;
 use tinygate_events::Record;
 
 impl Store {
-    /// Makes the log of a new run in the run directory `run`, and the directory.
+    /// Creates the log of a new run in the run directory `run`, and the directory itself.
     pub fn create(run: &Path, name: &str) -> Result<Store, OpenError> {
         let (lock, _) = lock_and_look(run, Content::expect_none)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
@@ -31,8 +30,8 @@ impl Store {
         Store::threaded(disk, writer, Some(lock))
     }
 
-    /// Opens the log of a run for writing. What was repaired on the way is returned: the
-    /// caller appends it as [`tinygate_events::StoreRepaired`].
+    /// Opens the log of a run for writing. Returns the repairs that were made; the caller
+    /// appends them as [`tinygate_events::StoreRepaired`].
     pub fn open(run: &Path) -> Result<(Store, Vec<Repair>), OpenError> {
         let (lock, content) = lock_and_look(run, Content::expect_log)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
@@ -40,9 +39,9 @@ impl Store {
         Ok((Store::threaded(disk, writer, Some(lock))?, repairs))
     }
 
-    /// As [`Store::open`], and hands every event to `visit` while both copies are verified, so
-    /// that a caller who folds the log does not read it again. The first event that cannot be
-    /// decoded ends them with its error. If opening fails, the events visited mean nothing.
+    /// Like [`Store::open`], but calls `visit` with every event while both copies are verified,
+    /// so that a caller who folds the log does not read it twice. Stops with an error at the first
+    /// event that cannot be decoded. If opening fails, ignore the visited events.
     pub fn open_and_read(
         run: &Path,
         visit: impl FnMut(Result<Record, ReadError>),
@@ -57,10 +56,10 @@ impl Store {
         Ok((Store::threaded(disk, writer, Some(lock))?, repairs))
     }
 
-    /// As [`Store::open`], and does what the options allow where opening would refuse.
+    /// Like [`Store::open`], with the repairs that the options allow and opening refuses.
     ///
     /// # Errors
-    /// Where something is lost or disagrees that no option covers, nothing was changed.
+    /// A loss or disagreement that no option covers. Nothing was changed then.
     pub fn repair(run: &Path, options: RepairOptions) -> Result<(Store, Vec<Repair>), OpenError> {
         let (lock, content) = lock_and_look(run, Content::expect_log)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(run));
@@ -69,7 +68,7 @@ impl Store {
     }
 }
 
-/// Takes the lock of a run directory and looks what it holds. `check` refuses what the
+/// Takes the lock of a run directory and inspects its content. `check` rejects what the
 /// caller cannot use.
 pub(super) fn lock_and_look(
     run: &Path,
@@ -85,11 +84,11 @@ pub(super) fn lock_and_look(
     Ok((lock, found))
 }
 
-/// Repairs a copy of the log in the temporary directory: what it reports, the repair itself
-/// would do. Returns it with the number of events there would be.
+/// Repairs a copy of the log in the temporary directory. Returns what the repair would do
+/// and the number of events afterwards.
 ///
 /// # Errors
-/// Those that the repair would have, and those of the copy.
+/// Those of the repair, and those of the copy.
 pub fn rehearse(run: &Path, options: RepairOptions) -> Result<(u64, Vec<Repair>), OpenError> {
     check_clock(SystemTime::now())?;
     RunLock::refuse_held(run)?;
@@ -100,7 +99,7 @@ pub fn rehearse(run: &Path, options: RepairOptions) -> Result<(u64, Vec<Repair>)
     if run.join("log").is_dir() {
         copy_folder(&run.join("log"), &scratch.path().join("log")).map_err(error)?;
     }
-    // the names in the quarantine, so that the next ones are the same
+    // The names in the quarantine determine the next names.
     let names = RealDisk::new(run).names(QUARANTINE).map_err(error)?;
     if !names.is_empty() {
         let quarantine = scratch.path().join(QUARANTINE);
@@ -114,7 +113,7 @@ pub fn rehearse(run: &Path, options: RepairOptions) -> Result<(u64, Vec<Repair>)
     Ok((writer.head().get(), repairs))
 }
 
-/// Events carry times since 1970, and sled takes none before it.
+/// Checks that the clock is not before 1970: event times and sled cannot represent that.
 ///
 /// # Errors
 /// [`OpenError::Clock`].
@@ -125,7 +124,7 @@ pub fn check_clock(now: SystemTime) -> Result<(), OpenError> {
     }
 }
 
-/// Makes two logs of the same name differ.
+/// Distinguishes two logs of the same name.
 fn nonce(run: &Path) -> [u8; 16] {
     use std::hash::{BuildHasher, RandomState};
     let mut hasher = blake3::Hasher::new();

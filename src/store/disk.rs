@@ -1,8 +1,8 @@
-//! The seam between the log and the disk.
+//! The interface between the log and the disk.
 //!
-//! Everything the store asks of a disk goes through [`Disk`], [`DiskFile`] and
-//! [`Mirror`], so that tests can put a disk there that tears writes, fills up
-//! or forgets. Names are relative to the run directory, with `/` between their parts.
+//! The store accesses the disk only through [`Disk`], [`DiskFile`] and [`Mirror`], so
+//! that tests can use a disk that tears writes, fills up or loses unsynced data. Names
+//! are relative to the run directory, with `/` as the separator.
 
 use std::io;
 
@@ -16,23 +16,23 @@ pub const LOCK: &str = "lock";
 
 /// The files of a run, and the second copy of its log.
 pub trait Disk: Send + Sync {
-    /// Opens a file for reading and writing; `None` if there is none.
+    /// Opens a file for reading and writing; `None` if it does not exist.
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskFile>>>;
 
-    /// Makes an empty file, in the place of any other, and the folders above it.
-    /// The name is durable afterwards, the content is not.
+    /// Creates an empty file, replacing any other, and the folders above it. The name is
+    /// durable afterwards, the content is not.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Puts a file in the place of another in one step, durably.
+    /// Replaces a file with another atomically and durably.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// The names in a folder; empty if there is no folder.
+    /// The names in a folder; empty if it does not exist.
     fn names(&self, folder: &str) -> io::Result<Vec<String>>;
 
     /// Opens the second copy; `None` if it is missing and `create` is not set.
     fn mirror(&self, create: bool) -> Result<Option<Box<dyn Mirror>>, MirrorError>;
 
-    /// The second copy for reading only: opening it for writing may change what is damaged.
+    /// Opens the second copy for reading only. Opening it for writing may change damaged data.
     fn mirror_to_read(&self) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
         self.mirror(false)
     }
@@ -45,17 +45,17 @@ pub trait Disk: Send + Sync {
         }
     }
 
-    /// Moves the second copy out of the way, under the name `to`. Whether there was one.
+    /// Renames the second copy to `to`. Returns whether there was one.
     fn set_mirror_aside(&self, to: &str) -> io::Result<bool>;
 }
 
-/// An open file. Reads and writes may be short, as those of an operating system.
+/// An open file. Reads and writes may be short, like those of an operating system.
 pub trait DiskFile: Send {
     fn len(&self) -> io::Result<u64>;
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize>;
     fn set_len(&mut self, length: u64) -> io::Result<()>;
-    /// Returns when content and length survive a power cut.
+    /// Returns once content and length survive a power cut.
     fn sync(&mut self) -> io::Result<()>;
 
     fn is_empty(&self) -> io::Result<bool> {
@@ -63,7 +63,7 @@ pub trait DiskFile: Send {
     }
 }
 
-/// A place in the second copy.
+/// A key in the second copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MirrorKey {
     FileHeader,
@@ -75,22 +75,22 @@ pub enum MirrorKey {
 pub trait Mirror: Send {
     fn get(&mut self, key: MirrorKey) -> Result<Option<Vec<u8>>, MirrorError>;
 
-    /// Blocks by rising number from `from` on, at most `limit`; missing ones are left out.
+    /// At most `limit` blocks in ascending order from `from` on; missing ones are skipped.
     fn blocks(&mut self, from: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, MirrorError>;
 
-    /// Sets and (`None`) removes values, all or none.
+    /// Sets values, or removes them (`None`), atomically.
     fn put(&mut self, changes: Vec<(MirrorKey, Option<Vec<u8>>)>) -> Result<(), MirrorError>;
 
-    /// Returns when everything put survives a power cut.
+    /// Returns once everything written survives a power cut.
     fn sync(&mut self) -> Result<(), MirrorError>;
 
-    /// Whether it holds no event, and never did as far as it shows.
+    /// Whether it holds no event, and shows no sign of ever having held one.
     fn is_bare(&mut self) -> Result<bool, MirrorError> {
         if !self.blocks(0, 1)?.is_empty() {
             return Ok(false);
         }
         let head = self.get(MirrorKey::Head)?;
-        // the file header that it is hashed with may not be on the disk
+        // The file header that its hash depends on may not be on the disk.
         Ok(head.is_none_or(|head| HeadMarker::is_of_no_event(&head)))
     }
 }
@@ -112,7 +112,7 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// Reads until `bytes` is full or the file ends.
+/// Reads until `bytes` is full or the file ends. Returns the number of bytes read.
 pub(super) fn read_full(file: &dyn DiskFile, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {

@@ -1,7 +1,7 @@
-//! Why a log cannot be read or opened, and what was repaired while it was opened.
+//! Why a log cannot be read or opened, and what was repaired while opening it.
 //!
-//! Three cases stay apart because their exit codes differ: the log is damaged
-//! (3), a newer build wrote it (4), the machine around it failed (2).
+//! Three cases are distinct because their exit codes differ: the log is damaged
+//! (3), a newer build wrote it (4), the environment failed (2).
 
 use std::io;
 
@@ -16,7 +16,7 @@ use tinygate_events::{Seq, StoreRepaired};
 pub struct ReadError {
     /// Events before it are sound.
     pub seq: Seq,
-    /// Byte of the file at which the unreadable block begins.
+    /// Offset in the file at which the unreadable block begins.
     pub offset: u64,
     #[source]
     pub kind: ReadErrorKind,
@@ -26,9 +26,9 @@ impl std::fmt::Display for ReadError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ReadError { seq, offset, kind } = self;
         match kind {
-            // a place in a log that is not there says nothing
+            // There is no log, so a position in it is meaningless.
             ReadErrorKind::NotALog { .. } => write!(f, "{kind}"),
-            // of an empty file it is part of recorded audits
+            // For an empty file the position is part of recorded audits.
             ReadErrorKind::Empty
             | ReadErrorKind::Damaged { .. }
             | ReadErrorKind::NewerVersion(_)
@@ -65,7 +65,7 @@ impl Advice for ReadErrorKind {
             ReadErrorKind::NotALog { .. } | ReadErrorKind::Empty => {
                 vec![Hint::text("name a run directory or an exported log")]
             }
-            ReadErrorKind::Io(_) => vec![Hint::text("check that it is readable to you")],
+            ReadErrorKind::Io(_) => vec![Hint::text("check that you may read it")],
         }
     }
 }
@@ -93,7 +93,7 @@ pub enum OpenError {
         ""
     })]
     NotALog {
-        /// A process left files, but no event.
+        /// A process left files without an event.
         remains: bool,
     },
     #[error("the run directory already has a log")]
@@ -101,7 +101,7 @@ pub enum OpenError {
     #[error("{0}")]
     NewerVersion(UnknownVersion),
     #[error(
-        "the journal and sled are both whole and differ at event {seq}; nothing was changed\n  journal: {journal}\n  sled: {sled}"
+        "the journal and sled are both intact but differ at event {seq}; nothing was changed\n  journal: {journal}\n  sled: {sled}"
     )]
     Forked {
         /// First event of the first block that differs.
@@ -158,7 +158,7 @@ impl Advice for OpenError {
             )],
             OpenError::DiskFull { .. } => vec![Hint::text("free some space and try again")],
             OpenError::Sled { .. } | OpenError::Io { .. } => vec![Hint::text(
-                "check the disk and the permissions there, then try again",
+                "check the disk and its permissions, then try again",
             )],
         }
     }
@@ -193,13 +193,13 @@ impl OpenError {
     }
 }
 
-/// Where one copy's chain stands.
+/// The state of one copy's chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainHead {
     pub block: u64,
     /// Hexadecimal.
     pub hash: String,
-    /// Events of the whole copy.
+    /// Number of events in the whole copy.
     pub events: u64,
 }
 
@@ -241,14 +241,14 @@ impl LogCopy {
     }
 }
 
-/// What was repaired while a log was opened.
+/// A repair that was made while a log was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
     pub copy: LogCopy,
     pub detail: String,
     /// Where the damaged bytes are now, relative to the run directory.
     pub quarantine: Option<String>,
-    /// Events that the copy got back.
+    /// Events that were restored to the copy.
     pub restored: u64,
 }
 

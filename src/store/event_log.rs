@@ -1,4 +1,4 @@
-//! A log as the rest of the program sees it.
+//! The interface of a log to the rest of the program.
 
 use super::error::ReadError;
 use super::folder::Moved;
@@ -7,29 +7,29 @@ use tinygate_advice::{Advice, Hint};
 use tinygate_events::stored::StoredError;
 use tinygate_events::{Event, Record, Seq};
 
-/// When an append counts as done.
+/// When an append returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Accepted in order; on the disk within half a second, or with the next durable append.
+    /// Once it is accepted. It is durable within half a second, or with the next durable append.
     Lazy,
-    /// Returns once the events, and all before them, survive a power cut.
+    /// Once its events, and all before them, survive a power cut.
     Durable,
 }
 
-/// Events of a log in order, from some sequence number on. Ends after the first error.
+/// Events of a log in order, from a sequence number on. Ends after the first error.
 pub type Records<'a> = Box<dyn Iterator<Item = Result<Record, ReadError>> + 'a>;
 
 /// A log of events, appended by one writer.
 pub trait EventLog: Send + Sync {
     /// Appends `events`, each with its time (milliseconds since 1970 UTC), and
-    /// returns the new head. They are kept whole or not at all: even after a
+    /// returns the new head. Either all of them are kept or none: even after a
     /// crash a log never ends between two events of one append.
     ///
     /// # Errors
-    /// [`AppendError::Conflict`] when `expected_next` is not the head; then
-    /// nothing was appended. After any other error of the disk the log is sound
-    /// up to the head in the error, and earlier [`Durability::Lazy`] appends may
-    /// be lost too: read the log again before appending more.
+    /// [`AppendError::Conflict`] if `expected_next` is not the head; nothing was
+    /// appended then. After any other error the log is sound up to the head in
+    /// the error, and earlier [`Durability::Lazy`] appends may be lost too: read
+    /// the log again before appending more.
     fn append(
         &self,
         expected_next: Seq,
@@ -37,7 +37,7 @@ pub trait EventLog: Send + Sync {
         durability: Durability,
     ) -> Result<Seq, AppendError>;
 
-    /// The sequence number that the next event gets; so also how many there are.
+    /// The sequence number of the next event, which is also the number of events.
     fn head(&self) -> Seq;
 
     /// Waits until everything accepted is durable, and returns the head.

@@ -1,8 +1,7 @@
 //! A run's directory, held open to notice that it was moved or deleted.
 //!
-//! Files that are open follow a directory that is moved; files that are created by
-//! path do not. A run whose directory was moved would continue in two places, so each
-//! write checks first.
+//! Open files follow a directory that is moved; files that are created by path do not. A
+//! run whose directory was moved would continue in two places, so each write checks first.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{fstat, stat};
 use tinygate_advice::{Advice, Hint};
 
-/// Where a run writes.
+/// The directory that a run writes to.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -50,11 +49,11 @@ impl RunFolder {
         })
     }
 
-    /// Checks that the path still leads to this directory. A disk that does not answer does not
-    /// count as a move.
+    /// Checks that the path still leads to this directory. A disk error does not count as a
+    /// move.
     ///
     /// # Errors
-    /// Says where the directory is now, as far as that is known.
+    /// Where the directory is now, if that is known.
     pub fn check(&self) -> Result<(), Moved> {
         let Ok(ours) = fstat(&self.file) else {
             return Ok(());
@@ -74,7 +73,7 @@ impl RunFolder {
         })
     }
 
-    /// Where the directory is, on systems that say so.
+    /// Where the directory is now, on systems that can tell.
     fn now(&self) -> Option<PathBuf> {
         use std::os::fd::AsRawFd;
         let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
@@ -89,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_is_elsewhere_is_noticed() {
+    fn a_moved_directory_is_detected() {
         let place = tempfile::tempdir().unwrap();
         let (path, other) = (place.path().join("run"), place.path().join("other"));
         fs::create_dir(&path).unwrap();
@@ -111,7 +110,7 @@ mod tests {
         assert_eq!(
             folder.check().as_ref(),
             Err(moved),
-            "another took its place"
+            "another directory replaced it"
         );
         fs::remove_dir(&path).unwrap();
         fs::rename(&other, &path).unwrap();

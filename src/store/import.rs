@@ -1,4 +1,4 @@
-//! Makes a run directory from a log in one file.
+//! Creates a run directory from a log in one file.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,12 +16,12 @@ use super::restore::quarantine_name;
 use super::transfer::TransferError;
 use super::writer::Writer;
 
-/// Makes a run directory from an exported log, after reading every event of it.
-/// Returns how many there are.
+/// Creates a run directory from an exported log, after reading every event of it.
+/// Returns the number of events.
 ///
 /// # Errors
-/// A log with any fault is refused, and a directory that has a log. An append
-/// that was not finished is left out.
+/// The log has a fault, or the directory already has a log. An unfinished append is left
+/// out.
 pub fn import(file: &Path, run: &Path) -> Result<u64, TransferError> {
     let mut records = LogFile::open(file)?.records();
     records.visit_stored(|_, stored| stored.decode().map(|_| ()))?;

@@ -1,7 +1,7 @@
-//! Reading the blocks of a journal file, whatever its bytes.
+//! Reads the blocks of a journal file, whatever its bytes are.
 //!
-//! [`Window`] keeps a part of the file in memory; [`Window::see`] says what is at
-//! an offset. Memory is bounded by the window.
+//! [`Window`] holds a part of the file in memory; [`Window::see`] returns what is at an
+//! offset. Memory is bounded by the window.
 
 use std::io;
 
@@ -19,11 +19,11 @@ pub struct Window {
 /// What is at an offset.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen<'a> {
-    /// A block with the right hash; its place in the chain is not checked yet.
+    /// A block with a valid hash; its position in the chain is not checked yet.
     Block(Block<'a>),
     /// The file ends here.
     End,
-    /// The file ends within a block, or only zeros follow: a write that was not finished.
+    /// The file ends within a block, or only zeros follow: an unfinished write.
     Torn,
     Damaged(BlockError),
 }
@@ -45,12 +45,12 @@ impl Window {
         self.file.len()
     }
 
-    /// Forgets what was read, since the file may have grown.
+    /// Discards what was read, since the file may have grown.
     pub fn forget(&mut self) {
         self.bytes.clear();
     }
 
-    /// Up to `wanted` bytes from `offset` on, fewer only where the file ends.
+    /// Up to `wanted` bytes from `offset` on; fewer only if the file ends.
     pub fn at(&mut self, offset: u64, wanted: usize) -> io::Result<&[u8]> {
         let end = offset.saturating_add(wanted as u64);
         let held = self.start.saturating_add(self.bytes.len() as u64);
@@ -97,9 +97,8 @@ impl Window {
         }
     }
 
-    /// The first offset from `from` on at which a block stands that `wanted`
-    /// says yes to. Reads each byte once and hashes only where a block's
-    /// header is whole.
+    /// The first offset from `from` on with a block that `wanted` accepts. Reads each byte
+    /// once and computes a hash only where a block's header is intact.
     pub fn find(
         &mut self,
         from: u64,
@@ -113,7 +112,7 @@ impl Window {
                 return Ok(None);
             }
             let last = bytes.len() < WINDOW;
-            // a block that reaches past the stretch is looked at in the next one
+            // A block that crosses the end of the window is examined in the next one.
             let end = if last {
                 bytes.len()
             } else {
@@ -146,7 +145,7 @@ mod tests {
             Ok(self.0.len() as u64)
         }
 
-        /// At most 1000 bytes at a time.
+        /// Reads at most 1000 bytes at a time.
         fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
             let rest = self.0.get(offset as usize..).unwrap_or_default();
             let read = rest.len().min(bytes.len()).min(1000);
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_where_no_block_does() {
+    fn bytes_that_are_not_a_block_are_classified() {
         check("nothing", vec![], &Seen::End);
         check("a few bytes", vec![b'T'; 50], &Seen::Torn);
         check("zeros to the end", vec![0; 3 * WINDOW], &Seen::Torn);
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_gives_the_file_whatever_is_asked() {
+    fn a_window_returns_any_range_of_the_file() {
         let all: Vec<u8> = (0..WINDOW as u64 * 2 + 77)
             .map(|at| (at % 251) as u8)
             .collect();

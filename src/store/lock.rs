@@ -1,10 +1,10 @@
 //! One writer at a time: a lock on a file of the run directory.
 //!
 //! The kernel releases it when the process ends, however it ends. A writer holds it
-//! exclusively as long as it has the log open, and writes its process number and host
-//! into the file for messages to others. A reader that asks whether there is a writer
-//! takes it shared for a moment. A writer that starts at that moment waits, for
-//! [`READERS_WAIT_MAX`] at most; another writer refuses it at once.
+//! exclusively while it has the log open, and writes its process ID and host into the
+//! file for error messages. A reader that checks for a writer takes a shared lock
+//! briefly. A writer that starts at that moment waits for at most
+//! [`READERS_WAIT_MAX`]; if another writer has the lock it fails at once.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -19,14 +19,14 @@ use super::error::OpenError;
 use super::folder::RunFolder;
 use super::real_file::create_folder;
 
-/// How long a writer waits for readers. They hold the lock for microseconds, unless they are
-/// stopped or slowed down.
+/// How long a writer waits for readers. They hold the lock for microseconds unless they are
+/// suspended.
 const READERS_WAIT_MAX: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(20);
-/// How often the lock's text is read before its holder is reported as unknown.
+/// How often the lock file is read before its holder is reported as unknown.
 const READS_MAX: u32 = 10;
 
-/// Held until it is dropped.
+/// A lock that is held until it is dropped.
 #[derive(Debug)]
 pub struct RunLock {
     file: File,
@@ -34,12 +34,12 @@ pub struct RunLock {
 }
 
 impl RunLock {
-    /// Takes the lock of a run directory. Makes the directory and the lock's file if they are
+    /// Takes the lock of a run directory. Creates the directory and the lock file if they are
     /// missing.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] says which process holds it; [`OpenError::ReaderKeepsLock`] that
-    /// readers did not let go of it.
+    /// [`OpenError::Locked`] if another process holds it; [`OpenError::ReaderKeepsLock`] if
+    /// readers did not release it in time.
     pub fn take(run: &Path) -> Result<RunLock, OpenError> {
         let error = |source| OpenError::disk("lock", LOCK, source);
         create_folder(run)
@@ -64,18 +64,19 @@ impl RunLock {
         Ok(RunLock { file, folder })
     }
 
-    /// The directory that is locked.
+    /// The locked directory.
     pub fn folder(&self) -> &RunFolder {
         &self.folder
     }
 
-    /// Whether the run directory has a lock file, held or not. It stays when a process ends.
+    /// Whether the run directory has a lock file, held or not. The file stays when a process
+    /// ends.
     pub(super) fn has_file(run: &Path) -> bool {
         run.join(LOCK).exists()
     }
 
-    /// The process that writes a run, if one does: its pid and host, `unknown` where
-    /// it has not written them yet.
+    /// The process that writes the run, if there is one: its PID and host, or `unknown` if it
+    /// has not written them yet.
     pub fn holder(run: &Path) -> Option<(String, String)> {
         let mut file = File::open(run.join(LOCK)).ok()?;
         match file.try_lock_shared() {
@@ -85,7 +86,7 @@ impl RunLock {
     }
 
     /// # Errors
-    /// [`OpenError::Locked`] where a process holds the run.
+    /// [`OpenError::Locked`] if a process holds the run.
     pub(super) fn refuse_held(run: &Path) -> Result<(), OpenError> {
         match RunLock::holder(run) {
             Some((pid, host)) => Err(OpenError::Locked { pid, host }),
@@ -95,8 +96,8 @@ impl RunLock {
 }
 
 impl Drop for RunLock {
-    /// A child process that is just being started shares the open file until it executes its
-    /// program. Closing the file would leave it locked until then.
+    /// A child process shares the open file until it executes its program. Closing the file
+    /// alone would leave it locked until then.
     fn drop(&mut self) {
         if let Err(error) = self.file.unlock() {
             tracing::warn!(%error, "the run's lock could not be released");
@@ -104,7 +105,7 @@ impl Drop for RunLock {
     }
 }
 
-/// Takes the lock exclusively, once readers have released it. False where a writer has it.
+/// Takes the lock exclusively once readers have released it. Returns false if a writer has it.
 fn lock_alone(file: &File) -> Result<bool, OpenError> {
     let error = |source| OpenError::disk("lock", LOCK, source);
     let begun = Instant::now();
@@ -114,7 +115,7 @@ fn lock_alone(file: &File) -> Result<bool, OpenError> {
             Err(TryLockError::Error(source)) => return Err(error(source)),
             Err(TryLockError::WouldBlock) => {}
         }
-        // readers share it with this process, a writer does not
+        // Readers share it with this process, a writer does not.
         match file.try_lock_shared() {
             Ok(()) => file.unlock().map_err(error)?,
             Err(TryLockError::WouldBlock) => return Ok(false),
@@ -134,8 +135,8 @@ fn held_by(file: &mut File) -> OpenError {
     OpenError::Locked { pid, host }
 }
 
-/// Who holds the lock. For a moment after a writer took it, the file still names the writer
-/// before, or nobody.
+/// The holder of the lock. For a moment after a writer took it, the file still names the
+/// previous writer or none.
 fn read_holder(file: &mut File) -> (String, String) {
     for read in 0..READS_MAX {
         if 0 < read {
@@ -149,7 +150,7 @@ fn read_holder(file: &mut File) -> (String, String) {
     ("unknown".to_owned(), "unknown".to_owned())
 }
 
-/// Whether the process was one of this machine and has ended.
+/// Whether the process ran on this machine and has ended.
 fn has_ended(pid: &str, host: &str) -> bool {
     let pid = pid.parse().ok().and_then(Pid::from_raw);
     host == host_name()
@@ -158,7 +159,7 @@ fn has_ended(pid: &str, host: &str) -> bool {
 
 fn read_name(file: &mut File) -> (String, String) {
     let mut text = String::new();
-    // what cannot be read is unknown
+    // A field that cannot be read is unknown.
     let _ = file.rewind();
     let _ = file.take(4096).read_to_string(&mut text);
     let field = |name: &str| {
@@ -170,7 +171,7 @@ fn read_name(file: &mut File) -> (String, String) {
     (field("pid"), field("host"))
 }
 
-/// The name of this machine, as the lock and the log have it.
+/// The name of this machine in the lock file and in the log.
 pub fn host_name() -> String {
     rustix::system::uname()
         .nodename()

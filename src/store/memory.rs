@@ -1,6 +1,6 @@
-//! A log in memory, for tests and for simulations of what lies above the disk.
+//! A log in memory, for tests and simulations that need no disk.
 //!
-//! It keeps the contract of [`EventLog`], except that nothing survives the process.
+//! It fulfils the contract of [`EventLog`], except that nothing survives the process.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -35,12 +35,12 @@ impl MemoryLog {
         }
     }
 
-    /// Everything in it.
+    /// All events.
     pub fn records(&self) -> Vec<Record> {
         self.lock().clone()
     }
 
-    /// A vector is sound whatever thread died while holding it.
+    /// The vector stays consistent if a thread panics while holding it.
     fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,17 +2,17 @@
 //!
 //! [`LogFile`] reads a journal or an exported file without a lock, and
 //! [`presence`] says whether a directory holds a run. With the feature `sled` a
-//! log is written too: `EventLog` is what the rest of the program sees, append at
-//! an expected sequence number and read from one; `Store` keeps it on the disk,
-//! `MemoryLog` in memory for tests. Nothing here knows what an event means, except
-//! whether it is a decision.
+//! log is written too: `EventLog` is the interface to the rest of the program, append
+//! at an expected sequence number and read from one; `Store` implements it on disk,
+//! `MemoryLog` in memory for tests. The store does not know what an event means,
+//! except whether it is a decision.
 //!
-//! Invariant: what was acknowledged as durable is read back, whole and in
-//! order, or an error names the place up to which the log is sound.
+//! Invariant: events that were acknowledged as durable are read back completely and in
+//! order, or an error states how far the log is sound.
 
 #![cfg_attr(
     not(feature = "sled"),
-    allow(dead_code, reason = "some of what reads is only there for what writes")
+    allow(dead_code, reason = "some reading code is only used by writing code")
 )]
 
 // Reading.

@@ -1,10 +1,9 @@
-//! Tells a run from the remains of one that was killed before its first event.
+//! Distinguishes a run from the remains of one that was killed before its first event.
 //!
-//! Until the first event is durable nothing was acknowledged, so what such a process
-//! leaves behind is no run: a new one may take its place. The test is strict, because
-//! its answer lets files be replaced: the journal must be what a fresh log's journal
-//! looks like when its first append is cut off somewhere, and sled must hold no event.
-//! Everything else is a log, sound or damaged.
+//! Nothing was acknowledged before the first event is durable, so such remains are not
+//! a run, and a new run may replace them. The test is strict, because it allows files to
+//! be replaced: the journal must look like that of a new log whose first append was cut
+//! off, and sled must hold no event. Everything else is a log, sound or damaged.
 //!
 //! Nothing here changes a file or needs a lock.
 
@@ -20,33 +19,33 @@ use super::reader::LogFile;
 use super::real_file::{RealFile, is_missing};
 use super::sled_folder;
 
-/// What a directory holds of a run.
+/// What a directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     Nothing,
-    /// Of a process that ended before its first event was durable.
+    /// The files of a process that ended before its first event was durable.
     Remains,
     /// A log, sound or damaged.
     Log,
 }
 
-/// What the two copies of a log hold, as far as one look at them shows.
+/// What the two copies of a log hold, without reading them to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Nothing,
     /// No event, and none was ever durable.
     Remains,
-    /// The run has checkpoints, so there were events; neither copy has one left.
+    /// The run has checkpoints, so there were events, but neither copy has any left.
     Emptied,
-    /// The journal is missing or holds no append; sled holds events, or damage.
+    /// The journal is missing or holds no append; sled holds events or damaged data.
     SledOnly,
-    /// The journal holds an append, or damage where one may have been.
+    /// The journal holds an append, or damaged data that may have been one.
     Journal,
 }
 
 impl Content {
     /// # Errors
-    /// Where a log is needed and missing.
+    /// There is no log.
     pub fn expect_log(self) -> Result<(), OpenError> {
         match self {
             Content::SledOnly | Content::Journal => Ok(()),
@@ -57,7 +56,7 @@ impl Content {
     }
 
     /// # Errors
-    /// [`OpenError::Exists`] where a new log would take the place of one.
+    /// [`OpenError::Exists`] if there is a log.
     pub fn expect_none(self) -> Result<(), OpenError> {
         match Presence::from(self) {
             Presence::Nothing | Presence::Remains => Ok(()),
@@ -76,10 +75,10 @@ impl From<Content> for Presence {
     }
 }
 
-/// What the directory `run` holds of a run.
+/// Whether the directory `run` holds a run.
 ///
 /// # Errors
-/// A log of a newer build, and those of the disk.
+/// A log of a newer build, and disk errors.
 pub fn presence(run: &Path) -> Result<Presence, OpenError> {
     content(run).map(Presence::from)
 }
@@ -93,7 +92,7 @@ pub(super) fn content(run: &Path) -> Result<Content, OpenError> {
     };
     let has_journal = journal.is_some();
     let found = of_copies(journal, || sled_folder::is_bare(&run.join(SLED)))?;
-    // a checkpoint is written long after the first event
+    // A checkpoint is written long after the first event.
     if found == Content::Remains && has_journal && has_trained(run) {
         return Ok(Content::Emptied);
     }
@@ -129,7 +128,7 @@ fn of_copies(
     }
 }
 
-/// Whether a journal is a fresh log's without a whole first append.
+/// Whether a journal is that of a new log without a complete first append.
 fn is_fresh(file: Box<dyn DiskFile>) -> Result<bool, OpenError> {
     let error = |source| OpenError::disk("read", JOURNAL, source);
     let mut window = Window::new(file);
@@ -140,7 +139,7 @@ fn is_fresh(file: Box<dyn DiskFile>) -> Result<bool, OpenError> {
         Err(HeaderError::NewerVersion(found)) => return Err(OpenError::NewerVersion(found)),
         Err(HeaderError::Magic | HeaderError::Hash) => return Ok(false),
     }
-    // the first append is enough for most logs; the rest of the file is not read
+    // The first append is enough for most logs; the rest of the file is not read.
     let file = match LogFile::starts_with_append(window) {
         (true, _) => return Ok(false),
         (false, file) => file,
@@ -152,7 +151,7 @@ fn is_fresh(file: Box<dyn DiskFile>) -> Result<bool, OpenError> {
     }
 }
 
-/// Whether a stage of this run has written something.
+/// Whether a stage of this run has written any files.
 fn has_trained(run: &Path) -> bool {
     let Ok(entries) = fs::read_dir(run) else {
         return false;

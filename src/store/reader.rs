@@ -1,9 +1,8 @@
 //! Reads a log without a lock: an exported file, or the journal of a run,
 //! also while another process writes it.
 //!
-//! Events come out in order, each only once its whole append is there. The
-//! first fault ends the reading with its place. Memory is bounded by the
-//! largest append.
+//! Events are returned in order, once their append is complete. Reading stops at the
+//! first fault and reports its position. Memory is bounded by the largest append.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,13 +20,13 @@ use tinygate_events::stored::StoredError;
 use tinygate_events::stored::frame::{Frame, FrameError, StoredEvent};
 use tinygate_events::{Record, Seq};
 
-/// A log to be read from its start.
+/// A log that is read from its start.
 pub struct LogFile {
     window: Window,
     header: FileHeader,
 }
 
-/// Bytes after the last whole append: one that is being written, or never was finished.
+/// Bytes after the last complete append: an append in progress or an unfinished one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tail {
     pub offset: u64,
@@ -82,7 +81,7 @@ impl LogFile {
         Ok(LogFile { window, header })
     }
 
-    /// Whether a file begins with a header and a whole append. Gives the file back.
+    /// Whether a file begins with a header and a complete append. Returns the file too.
     pub(super) fn starts_with_append(mut window: Window) -> (bool, Box<dyn DiskFile>) {
         let header = window.header().map(FileHeader::read);
         let Ok(Ok(header)) = header else {
@@ -121,23 +120,23 @@ fn at_start(kind: ReadErrorKind) -> ReadError {
     }
 }
 
-/// The events of a log. `None` means that there are no more at present: the next call
-/// checks whether the file has grown. After an error it stays `None`.
+/// The events of a log. `None` means that there are no more yet; the next call checks
+/// whether the file has grown. After an error it stays `None`.
 pub struct LogRecords {
     window: Window,
     header: FileHeader,
     key: Hash,
-    /// After the last whole append.
+    /// After the last complete append.
     link: Link,
     offset: u64,
     ready: VecDeque<Record>,
-    /// Comes after what is ready.
+    /// The position after the events in `ready`.
     failed: Option<ReadError>,
     ended: bool,
 }
 
 impl LogRecords {
-    /// What follows the events read so far, if it is not an event yet.
+    /// The bytes after the last event, if they are not an event yet.
     pub fn tail(&self) -> Result<Option<Tail>, ReadError> {
         let length = self.window.len().map_err(|error| self.io(error))?;
         Ok((length > self.offset).then(|| Tail {
@@ -151,14 +150,13 @@ impl LogRecords {
         Seq::new(self.link.seq)
     }
 
-    /// Offset after the last whole append read.
+    /// Offset after the last complete append that was read.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Continues at the append that holds `seq`, without decoding the events
-    /// before it; every block is still checked. Earlier events of the same append
-    /// are returned too.
+    /// Skips to the append that holds `seq` without decoding the events before it. Every
+    /// block is still checked. Earlier events of the same append are returned too.
     pub fn skip_to(&mut self, seq: Seq) -> Result<(), ReadError> {
         loop {
             let (link, offset) = (self.link, self.offset);
@@ -173,11 +171,11 @@ impl LogRecords {
         }
     }
 
-    /// Hands every event in its stored form to `visit`, without making a live one.
-    /// Returns at the end of the log, or at its first fault.
+    /// Calls `visit` with every event in its stored form, without decoding it. Returns at
+    /// the end of the log or at its first fault.
     ///
     /// # Errors
-    /// Also those of `visit`, as damage of the event's kind.
+    /// Also those of `visit`, reported as damage of the event's kind.
     pub fn visit_stored(
         &mut self,
         mut visit: impl FnMut(Seq, &StoredEvent<'_>) -> Result<(), StoredError>,
@@ -192,7 +190,7 @@ impl LogRecords {
         }
     }
 
-    /// The next blocks up to the end of an append; `None` where the log ends at present.
+    /// The next blocks up to the end of an append; `None` if the log ends here so far.
     fn next_append(&mut self) -> Result<Option<Append>, ReadError> {
         let (mut link, mut offset) = (self.link, self.offset);
         let mut append = Append::new(link.seq);
@@ -276,13 +274,13 @@ impl Iterator for LogRecords {
     }
 }
 
-/// Makes records from the blocks of a log that the caller reads, in order.
+/// Decodes records from the blocks of a log that the caller reads in order.
 ///
-/// An event that cannot be decoded ends them with its error, as it ends [`LogRecords`].
+/// Like [`LogRecords`], it stops with an error at an event that cannot be decoded.
 pub(super) struct RecordFeed<F> {
     visit: F,
     append: Append,
-    /// Where the append begins in a sound journal, and where the next block does.
+    /// Where the append and the next block begin in an intact journal.
     begun: u64,
     offset: u64,
     ended: bool,
@@ -299,7 +297,7 @@ impl<F: FnMut(Result<Record, ReadError>)> RecordFeed<F> {
         }
     }
 
-    /// Takes the next block; `closed` says whether an append ends with it.
+    /// Takes the next block; `closed` is whether an append ends with it.
     pub fn push(&mut self, header: &FileHeader, block: &Block<'_>, closed: bool) {
         if self.ended {
             return;
@@ -335,8 +333,8 @@ impl<F: FnMut(Result<Record, ReadError>)> RecordFeed<F> {
     }
 }
 
-/// Whether an append ends with the block. Its frames' checksums are computed
-/// when they are read, not here too.
+/// Whether an append ends with the block. The checksums of its frames are only checked
+/// when they are read.
 fn ends_append(block: &Block<'_>) -> Result<bool, BlockError> {
     let mut rest = block.payload();
     let (mut events, mut closed) = (0, false);
@@ -387,7 +385,7 @@ fn frame_fault(header: &FileHeader, error: FrameError) -> ReadErrorKind {
     }
 }
 
-/// The header says which build made the log; a later one may have continued it.
+/// The header names the build that created the log; a later one may have continued it.
 fn newer(header: &FileHeader, what: String, found: u32, known: u32) -> ReadErrorKind {
     let written_by = header.written_by();
     ReadErrorKind::NewerVersion(UnknownVersion {

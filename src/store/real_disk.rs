@@ -1,4 +1,4 @@
-//! A run directory as the store's disk: the journal is a file, the mirror is sled.
+//! Implements the store's disk on a run directory: the journal is a file, the mirror is sled.
 
 use std::fs::{self, OpenOptions};
 use std::io;

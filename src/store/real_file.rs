@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::disk::DiskFile;
 
-/// Makes a folder and those above it, each durably.
+/// Creates a folder and those above it, each durably.
 pub fn create_folder(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -32,7 +32,7 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether nothing is at a path.
+/// Whether nothing exists at a path.
 pub fn is_missing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_name_is_made_durable_by_the_kernel() {
-        // a folder that the kernel cannot sync, and says so
+        // The kernel reports an error for a folder that it cannot sync.
         let refused = sync_parent(Path::new("/proc/self/stat")).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     }

@@ -1,11 +1,11 @@
-//! Repair that a person asks for.
+//! Repair on request.
 //!
-//! It repairs what opening a log repairs, by the same code. Two more things happen
-//! only where the options allow them: events that are whole in neither copy are
-//! given up, and of two copies that differ one is kept.
+//! It makes the same repairs as opening a log, with the same code. Two more need an
+//! option: giving up events that neither copy has intact, and keeping one of two copies
+//! that differ.
 //!
-//! Nothing is deleted: what leaves a copy stays in the quarantine. A crash during a
-//! repair leaves a log that the same repair completes as if there had been no crash.
+//! Nothing is deleted: bytes that are removed from a copy are kept in the quarantine. If
+//! a repair crashes, running it again completes it as if there had been no crash.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ use super::writer::Writer;
 /// What a repair may do that opening a log does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RepairOptions {
-    /// Keep the sound events where later ones are lost.
+    /// Keep the sound events if later ones are lost.
     pub accept_loss: bool,
-    /// Of two copies that differ, keep this one.
+    /// Keep this one of two copies that differ.
     pub keep: Option<LogCopy>,
 }
 
@@ -36,10 +36,10 @@ impl RepairOptions {
     }
 }
 
-/// Opens the log that `content` says is there, and does what the options allow.
+/// Opens the log described by `content`, with the repairs that the options allow.
 ///
 /// # Errors
-/// Those of [`Writer::open`]; then nothing was changed.
+/// Those of [`Writer::open`]; nothing was changed then.
 pub(super) fn repair(
     disk: &Arc<dyn Disk>,
     content: Content,
@@ -56,7 +56,7 @@ pub(super) fn repair(
     }
 }
 
-/// Sets the other copy aside, whole. Opening then rebuilds it, also after a crash.
+/// Moves the other copy to quarantine. Opening then rebuilds it, also after a crash.
 fn keep_one(
     disk: &Arc<dyn Disk>,
     loss: Loss,
@@ -73,7 +73,7 @@ fn keep_one(
         }
         LogCopy::Sled => {
             let name = quarantine_name(disk.as_ref(), "journal")?;
-            // makes the folder; the journal then takes the empty file's place
+            // Creates the folder; the journal then replaces the empty file.
             let made = disk.create(&name);
             drop(made.map_err(|source| OpenError::disk("make", &name, source))?);
             disk.rename(JOURNAL, &name)
@@ -86,12 +86,12 @@ fn keep_one(
         .iter()
         .find(|repair| repair.copy == other)
         .map_or(0, |repair| repair.restored);
-    // replaces the report that a copy is missing
+    // Replaces the report that a copy is missing.
     repairs.retain(|repair| repair.copy != other);
     repairs.push(Repair {
         copy: other,
         detail: format!(
-            "{}: it differs from the {} from event {} on ({head}); the {} was kept as asked, this copy was made anew from it",
+            "{}: it differs from the {} from event {} on ({head}); the {} was kept on request, and this copy was rebuilt from it",
             other.as_str(),
             keep.as_str(),
             fork.seq,
@@ -103,7 +103,7 @@ fn keep_one(
     Ok((writer, repairs))
 }
 
-/// Whether one copy gives a log by itself: only then is the other one moved.
+/// Checks that one copy holds a log by itself. Only then is the other one moved.
 fn is_sound(disk: &Arc<dyn Disk>, loss: Loss, copy: LogCopy) -> Result<(), OpenError> {
     match copy {
         LogCopy::Journal => {

@@ -1,8 +1,8 @@
-//! Makes both copies of a log hold exactly what a [`Verdict`] says.
+//! Makes both copies of a log hold exactly the log of a [`Verdict`].
 //!
-//! The journal comes first, and is durable before sled is given a block of it.
-//! Damaged bytes go to quarantine. A crash on the way leaves copies that give the
-//! same log to the next attempt.
+//! The journal is written first, and is durable before sled gets a block of it.
+//! Damaged bytes are moved to quarantine. After a crash the copies still hold the same
+//! log, so the next attempt completes the repair.
 
 use super::block::{FILE_HEADER, HeadMarker};
 use super::chain::{BATCH, Row, SledBlocks, Stop, journal_io, walk};
@@ -59,7 +59,7 @@ fn restore_journal(
         repairs.push(Repair {
             copy: LogCopy::Journal,
             detail: format!(
-                "the journal was missing; it was written anew from sled{}",
+                "the journal was missing; it was rebuilt from sled{}",
                 lost_with_the_journal(verdict)
             ),
             quarantine: None,
@@ -72,7 +72,7 @@ fn restore_journal(
     };
     let (journal, repair) = match &verdict.journal {
         JournalVerdict::Missing | JournalVerdict::Sound => {
-            // a process that was killed before its sync left this to the page cache alone
+            // A process that was killed before its sync left this in the page cache only.
             old.sync()
                 .map_err(|source| OpenError::disk("sync", JOURNAL, source))?;
             return Ok(old);
@@ -89,9 +89,9 @@ fn restore_journal(
             let fault = fault.as_ref().map(ToString::to_string);
             let fault = fault.unwrap_or_else(|| "an append was not finished".to_owned());
             let why = match &verdict.given_up {
-                Some(given_up) => format!("{}; the rest was cut off", given_up.as_asked()),
+                Some(given_up) => format!("{}; the rest was cut off", given_up.on_request()),
                 None => {
-                    "nothing shows that what follows was ever confirmed, it was cut off".to_owned()
+                    "nothing shows that the rest was ever confirmed, so it was cut off".to_owned()
                 }
             };
             let repair = Repair {
@@ -116,7 +116,7 @@ fn restore_journal(
             let repair = Repair {
                 copy: LogCopy::Journal,
                 detail: format!(
-                    "{}; it was written anew from what is whole{}",
+                    "{}; it was rebuilt from the intact blocks{}",
                     place(good, length, &fault),
                     lost_with_the_journal(verdict)
                 ),
@@ -130,19 +130,19 @@ fn restore_journal(
     Ok(journal)
 }
 
-/// What a journal that was written anew may lack, for the record of the repair.
+/// What a rewritten journal may lack, for the record of the repair.
 fn lost_with_the_journal(verdict: &Verdict) -> String {
     match &verdict.given_up {
-        Some(given_up) => format!("; {}", given_up.as_asked()),
+        Some(given_up) => format!("; {}", given_up.on_request()),
         None if verdict.journal_has_end => String::new(),
         None => format!(
-            "; the log ends before event {}, as sled does: newer events, if there were any, are lost",
+            "; the log ends before event {}, where sled ends; newer events, if any, are lost",
             verdict.end.seq
         ),
     }
 }
 
-/// Writes the journal beside the old one, from both copies, and puts it in its place.
+/// Writes a new journal from both copies, and replaces the old one with it.
 fn rebuild_journal(
     disk: &dyn Disk,
     verdict: &Verdict,
@@ -175,19 +175,19 @@ fn rebuild_journal(
     Ok(file)
 }
 
-/// Whether a walk came to the end of the log, as the first one did.
+/// Checks that a walk reached the end of the log, like the first one.
 fn reaches(stop: &Stop, verdict: &Verdict) -> Result<(), OpenError> {
     if verdict.end.number <= stop.link.number {
         return Ok(());
     }
     Err(OpenError::Damaged {
         sound: Seq::new(stop.link.seq),
-        what: "a copy that was read a moment ago cannot be read again".to_owned(),
+        what: "a copy that was just read cannot be read again".to_owned(),
     })
 }
 
-/// Copies the journal's bytes from `from` on into quarantine. Returns the copy's name, or
-/// `None` where there are no bytes.
+/// Copies the journal's bytes from `from` on to quarantine. Returns the copy's name, or
+/// `None` if there are no bytes.
 fn keep_bytes(
     disk: &dyn Disk,
     file: &dyn DiskFile,
@@ -240,7 +240,7 @@ fn restore_sled(
             tracing::debug!(
                 has = row.blocks(),
                 wanted = verdict.end.number,
-                "sled follows the journal"
+                "sled is updated from the journal"
             );
             match fill_sled(disk, verdict, mirror.as_mut(), row) {
                 Ok(()) => return Ok(mirror),
@@ -262,7 +262,7 @@ fn restore_sled(
         .map_err(|source| OpenError::rename(SLED, &name, source))?;
     let mut mirror = disk
         .mirror(true)
-        .and_then(|mirror| mirror.ok_or_else(|| MirrorError::Failed("not made".to_owned())))
+        .and_then(|mirror| mirror.ok_or_else(|| MirrorError::Failed("not created".to_owned())))
         .map_err(OpenError::sled)?;
     let start = Row::start(&verdict.header.key());
     fill_sled(disk, verdict, mirror.as_mut(), &start).map_err(|error| match error {
@@ -273,7 +273,7 @@ fn restore_sled(
         let fault = fault.unwrap_or_else(|| "the folder was missing".to_owned());
         repairs.push(Repair {
             copy: LogCopy::Sled,
-            detail: format!("sled: {fault}; it was made anew from the journal"),
+            detail: format!("sled: {fault}; it was rebuilt from the journal"),
             quarantine: moved.then_some(name),
             restored: verdict.end.seq,
         });
@@ -281,14 +281,14 @@ fn restore_sled(
     Ok(mirror)
 }
 
-/// Which side failed while sled was filled.
+/// Which copy failed while sled was filled.
 enum Filling {
     Log(OpenError),
     Sled(MirrorError),
 }
 
-/// Removes what sled has after the end, and adds what it lacks from the journal, which is
-/// whole by now. Of the journal only what follows `has` is read.
+/// Removes blocks after the end from sled, and adds missing ones from the journal, which
+/// is intact by now. Reads only the part of the journal after `has`.
 fn fill_sled(
     disk: &dyn Disk,
     verdict: &Verdict,

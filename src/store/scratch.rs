@@ -1,4 +1,4 @@
-//! Folders in the temporary directory, for looking at files that opening would change.
+//! Temporary folders, for inspecting files that opening would change.
 
 use std::fs;
 use std::io;
@@ -6,10 +6,10 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-/// Folders below a copied one; sled's has one level.
+/// Levels of folders below a copied one; sled has one.
 const DEPTH: u32 = 4;
 
-/// A folder of its own, removed when dropped.
+/// A private folder that is removed when dropped.
 pub struct Scratch {
     folder: TempDir,
 }
@@ -25,7 +25,7 @@ impl Scratch {
     }
 }
 
-/// Copies a folder with all files in it, to a place where nothing is.
+/// Copies a folder with all its files to a path that does not exist.
 pub fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     copy_below(from, to, 0)
 }

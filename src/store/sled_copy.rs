@@ -1,7 +1,7 @@
-//! A copy of a sled folder in the temporary directory, to look at.
+//! A copy of a sled folder in the temporary directory, for inspection.
 //!
-//! sled writes when it is opened, and may drop what is damaged. The folder itself
-//! is only read.
+//! sled writes when it is opened, and may drop damaged data. The original folder is only
+//! read.
 
 use std::io;
 use std::path::Path;
@@ -10,13 +10,13 @@ use super::disk::{Mirror, MirrorError, MirrorKey};
 use super::scratch::{Scratch, copy_folder};
 use super::sled_mirror::{PATIENCE, SledMirror};
 
-/// A copy that is not open yet.
+/// A copy that is not opened yet.
 pub struct SledCopy {
     scratch: Scratch,
 }
 
 impl SledCopy {
-    /// Copies the sled folder at `path`; `None` where there is no folder.
+    /// Copies the sled folder at `path`; `None` if it does not exist.
     pub fn make(path: &Path) -> io::Result<Option<SledCopy>> {
         if !path.try_exists()? {
             return Ok(None);
@@ -34,7 +34,7 @@ impl SledCopy {
     }
 }
 
-/// A copy that is read. The folder is removed after sled was closed.
+/// An opened copy, for reading. The folder is removed after sled is closed.
 pub struct OpenCopy {
     mirror: SledMirror,
     _scratch: Scratch,
@@ -50,7 +50,7 @@ impl Mirror for OpenCopy {
     }
 
     fn put(&mut self, _: Vec<(MirrorKey, Option<Vec<u8>>)>) -> Result<(), MirrorError> {
-        Err(MirrorError::Failed("a copy is only read".to_owned()))
+        Err(MirrorError::Failed("a copy is read-only".to_owned()))
     }
 
     fn sync(&mut self) -> Result<(), MirrorError> {

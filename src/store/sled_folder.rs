@@ -1,7 +1,7 @@
-//! What a folder of sled holds, as far as its bytes show.
+//! What a sled folder holds, judged by its bytes.
 //!
-//! sled writes when it is opened, and does not open a folder whose making was cut
-//! short. So the bytes are looked at first.
+//! sled writes when it is opened, and cannot open a folder whose creation was
+//! interrupted. So the bytes are inspected first.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,14 +11,14 @@ use super::block::BLOCK_MAGIC;
 use super::disk::MirrorError;
 use super::real_file::is_missing;
 
-/// Bytes other than 0 in a sled folder that holds a file header and a head at most.
+/// The most non-zero bytes in a sled folder that holds at most a file header and a head.
 /// The first event alone has more.
 const BARE_SLED: u64 = 2048;
 
-/// Whether the sled folder at `path` holds no event; `None` where there is no folder.
+/// Whether the sled folder at `path` holds no event; `None` if it does not exist.
 ///
 /// # Errors
-/// [`MirrorError::Failed`] where it cannot be read.
+/// [`MirrorError::Failed`] if it cannot be read.
 pub fn is_bare(path: &Path) -> Result<Option<bool>, MirrorError> {
     let failed = |error: io::Error| MirrorError::Failed(error.to_string());
     match fs::metadata(path) {
@@ -38,7 +38,7 @@ pub fn is_bare(path: &Path) -> Result<Option<bool>, MirrorError> {
     open_is_bare(path)
 }
 
-/// Whether sled, opened on a copy of the folder, has no event in it.
+/// Whether sled, opened on a copy of the folder, holds no event.
 #[cfg(feature = "sled")]
 fn open_is_bare(path: &Path) -> Result<Option<bool>, MirrorError> {
     use super::disk::Mirror;
@@ -49,7 +49,7 @@ fn open_is_bare(path: &Path) -> Result<Option<bool>, MirrorError> {
     }
 }
 
-/// Without sled nothing shows that there is no event in these bytes.
+/// Without sled these bytes cannot be shown to hold no event.
 #[cfg(not(feature = "sled"))]
 fn open_is_bare(_: &Path) -> Result<Option<bool>, MirrorError> {
     Ok(Some(false))
@@ -58,7 +58,7 @@ fn open_is_bare(_: &Path) -> Result<Option<bool>, MirrorError> {
 /// What the files of a folder hold.
 #[derive(Default)]
 struct Bytes {
-    /// The magic of a block was found.
+    /// The magic number of a block was found.
     has_block: bool,
     not_zero: u64,
 }
@@ -94,7 +94,7 @@ impl Bytes {
             if read == 0 || self.has_block {
                 return Ok(());
             }
-            // a beginning that the next read completes
+            // The next read completes a partial match.
             let end = kept + read;
             kept = end.min(BLOCK_MAGIC.len() - 1);
             buffer.copy_within(end - kept..end, 0);

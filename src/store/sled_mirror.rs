@@ -1,8 +1,8 @@
 //! The second copy of the log, in sled 0.34.7.
 //!
-//! On damage sled panics, skips values or hangs. So it runs on a thread of its own:
-//! a panic there becomes an error here, and so does an answer that does not come in
-//! time. What it returns is never trusted; the caller checks the chain.
+//! On damaged data sled panics, skips values or hangs. So it runs on a separate thread:
+//! a panic or a late reply there becomes an error here. Its data is never trusted; the
+//! caller checks the chain.
 //!
 //! sled's `flush` does not fsync: [`Mirror::sync`] adds an fsync of its `db` file.
 
@@ -18,16 +18,16 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::disk::{Mirror, MirrorError, MirrorKey};
 
-/// Bytes; more was not faster.
+/// Bytes. A larger cache was not faster.
 const CACHE: u64 = 16 << 20;
-/// Bytes. A leaf of sled's tree grows to 17 values, and goes into a file of its
-/// own, which sled never syncs, once it passes a quarter of a segment: 17 blocks
-/// of 8 KB pass a quarter of sled's default.
+/// Bytes. A leaf of sled's tree grows to 17 values, and moves to a separate file, which
+/// sled never syncs, once it exceeds a quarter of a segment. 17 blocks of 8 KB exceed a
+/// quarter of sled's default.
 const SEGMENT: usize = 1 << 20;
-/// sled may hold its lock for a moment after it was closed.
+/// How long opening is retried: sled may hold its lock briefly after it was closed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// How long one answer of sled may take.
+/// How long one reply of sled may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const THREAD: &str = "tinygate-sled";
 
@@ -35,7 +35,7 @@ pub struct SledMirror {
     calls: Option<Sender<Call>>,
     ended: Receiver<()>,
     patience: Duration,
-    /// Why it stopped answering.
+    /// Why it stopped replying.
     dead: Option<MirrorError>,
 }
 
@@ -47,7 +47,7 @@ struct Opened {
 }
 
 impl SledMirror {
-    /// Opens or makes a database. One answer may take as long as `patience`.
+    /// Opens or creates a database. One reply may take up to `patience`.
     pub fn open(path: &Path, patience: Duration) -> Result<SledMirror, MirrorError> {
         quiet_panics();
         let (calls, inbox) = bounded::<Call>(1);
@@ -65,7 +65,7 @@ impl SledMirror {
         };
         mirror.call(|opened| {
             opened.db = Some(open(&opened.path)?);
-            // the names of the files that sled made
+            // The names of the files that sled created.
             File::open(&opened.path)
                 .and_then(|folder| folder.sync_all())
                 .map_err(|error| failed(sled::Error::Io(error)))
@@ -84,11 +84,11 @@ impl SledMirror {
         let call: Call = Box::new(move |opened| {
             let result = catch_unwind(AssertUnwindSafe(|| work(opened)));
             let result = result.unwrap_or_else(|panic| {
-                // a database that panicked may panic again when it is dropped
+                // A database that panicked may panic again when it is dropped.
                 std::mem::forget(opened.db.take());
                 Err(MirrorError::Failed(panic_text(panic.as_ref())))
             });
-            // the asker may have run out of patience
+            // The caller may have stopped waiting.
             let _ = reply.send(result);
         });
         let sent = self.calls.as_ref().map(|calls| calls.send(call));
@@ -113,7 +113,7 @@ impl Drop for SledMirror {
     fn drop(&mut self) {
         self.calls = None;
         if self.dead.is_none() {
-            // waits until the database is closed, so that it can be opened again
+            // Waits until the database is closed, so that it can be reopened.
             let _ = self.ended.recv_timeout(self.patience);
         }
     }
@@ -136,7 +136,7 @@ impl Mirror for SledMirror {
                 .take(limit)
             {
                 let (key, value) = entry.map_err(failed)?;
-                // keys of another length are none of ours
+                // Keys of another length are not ours.
                 if let [b'b', number @ ..] = key.as_ref()
                     && let Ok(number) = <[u8; 8]>::try_from(number)
                 {
@@ -184,7 +184,7 @@ fn serve(path: PathBuf, inbox: &Receiver<Call>, end: Sender<()>) {
     for call in inbox {
         call(&mut opened);
     }
-    // sled may panic while it closes; no caller is left to report it to
+    // sled may panic while it closes; no caller is left to report that to.
     let _ = catch_unwind(AssertUnwindSafe(move || drop(opened)));
     drop(end);
 }
@@ -196,7 +196,7 @@ fn open(path: &Path) -> Result<sled::Db, MirrorError> {
             .path(path)
             .cache_capacity(CACHE)
             .segment_size(SEGMENT)
-            // synced where the store says so
+            // The store calls sync explicitly.
             .flush_every_ms(None);
         match config.open() {
             Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
@@ -210,7 +210,7 @@ fn open(path: &Path) -> Result<sled::Db, MirrorError> {
     }
 }
 
-/// Blocks sort by number and after the other keys.
+/// Keys of blocks sort by number, after the other keys.
 fn key_bytes(key: MirrorKey) -> Vec<u8> {
     match key {
         MirrorKey::FileHeader => b"a_file_header".to_vec(),
@@ -243,7 +243,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     format!("sled panicked: {}", text.unwrap_or("it did not say why"))
 }
 
-/// Keeps panics of sled's threads off the terminal; all others go the old way.
+/// Hides panics of sled's threads from the terminal; the previous hook handles all others.
 fn quiet_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -264,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    /// Set in the process that lets sled panic.
+    /// Set in the child process, in which sled panics.
     const FOLDER: &str = "TINYGATE_TEST_SLED_FOLDER";
 
     #[test]

@@ -1,9 +1,9 @@
-//! The log on the disk, open for writing.
+//! The log on disk, open for writing.
 //!
-//! Appends are checked against the head and encoded on the caller's thread, then
-//! handed to the [`Worker`] over a channel. It writes what has arrived as one
-//! group, syncs once and answers all. In a simulation the caller's thread does the
-//! worker's part, by a clock of its own ([`Store::create_in_steps`]).
+//! Appends are checked against the head and encoded on the caller's thread, then sent to
+//! the [`Worker`] over a channel. It writes all appends that have arrived as one group,
+//! syncs once and replies to all. In a simulation the caller's thread does the worker's
+//! part, with a simulated clock ([`Store::create_in_steps`]).
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,25 +26,25 @@ use super::worker::{Message, Now, Shared, Worker};
 use super::writer::{EncodedAppend, Writer};
 use tinygate_events::{Event, Record, Seq};
 
-/// Bytes on their way to the worker; past them a lazy append waits as a durable one does.
+/// Bytes in the queue to the worker. Beyond that a lazy append waits like a durable one.
 const IN_FLIGHT: usize = 32 << 20;
 
-/// The log of a run, open for writing. Dropping it writes what is waiting.
+/// The log of a run, open for writing. Dropping it writes pending appends.
 pub struct Store {
     disk: Arc<dyn Disk>,
     header: FileHeader,
     sender: Sender<Message>,
     shared: Arc<Shared>,
     executor: Executor,
-    /// Freed last.
+    /// Released last.
     lock: Option<RunLock>,
 }
 
 /// Where the worker runs.
 enum Executor {
-    /// `None` once it was joined.
+    /// `None` after it was joined.
     Thread(Option<JoinHandle<()>>),
-    /// On the thread that sends a message, before the call returns. `None` once closed.
+    /// On the thread that sends a message, before the call returns. `None` after closing.
     Caller(Mutex<Option<Box<Stepped>>>),
 }
 
@@ -52,19 +52,19 @@ enum Executor {
 type Stepped = (Worker, Receiver<Message>);
 
 impl Store {
-    /// As [`Store::create`], on a disk of the caller's and without a lock.
+    /// Like [`Store::create`], on the given disk and without a lock.
     pub fn create_on(disk: Arc<dyn Disk>, name: &str, nonce: [u8; 16]) -> Result<Store, OpenError> {
         let writer = Writer::create(&disk, name, nonce)?;
         Store::threaded(disk, writer, None)
     }
 
-    /// As [`Store::open`], on a disk of the caller's and without a lock.
+    /// Like [`Store::open`], on the given disk and without a lock.
     pub fn open_on(disk: Arc<dyn Disk>) -> Result<(Store, Vec<Repair>), OpenError> {
         let (writer, repairs) = Writer::open(&disk)?;
         Ok((Store::threaded(disk, writer, None)?, repairs))
     }
 
-    /// As [`Store::open_and_read`], on a disk of the caller's and without a lock.
+    /// Like [`Store::open_and_read`], on the given disk and without a lock.
     pub fn open_and_read_on(
         disk: Arc<dyn Disk>,
         visit: impl FnMut(Result<Record, ReadError>),
@@ -79,7 +79,7 @@ impl Store {
         Ok((Store::threaded(disk, writer, None)?, repairs))
     }
 
-    /// As [`Store::repair`], on a disk of the caller's and without a lock.
+    /// Like [`Store::repair`], on the given disk and without a lock.
     pub fn repair_on(
         disk: Arc<dyn Disk>,
         options: RepairOptions,
@@ -90,9 +90,9 @@ impl Store {
         Ok((Store::threaded(disk, writer, None)?, repairs))
     }
 
-    /// As [`Store::create_on`], without a thread, by the clock `now`. The caller's
-    /// thread carries out each append, and with [`Store::step`] what the clock makes
-    /// due, so that a simulation controls the order of everything.
+    /// Like [`Store::create_on`], without a thread and with the clock `now`. The caller's
+    /// thread performs each append, and [`Store::step`] performs what is due by the clock, so
+    /// that a simulation controls the order of everything.
     pub fn create_in_steps(
         disk: Arc<dyn Disk>,
         name: &str,
@@ -103,7 +103,7 @@ impl Store {
         Ok(Store::stepped(disk, writer, Box::new(now)))
     }
 
-    /// As [`Store::open_on`], without a thread: see [`Store::create_in_steps`].
+    /// Like [`Store::open_on`], without a thread: see [`Store::create_in_steps`].
     pub fn open_in_steps(
         disk: Arc<dyn Disk>,
         now: impl Fn() -> Instant + Send + 'static,
@@ -150,7 +150,7 @@ impl Store {
         }
     }
 
-    /// Does what is due, where no thread does.
+    /// Performs what is due, if there is no worker thread.
     pub fn step(&self) {
         if let Executor::Caller(worker) = &self.executor {
             let mut worker = worker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,7 +166,7 @@ impl Store {
         &self.header
     }
 
-    /// Writes everything, brings both copies to the same head and ends the writer.
+    /// Writes everything, brings both copies to the same head and stops the worker.
     pub fn close(mut self) -> Result<Seq, AppendError> {
         self.shut()
     }
@@ -183,14 +183,14 @@ impl Store {
         let _ = self.sender.send(Message::Close { reply });
         let result = self.wait(&answer);
         if let Some(thread) = thread {
-            // a panic of the writer was answered with an error above
+            // A panic of the worker was reported as an error above.
             let _ = thread.join();
         }
         result
     }
 
     /// # Errors
-    /// Where the run's directory is no longer at its path.
+    /// The run's directory is no longer at its path.
     fn in_place(&self) -> Result<(), Moved> {
         match &self.lock {
             Some(lock) => lock.folder().check(),
@@ -198,7 +198,7 @@ impl Store {
         }
     }
 
-    /// The caller does the writer's work, and has not closed the log yet.
+    /// The caller does the worker's part, and has not closed the log yet.
     fn is_stepped(&self) -> bool {
         match &self.executor {
             Executor::Thread(_) => false,
@@ -266,7 +266,7 @@ impl EventLog for Store {
         } else {
             (None, None)
         };
-        // sent under the lock, so that the worker gets appends in the order of their numbers
+        // Sent under the lock, so that the worker gets appends in sequence.
         if self.sender.send(Message::Append { append, reply }).is_err() {
             let why = "its writer ended".to_owned();
             return Err(AppendError::Refused { head, why });
@@ -308,7 +308,7 @@ impl EventLog for Store {
             .map_err(|error| broken(ReadErrorKind::Io(error)))?;
         let Some(file) = file.filter(|_| end > Seq::FIRST) else {
             if end == Seq::FIRST {
-                // a new log gets its journal with its first event
+                // A new log gets its journal with its first event.
                 return Ok(Box::new(std::iter::empty()));
             }
             return Err(broken(ReadErrorKind::NotALog {

@@ -18,8 +18,8 @@ pub enum TransferError {
     Log(#[from] ReadError),
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("`{path}` exists already")]
-    InTheWay { path: PathBuf },
+    #[error("`{path}` already exists")]
+    FileExists { path: PathBuf },
     #[error("cannot read `{path}`: {source}")]
     Read {
         path: PathBuf,
@@ -46,7 +46,7 @@ impl Advice for TransferError {
         match self {
             TransferError::Log(error) => error.hints(),
             TransferError::Open(error) => error.hints(),
-            TransferError::InTheWay { .. } => {
+            TransferError::FileExists { .. } => {
                 vec![Hint::text("name another file"), Hint::ReplaceFile]
             }
             TransferError::Read { .. } => Vec::new(),
@@ -57,24 +57,24 @@ impl Advice for TransferError {
     }
 }
 
-/// What an export holds.
+/// The content of an export.
 #[derive(Debug)]
 pub struct Exported {
     pub events: u64,
     pub bytes: u64,
-    /// Bytes left out at the end: an append that is being written, or was not finished.
+    /// Bytes that were left out at the end: an append in progress or an unfinished one.
     pub tail: Option<Tail>,
-    /// Why it ends where it does, when that is not the end of the log.
+    /// Why the export ends before the end of the log.
     pub fault: Option<ReadError>,
 }
 
-/// Copies the sound part of a run's journal (or of another export) into a file, also
-/// while the run is being written. The file appears whole or not at all; one that is there
-/// already is replaced only if `replace` says so.
+/// Copies the sound part of a run's journal (or of another export) to a file, also while
+/// the run is being written. The file is created atomically; an existing one is replaced
+/// only with `replace`.
 ///
 /// # Errors
-/// When not even the file header is good, or the file exists already or cannot
-/// be written. Damage after the header is not an error; it is part of the answer.
+/// The file header is damaged, or the file already exists or cannot be written. Damage
+/// after the header is not an error; it is part of the result.
 pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, TransferError> {
     let mut records = LogFile::open(log)?.records();
     let fault = records
@@ -93,7 +93,7 @@ pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, Transfer
     };
     let itself = || matches!((fs::canonicalize(&from), fs::canonicalize(to)), (Ok(from), Ok(to)) if from == to);
     if itself() || !replace && to.symlink_metadata().is_ok() {
-        return Err(TransferError::InTheWay {
+        return Err(TransferError::FileExists {
             path: to.to_owned(),
         });
     }
@@ -108,7 +108,7 @@ pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, Transfer
         path: to.to_owned(),
         source,
     };
-    // beside the file, under a name of its own, and removed where anything fails
+    // A temporary file in the same folder, removed on any failure.
     let mut beside = tempfile::Builder::new()
         .prefix(".tinygate-export-")
         .permissions(Permissions::from_mode(0o666))
@@ -124,7 +124,7 @@ pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, Transfer
     };
     put.map_err(|failed| {
         if failed.error.kind() == io::ErrorKind::AlreadyExists {
-            return TransferError::InTheWay {
+            return TransferError::FileExists {
                 path: to.to_owned(),
             };
         }

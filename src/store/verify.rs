@@ -1,7 +1,7 @@
-//! Says how much of a log is sound, in each copy and in both together.
+//! Reports how much of a log is sound, in each copy and in both together.
 //!
-//! Reads only: sled, which writes when it is opened, is opened as a copy of its
-//! folder in the temporary directory.
+//! Only reads: since sled writes when it is opened, a copy of its folder in the temporary
+//! directory is opened instead.
 
 use std::fs;
 use std::io;
@@ -19,14 +19,14 @@ use tinygate_events::Seq;
 /// How much of a log is sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verification {
-    /// Events that both copies together give.
+    /// Events that both copies hold together.
     pub events: u64,
     pub blocks: u64,
-    /// The last of them; `None` in an empty log.
+    /// The last of these events; `None` in an empty log.
     pub sound_to: Option<Seq>,
     pub journal: CopyState,
     pub sled: CopyState,
-    /// An append at the end of the journal that is being written, or was not finished.
+    /// An append in progress, or an unfinished one, at the end of the journal.
     pub tail: Option<Tail>,
     /// What is wrong, one sentence each.
     pub problems: Vec<String>,
@@ -38,20 +38,20 @@ pub enum CopyState {
         events: u64,
         blocks: u64,
     },
-    /// Sound up to a place.
+    /// Sound up to a point.
     Damaged {
         events: u64,
         what: String,
     },
     Missing,
-    /// A process writes it.
+    /// A process is writing it.
     InUse,
 }
 
 /// Checks every block and every event of a run directory.
 ///
 /// # Errors
-/// When there is no log at all, or a newer build wrote it. Damage is part of the answer.
+/// There is no log, or a newer build wrote it. Damage is part of the result.
 pub fn verify(run: &Path) -> Result<Verification, OpenError> {
     let journal = open_journal(run)?;
     let in_use = RunLock::holder(run).is_some();
@@ -136,7 +136,7 @@ pub fn verify(run: &Path) -> Result<Verification, OpenError> {
     })
 }
 
-/// What one copy says by itself.
+/// The state of one copy by itself.
 fn state(compared: Result<Verdict, OpenError>) -> Result<CopyState, OpenError> {
     match compared {
         Ok(compared) => Ok(match compared.fault() {
@@ -157,7 +157,7 @@ fn state(compared: Result<Verdict, OpenError>) -> Result<CopyState, OpenError> {
     }
 }
 
-/// Decodes every event of the journal: a whole block may hold an event that cannot be decoded.
+/// Decodes every event of the journal: an intact block may hold an event that cannot be decoded.
 fn read_all(run: &Path, problems: &mut Vec<String>) -> Result<Option<Tail>, OpenError> {
     let Ok(log) = LogFile::open(run) else {
         return Ok(None);

@@ -1,15 +1,15 @@
-//! A version in a log that this build does not know.
+//! A version in a log that is newer than this build.
 
 use tinygate_advice::{Advice, Hint};
 
-/// Written by a newer build: no damage, and nothing this build may guess at.
+/// Data that a newer build wrote. It is not damaged, and this build must not interpret it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownVersion {
-    /// What carries the version: `log format`, `kind`, `chunk_started`, ...
+    /// What has the version: `log format`, `kind`, `chunk_started`, ...
     pub what: String,
     pub found: u32,
     pub known: u32,
-    /// The build that made the log, where its header says so.
+    /// The build that created the log, if its header is known.
     pub written_by: Option<String>,
 }
 

@@ -1,8 +1,8 @@
-//! Handles the messages to a log: groups appends, commits them, answers.
+//! Handles the messages to a log: groups appends, commits them, replies.
 //!
-//! Only the worker writes to the journal and the mirror, by one clock: lazy appends
-//! are committed within [`LAZY_COMMIT`], and the mirror follows within [`LAZY`]. It
-//! runs on a thread of its own, or one turn at a time on its caller's.
+//! Only the worker writes to the journal and the mirror, with one clock: lazy appends are
+//! committed within [`LAZY_COMMIT`], and the mirror follows within [`LAZY`]. It runs on a
+//! separate thread, or step by step on its caller's.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,20 +14,20 @@ use super::event_log::AppendError;
 use super::writer::{EncodedAppend, Failure, Writer};
 use tinygate_events::Seq;
 
-/// How long the mirror may wait.
+/// How long the mirror may lag behind.
 pub const LAZY: Duration = Duration::from_secs(1);
-/// How long a lazy append may wait until it is committed. Metric samples have waited in the trainer before; both
+/// How long a lazy append may wait until it is committed. Metric samples were delayed in the trainer before; both
 /// delays together stay below a second.
 pub const LAZY_COMMIT: Duration = Duration::from_millis(400);
-/// Blocks that the mirror may be behind by.
+/// How many blocks the mirror may lag behind.
 pub const MIRROR_BLOCKS: usize = 64;
-/// Bytes that are committed together, about.
+/// Approximate number of bytes that are committed together.
 const GROUP: usize = 1 << 20;
 
-/// The clock by which commits are due.
+/// The clock that determines when commits are due.
 pub type Now = Box<dyn Fn() -> Instant + Send>;
 
-/// What the worker is asked to do.
+/// A request to the worker.
 pub enum Message {
     Append {
         append: EncodedAppend,
@@ -42,22 +42,22 @@ pub enum Message {
     },
 }
 
-/// Where an answer goes.
+/// Where a reply is sent.
 pub type Reply = Sender<Result<Seq, AppendError>>;
 
 /// What the worker and its callers share.
 pub struct Shared {
     state: Mutex<State>,
-    /// Bytes on their way to the worker.
+    /// Bytes in the queue to the worker.
     pub in_flight: AtomicUsize,
 }
 
 pub struct State {
-    /// The number of the next event that is taken.
+    /// The number of the next event that is accepted.
     pub next: Seq,
-    /// Why nothing is taken any more.
+    /// Why no more appends are accepted.
     pub refused: Option<String>,
-    /// A lazy append was lost to this; the next caller gets it as its error.
+    /// Why a lazy append was lost; the next caller gets it as an error.
     pub lost: Option<Failure>,
 }
 
@@ -73,7 +73,7 @@ impl Shared {
         })
     }
 
-    /// The state is plain data: whole whatever thread died.
+    /// The state is plain data and stays consistent if a thread panics.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,13 +85,13 @@ pub struct Worker {
     shared: Arc<Shared>,
     /// Replies that wait for the next commit.
     waiting: Vec<Reply>,
-    /// There were appends since the last commit without a reply.
+    /// There were appends without a reply since the last commit.
     lazy: bool,
-    /// There were decisions since sled was last synced.
+    /// There were decisions since the last sync of sled.
     decision: bool,
     commit_at: Option<Instant>,
     follow_at: Option<Instant>,
-    /// Why the last commit failed; the answer to appends that were sent before that was known.
+    /// Why the last commit failed; the reply to appends that were sent before it was known.
     failure: Option<Failure>,
     now: Now,
 }
@@ -111,7 +111,7 @@ impl Worker {
         }
     }
 
-    /// Works until the log is closed or everybody who could send is gone.
+    /// Runs until the log is closed or all senders are dropped.
     pub fn run(mut self, inbox: &Receiver<Message>) {
         loop {
             let deadline = [self.commit_at, self.follow_at].into_iter().flatten().min();
@@ -130,7 +130,7 @@ impl Worker {
         }
     }
 
-    /// Takes the messages that have arrived and does what is due. Whether the log is closed now.
+    /// Handles the messages that have arrived and what is due. Returns whether the log is closed.
     pub fn turn(&mut self, first: Option<Message>, inbox: &Receiver<Message>) -> bool {
         let mut close = None;
         if let Some(message) = first {
@@ -149,7 +149,7 @@ impl Worker {
         true
     }
 
-    /// Takes a message in; returns whom to answer when the log is to be closed.
+    /// Handles a message. Returns whom to reply to if the log is to be closed.
     fn take(&mut self, message: Message) -> Option<Reply> {
         match message {
             Message::Append { append, reply } => {
@@ -174,7 +174,7 @@ impl Worker {
             }
             Message::Sync { reply } => {
                 match self.take_lost() {
-                    // not everything before this call is durable
+                    // Not everything before this call is durable.
                     Some(error) => {
                         let _ = reply.send(Err(error));
                     }
@@ -183,7 +183,7 @@ impl Worker {
                 None
             }
             Message::Close { reply } => {
-                // makes a commit due; the close itself is answered at the end
+                // Makes a commit due; the close itself is answered at the end.
                 self.waiting.push(bounded(1).0);
                 Some(reply)
             }
@@ -195,7 +195,7 @@ impl Worker {
         let failure = self
             .failure
             .clone()
-            .unwrap_or_else(|| Failure::Refused("events came out of order".to_owned()));
+            .unwrap_or_else(|| Failure::Refused("events arrived out of order".to_owned()));
         match reply {
             Some(reply) => {
                 let _ = reply.send(Err(failure.at(self.writer.head())));
@@ -225,7 +225,7 @@ impl Worker {
         }
     }
 
-    /// Takes the head back to what is durable; the next append begins there, if one may.
+    /// Resets the head to what is durable; the next append, if one is accepted, begins there.
     fn failed(&mut self, failure: &Failure, lazy: bool) {
         let mut state = self.shared.lock();
         state.next = self.writer.head();
@@ -256,7 +256,7 @@ impl Worker {
         }
     }
 
-    /// The answer to a close: also a loss that was not reported yet.
+    /// The reply to a close, which includes a loss that was not reported yet.
     fn answer(&self) -> Result<Seq, AppendError> {
         if let Some(error) = self.take_lost() {
             return Err(error);

@@ -1,12 +1,12 @@
-//! Appends to the journal, and lets the mirror follow.
+//! Appends to the journal, and updates the mirror.
 //!
 //! The order is fixed: blocks are written to the journal, then synced, then
-//! acknowledged, then put into the mirror. [`Writer`] has no thread and no
-//! clock; [`super::worker`] gives it both.
+//! acknowledged, then written to the mirror. [`Writer`] has no thread and no clock;
+//! [`super::worker`] provides both.
 //!
-//! Invariant: up to `length` the journal is whole. A write that fails is cut
-//! off again. After a sync that fails nothing is written any more, because
-//! what the disk holds is unknown.
+//! Invariant: up to `length` the journal is intact. A failed write is cut off again.
+//! After a failed sync nothing more is written, because the content of the disk is
+//! unknown.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,12 +40,12 @@ pub struct EncodedAppend {
 struct Encoded {
     form: Form,
     time_ms: u64,
-    /// Where its body ends.
+    /// The end of its body.
     end: usize,
 }
 
 impl EncodedAppend {
-    /// Encodes events that are to begin at `first`.
+    /// Encodes events whose first has the number `first`.
     pub fn encode(first: Seq, events: &[(u64, Event)]) -> Result<EncodedAppend, AppendError> {
         let mut append = EncodedAppend {
             first,
@@ -87,23 +87,23 @@ impl EncodedAppend {
         self.events.is_empty()
     }
 
-    /// Bytes that it holds.
+    /// Size in bytes.
     pub fn size(&self) -> usize {
         self.bodies.len() + self.events.len() * HEADER
     }
 
-    /// Whether it holds a decision, so that the mirror is to be synced after it.
+    /// Whether it holds a decision, after which the mirror must be synced.
     pub fn has_decision(&self) -> bool {
         self.decision
     }
 }
 
-/// Why the log takes nothing at present, or ever again.
+/// Why the log rejects appends, for now or for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// What was not durable is lost; appends work again once there is space.
+    /// Events that were not durable are lost; appends work again once there is space.
     DiskFull,
-    /// Nothing is written any more.
+    /// Nothing more is written.
     Refused(String),
 }
 
@@ -118,15 +118,15 @@ impl Failure {
 
 pub struct Writer {
     journal: Box<dyn DiskFile>,
-    /// Set until the journal has its name, which it gets with its first event inside.
+    /// Set until the journal gets its name, which happens with its first event.
     unnamed: Option<Arc<dyn Disk>>,
     mirror: Box<dyn Mirror>,
     header: FileHeader,
     key: Hash,
-    /// Bytes of the journal that are whole and durable.
+    /// Bytes of the journal that are intact and durable.
     length: u64,
     durable: Link,
-    /// After the sealed blocks.
+    /// The position after the sealed blocks.
     link: Link,
     block: BlockWriter,
     /// Sealed, not yet written.
@@ -144,24 +144,24 @@ struct Sealed {
 }
 
 impl Writer {
-    /// Makes the log of a new run. Until its first commit it has no journal by name, so a
-    /// process that ends before leaves no log.
+    /// Creates the log of a new run. Until the first commit the journal does not have its final
+    /// name, so a process that ends before that leaves no log.
     ///
     /// # Errors
-    /// [`OpenError::Exists`] where there is a log, sound or damaged.
+    /// [`OpenError::Exists`] if there is a log, sound or damaged.
     pub fn create(disk: &Arc<dyn Disk>, run: &str, nonce: [u8; 16]) -> Result<Writer, OpenError> {
         content_on(disk.as_ref())?.expect_none()?;
         Writer::create_new(disk, run, nonce)
     }
 
-    /// As [`Writer::create`], where there is no log.
+    /// Like [`Writer::create`], if there is no log.
     pub(super) fn create_new(
         disk: &Arc<dyn Disk>,
         run: &str,
         nonce: [u8; 16],
     ) -> Result<Writer, OpenError> {
         let error = |source| OpenError::disk("write", NEW_JOURNAL, source);
-        // sled may not open what a process left that was killed while it made it
+        // sled may fail to open files of a process that was killed while creating them.
         let name = quarantine_name(disk.as_ref(), "sled")?;
         disk.set_mirror_aside(&name)
             .map_err(|source| OpenError::rename(SLED, &name, source))?;
@@ -179,15 +179,15 @@ impl Writer {
     /// Opens a log: compares both copies and repairs what can be repaired.
     ///
     /// # Errors
-    /// Where nothing is chosen or repaired, nothing was changed.
+    /// Nothing was changed then.
     pub fn open(disk: &Arc<dyn Disk>) -> Result<(Writer, Vec<Repair>), OpenError> {
         let content = content_on(disk.as_ref())?;
         content.expect_log()?;
         Writer::open_content(disk, content, Loss::Refused, |_, _, _| {})
     }
 
-    /// Opens a log that is there, as `content` says, and hands each of its blocks to `visit`.
-    /// What cannot be repaired is given up, if `loss` says so.
+    /// Opens the existing log described by `content`, and calls `visit` with each of its blocks.
+    /// Gives up what cannot be repaired if `loss` allows it.
     pub(super) fn open_content(
         disk: &Arc<dyn Disk>,
         content: Content,
@@ -195,7 +195,7 @@ impl Writer {
         visit: impl FnMut(&FileHeader, &Block<'_>, bool),
     ) -> Result<(Writer, Vec<Repair>), OpenError> {
         if loss == Loss::Refused && content == Content::SledOnly {
-            // sled is the only copy, and drops what is damaged in it when it is opened
+            // sled is the only copy, and drops damaged data when it is opened.
             look_at_sled(disk.as_ref())?;
         }
         let journal = open_journal(disk.as_ref())?;
@@ -209,7 +209,7 @@ impl Writer {
             None => Ok(mirror.as_deref_mut()),
         };
         let verdict = compare(journal, opened, loss, visit)?;
-        // the journal is made first: a log that never had an event has one
+        // The journal is created first, so even a log that never had an event has one.
         if missing && verdict.end.number == 0 && loss == Loss::Refused {
             return Err(OpenError::Damaged {
                 sound: Seq::FIRST,
@@ -256,32 +256,32 @@ impl Writer {
         &self.header
     }
 
-    /// The next event to be durable.
+    /// The number of the first event that is not durable.
     pub fn head(&self) -> Seq {
         Seq::new(self.durable.seq)
     }
 
-    /// The sequence number that the next event added gets.
+    /// The sequence number of the next event that is added.
     pub fn next(&self) -> Seq {
         Seq::new(self.link.seq.saturating_add(u64::from(self.block.count())))
     }
 
-    /// Why nothing is written any more, if so.
+    /// Why nothing more is written, if so.
     pub fn refusal(&self) -> Option<&str> {
         self.refused.as_deref()
     }
 
-    /// Bytes added and not yet written.
+    /// Bytes that were added but not written yet.
     pub fn waiting(&self) -> usize {
         self.sealed_bytes + self.block.len()
     }
 
-    /// Blocks that the mirror is behind by.
+    /// How many blocks the mirror lags behind.
     pub fn mirror_behind(&self) -> usize {
         self.following.len()
     }
 
-    /// Takes an append into memory. It must begin at [`Writer::next`].
+    /// Adds an append in memory. It must begin at [`Writer::next`].
     pub fn add(&mut self, append: &EncodedAppend) {
         if append.size() > self.block.room() {
             self.seal();
@@ -334,10 +334,10 @@ impl Writer {
         self.sealed.push(Sealed { bytes, after });
     }
 
-    /// Makes everything added durable in the journal.
+    /// Makes everything that was added durable in the journal.
     ///
     /// # Errors
-    /// Then nothing added since the last commit is kept.
+    /// Everything added since the last commit is discarded.
     pub fn commit(&mut self) -> Result<(), Failure> {
         if let Some(why) = &self.refused {
             return Err(Failure::Refused(why.clone()));
@@ -371,7 +371,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Cuts a half-written group off again.
+    /// Cuts off a half-written group.
     fn undo(&mut self, error: &std::io::Error) -> Failure {
         self.forget();
         if let Err(cut) = self.journal.set_len(self.length) {
@@ -386,7 +386,7 @@ impl Writer {
         }
     }
 
-    /// Drops what is not durable.
+    /// Discards what is not durable.
     fn forget(&mut self) {
         self.sealed.clear();
         self.sealed_bytes = 0;
@@ -399,7 +399,7 @@ impl Writer {
         Failure::Refused(why)
     }
 
-    /// Brings the mirror up to what is durable; with `sync`, durably.
+    /// Copies durable blocks to the mirror; with `sync`, durably.
     pub fn follow(&mut self, sync: bool) -> Result<(), Failure> {
         if let Some(why) = &self.refused {
             return Err(Failure::Refused(why.clone()));
@@ -435,10 +435,10 @@ impl Writer {
     }
 }
 
-/// A second copy with a file header and no event.
+/// Initializes a second copy with a file header and no event.
 fn new_mirror(disk: &dyn Disk, header: &FileHeader) -> Result<Box<dyn Mirror>, MirrorError> {
     let mirror = disk.mirror(true)?;
-    let mut mirror = mirror.ok_or_else(|| MirrorError::Failed("it was not made".to_owned()))?;
+    let mut mirror = mirror.ok_or_else(|| MirrorError::Failed("it was not created".to_owned()))?;
     let marker = HeadMarker {
         blocks: 0,
         seq: Seq::FIRST,
@@ -456,10 +456,10 @@ fn open_journal(disk: &dyn Disk) -> Result<Option<Box<dyn DiskFile>>, OpenError>
         .map_err(|source| OpenError::disk("open", JOURNAL, source))
 }
 
-/// Finds out on a copy of sled whether it gives a log.
+/// Checks on a copy of sled whether it holds a log.
 ///
 /// # Errors
-/// Those of [`compare`], and damage where it has no event after all.
+/// Those of [`compare`], and damage if it has no event.
 fn look_at_sled(disk: &dyn Disk) -> Result<(), OpenError> {
     let journal = open_journal(disk)?;
     let mut copy = disk.mirror_to_read();

@@ -371,8 +371,8 @@ fn judge_refused(case: &Case, disk: &SimDisk, sound: u64, what: &str, truth: &[R
     match Store::repair_on(disk.arc(), wishes) {
         Ok((store, repairs)) => {
             store.close().unwrap();
-            let as_asked = |repair: &Repair| repair.detail.contains("given up as asked");
-            if !repairs.iter().any(as_asked) {
+            let on_request = |repair: &Repair| repair.detail.contains("given up on request");
+            if !repairs.iter().any(on_request) {
                 return judged(Outcome::SilentLoss, &format!("not said: {repairs:?}"));
             }
         }

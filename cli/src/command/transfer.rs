@@ -52,7 +52,7 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<Exit> {
             TransferError::Open(OpenError::Exists) => Some("name another directory"),
             TransferError::Log(_)
             | TransferError::Open(_)
-            | TransferError::InTheWay { .. }
+            | TransferError::FileExists { .. }
             | TransferError::Read { .. }
             | TransferError::Write { .. }
             | TransferError::Rename { .. } => None,
