@@ -45,7 +45,7 @@ impl Exit {
         }
     }
 
-    /// The exit of an audit, or of the gravest of several.
+    /// The exit code of an audit, or of the most severe outcome of several.
     pub const fn of_outcome(outcome: Outcome) -> Exit {
         match outcome {
             Outcome::Agreed => Exit::Done,

@@ -247,7 +247,7 @@ fn an_export_comes_back_as_the_same_run() {
 }
 
 #[test]
-fn several_logs_come_to_the_gravest() {
+fn the_most_severe_outcome_of_several_logs_counts() {
     let (place, dir) = retuned();
     let bytes = fs::read(journal(dir.as_ref())).unwrap();
     fs::create_dir(place.path("logs")).unwrap();
@@ -311,7 +311,7 @@ fn logs_that_cannot_be_read_have_their_codes() {
 fn recorded_logs_come_to_what_is_expected_of_them() {
     let folder = workspace().join("replay/logs");
     let folder = folder.to_str().unwrap();
-    // Among them are damaged ones, and damage is gravest.
+    // Among them are damaged ones, and damage is the most severe.
     let answers = run(["replay", folder, "--json"]).expect(3).stdout;
     assert!(answers.lines().count() > 10, "{answers}");
     for audit in answers.lines().map(json) {

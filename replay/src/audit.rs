@@ -10,9 +10,9 @@ use crate::outcome::Outcome;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Audit {
     pub outcome: Outcome,
-    /// Name of the run, once its first event was read.
+    /// Name of the run, if its first event was read.
     pub run: Option<String>,
-    /// Version of the decision rules the log was made by and recomputed by.
+    /// Version of the decision rules that the log was made with and recomputed with.
     pub rules: Option<u32>,
     pub checked: Checked,
     pub skipped: Vec<Skipped>,
@@ -30,11 +30,11 @@ pub struct Checked {
     pub decisions: u64,
     /// Recorded decisions that were recomputed and compared.
     pub recomputed: u64,
-    /// Of these, the ones found alike.
+    /// Recomputed decisions that were equal.
     pub agreed: u64,
-    /// Decisions that were due and are not there.
+    /// Decisions that were due but are not in the log.
     pub missing: u64,
-    /// Decisions that are there and were not due.
+    /// Decisions that are in the log but were not due.
     pub surplus: u64,
 }
 
@@ -42,7 +42,7 @@ pub struct Checked {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     pub why: SkipReason,
-    /// The first of them.
+    /// The first skipped decision.
     pub first: Seq,
     pub decisions: u64,
 }
@@ -53,10 +53,10 @@ pub enum SkipReason {
     UnknownRules { rules: u32, known: u32 },
 }
 
-/// One field in which log and machine disagree.
+/// A field in which the log and the machine disagree.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
-    /// Place of the recorded decision; of the event before which a missing one was due.
+    /// Number of the recorded decision, or of the event before which a missing one was due.
     pub seq: Seq,
     /// Kind of the decision, as in the JSON form of events.
     pub decision: String,
@@ -65,10 +65,10 @@ pub struct Divergence {
     pub gate: Option<GatePlace>,
     /// Path of the field in the event's JSON form; empty for the whole event.
     pub field: String,
-    /// Null where it is not there.
+    /// Null if it is absent.
     pub recorded: Value,
     pub recomputed: Value,
-    /// What the machine had to decide from.
+    /// What the machine made the decision from.
     pub inputs: Value,
 }
 
@@ -76,9 +76,9 @@ pub struct Divergence {
 #[serde(rename_all = "snake_case")]
 pub enum DivergenceKind {
     Differs,
-    /// It was due and is not in the log.
+    /// It was due but is not in the log.
     Missing,
-    /// It is in the log and was not due.
+    /// It is in the log but was not due.
     Surplus,
 }
 
@@ -86,21 +86,21 @@ pub enum DivergenceKind {
 pub struct GatePlace {
     pub chunk: ChunkNumber,
     pub attempt: Attempt,
-    /// The chunk's end.
+    /// The end of the chunk.
     pub step: Step,
 }
 
-/// What is worth knowing and no divergence.
+/// Something notable that is not a divergence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "note", rename_all = "snake_case")]
 pub enum Note {
-    /// The process went away before it recorded what was due: resuming records it.
+    /// The process ended before it recorded a decision that was due. Resuming records it.
     EndsBeforeDecision { seq: Seq, decision: String },
     /// The run is neither finished nor stopped.
     UnderWay { seq: Seq },
-    /// Bytes after the last whole append: being written, or never finished.
+    /// Bytes after the last complete append: an append in progress or an unfinished one.
     UnfinishedAppend { offset: u64, bytes: u64 },
-    /// Processes that worked on the run, when there were several.
+    /// Several processes worked on the run.
     Resumed { processes: u32 },
 }
 
@@ -108,9 +108,10 @@ pub enum Note {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     pub outcome: Outcome,
-    /// Events before it were read.
+    /// Events before this one were read.
     pub seq: Seq,
     pub text: String,
+    /// Not part of the serialized form.
     #[serde(skip)]
     pub hints: Vec<Hint>,
 }

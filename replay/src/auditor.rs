@@ -1,9 +1,9 @@
-//! Folds a log and recomputes each decision just before its recorded one is folded.
+//! Folds a log and recomputes each decision just before the recorded one is folded.
 //!
-//! After a divergence the recorded event is folded, for that is what the run went
-//! on from. The state with the recomputed one is kept beside it: where later
-//! decisions follow from that instead (one event was edited afterwards), it is
-//! taken, so that one edit is one divergence and not all that comes after it.
+//! After a divergence the recorded event is folded, because the run continued from it.
+//! A second state, with the recomputed decision, is kept as an alternative. If later
+//! decisions follow from that state (one event was edited afterwards), it replaces the
+//! first, so that one edit is one divergence and not one for every later decision.
 
 use std::path::Path;
 
@@ -21,19 +21,19 @@ use crate::compare::{Difference, differences};
 use crate::inputs::inputs;
 use crate::outcome::Outcome;
 
-/// Missing decisions in a row that are looked past for the recorded one.
+/// How many missing decisions in a row are skipped to find the recorded one.
 const MISSING_MAX: usize = 64;
-/// Divergences after which no second state is kept any more: that log is not
-/// one with an edit or two, and copies of states cost time.
-const SECOND_STATES_MAX: usize = 1000;
+/// Divergences after which no alternative state is kept: such a log has more than a few
+/// edits, and copying states takes time.
+const ALTERNATIVES_MAX: usize = 1000;
 
-/// Audits events as they come.
+/// Audits events one by one.
 #[derive(Clone, Debug)]
 pub struct Auditor {
     machine: Machine,
-    /// As if the last diverging decision had been recorded as recomputed.
-    other: Option<Machine>,
-    /// The last recorded decision: found again at once, it is there twice.
+    /// The state if the last diverging decision had been recorded as recomputed.
+    alternative: Option<Machine>,
+    /// The last recorded decision, to detect that it is recorded twice.
     last: Option<Event>,
     next: Seq,
     checked: Checked,
@@ -43,7 +43,7 @@ pub struct Auditor {
     problem: Option<Problem>,
 }
 
-/// Audits a whole log. The first error ends it and is part of the answer.
+/// Audits a whole log. Stops at the first error, which is part of the result.
 pub fn audit(records: impl IntoIterator<Item = Result<Record, ReadError>>) -> Audit {
     let mut auditor = Auditor::new();
     for record in records {
@@ -76,11 +76,11 @@ impl Auditor {
         Auditor::knowing(KNOWN)
     }
 
-    /// Audits by other rules than this build's.
+    /// Audits with other known rules than those of this build.
     pub fn knowing(known: Known) -> Auditor {
         Auditor {
             machine: Machine::new(known),
-            other: None,
+            alternative: None,
             last: None,
             next: Seq::FIRST,
             checked: Checked::default(),
@@ -91,7 +91,7 @@ impl Auditor {
         }
     }
 
-    /// Takes the next event. After a gap or an error nothing more is taken.
+    /// Audits the next event. Events after a gap or an error are ignored.
     pub fn see(&mut self, record: &Record) {
         if self.problem.is_some() {
             return;
@@ -110,7 +110,8 @@ impl Auditor {
         if let Event::RunCreated(created) = &record.event
             && let Some(stage) = created.policy.doubled_stage()
         {
-            let text = format!("the policy names the stage `{stage}` twice, which no run's does");
+            let text =
+                format!("the policy names the stage `{stage}` twice, which tinygate never does");
             return self.end(Outcome::Damaged, text, Vec::new());
         }
         self.next = next;
@@ -124,19 +125,19 @@ impl Auditor {
         }
     }
 
-    /// Takes the events of the journal of a run directory, or of an exported file.
+    /// Audits the events of the journal of a run directory, or of an exported file.
     pub fn see_file(&mut self, path: &Path) {
         if let Err(error) = self.read(path) {
             self.fail(&error);
         }
     }
 
-    /// The log cannot be read on.
+    /// Records that the log cannot be read further.
     pub fn fail(&mut self, error: &ReadError) {
         self.end(Outcome::from(&error.kind), error.to_string(), error.hints());
     }
 
-    /// The answer.
+    /// The result.
     pub fn finish(mut self) -> Audit {
         if self.problem.is_none() {
             self.note_the_end();
@@ -193,7 +194,7 @@ impl Auditor {
         };
         let diverged = (!self.divergences.is_empty()).then_some(Outcome::Diverged);
         let problem = self.problem.as_ref().map(|problem| problem.outcome);
-        Outcome::gravest(
+        Outcome::most_severe(
             [
                 Some(checked),
                 diverged,
@@ -205,7 +206,7 @@ impl Auditor {
         )
     }
 
-    /// The log's rules, if they are none of those that are known.
+    /// The log's rules, if they are unknown.
     fn unknown_rules(&self) -> Option<u32> {
         self.machine.unknown_rules()
     }
@@ -225,27 +226,27 @@ impl Auditor {
 
     fn see_fact(&mut self, seq: Seq, event: &Event) {
         if event.source() == Source::Trainer {
-            self.catch_up(seq);
+            self.report_due_as_missing(seq);
         }
-        // A log is one run's, and says whose first.
+        // A log belongs to one run, which only its first event creates.
         if matches!(event, Event::RunCreated(_)) && seq != Seq::FIRST {
             self.report_surplus(seq, event);
         }
         self.fold(event);
     }
 
-    /// A trainer only speaks when no decision is due: whatever is due is missing.
-    fn catch_up(&mut self, seq: Seq) {
+    /// A trainer only reports when no decision is due, so any decision that is due is missing.
+    fn report_due_as_missing(&mut self, seq: Seq) {
         let rests = |machine: &Machine| !matches!(machine.decide(), Decision::Record(_));
         if rests(&self.machine) {
-            self.other = self.other.take().filter(|other| rests(other));
+            self.alternative = self.alternative.take().filter(|machine| rests(machine));
             return;
         }
-        if let Some(other) = self.other.take_if(|other| rests(other)) {
-            self.machine = other;
+        if let Some(alternative) = self.alternative.take_if(|machine| rests(machine)) {
+            self.machine = alternative;
             return;
         }
-        self.other = None;
+        self.alternative = None;
         for _ in 0..MISSING_MAX {
             let Decision::Record(due) = self.machine.decide() else {
                 return;
@@ -262,42 +263,49 @@ impl Auditor {
             return self.fold(event);
         }
         if is_due(&self.machine, event) {
-            self.other = self.other.take().filter(|other| is_due(other, event));
+            self.alternative = self
+                .alternative
+                .take()
+                .filter(|machine| is_due(machine, event));
             self.agree();
-        } else if let Some(other) = self.other.take_if(|other| is_due(other, event)) {
-            self.machine = other;
+        } else if let Some(alternative) = self.alternative.take_if(|machine| is_due(machine, event))
+        {
+            self.machine = alternative;
             self.agree();
-        } else if let Some((missing, machine)) = self.look_past(|due| due == event) {
+        } else if let Some((missing, machine)) = self.skip_missing(|due| due == event) {
             self.accept_missing(seq, missing, machine);
             self.agree();
         } else if self.last.as_ref() == Some(event) {
-            return self.pass_over(seq, event);
-        } else if let Some((machine, due)) = self.most_alike(event) {
+            return self.accept_surplus(seq, event);
+        } else if let Some((machine, due)) = self.closest(event) {
             return self.differ(seq, event, machine, &due);
-        } else if let Some((missing, machine)) = self.look_past(|due| due.kind() == event.kind()) {
+        } else if let Some((missing, machine)) = self.skip_missing(|due| due.kind() == event.kind())
+        {
             self.accept_missing(seq, missing, machine);
             if let Decision::Record(due) = self.machine.decide() {
                 return self.differ(seq, event, self.machine.clone(), &due);
             }
         } else {
-            return self.pass_over(seq, event);
+            return self.accept_surplus(seq, event);
         }
         self.fold(event);
     }
 
-    /// A decision that was not due: folded, and the state without it kept beside.
-    fn pass_over(&mut self, seq: Seq, event: &Event) {
+    /// Reports a decision that was not due, folds it, and keeps the state without it as the
+    /// alternative.
+    fn accept_surplus(&mut self, seq: Seq, event: &Event) {
         self.report_surplus(seq, event);
-        self.other = (self.divergences.len() < SECOND_STATES_MAX).then(|| self.machine.clone());
+        self.alternative =
+            (self.divergences.len() < ALTERNATIVES_MAX).then(|| self.machine.clone());
         self.machine.apply(event);
     }
 
     fn fold(&mut self, event: &Event) {
         self.machine.apply(event);
-        if let Some(other) = &mut self.other {
-            other.apply(event);
-            if *other == self.machine {
-                self.other = None;
+        if let Some(alternative) = &mut self.alternative {
+            alternative.apply(event);
+            if *alternative == self.machine {
+                self.alternative = None;
             }
         }
     }
@@ -307,19 +315,19 @@ impl Auditor {
         self.checked.agreed += 1;
     }
 
-    /// Records the differences, folds the recorded event, and keeps the other way.
+    /// Reports the differences, folds the recorded event, and keeps the recomputed one as the
+    /// alternative.
     fn differ(&mut self, seq: Seq, event: &Event, machine: Machine, due: &Event) {
         self.checked.recomputed += 1;
         self.report_differences(seq, event, machine.state(), due);
-        self.other =
-            (self.divergences.len() < SECOND_STATES_MAX).then(|| after(machine.clone(), due));
+        self.alternative =
+            (self.divergences.len() < ALTERNATIVES_MAX).then(|| after(machine.clone(), due));
         self.machine = after(machine, event);
     }
 
-    /// Decisions that would have to be missing for `wanted` to be due now, and the
-    /// state after them.
-    fn look_past(&self, wanted: impl Fn(&Event) -> bool) -> Option<(Vec<Event>, Machine)> {
-        let machines = std::iter::once(&self.machine).chain(&self.other);
+    /// The decisions that must be missing for `wanted` to be due now, and the state after them.
+    fn skip_missing(&self, wanted: impl Fn(&Event) -> bool) -> Option<(Vec<Event>, Machine)> {
+        let machines = std::iter::once(&self.machine).chain(&self.alternative);
         for machine in machines {
             let mut machine = machine.clone();
             let mut missing = Vec::new();
@@ -342,15 +350,15 @@ impl Auditor {
             self.report_missing(seq, &due);
         }
         self.machine = machine;
-        self.other = None;
+        self.alternative = None;
     }
 
-    /// Of the states in which a decision of this kind is due, the one whose decision
-    /// differs in the fewest fields.
-    fn most_alike(&self, event: &Event) -> Option<(Machine, Event)> {
+    /// Of the states in which a decision of this kind is due, the one whose decision differs
+    /// in the fewest fields.
+    fn closest(&self, event: &Event) -> Option<(Machine, Event)> {
         let recorded = json_of(event);
         std::iter::once(&self.machine)
-            .chain(&self.other)
+            .chain(&self.alternative)
             .filter_map(|machine| match machine.decide() {
                 Decision::Record(due) if due.kind() == event.kind() => Some((machine, *due)),
                 Decision::Record(_) | Decision::Act(_) | Decision::Idle(_) => None,
@@ -373,7 +381,7 @@ impl Auditor {
     fn report_differences(&mut self, seq: Seq, event: &Event, state: &RunState, due: &Event) {
         let mut found = differences(&json_of(event), &json_of(due));
         if found.is_empty() {
-            // Bits that JSON does not tell apart, as of two NaN.
+            // JSON does not distinguish some bits, such as those of two NaN.
             found.push(Difference {
                 field: "(bits of a number)".to_owned(),
                 recorded: Value::String(format!("{event:?}")),
@@ -450,7 +458,7 @@ fn gate_of(form: &Value, state: &RunState) -> Option<GatePlace> {
     })
 }
 
-/// Every event has a JSON form; if ever one had none, it would differ from all others.
+/// Every event has a JSON form. An event without one would differ from all others.
 fn json_of(event: &Event) -> Value {
     serde_json::to_value(event).unwrap_or_else(|error| Value::String(error.to_string()))
 }

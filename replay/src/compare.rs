@@ -1,8 +1,8 @@
-//! Compares two events field by field, in their JSON form.
+//! Compares two events field by field in their JSON form.
 
 use serde_json::{Map, Value};
 
-/// A field that differs. Null stands for a field that is not there.
+/// A field that differs. Null means that the field is absent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
     /// `metrics[gate_loss].value`, `resume_from.path`, `failures`.
@@ -11,7 +11,7 @@ pub struct Difference {
     pub recomputed: Value,
 }
 
-/// Every leaf in which the two differ, in the order of the recorded one.
+/// Every leaf in which the two differ, in the order of the recorded event.
 pub fn differences(recorded: &Value, recomputed: &Value) -> Vec<Difference> {
     let mut found = Vec::new();
     walk(String::new(), recorded, recomputed, &mut found);
@@ -65,7 +65,7 @@ fn walk_object(
     }
 }
 
-/// An element is called by its name where both sides agree on it.
+/// The name of an element if both sides have the same, otherwise its index.
 fn element(index: usize, a: Option<&Value>, b: Option<&Value>) -> String {
     let name = |value: Option<&Value>| value?.get("name")?.as_str().map(str::to_owned);
     match (name(a), name(b)) {
@@ -74,7 +74,7 @@ fn element(index: usize, a: Option<&Value>, b: Option<&Value>) -> String {
     }
 }
 
-/// Numbers are the same when they are written the same: 0.0 is not -0.0.
+/// Numbers are equal if their text is equal, so 0.0 differs from -0.0.
 fn same_leaf(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a.to_string() == b.to_string(),
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn fields_that_differ() {
         check(
-            "alike",
+            "equal",
             json!({"a": [1, {"b": null}]}),
             json!({"a": [1, {"b": null}]}),
             &[],
@@ -111,7 +111,7 @@ mod tests {
             &["a.b"],
         );
         check(
-            "only one has it",
+            "a field in one only",
             json!({"a": 1}),
             json!({"b": 1}),
             &["a", "b"],
@@ -129,7 +129,7 @@ mod tests {
             &["[x].value"],
         );
         check(
-            "an element of another name",
+            "an element with another name",
             json!([{"name": "x"}]),
             json!([{"name": "y"}]),
             &["[0].name"],
@@ -141,7 +141,7 @@ mod tests {
             &["a"],
         );
         check(
-            "minus zero is another number",
+            "minus zero differs from zero",
             json!(0.0),
             json!(-0.0),
             &[""],

@@ -1,4 +1,4 @@
-//! What a decision was made from, small enough to read.
+//! The inputs of a decision, short enough to read.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use tinygate_machine::{
     StageState, gate,
 };
 
-/// Losses shown of a chunk.
+/// How many losses of a chunk are shown.
 const LATEST: usize = 5;
-/// Checkpoints shown of a lineage.
+/// How many checkpoints of a lineage are shown.
 const CANDIDATES: usize = 8;
 
-/// The part of the state that bears on what is due, as JSON.
+/// The part of the state that determines what is due, as JSON.
 pub fn inputs(state: &RunState) -> Value {
     let Some(stage) = state.stage() else {
         return json!({ "phase": format!("{:?}", state.phase).to_lowercase() });
@@ -90,7 +90,7 @@ fn of_chunk(policy: &StagePolicy, chunk: &ChunkState) -> Value {
     fields
 }
 
-/// The newest checkpoints of the lineage, the newest last, and the best known.
+/// The newest checkpoints of the lineage in ascending order, and the best known.
 fn candidates(stage: &StageState) -> Value {
     let newest: Vec<Value> = stage
         .lineage

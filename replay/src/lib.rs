@@ -1,13 +1,13 @@
 //! Recomputes every recorded decision of a log and compares.
 //!
-//! [`audit`] folds a log with the machine and, before it folds a recorded
-//! decision, asks the machine for its own. Where the two differ it says in which
-//! field, both values, and what the decision was made from. It goes on after a
-//! difference, so that one edited decision is one divergence. Nothing here
-//! trains, writes to a log or needs libtorch.
+//! [`audit`] folds a log with the machine. Before it folds a recorded decision, it
+//! computes the decision itself. If the two differ, it reports the field, both values,
+//! and the inputs of the decision. It continues after a difference, so that one edited
+//! decision is one divergence. Nothing here trains, writes to a log, or needs libtorch,
+//! and the result is data without text for people.
 //!
-//! Invariant: agreement is only said of decisions that were recomputed, and how
-//! many those were is part of the answer.
+//! Invariant: only recomputed decisions count as agreed, and their number is part of
+//! the result.
 
 mod audit;
 mod auditor;

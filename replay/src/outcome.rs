@@ -1,4 +1,4 @@
-//! What an audit comes to, and the exit code that says it.
+//! The outcome of an audit, and its exit code.
 
 use serde::{Deserialize, Serialize};
 use tinygate_store::{OpenError, ReadErrorKind};
@@ -6,15 +6,15 @@ use tinygate_store::{OpenError, ReadErrorKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Every decision was recomputed alike.
+    /// Every recomputed decision is equal to the recorded one.
     Agreed,
     Diverged,
-    /// It cannot be read: no such file, not a log, the disk.
+    /// The log cannot be read: no such file, not a log, or a disk error.
     Unreadable,
     Damaged,
-    /// A newer build, or rules that this build does not know.
+    /// A newer build wrote it, or its rules are unknown to this build.
     NewerVersion,
-    /// No decision was there to recompute.
+    /// There was no decision to recompute.
     NothingChecked,
 }
 
@@ -31,17 +31,17 @@ impl Outcome {
         }
     }
 
-    /// Of several logs the gravest: damaged, newer, diverged, unreadable, nothing
-    /// checked. Of none: nothing was checked.
-    pub fn gravest(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
+    /// The most severe of several outcomes: damaged, newer, diverged, unreadable, nothing
+    /// checked. Without any, nothing was checked.
+    pub fn most_severe(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
         outcomes
             .into_iter()
-            .min_by_key(|outcome| outcome.place())
+            .min_by_key(|outcome| outcome.rank())
             .unwrap_or(Outcome::NothingChecked)
     }
 
-    /// The gravest first.
-    const fn place(self) -> u8 {
+    /// The most severe is the lowest.
+    const fn rank(self) -> u8 {
         match self {
             Outcome::Damaged => 0,
             Outcome::NewerVersion => 1,
@@ -90,17 +90,21 @@ mod tests {
 
     #[track_caller]
     fn check(name: &str, outcomes: &[Outcome], exit_code: u8) {
-        let gravest = Outcome::gravest(outcomes.iter().copied());
-        assert_eq!(gravest.exit_code(), exit_code, "{name}");
-        let turned = Outcome::gravest(outcomes.iter().rev().copied());
-        assert_eq!(turned, gravest, "{name}, the other way round");
+        let most_severe = Outcome::most_severe(outcomes.iter().copied());
+        assert_eq!(most_severe.exit_code(), exit_code, "{name}");
+        let reversed = Outcome::most_severe(outcomes.iter().rev().copied());
+        assert_eq!(reversed, most_severe, "{name}, reversed");
     }
 
     #[test]
-    fn the_gravest_outcome_is_the_exit_code() {
-        check("no log at all is no pass", &[], 5);
+    fn the_most_severe_outcome_is_the_exit_code() {
+        check("no log does not count as agreement", &[], 5);
         check("all agree", &[Agreed, Agreed], 0);
-        check("damage is gravest", &[NewerVersion, Damaged, Diverged], 3);
+        check(
+            "damage is most severe",
+            &[NewerVersion, Damaged, Diverged],
+            3,
+        );
         check(
             "then a newer build",
             &[Diverged, NewerVersion, Unreadable],
@@ -111,7 +115,11 @@ mod tests {
             &[Unreadable, Diverged, NothingChecked],
             1,
         );
-        check("then the disk", &[NothingChecked, Unreadable, Agreed], 2);
+        check(
+            "then an unreadable log",
+            &[NothingChecked, Unreadable, Agreed],
+            2,
+        );
         check("an empty log among good ones", &[Agreed, NothingChecked], 5);
     }
 }

@@ -1,4 +1,4 @@
-//! Where logs are: run directories, exported files, and folders of them.
+//! Finds logs: run directories, exported files, and folders of them.
 
 use std::fs;
 use std::io::{self, Read};
@@ -8,11 +8,11 @@ use tinygate_advice::{Advice, Hint};
 use tinygate_store::disk::JOURNAL;
 use tinygate_store::{FILE_MAGIC, Presence, presence};
 
-/// How deep below a folder logs are looked for.
+/// How deep below a folder logs are searched for.
 const DEPTH_MOST: u32 = 8;
-/// Folders looked at below one.
+/// How many folders are searched.
 const FOLDERS_MOST: usize = 100_000;
-/// What a log in a folder is told by: its name's ending, or its first bytes.
+/// The extension of logs. A file with another one is recognized by its first bytes.
 const EXTENSION: &str = "tgj";
 
 /// Why a folder cannot be searched.
@@ -20,23 +20,23 @@ const EXTENSION: &str = "tgj";
 pub enum WalkError {
     #[error("`{}` has more than {FOLDERS_MOST} folders", place.display())]
     TooMany { place: PathBuf },
-    #[error("cannot look into `{}`: {source}", folder.display())]
+    #[error("cannot read the folder `{}`: {source}", folder.display())]
     Folder { folder: PathBuf, source: io::Error },
 }
 
 impl Advice for WalkError {
     fn hints(&self) -> Vec<Hint> {
         vec![Hint::text(match self {
-            WalkError::TooMany { .. } => "name one that is deeper",
-            WalkError::Folder { .. } => "check that it is readable to you",
+            WalkError::TooMany { .. } => "name one of its subfolders",
+            WalkError::Folder { .. } => "check that you may read it",
         })]
     }
 }
 
-/// Calls `enter` for `place` and, down to `depth_most` below it, for the folders that it answers.
+/// Calls `enter` for `place` and for the folders that `enter` returns, down to `depth_most` levels.
 ///
 /// # Errors
-/// Too many folders, or one that cannot be looked into.
+/// There are too many folders, or one of them cannot be read.
 pub fn walk(
     place: &Path,
     depth_most: u32,
@@ -61,10 +61,10 @@ pub fn walk(
     Ok(())
 }
 
-/// The logs at a place: a run directory or a file is one itself; a folder holds some.
+/// The logs at a place: the place itself if it is a run directory or a file, otherwise those in the folder.
 ///
 /// # Errors
-/// A folder that cannot be searched.
+/// A folder cannot be searched.
 pub fn logs(place: &Path) -> Result<Vec<PathBuf>, WalkError> {
     if !place.is_dir() || is_run(place) {
         return Ok(vec![place.to_owned()]);
@@ -90,12 +90,12 @@ pub fn logs(place: &Path) -> Result<Vec<PathBuf>, WalkError> {
     Ok(found)
 }
 
-/// Whether a directory is a run's.
+/// Whether a directory is a run directory.
 pub fn is_run(path: &Path) -> bool {
     path.join(JOURNAL).parent().is_some_and(Path::is_dir)
 }
 
-/// Whether a directory looks like a run's and holds no log: a run that was killed before its first event.
+/// Whether a directory looks like a run directory but holds no log, since the run was killed before its first event.
 pub fn has_no_log(path: &Path) -> bool {
     path.is_dir() && presence(path).is_ok_and(|found| found == Presence::Remains)
 }

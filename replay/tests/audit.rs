@@ -1,4 +1,4 @@
-//! Logs that were kept, cut, edited, shortened and lengthened, and what the audit says of them.
+//! Audits of logs that are intact, cut, edited, shortened and extended.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ const VIDEO: &str = "video_tokenizer";
 const LATENT: &str = "latent_actions";
 const DYNAMICS: &str = "dynamics";
 
-/// Something of everything: retunes, a deferred rung, restarts, failed chunks.
+/// Retunes, a deferred rung, restarts and failed chunks.
 fn eventful() -> Script {
     let video = ChunkPlan::good(ModelKind::VideoTokenizer);
     let latent = ChunkPlan::good(ModelKind::LatentActions).collapsing();
@@ -46,7 +46,7 @@ fn eventful() -> Script {
         )
 }
 
-/// Stops, is given more retries, and ends well.
+/// A run that stops, is resumed with more retries, and finishes.
 fn reopened() -> Vec<Record> {
     let hopeless = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
     let stopped = lived(
@@ -77,7 +77,7 @@ fn audit_of(records: &[Record]) -> Audit {
     audit(records.iter().cloned().map(Ok))
 }
 
-/// The same events, numbered anew.
+/// The same events, renumbered.
 fn renumbered(events: impl IntoIterator<Item = Record>) -> Vec<Record> {
     (0..)
         .zip(events)
@@ -104,7 +104,7 @@ fn check_agrees(name: &str, records: &[Record]) {
 }
 
 #[test]
-fn what_was_decided_is_decided_again() {
+fn recomputed_decisions_agree() {
     check_agrees("eventful", &eventful_log());
     check_agrees("stopped and reopened", &reopened());
     let clean = lived(&first(short_policy()), vec![], Script::new(1)).unwrap();
@@ -113,7 +113,7 @@ fn what_was_decided_is_decided_again() {
 }
 
 #[test]
-fn a_log_that_goes_on_after_any_crash_agrees() {
+fn a_log_that_was_resumed_after_any_crash_agrees() {
     let whole = eventful_log();
     for kept in 1..whole.len() {
         let records = lived(&whole[..kept], vec![], eventful()).unwrap().records;
@@ -122,7 +122,7 @@ fn a_log_that_goes_on_after_any_crash_agrees() {
 }
 
 #[test]
-fn a_log_that_ends_anywhere_agrees_as_far_as_it_goes() {
+fn a_log_that_ends_anywhere_agrees_up_to_its_end() {
     let whole = eventful_log();
     let mut due = 0;
     for kept in 0..whole.len() {
@@ -133,7 +133,7 @@ fn a_log_that_ends_anywhere_agrees_as_far_as_it_goes() {
             Outcome::Agreed
         };
         assert_eq!(audit.outcome, want, "cut before event {kept}");
-        // What was recorded next is what the note says is due.
+        // The note names the decision that was recorded next.
         let next = &whole[kept].event;
         let said = audit.notes.iter().find_map(|note| match note {
             Note::EndsBeforeDecision { decision, .. } => Some(decision.as_str()),
@@ -147,7 +147,7 @@ fn a_log_that_ends_anywhere_agrees_as_far_as_it_goes() {
     assert!(0 < due);
 }
 
-/// Every leaf of a JSON value, changed, one at a time.
+/// The JSON value with each leaf changed, one at a time.
 fn edits(value: &Value) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     each_leaf(value, String::new(), &mut |path| {
@@ -187,7 +187,7 @@ fn each_leaf(value: &Value, path: String, visit: &mut impl FnMut(&str)) {
     }
 }
 
-/// Edits of a decision that are events still.
+/// Edits of a decision that are still valid events.
 fn edited(event: &Event) -> Vec<(String, Event)> {
     let form = serde_json::to_value(event).unwrap();
     edits(&form)
@@ -232,10 +232,10 @@ fn an_edit_of_any_field_of_any_decision_is_one_divergence() {
 }
 
 #[test]
-fn a_decision_that_was_taken_out_is_missing() {
+fn a_removed_decision_is_missing() {
     for whole in [eventful_log(), reopened()] {
         for (index, record) in whole.iter().enumerate() {
-            // At the end it is only due; and a person's change may stand where one is due.
+            // At the end of the log it is only due, and a setting may be changed while one is due.
             let next = whole.get(index + 1).map(|next| next.event.kind());
             if !record.event.is_decision() || matches!(next, None | Some("setting_changed")) {
                 continue;
@@ -260,7 +260,7 @@ fn a_decision_that_was_taken_out_is_missing() {
 }
 
 #[test]
-fn a_decision_that_was_put_in_twice_is_surplus() {
+fn a_duplicated_decision_is_surplus() {
     for whole in [eventful_log(), reopened()] {
         for (index, record) in whole.iter().enumerate() {
             if !record.event.is_decision() {
@@ -278,7 +278,7 @@ fn a_decision_that_was_put_in_twice_is_surplus() {
 }
 
 #[test]
-fn an_edited_sample_shows_at_its_gate_with_what_it_was_decided_from() {
+fn an_edited_sample_is_a_divergence_at_its_gate_with_the_inputs() {
     let mut records = eventful_log();
     let logged = records
         .iter_mut()
@@ -310,7 +310,7 @@ fn an_edited_sample_shows_at_its_gate_with_what_it_was_decided_from() {
 }
 
 #[test]
-fn every_divergence_is_reported_not_the_first() {
+fn every_divergence_is_reported() {
     let mut records = eventful_log();
     let mut edited = 0;
     for record in &mut records {
@@ -331,7 +331,7 @@ fn every_divergence_is_reported_not_the_first() {
 }
 
 #[test]
-fn a_gap_is_damage_and_what_was_before_it_still_counts() {
+fn a_gap_is_damage_and_earlier_decisions_still_count() {
     let mut records = eventful_log();
     records.remove(40);
     let audit = audit_of(&records);
@@ -345,7 +345,7 @@ fn a_gap_is_damage_and_what_was_before_it_still_counts() {
 }
 
 #[test]
-fn decisions_by_unknown_rules_are_skipped_and_said() {
+fn decisions_by_unknown_rules_are_skipped_and_counted() {
     let mut records = eventful_log();
     if let Event::RunCreated(created) = &mut records[0].event {
         created.rules = 1000;
@@ -370,7 +370,7 @@ fn a_log_without_any_event_checks_nothing() {
 }
 
 #[test]
-fn decisions_before_a_run_was_created_follow_from_nothing() {
+fn decisions_before_a_run_was_created_are_surplus() {
     let headless = audit_of(&renumbered(eventful_log().into_iter().skip(1)));
     assert_eq!(headless.outcome, Outcome::Diverged);
     assert_eq!(headless.checked.surplus, headless.checked.decisions);
@@ -429,7 +429,7 @@ fn the_json_form_reads_back() {
 }
 
 #[test]
-fn a_policy_that_names_a_stage_twice_is_no_runs() {
+fn a_policy_that_names_a_stage_twice_is_damage() {
     let mut policy = short_policy();
     policy.stages.push(policy.stages[0].clone());
     let audit = audit_of(&first(policy));

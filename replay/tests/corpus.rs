@@ -1,20 +1,20 @@
-//! Recorded logs and what their audit must say.
+//! Recorded logs and their expected audits.
 //!
-//! `logs/<format>-<what-happened>.tgj` are the bytes of a log, beside each a
-//! rendering for people and the audit that is expected of it. The logs stay as
-//! they were written: a build that reads or decides otherwise fails here.
+//! `logs/<format>-<what-happened>.tgj` is a log. Next to it are its text for people and
+//! the expected audit. The logs never change: a build that reads or decides differently
+//! fails here.
 //!
-//! `logs/HASHES` holds each log to the bytes it had when it was recorded, and says
-//! how one is recorded again on purpose.
+//! `logs/HASHES` has the hash of each log, and explains how to record one again on
+//! purpose.
 //!
-//! `UPDATE_CORPUS=1 cargo test -p tinygate-replay --test corpus` makes logs that
-//! are not there yet, writes the expectations anew, and the hashes of logs that have
-//! none. It never touches a log that is there. `trained-*` are exported logs of real
-//! training on the shipped frames, which nothing makes again:
+//! `UPDATE_CORPUS=1 cargo test -p tinygate-replay --test corpus` creates missing logs,
+//! rewrites the expectations, and adds missing hashes. It never touches an existing log.
+//! `trained-*` are exported logs of real training on the shipped frames, which cannot be
+//! recreated:
 //!
 //! * `trained-entropy-collapse`: `run examples/pong-collapse.toml --stage latent_actions`
 //! * `trained-restarts-until-stop`: `run examples/pong-demo.toml` with a quarter of the video
-//!   tokenizer's updates; latent actions are rescued by a retune, dynamics are not
+//!   tokenizer's updates; a retune rescues latent actions but not dynamics
 //! * `trained-killed-and-extended`: `run examples/pong-demo.toml --stage latent_actions`, `kill -9`
 //!   in the second chunk, then `resume` with another target and rate, and a rescue by a retune
 
@@ -50,14 +50,14 @@ use tinygate_words::{audit_json, audit_text, describe, explain, hint};
 
 const FORMAT: &str = "v1";
 const HASHES: &str = "HASHES";
-/// A journal of the first stored format, below the workspace; it is read by the store's own tests.
+/// A journal in the first stored format, which the tests of the store read.
 const GOLDEN: &str = "tests/golden/journal.v1.tgj";
 const VIDEO: &str = "video_tokenizer";
 const LATENT: &str = "latent_actions";
 const DYNAMICS: &str = "dynamics";
 
 #[test]
-fn every_recorded_log_is_audited_as_expected() {
+fn every_recorded_log_has_the_expected_audit() {
     let update = update();
     let folder = folder();
     let logs = logs(&folder);
@@ -106,7 +106,7 @@ fn every_file_of_the_corpus_belongs_to_a_log() {
 }
 
 #[test]
-fn no_recorded_log_is_recorded_again() {
+fn no_recorded_log_has_changed() {
     update();
     let list = folder().join(HASHES);
     let listed = hashes(&fs::read_to_string(&list).unwrap());
@@ -132,7 +132,7 @@ fn no_recorded_log_is_recorded_again() {
     );
 }
 
-/// Whether the corpus is to be brought up to date; done once, whichever test is first.
+/// Whether to update the corpus. The first test that asks does it.
 fn update() -> bool {
     static UPDATE: Once = Once::new();
     let update = std::env::var_os("UPDATE_CORPUS").is_some();
@@ -161,7 +161,7 @@ fn list_missing_hashes() {
     fs::write(&list, text).unwrap();
 }
 
-/// By their paths in the repository.
+/// Hashes by path in the repository.
 fn found_hashes() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let files = logs(&folder()).into_iter().chain([root.join(GOLDEN)]);
@@ -173,7 +173,7 @@ fn found_hashes() -> BTreeMap<String, String> {
     files.map(pair).collect()
 }
 
-/// Lines of a hash and a name; others begin with `#`.
+/// Parses lines of a hash and a name. Comments begin with `#`.
 fn hashes(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let pair = |line: &str| {
@@ -210,7 +210,7 @@ fn difference(path: &Path, expected: &str, found: &str) -> String {
     )
 }
 
-/// A line for each event, decisions explained, then the audit in words.
+/// A line for each event, with explanations of decisions, then the text of the audit.
 fn rendering(log: &Path) -> String {
     let mut text = String::new();
     let mut machine = Machine::default();
@@ -248,7 +248,7 @@ fn line(text: &mut String, record: &Record, policy: Option<&Policy>) {
 
 // ---------------------------------------------------------------- making logs
 
-/// What a log is made of, before bytes are changed.
+/// How a log is created.
 struct Recipe {
     what: &'static str,
     records: Vec<Record>,
@@ -396,7 +396,7 @@ fn run(script: Script) -> Vec<Record> {
         .records
 }
 
-/// A stage that a config defines, with a knob that its first rung changes.
+/// A user-defined stage with a knob that its first rung changes.
 fn own_stage() -> Vec<Record> {
     let text = r#"
 stages = ["classifier"]
@@ -444,8 +444,8 @@ fn more_retries(stopped: &[Record]) -> Vec<Record> {
     lived(stopped, vec![more], Script::new(4)).unwrap().records
 }
 
-/// One process is killed inside a chunk, the next one just as the gate is to be
-/// decided, and a third ends the run.
+/// One process is killed in a chunk, the next one just before the gate is decided, and a
+/// third finishes the run.
 fn killed_and_resumed() -> Vec<Record> {
     let log = tinygate::store::MemoryLog::with(
         first(short_policy())
@@ -483,13 +483,13 @@ fn signalled_and_resumed() -> Vec<Record> {
     lived(&records, vec![], Script::new(10)).unwrap().records
 }
 
-/// A person raises the target of the stage under way.
+/// The target of the current stage is raised.
 fn extended() -> Vec<Record> {
     let longer = [(SettingKey::NUpdates, count(60), count(90))];
     changed(signalled(DYNAMICS, 40), DYNAMICS, longer)
 }
 
-/// A person changes how the stage under way is trained.
+/// Settings of the current stage are changed.
 fn changed_settings() -> Vec<Record> {
     let rate = |value: f64| SettingValue::Real(value.into());
     let changes = [
@@ -524,7 +524,7 @@ fn changed<const N: usize>(
         .records
 }
 
-/// Ends by a signal after so many updates of a stage.
+/// A run that a signal ends after `after` updates of a stage.
 fn signalled(stage: &str, after: u64) -> Vec<Record> {
     let log = tinygate::store::MemoryLog::with(
         first(short_policy())
@@ -554,7 +554,7 @@ fn signalled(stage: &str, after: u64) -> Vec<Record> {
     records
 }
 
-/// By rules 2 a stage that began from a given checkpoint and diverges goes back to it.
+/// By rules 2 a stage that started from a given checkpoint and diverges returns to it.
 fn given_after_nan() -> Vec<Record> {
     let mut records = first(short_policy());
     let Event::RunCreated(created) = &mut records[0].event else {
@@ -575,7 +575,7 @@ fn given_after_nan() -> Vec<Record> {
     lived(&records, vec![], script).unwrap().records
 }
 
-/// A person gives up the newest checkpoint, and asks for disk space.
+/// The newest checkpoint is given up, and old ones are pruned.
 fn given_up_and_pruned() -> Vec<Record> {
     let before = signalled(VIDEO, 33);
     let written = before.iter().rev().find_map(|record| match &record.event {
@@ -606,7 +606,7 @@ fn before_the_second_gate(records: &[Record]) -> Vec<Record> {
     records[..second].to_vec()
 }
 
-/// The failed gate is made to look passed.
+/// A failed gate is edited into a passed one.
 fn edited_decision(records: &[Record]) -> Vec<Record> {
     let mut records = records.to_vec();
     for record in &mut records {
@@ -621,7 +621,7 @@ fn edited_decision(records: &[Record]) -> Vec<Record> {
     panic!("no gate was retuned");
 }
 
-/// One loss before the failed gate is lower than it was.
+/// One loss before the failed gate is lowered.
 fn edited_loss(records: &[Record]) -> Vec<Record> {
     let mut records = records.to_vec();
     for record in &mut records {
@@ -654,7 +654,7 @@ fn newer_rules(records: &[Record]) -> Vec<Record> {
     records
 }
 
-/// The next number of the file's format, and the header's hash made right.
+/// Increments the file's format and updates the header's hash.
 fn newer_format(bytes: &mut [u8]) {
     let (header, _) = bytes.split_at_mut(FILE_HEADER);
     header[8] += 1;
@@ -662,8 +662,8 @@ fn newer_format(bytes: &mut [u8]) {
     hash.copy_from_slice(blake3::hash(said).as_bytes());
 }
 
-/// The exported journal of a store that was given `records`, an append up to
-/// each decision, so that the same events are the same bytes.
+/// The exported journal of `records`, with one append up to each decision, so that the same
+/// events give the same bytes.
 fn bytes_of(what: &str, records: &[Record]) -> Vec<u8> {
     let run = tempfile::tempdir().unwrap();
     let disk = Arc::new(RealDisk::new(run.path()));
@@ -687,7 +687,7 @@ fn bytes_of(what: &str, records: &[Record]) -> Vec<u8> {
     fs::read(file).unwrap()
 }
 
-/// Sixteen bytes of a log's name.
+/// Sixteen bytes derived from a log's name.
 fn nonce_of(what: &str) -> [u8; 16] {
     let mut nonce = [0; 16];
     for (place, byte) in what.bytes().enumerate() {

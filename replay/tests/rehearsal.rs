@@ -1,7 +1,7 @@
-//! A change of the rules, rehearsed: a build that knows the next rules as well folds and decides
-//! each log by its own, and old logs agree as they did.
+//! A rehearsal of a change of the rules: a build that also knows the next rules folds and
+//! decides each log by its own rules, and old logs still agree.
 //!
-//! The next rules of `tinygate_testing::rehearsal` are those of no build.
+//! No build has the next rules of `tinygate_testing::rehearsal`.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,7 +41,7 @@ fn script() -> Script {
     )
 }
 
-/// The run's first event, which says by which rules.
+/// The run's first event, which names the rules.
 fn beginning(rules: u32) -> Vec<Record> {
     let mut policy = short_policy();
     let video = &mut policy.stages[0].settings;
@@ -50,7 +50,7 @@ fn beginning(rules: u32) -> Vec<Record> {
     claim(first(policy), rules)
 }
 
-/// The same events, said to be by other rules.
+/// The same events with other rules in the first event.
 fn claim(mut records: Vec<Record>, rules: u32) -> Vec<Record> {
     let Event::RunCreated(created) = &mut records[0].event else {
         panic!("a log begins with its run");
@@ -100,7 +100,7 @@ fn each_log_is_decided_by_its_own_rules() {
             known.number
         );
     }
-    // The spike is not taken for the latest loss, and what passed has no failures.
+    // The spike does not count as the latest loss, and a stage that passed has no failures.
     assert_eq!(
         gates(&run(NEXT.number).records),
         [(Continue, 0), (Retune, 1), (Continue, 1), (Continue, 0)]
@@ -108,7 +108,7 @@ fn each_log_is_decided_by_its_own_rules() {
 }
 
 #[test]
-fn old_logs_agree_as_before_where_the_next_rules_are_known() {
+fn old_logs_still_agree_if_the_next_rules_are_known() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("logs");
     let logs = fs::read_dir(folder)
         .unwrap()
@@ -132,7 +132,7 @@ fn old_logs_agree_as_before_where_the_next_rules_are_known() {
 }
 
 #[test]
-fn a_log_of_the_next_rules_replays_by_them_and_says_so() {
+fn a_log_of_the_next_rules_is_replayed_by_them() {
     for number in [ONE.number, TWO.number, NEXT.number] {
         let audit = audited(REHEARSED, &run(number).records);
         assert_eq!(audit.outcome, Outcome::Agreed, "{audit:#?}");
@@ -144,7 +144,7 @@ fn a_log_of_the_next_rules_replays_by_them_and_says_so() {
 }
 
 #[test]
-fn the_same_events_said_to_be_of_other_rules_diverge() {
+fn the_same_events_diverge_under_other_rules() {
     for (made_by, claimed) in [(NEXT.number, 1), (1, NEXT.number)] {
         let audit = audited(REHEARSED, &claim(run(made_by).records, claimed));
         assert_eq!(audit.outcome, Outcome::Diverged, "{audit:#?}");
@@ -157,7 +157,7 @@ fn the_same_events_said_to_be_of_other_rules_diverge() {
 }
 
 #[test]
-fn a_build_without_the_next_rules_says_that_it_does_not_know_them() {
+fn a_build_without_the_next_rules_reports_them_as_unknown() {
     let records = run(NEXT.number).records;
     let audit = audited(KNOWN, &records);
     assert_eq!(audit.outcome, Outcome::NewerVersion, "{audit:#?}");
@@ -184,7 +184,7 @@ fn a_build_without_the_next_rules_says_that_it_does_not_know_them() {
 }
 
 #[test]
-fn a_run_goes_on_by_the_rules_it_began_with() {
+fn a_resumed_run_keeps_its_rules() {
     let whole = lived(&beginning(1), vec![], script()).unwrap().records;
     let is_gate = |record: &Record| matches!(record.event, Event::GateDecided(_));
     let cut = whole.iter().position(is_gate).unwrap();
@@ -197,7 +197,7 @@ fn stages_of_today() -> Policy {
     short_policy()
 }
 
-/// A policy as builds wrote it before documents had a version.
+/// A policy from before documents had a version.
 const VERSION_1: &str = r#"{"preset":"seed","max_retries":5,"max_chunk_failures":3,"max_interruptions":3,
     "reset_on_pass":false,"retry_from":"newest","latest_window":1,"keep_last":5,"stages":[{"name":"latent_actions",
     "model":"latent_actions","settings":{"learning_rate":0.0001,"n_updates":100,"schedule_updates":100,
@@ -208,7 +208,7 @@ const VERSION_1: &str = r#"{"preset":"seed","max_retries":5,"max_chunk_failures"
     "accumulation_max":64,"log_interval_min_share":0.01,"chunk_size_min_share":0.125}}]}"#;
 
 #[test]
-fn the_next_build_reads_the_policies_of_this_one_and_of_those_before_it() {
+fn the_next_build_reads_current_and_older_policies() {
     let today = document::write(&stages_of_today()).unwrap();
     let next: NextPolicy = document::read(&today).unwrap();
     assert_eq!(next, NextPolicy::of(&stages_of_today()).unwrap());
@@ -230,7 +230,7 @@ fn the_next_build_reads_the_policies_of_this_one_and_of_those_before_it() {
 }
 
 #[test]
-fn this_build_says_of_the_next_ones_policy_that_it_is_newer() {
+fn this_build_reports_the_next_policy_as_newer() {
     let mut next = NextPolicy::of(&stages_of_today()).unwrap();
     let stage = &mut next.stages[0];
     stage.criteria.push(NextCriterion {
@@ -253,7 +253,7 @@ fn this_build_says_of_the_next_ones_policy_that_it_is_newer() {
     assert_eq!(document::read::<Policy>(&text), Err(newer));
 }
 
-/// The same at the level of a stored event: not damage, but the word of a newer build (exit code 4).
+/// The same for a stored event: it is not damaged, a newer build wrote it (exit code 4).
 #[test]
 fn a_first_event_with_a_newer_document_is_not_damaged() {
     let created = first(stages_of_today()).remove(0).event;

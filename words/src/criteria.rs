@@ -1,11 +1,11 @@
-//! The criteria of a gate in words: what each kind asks, and how a value compares with its limit.
+//! The criteria of a gate as text: what each kind requires, and how a value compares with its limit.
 
 use tinygate_events::{CriterionReason, CriterionResult, CriterionTest, Limit, Scalar, Verdict};
 
 use crate::numbers::{count, number, percent};
 use crate::values::optional_number;
 
-/// What a criterion passes on, before there is a gate.
+/// The condition on which a criterion passes.
 pub fn passes_when(test: &CriterionTest) -> String {
     let of_limit = |limit: &Limit| match limit {
         Limit::Constant(limit) => number(limit.get()),
@@ -57,7 +57,7 @@ pub fn passes_when(test: &CriterionTest) -> String {
     }
 }
 
-/// How a passing value relates to its limit, where a criterion compares the two.
+/// The operator between a passing value and its limit, if the criterion compares the two.
 pub(crate) const fn relation(test: &CriterionTest) -> Option<&'static str> {
     Some(match test {
         CriterionTest::CheckpointValid
@@ -72,7 +72,7 @@ pub(crate) const fn relation(test: &CriterionTest) -> Option<&'static str> {
     })
 }
 
-/// Value against limit, in the words of the criterion's kind.
+/// The comparison of value and limit, by the kind of criterion.
 pub(crate) fn comparison(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
     let value = result.value.map(|value| number(value.get()))?;
     let failed = result.verdict == Verdict::Fail;

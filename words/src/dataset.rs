@@ -1,10 +1,10 @@
-//! What was read of the data, in a few lines.
+//! What was read from the data, in a few lines.
 
 use tinygate_events::{Dataset, PassedOver, Recording};
 
 use crate::numbers::count;
 
-/// Recordings and warnings of a kind that are shown one by one.
+/// How many recordings, and warnings of a kind, are shown.
 const SHOWN: usize = 4;
 
 /// The size of the dataset, and its recordings.
@@ -37,7 +37,7 @@ fn recording(recording: &Recording) -> String {
     )
 }
 
-/// What a person should look at before training.
+/// What a user should check before training.
 ///
 /// `brightest` is the highest value of all frames.
 pub fn warnings(dataset: &Dataset, brightest: u8) -> Vec<String> {
@@ -50,7 +50,7 @@ pub fn warnings(dataset: &Dataset, brightest: u8) -> Vec<String> {
     let passed_over: Vec<&PassedOver> = dataset
         .passed_over
         .iter()
-        .filter(|passed_over| is_worth_a_word(passed_over))
+        .filter(|passed_over| deserves_a_warning(passed_over))
         .collect();
     warnings.extend(some(&passed_over, "warning: ", |found| {
         format!(
@@ -83,8 +83,8 @@ fn gap(recording: &Recording) -> String {
     )
 }
 
-/// Hidden files and notes lie beside any pictures.
-fn is_worth_a_word(passed_over: &PassedOver) -> bool {
+/// Hidden files and notes are common next to pictures and need no warning.
+fn deserves_a_warning(passed_over: &PassedOver) -> bool {
     [
         "picture",
         "chunk",
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_of_gaps_and_of_pictures_that_were_not_read() {
+    fn gaps_and_skipped_pictures_get_a_warning() {
         let passed_over = |why: &str, example: &str| PassedOver {
             path: "ep0".to_owned(),
             why: why.to_owned(),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_0_and_1_are_hardly_frames() {
+    fn frames_of_only_0_and_1_get_a_warning() {
         let found = warnings(&dataset(vec![clip(0, 0)], Vec::new()), 1);
         assert!(
             found[0].contains("is 1 of 255") && found[0].contains("frames * 255"),

@@ -156,7 +156,7 @@ pub fn describe(event: &Event) -> String {
     }
 }
 
-/// The devices of a process, each with the name of its card where that is not part of it: `cuda:0 (NVIDIA H100)`.
+/// The devices of a process, each with the name of its card: `cuda:0 (NVIDIA H100)`.
 pub fn hardware(started: &ProcessStarted) -> String {
     let cards = started.cards.iter().map(String::as_str);
     let named = |(device, card): (&String, &str)| {
@@ -171,7 +171,7 @@ pub fn hardware(started: &ProcessStarted) -> String {
     all.join(", ")
 }
 
-/// What was read of the data; nothing for logs that do not say it.
+/// What was read from the data; empty for logs without that information.
 fn data_read(dataset: &Dataset) -> String {
     if dataset.recordings.is_empty() {
         return String::new();
@@ -179,23 +179,23 @@ fn data_read(dataset: &Dataset) -> String {
     let missing = dataset.recordings.iter().fold(0_u64, |sum, recording| {
         sum.saturating_add(recording.missing)
     });
-    let mut said = format!(
+    let mut text = format!(
         ", {} in {}",
         plural(dataset.frames, "frame", "frames"),
         plural(dataset.recordings.len() as u64, "recording", "recordings")
     );
     if 0 < missing {
-        said += &format!(", {missing} missing by their numbers");
+        text += &format!(", {missing} missing by their numbers");
     }
     let not_read = dataset.passed_over.iter().map(|found| found.count);
     if let Some(first) = dataset.passed_over.first() {
         let not_read = not_read.fold(0, u64::saturating_add);
-        said += &format!(
+        text += &format!(
             ", {not_read} beside them not read ({}: `{}`)",
             first.why, first.example
         );
     }
-    said
+    text
 }
 
 fn gate_line(gate: &GateDecided) -> String {

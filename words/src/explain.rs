@@ -16,9 +16,8 @@ use crate::findings::{finding, notes};
 use crate::numbers::{number, plural};
 use crate::values::optional_number;
 
-/// Why it was decided so. `policy` is the run's; without it a criterion is shown
-/// with its value and limit and no word on how the two compare. What needs no
-/// explanation is described.
+/// Why an event was decided. `policy` is that of the run; without it a criterion is shown with
+/// its value and limit but not how the two compare. Other events are described.
 pub fn explain(event: &Event, policy: Option<&Policy>) -> String {
     match event {
         Event::GateDecided(gate) => explain_gate(gate, policy),
@@ -86,7 +85,7 @@ fn action(gate: &GateDecided) -> String {
     let failed = plural(failed, "criterion failed", "criteria failed");
     match gate.decision {
         Action::Continue if none_failed => "continue, since no criterion failed".to_owned(),
-        // Only a log that was tampered with says so.
+        // Only an edited log has this.
         Action::Continue => format!("continue, although {failed}"),
         Action::Retune => format!("retune, since {failed}"),
         Action::RestartStage if gate.criteria.is_empty() => {
@@ -136,7 +135,7 @@ fn criterion(result: &CriterionResult, test: Option<&CriterionTest>) -> String {
     }
 }
 
-/// What a predictor that learned nothing scores, and which limits it already meets.
+/// The score of a predictor that learned nothing, and the limits that it already meets.
 fn explain_measured(measured: &StageMeasured, policy: Option<&Policy>) -> String {
     let mut lines = vec![describe(&Event::StageMeasured(measured.clone()))];
     let stage = policy.and_then(|policy| policy.stages.iter().find(|s| s.name == measured.stage));
@@ -149,7 +148,7 @@ fn explain_measured(measured: &StageMeasured, policy: Option<&Policy>) -> String
     lines.join("\n")
 }
 
-/// What was found at a gate and what follows from it, one indented line each.
+/// The findings at a gate and what follows from it, one indented line each.
 pub(crate) fn consequences(gate: &GateDecided) -> Vec<String> {
     let mut lines = notes(&gate.findings);
     lines.extend(restart(gate.restart.as_ref()));

@@ -1,20 +1,20 @@
-//! What a gate or a measurement says about the limits, as text.
+//! Findings of a gate or a measurement as text.
 
 use tinygate_events::{Cause, Finding, metric};
 
 use crate::numbers::{number, percent, times};
 use crate::values::optional_number;
 
-/// A line for each finding; skills that are missing are said in one.
+/// A line for each finding, with all missing skills in one.
 pub(crate) fn notes(findings: &[Finding]) -> Vec<String> {
     let is_skill = |finding: &&Finding| matches!(finding, Finding::NoSkill { .. });
     let mut lines = Vec::new();
-    let mut said = false;
+    let mut noted = false;
     for finding in findings {
         let text = match finding {
-            Finding::NoSkill { .. } if said => continue,
+            Finding::NoSkill { .. } if noted => continue,
             Finding::NoSkill { predictor, .. } => {
-                said = true;
+                noted = true;
                 no_skill(findings.iter().filter(is_skill), predictor)
             }
             Finding::VacuousLimit { .. }
@@ -120,7 +120,7 @@ mod tests {
     use tinygate_events::Scalar;
 
     #[test]
-    fn a_gate_without_skill_is_noted_once() {
+    fn missing_skills_share_one_note() {
         let no_skill = |metric: &str, skill| Finding::NoSkill {
             metric: metric.to_owned(),
             skill: Scalar::new(skill),

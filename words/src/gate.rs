@@ -72,7 +72,7 @@ fn rows(gate: &GateDecided, criteria: &[Criterion]) -> Vec<Line> {
     gate.criteria.iter().map(row).collect()
 }
 
-/// Value and limit, where a criterion compares the two.
+/// Value and limit, if the criterion compares the two.
 fn numbers(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
     let relation = relation(test)?;
     let limit = number(result.limit?.get());

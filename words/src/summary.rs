@@ -1,4 +1,4 @@
-//! Where a run stands: the fold of its log, and what each stage cost.
+//! The state of a run: the fold of its log, and the cost of each stage.
 
 use std::collections::BTreeMap;
 
@@ -19,20 +19,20 @@ pub struct Summary {
     pub events: u64,
     /// The last event's number and time.
     pub last: Option<(Seq, u64)>,
-    /// Why the last process ended, where it said so.
+    /// Why the last process ended, if it recorded that.
     interrupted: Option<InterruptReason>,
     costs: BTreeMap<StageName, Cost>,
 }
 
 #[derive(Debug, Default)]
 struct Cost {
-    /// In chunks that finished.
+    /// Seconds in chunks that finished.
     seconds: f64,
     gate: Option<GateDecided>,
     latest: Option<Latest>,
 }
 
-/// The newest samples of a chunk that has not finished.
+/// The newest samples of an unfinished chunk.
 #[derive(Clone, Debug)]
 struct Latest {
     step: u64,
@@ -40,7 +40,7 @@ struct Latest {
     loss: Option<f64>,
     learning_rate: Option<f64>,
     updates_per_second: Option<f64>,
-    /// When the chunk, or the process that continued it, began.
+    /// When the chunk, or the process that resumed it, started.
     since_ms: u64,
     now_ms: u64,
 }
@@ -78,7 +78,7 @@ impl Latest {
         self.now_ms.saturating_sub(self.since_ms) as f64 / 1000.0
     }
 
-    /// Until an update that is still to come.
+    /// Seconds until a future update.
     fn eta(&self, step: u64) -> Option<f64> {
         let rate = self.updates_per_second.filter(|rate| 0.0 < *rate)?;
         Some(step.saturating_sub(self.step) as f64 / rate)
@@ -93,7 +93,7 @@ fn last_step(column: &Column) -> Option<u64> {
     }
 }
 
-/// One stage as `status` shows it.
+/// The state of one stage. The JSON form of a run's status has these keys.
 #[derive(Debug, Serialize)]
 pub struct StageSummary {
     pub stage: String,
@@ -104,35 +104,35 @@ pub struct StageSummary {
     pub gates: usize,
     pub failures: u32,
     pub max_retries: u32,
-    /// Place on the ladder, counted from 0.
+    /// Position on the ladder, counted from 0.
     pub cursor: u32,
     pub restart: u32,
     pub learning_rate: Option<f64>,
-    /// Of the last gate; null when not finite.
+    /// Of the last gate; null if it is not finite.
     pub gate_loss: Option<f64>,
     pub skill: Option<f64>,
     pub skill_moving: Option<f64>,
     pub last_decision: Option<&'static str>,
     pub resume_from: Option<String>,
     pub best: Option<String>,
-    /// In chunks, over all processes.
+    /// Seconds in chunks, over all processes.
     pub seconds: f64,
-    /// Inside a chunk, as far as it has logged samples.
+    /// The chunk under way, if it has started.
     pub chunk: Option<ChunkSummary>,
 }
 
 /// A chunk that is under way, or was when its process ended.
 #[derive(Debug, Serialize)]
 pub struct ChunkSummary {
-    /// The newest update that was logged.
+    /// The last logged update.
     pub step: u64,
-    /// The chunk's end.
+    /// The end of the chunk.
     pub gate: u64,
-    /// Of that update; null when not finite.
+    /// Of that update; null if it is not finite.
     pub loss: Option<f64>,
     pub learning_rate: Option<f64>,
     pub updates_per_second: Option<f64>,
-    /// To the chunk's end and to the stage's target.
+    /// Until the end of the chunk, and until the stage's target.
     pub gate_eta_seconds: Option<f64>,
     pub target_eta_seconds: Option<f64>,
     pub seconds: f64,
@@ -164,7 +164,7 @@ impl Summary {
             self.interrupted = None;
             for cost in self.costs.values_mut() {
                 if let Some(latest) = &mut cost.latest {
-                    // what lies between two processes is no time in a chunk
+                    // The time between two processes does not count.
                     cost.seconds += latest.seconds();
                     (latest.since_ms, latest.now_ms) = (record.time_ms, record.time_ms);
                 }
@@ -197,7 +197,7 @@ impl Summary {
         self.costs.entry(stage.clone()).or_default()
     }
 
-    /// `unattended`: no process is at work on the run.
+    /// The phase of the run. `unattended` means that no process is working on it.
     pub fn phase(&self, unattended: bool) -> &'static str {
         match self.state().phase {
             RunPhase::Empty => "empty",
@@ -208,7 +208,7 @@ impl Summary {
         }
     }
 
-    /// What interrupted a run that nobody is at work on.
+    /// What interrupted a run that no process is working on.
     pub fn interruption(&self) -> &str {
         match &self.interrupted {
             Some(InterruptReason::Signal { name }) => name,
@@ -325,7 +325,7 @@ fn chunk(latest: &Latest, target: u64) -> ChunkSummary {
     }
 }
 
-/// Where training is, once it has logged something.
+/// The progress of the current chunk, once it has logged something.
 fn chunk_line(stage: &StageSummary) -> Option<String> {
     let chunk = stage.chunk.as_ref()?;
     let mut parts = vec![format!(

@@ -1,4 +1,4 @@
-//! Columns that stand under each other.
+//! Aligned columns of text.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
@@ -6,7 +6,7 @@ pub enum Align {
     Right,
 }
 
-/// Rows of the same number of cells.
+/// Rows with the same number of cells.
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<Align>,
@@ -25,7 +25,7 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// One line per row, the header first.
+    /// One line per row, starting with the header.
     pub fn lines(&self) -> Vec<String> {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_stand_under_each_other() {
+    fn cells_are_aligned() {
         let mut table = Table::new(&[("stage", Align::Left), ("gates", Align::Right)]);
         table.row(["dynamics".to_owned(), "12".to_owned()]);
         table.row(["ü".to_owned(), "3".to_owned()]);

@@ -48,7 +48,7 @@ pub fn perform(args: &ReplayArgs) -> anyhow::Result<Exit> {
     if outcomes.is_empty() {
         output::say("there is no log here, so nothing was checked");
     }
-    Ok(Exit::of_outcome(Outcome::gravest(outcomes)))
+    Ok(Exit::of_outcome(Outcome::most_severe(outcomes)))
 }
 
 #[cfg(feature = "train")]

@@ -1,7 +1,7 @@
-//! What a person sees while a run goes on, and what a program reads.
+//! What is printed while a run is in progress, for people and for programs.
 //!
-//! Everything shown is durable already. A line per stage moves in a terminal;
-//! elsewhere a plain line comes every ten seconds.
+//! Every event is durable before it is shown. A terminal shows one progress line per stage that is
+//! updated in place; otherwise a plain line is printed every ten seconds.
 
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,9 @@ pub struct Console {
     quiet: bool,
     style: Style,
     line: Line,
-    /// A reader of stdout that went away is not told again.
-    unread: bool,
-    /// Of every event that was recorded.
+    /// Stdout is closed, so no more gates are printed.
+    closed: bool,
+    /// The state after every recorded event.
     summary: Summary,
 }
 
@@ -38,13 +38,13 @@ enum Line {
 }
 
 impl Console {
-    /// For a run without an event yet.
+    /// For a new run.
     #[cfg(feature = "train")]
     pub fn new(json: bool, quiet: bool) -> Console {
         Console::continuing(json, quiet, Summary::empty())
     }
 
-    /// For a run whose events so far come to `summary`.
+    /// For a run with the state `summary`.
     pub fn continuing(json: bool, quiet: bool, summary: Summary) -> Console {
         let line = match (quiet, stderr_is_terminal()) {
             (true, _) => Line::None,
@@ -56,17 +56,17 @@ impl Console {
             quiet,
             style: Style::of_stderr(),
             line,
-            unread: false,
+            closed: false,
             summary,
         }
     }
 
-    /// Where the run stands after every event that was recorded.
+    /// The state of the run after every recorded event.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// A line for people, above the moving one.
+    /// Prints a line for people, above the progress line.
     pub fn say(&self, line: &str) {
         if self.quiet {
             return;
@@ -77,12 +77,12 @@ impl Console {
         }
     }
 
-    /// Several lines at once, so that the moving one is drawn anew only once.
+    /// Prints several lines at once, so that the progress line is redrawn only once.
     pub fn say_all(&self, lines: &[String]) {
         self.say(&lines.join("\n"));
     }
 
-    /// Takes the moving line away; what it said last stands in the gate below it.
+    /// Removes the progress line; the lines of the gate have its last values.
     pub fn end_line(&mut self) {
         if let Line::Moving(moving) = &mut self.line
             && let Some((_, bar)) = moving.take()
@@ -95,21 +95,21 @@ impl Console {
         let Some(gate) = GateJson::of(event) else {
             return;
         };
-        if self.unread {
+        if self.closed {
             return;
         }
         let written = serde_json::to_string(&gate)
             .map_err(std::io::Error::from)
             .and_then(|json| data_line(&json));
         if let Err(error) = written {
-            self.unread = true;
+            self.closed = true;
             if error.kind() != std::io::ErrorKind::BrokenPipe {
                 tracing::warn!("gates are no longer printed: {error}");
             }
         }
     }
 
-    fn tell(&mut self, event: &Event, state: &RunState) {
+    fn print(&mut self, event: &Event, state: &RunState) {
         match event {
             Event::GateDecided(gate) => {
                 if !self.json {
@@ -138,7 +138,7 @@ impl Console {
             }
             Event::RunInterrupted(interrupted) => {
                 self.end_line();
-                // What is in the way is the error this process ends with.
+                // The process ends with any other reason as its error.
                 if let InterruptReason::Signal { .. } = interrupted.reason {
                     self.say(&describe(event));
                 }
@@ -177,7 +177,7 @@ impl Observer for Console {
             self.print_gate(&record.event);
         }
         if !self.quiet {
-            self.tell(&record.event, state);
+            self.print(&record.event, state);
         }
     }
 
@@ -244,7 +244,7 @@ fn rate(progress: &Progress) -> String {
     numbers::rate(progress.updates_per_second)
 }
 
-/// Until the stage's target.
+/// The time until the stage's target.
 fn eta(progress: &Progress) -> String {
     let left = progress.target.get().saturating_sub(progress.step.get());
     duration(left as f64 / progress.updates_per_second)
@@ -256,7 +256,7 @@ mod tests {
     use tinygate::events::Step;
 
     #[test]
-    fn a_plain_line_says_where_training_is() {
+    fn a_plain_line_shows_the_progress() {
         let progress = Progress {
             stage: StageName::new("dynamics"),
             step: Step::new(1200),

@@ -3,7 +3,7 @@
 use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 use tinygate::events::{Action, Event, Metric, Scalar, SettingPatch, SettingValue};
 
-/// The object that stands for a gate, its keys in the order of the specification.
+/// The JSON object of a gate, with its keys in the order of the specification.
 #[derive(Debug)]
 pub struct GateJson<'a> {
     stage: &'a str,
@@ -57,7 +57,7 @@ impl Serialize for MetricsJson<'_> {
     }
 }
 
-/// The last patch of a key says its value.
+/// The last patch of a key has its value.
 struct PatchesJson<'a>(&'a [SettingPatch]);
 
 impl Serialize for PatchesJson<'_> {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn six_keys_in_order_and_null_for_what_is_not_finite() {
+    fn six_keys_in_order_and_null_for_non_finite_values() {
         let event = Event::GateDecided(Box::new(gate()));
         let json = serde_json::to_string(&GateJson::of(&event).unwrap()).unwrap();
         assert_eq!(
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reopened_stage_is_no_gate() {
+    fn a_reopened_stage_is_not_a_gate() {
         let reopened = StageReopened {
             stage: StageName::new("video_tokenizer"),
             gate_step: Step::new(100),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_changed_is_an_empty_map_and_fresh_weights_are_null() {
+    fn no_change_is_an_empty_map_and_fresh_weights_are_null() {
         let event = Event::GateDecided(Box::new(GateDecided {
             resume_from: None,
             config_patch_applied: Vec::new(),

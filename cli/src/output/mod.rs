@@ -1,7 +1,7 @@
-//! How things look: data on stdout, words for people on stderr.
+//! Output: data on stdout, text for people on stderr.
 //!
-//! Colours are only ever an addition, on a terminal that wants them; nothing is
-//! said by colour alone. Nothing here decides, reads a log or trains.
+//! The text comes from `tinygate_words`. Colours are only added on a terminal, and no information
+//! is conveyed by colour alone. Nothing here decides, reads a log or trains.
 
 mod console;
 mod error;
@@ -26,10 +26,10 @@ pub use tinygate_words::numbers::{bytes, count, timestamp};
 pub use tinygate_words::numbers::{duration, number};
 pub use tinygate_words::{Align, StageSummary, Summary, Table, event_line, hint};
 
-/// Warnings of the libraries go to stderr; `RUST_LOG` may ask for more.
+/// Prints warnings of the libraries on stderr; `RUST_LOG` selects more.
 pub fn warnings_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    // A second call, in a test, changes nothing.
+    // A second call, in a test, has no effect.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -39,7 +39,7 @@ pub fn warnings_to_stderr() {
         .try_init();
 }
 
-/// One line of data.
+/// Prints one line of data.
 pub fn data_line(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(line.as_bytes())?;
@@ -47,14 +47,14 @@ pub fn data_line(line: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Lines of data from a text that has its own line ends.
+/// Prints data that has its own line breaks.
 pub fn data(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// A line for people. Nobody listening is no error.
+/// Prints a line for people. A closed stderr is not an error.
 pub fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Colours, where a terminal shows them and nobody asked for none.
+//! Colours, if the terminal supports them and the user has not disabled them.
 
 use std::io::{self, IsTerminal};
 

@@ -1,6 +1,6 @@
-//! The auditor as a program of its own: it reads logs and needs nothing else of tinygate.
+//! The auditor as a separate program, which reads logs and needs nothing else of tinygate.
 //!
-//! Output and exit codes are those of `tinygate replay`.
+//! Its output and exit codes are those of `tinygate replay`.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ Arguments:
   LOG...  Run directories, exported logs, or folders of them
 
 Options:
-      --json     Print one JSON object a log
+      --json     Print one JSON object per log
   -h, --help     Print help
   -V, --version  Print version
 
@@ -27,18 +27,18 @@ Exit codes: 0 every decision agrees; 1 one differs; 2 usage, or a log that canno
 newer build; 5 nothing to check
 ";
 
-/// Usage, as for what cannot be read.
+/// The exit code of wrong usage, the same as for a log that cannot be read.
 const USAGE: u8 = 2;
 
-enum Asked {
+enum Request {
     Audit { logs: Vec<PathBuf>, json: bool },
     Text(String),
 }
 
 fn main() -> ExitCode {
-    let code = match asked(std::env::args_os().skip(1)) {
-        Ok(Asked::Text(text)) => print(&text).map(|()| 0),
-        Ok(Asked::Audit { logs, json }) => audit(&logs, json),
+    let code = match parse(std::env::args_os().skip(1)) {
+        Ok(Request::Text(text)) => print(&text).map(|()| 0),
+        Ok(Request::Audit { logs, json }) => audit(&logs, json),
         Err(what) => {
             complain(&what, "tinygate-audit --help");
             Ok(USAGE)
@@ -46,26 +46,26 @@ fn main() -> ExitCode {
     };
     match code {
         Ok(code) => ExitCode::from(code),
-        // Whoever read it has seen enough.
+        // The reader of stdout has closed it.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string(), "check where the output goes");
+            complain(&error.to_string(), "check where the output is written to");
             ExitCode::from(USAGE)
         }
     }
 }
 
-fn asked(arguments: impl Iterator<Item = OsString>) -> Result<Asked, String> {
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Request, String> {
     let mut logs = Vec::new();
     let (mut json, mut options) = (false, true);
     for argument in arguments {
         match argument.to_str() {
             Some("--") if options => options = false,
             Some("--json") if options => json = true,
-            Some("-h" | "--help") if options => return Ok(Asked::Text(HELP.to_owned())),
+            Some("-h" | "--help") if options => return Ok(Request::Text(HELP.to_owned())),
             Some("-V" | "--version") if options => {
                 let version = env!("CARGO_PKG_VERSION");
-                return Ok(Asked::Text(format!("tinygate-audit {version}\n")));
+                return Ok(Request::Text(format!("tinygate-audit {version}\n")));
             }
             Some(other) if options && 1 < other.len() && other.starts_with('-') => {
                 return Err(format!("unknown option `{other}`"));
@@ -74,16 +74,16 @@ fn asked(arguments: impl Iterator<Item = OsString>) -> Result<Asked, String> {
         }
     }
     if logs.is_empty() {
-        return Err("no log is named".to_owned());
+        return Err("no log is given".to_owned());
     }
-    Ok(Asked::Audit { logs, json })
+    Ok(Request::Audit { logs, json })
 }
 
 fn audit(named: &[PathBuf], json: bool) -> io::Result<u8> {
     let mut outcomes = Vec::new();
     for place in named {
         if !place.exists() {
-            // The others are looked at all the same.
+            // The others are audited nevertheless.
             complain(
                 &format!("there is nothing at `{}`", place.display()),
                 "name run directories, exported logs, or folders of them",
@@ -119,7 +119,7 @@ fn audit(named: &[PathBuf], json: bool) -> io::Result<u8> {
     if outcomes.is_empty() {
         say("there is no log here, so nothing was checked");
     }
-    Ok(Outcome::gravest(outcomes).exit_code())
+    Ok(Outcome::most_severe(outcomes).exit_code())
 }
 
 fn print(text: &str) -> io::Result<()> {
@@ -128,7 +128,7 @@ fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// For a person; nobody may be there.
+/// Prints a line for people. A closed stderr is not an error.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! The program `tinygate-audit`, run as people run it.
+//! The program `tinygate-audit`, run as a child process.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn each_recorded_log_is_answered_as_by_the_library() {
+fn each_recorded_log_gets_the_result_of_the_library() {
     let mut seen = 0;
     for entry in std::fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
@@ -56,7 +56,7 @@ fn each_recorded_log_is_answered_as_by_the_library() {
 }
 
 #[test]
-fn a_folder_holds_logs_and_the_gravest_outcome_counts() {
+fn the_most_severe_outcome_of_a_folder_counts() {
     let folder = folder();
     let output = run(&["--json", folder.to_str().unwrap()]);
     let damaged = i32::from(Outcome::Damaged.exit_code());
@@ -75,12 +75,12 @@ fn check(name: &str, arguments: &[&str], code: i32, stderr: &str) {
 }
 
 #[test]
-fn what_cannot_be_audited_is_said() {
+fn wrong_usage_and_missing_logs_are_reported() {
     check(
         "no log",
         &[],
         2,
-        "error: no log is named\n\nhint: tinygate-audit --help\n",
+        "error: no log is given\n\nhint: tinygate-audit --help\n",
     );
     check(
         "an unknown option",
