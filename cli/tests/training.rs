@@ -145,7 +145,7 @@ fn people_see_the_gates_and_a_table() {
         "  pass  checkpoint_valid",
         "  n/a   loss_trend",
         "note: ",
-        "times looser",
+        "times the loss",
         "video_tokenizer passed",
         "stage            phase",
         "best: video_tokenizer/checkpoints/",
@@ -646,7 +646,7 @@ fn a_second_signal_goes_at_once() {
     assert_ne!(last.event.kind(), "run_interrupted");
     let dir = place.arg("run");
     let status = run(["status", &dir]).expect(0).stdout;
-    assert!(status.contains("went away without a word"), "{status}");
+    assert!(status.contains("ended unexpectedly"), "{status}");
     run(["resume", &dir]).expect(0);
     run(["replay", &dir]).expect(0);
 }

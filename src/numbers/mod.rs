@@ -6,7 +6,7 @@
 //! | a share of one | [`percent`] | `12.5 %` |
 //! | how many times as much | [`times`] | `13` |
 //! | how many, alone or in a table | [`count`] | `1,234,567` |
-//! | how many, with a noun | [`plural`] | `1 event`, `3 events` |
+//! | how many, with a noun | [`plural`] | `1 event`, `1,200 events` |
 //! | updates per second | [`rate`] | `10.0` |
 //! | a size in memory or on disk | [`bytes`] | `16.8 MiB` |
 //! | a span of time | [`duration`] | `2:03:07` |
@@ -19,23 +19,23 @@
 /// Significant digits of a measured value.
 const DIGITS: i32 = 4;
 
-/// Four significant digits, and no fewer than the whole number has; without trailing zeros.
+/// Four significant digits, or more if the integer part has more; without trailing zeros. `nan`,
+/// `inf` and `-inf` as in JSON.
 pub fn number(value: f64) -> String {
-    if value.is_nan() {
-        return "not a number".to_owned();
-    }
-    if value.is_infinite() {
-        return if value < 0.0 {
-            "minus infinite".to_owned()
+    if !value.is_finite() {
+        return if value.is_nan() {
+            "nan".to_owned()
+        } else if value < 0.0 {
+            "-inf".to_owned()
         } else {
-            "infinite".to_owned()
+            "inf".to_owned()
         };
     }
     // `1.23e-5`: the exponent is the place of the first digit.
     let scientific = format!("{value:.*e}", DIGITS as usize - 1);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-5..7).contains(&exponent) {
+    if (-4..7).contains(&exponent) {
         let decimals = usize::try_from(DIGITS - 1 - exponent).unwrap_or(0);
         without_zeros(&format!("{value:.decimals$}"))
     } else {
@@ -75,7 +75,7 @@ pub fn plural(count: u64, one: &str, many: &str) -> String {
     if count == 1 {
         format!("1 {one}")
     } else {
-        format!("{count} {many}")
+        format!("{} {many}", self::count(count))
     }
 }
 
@@ -175,11 +175,13 @@ mod tests {
         check(999.96, "1000");
         check(299_792.458, "299792");
         check(123_456_789.0, "1.235e8");
+        check(0.0001, "0.0001");
+        check(3e-5, "3e-5");
         check(1.5e-7, "1.5e-7");
         check(1e300, "1e300");
-        check(f64::NAN, "not a number");
-        check(f64::INFINITY, "infinite");
-        check(f64::NEG_INFINITY, "minus infinite");
+        check(f64::NAN, "nan");
+        check(f64::INFINITY, "inf");
+        check(f64::NEG_INFINITY, "-inf");
         assert_eq!(percent(0.125), "12.5 %");
     }
 
@@ -196,6 +198,7 @@ mod tests {
         check(count(12), "12");
         check(plural(1, "event", "events"), "1 event");
         check(plural(0, "event", "events"), "0 events");
+        check(plural(1200, "event", "events"), "1,200 events");
         check(rate(10.0), "10.0");
         check(duration(0.84), "0.8 s");
         check(duration(9.97), "10 s");

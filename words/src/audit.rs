@@ -133,7 +133,7 @@ fn write_place(f: &mut String, divergence: &Divergence) -> fmt::Result {
     match divergence.divergence {
         DivergenceKind::Differs => writeln!(f, "  event {seq}: `{decision}` differs{place}"),
         DivergenceKind::Missing => {
-            writeln!(f, "  event {seq}: before it `{decision}` is missing{place}")
+            writeln!(f, "  before event {seq}: `{decision}` is missing{place}")
         }
         DivergenceKind::Surplus => writeln!(f, "  event {seq}: `{decision}` was not due{place}"),
     }
@@ -165,13 +165,13 @@ fn value(value: &Value) -> String {
 fn note_text(note: &Note) -> String {
     match note {
         Note::EndsBeforeDecision { seq, decision } => format!(
-            "the log ends where `{decision}` was due as event {seq}; the process went away before, and resuming records it"
+            "the log ends before `{decision}`, which is due as event {seq}; the process ended before, and resuming records it"
         ),
         Note::UnderWay { seq } => {
-            format!("the run is neither finished nor stopped; event {seq} is the next")
+            format!("the run is neither finished nor stopped; event {seq} is next")
         }
         Note::UnfinishedAppend { offset, bytes } => format!(
-            "{} after byte {offset} are an append that is being written or was not finished",
+            "{} after byte {offset} belong to an append in progress or an unfinished one",
             plural(*bytes, "byte", "bytes")
         ),
         Note::Resumed { processes } => format!("{processes} processes worked on the run"),

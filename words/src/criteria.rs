@@ -91,7 +91,7 @@ pub(crate) fn comparison(result: &CriterionResult, test: &CriterionTest) -> Opti
             "every loss sample of the chunk is finite".to_owned()
         }),
         CriterionTest::LossTrend { .. } => Some(format!(
-            "{}, the previous gate's with the tolerance",
+            "{}, the previous gate loss plus the tolerance",
             must("the gate loss", "below")
         )),
         CriterionTest::LossLatest { .. } => Some(must("the latest loss", "at most")),
@@ -102,7 +102,7 @@ pub(crate) fn comparison(result: &CriterionResult, test: &CriterionTest) -> Opti
             Some(must("the mean loss of the last third", "at most"))
         }
         CriterionTest::LossDelta { .. } => Some(must(
-            "the mean loss of the last tenth minus the first's",
+            "the mean loss of the last tenth minus that of the first",
             "at most",
         )),
         CriterionTest::VisualStructure { .. } => Some(must(
@@ -111,9 +111,9 @@ pub(crate) fn comparison(result: &CriterionResult, test: &CriterionTest) -> Opti
         )),
         CriterionTest::SkillAbove { metric, .. } => Some(must(metric, "above")),
         CriterionTest::MetricsFresh => Some(if failed {
-            format!("{value} of what the criteria need is missing or stale")
+            format!("{value} of the metrics that the criteria need are missing or stale")
         } else {
-            "everything the criteria need is fresh".to_owned()
+            "all metrics that the criteria need are fresh".to_owned()
         }),
     }
 }
@@ -121,8 +121,8 @@ pub(crate) fn comparison(result: &CriterionResult, test: &CriterionTest) -> Opti
 /// Why a criterion of this kind failed or does not apply.
 pub(crate) fn reason(reason: &CriterionReason, test: Option<&CriterionTest>) -> String {
     match reason {
-        CriterionReason::OnlyAtTarget => "it is asked at the target only".to_owned(),
-        CriterionReason::FreshStart => "there is no gate before this one".to_owned(),
+        CriterionReason::OnlyAtTarget => "it only applies at the target".to_owned(),
+        CriterionReason::FreshStart => "there is no previous gate".to_owned(),
         CriterionReason::PreviousNotFinite => "the previous gate's loss was not finite".to_owned(),
         CriterionReason::NotFinite => "a value is not finite".to_owned(),
         CriterionReason::TooFewSamples { found, needed } => {
@@ -134,7 +134,7 @@ pub(crate) fn reason(reason: &CriterionReason, test: Option<&CriterionTest>) -> 
             last,
             needed_after,
         } => format!(
-            "`{metric}` was last logged at update {last}, it is needed after {needed_after}"
+            "`{metric}` was last logged at update {last}, a value after {needed_after} is needed"
         ),
         CriterionReason::NoPicture => "there is no new picture".to_owned(),
         CriterionReason::NoSkillToMeasure => match test {
@@ -142,7 +142,7 @@ pub(crate) fn reason(reason: &CriterionReason, test: Option<&CriterionTest>) -> 
                 "every held-out frame is the mean image, so there is no structure to keep"
                     .to_owned()
             }
-            Some(_) | None => "the trivial predictor leaves nothing to be better at".to_owned(),
+            Some(_) | None => "the trivial predictor leaves nothing to improve on".to_owned(),
         },
         CriterionReason::NoStructureToMeasure => {
             "every held-out frame is the mean image, so there is no structure to keep".to_owned()

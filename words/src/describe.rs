@@ -3,7 +3,7 @@
 use tinygate_events::{
     CheckpointJudged, CheckpointRef, ChunkFailure, ChunkStarted, Dataset, Event, FailureAnswer,
     FailureCause, FailureDecided, GateDecided, InterruptReason, Metric, MetricsLogged, PatchReason,
-    ProcessStarted, Record, SettingPatch, StopReason, Verdict, metric,
+    ProcessStarted, Record, SettingPatch, SettingValue, StopReason, Verdict, metric,
 };
 
 use crate::findings::predictor;
@@ -42,7 +42,9 @@ pub fn describe(event: &Event) -> String {
         ),
         Event::RunInterrupted(e) => match &e.reason {
             InterruptReason::Signal { name } => format!("stopped by {name}"),
-            InterruptReason::Environment { detail } => format!("stopped, no failure: {detail}"),
+            InterruptReason::Environment { detail } => {
+                format!("stopped by the environment, which is not a failure: {detail}")
+            }
         },
         Event::SettingChanged(e) => format!(
             "{} changed {}{} from {} to {}: {}",
@@ -56,8 +58,8 @@ pub fn describe(event: &Event) -> String {
             e.why
         ),
         Event::FallbackGranted(e) => format!(
-            "{} of {} ranks allowed by the {}, accumulation times {}",
-            e.ranks_available, e.ranks_wanted, e.granted_by, e.accumulation_factor
+            "the {} allowed {} of {} ranks, with accumulation multiplied by {}",
+            e.granted_by, e.ranks_available, e.ranks_wanted, e.accumulation_factor
         ),
         Event::StageMeasured(e) => format!(
             "{}: {} has {}",
@@ -73,7 +75,7 @@ pub fn describe(event: &Event) -> String {
         Event::CheckpointJudged(e) => judged(e),
         Event::HeldOutScored(e) => format!("{} at {}: {}", e.stage, e.step, named(&e.values)),
         Event::PictureScored(e) => format!(
-            "{} at {}: {} drawn in `{}`: flatness {}, stripes {}, blockiness {}, ssim {}, mse ratio {}",
+            "{} at {}: {} saved in `{}`: flatness {}, stripes {}, blockiness {}, ssim {}, mse ratio {}",
             e.stage,
             e.step,
             plural(e.frames.len() as u64, "frame", "frames"),
@@ -101,7 +103,7 @@ pub fn describe(event: &Event) -> String {
             failure(&e.failure)
         ),
         Event::StoreRepaired(e) => format!(
-            "the log's {} was rebuilt, {} back: {}",
+            "the log's {} was repaired, {} restored: {}",
             e.copy,
             plural(e.restored, "event", "events"),
             e.detail
@@ -111,14 +113,14 @@ pub fn describe(event: &Event) -> String {
             e.stage, e.checkpoint.path, e.who, e.why
         ),
         Event::PruneRequested(e) => format!(
-            "{} asked for disk space: the newest {} stay, besides best, passed and resume points",
+            "{} requested pruning: the newest {} are kept, besides best, passed and resume points",
             e.who,
             plural(u64::from(e.keep_last), "checkpoint", "checkpoints")
         ),
         Event::StageStarted(e) => format!("{} started, from {}", e.stage, start(&e.resume_from)),
         Event::ChunkStarted(e) => chunk_started(e),
         Event::SamplesSuperseded(e) => format!(
-            "{}: chunk {} attempt {} goes on from {}; later samples count no more",
+            "{}: chunk {} attempt {} continues from {}; later samples are discarded",
             e.stage,
             e.chunk,
             e.attempt,
@@ -127,7 +129,7 @@ pub fn describe(event: &Event) -> String {
         Event::GateDecided(e) => gate_line(e),
         Event::PatchApplied(e) => format!("{}: {}", e.stage, patch(&e.patch)),
         Event::PatchDeferred(e) => format!(
-            "{}: {}, in the next full cycle only",
+            "{}: {}, only in the next full cycle",
             e.stage,
             patch(&e.patch)
         ),
@@ -140,10 +142,10 @@ pub fn describe(event: &Event) -> String {
         ),
         Event::StageReopened(e) => format!("{} reopened at {}", e.stage, e.gate_step),
         Event::CheckpointDeleted(e) => {
-            format!("{}: checkpoint `{}` let go", e.stage, e.checkpoint.path)
+            format!("{}: checkpoint `{}` deleted", e.stage, e.checkpoint.path)
         }
         Event::StagePassed(e) => {
-            format!("{} passed; it hands on `{}`", e.stage, e.checkpoint.path)
+            format!("{} passed with `{}`", e.stage, e.checkpoint.path)
         }
         Event::StageStopped(e) => {
             format!("{} stopped at {}: {}", e.stage, e.step, stop(&e.reason))
@@ -185,13 +187,13 @@ fn data_read(dataset: &Dataset) -> String {
         plural(dataset.recordings.len() as u64, "recording", "recordings")
     );
     if 0 < missing {
-        text += &format!(", {missing} missing by their numbers");
+        text += &format!(", {missing} missing in the numbering");
     }
     let not_read = dataset.passed_over.iter().map(|found| found.count);
     if let Some(first) = dataset.passed_over.first() {
         let not_read = not_read.fold(0, u64::saturating_add);
         text += &format!(
-            ", {not_read} beside them not read ({}: `{}`)",
+            ", {not_read} others not read ({}: `{}`)",
             first.why, first.example
         );
     }
@@ -270,7 +272,7 @@ fn chunk_started(started: &ChunkStarted) -> String {
         started.from,
         started.to,
         start(&started.resume_from),
-        started.settings.learning_rate
+        setting(SettingValue::Real(started.settings.learning_rate))
     )
 }
 
@@ -347,12 +349,12 @@ pub(crate) fn stop(reason: &StopReason) -> String {
             max_chunk_failures,
         } => {
             let failures = plural(u64::from(*failures), "chunk", "chunks");
-            format!("{failures} in a row failed before a gate, {max_chunk_failures} may")
+            format!("{failures} in a row failed before a gate, {max_chunk_failures} allowed")
         }
         StopReason::OutOfMemoryAtFloor { batch_size_per_gpu } => {
             format!("out of memory with a batch of {batch_size_per_gpu}, which cannot be halved")
         }
-        StopReason::CountersExhausted => "a chunk's number or step is past its range".to_owned(),
+        StopReason::CountersExhausted => "a chunk's number or step is out of range".to_owned(),
     }
 }
 
@@ -366,7 +368,7 @@ pub(crate) fn answer(decided: &FailureDecided) -> String {
         FailureCause::Interrupted => "interrupted too often without a new checkpoint",
     };
     let next = match decided.answer {
-        FailureAnswer::RunAgain => "the same range again",
+        FailureAnswer::RunAgain => "train the same range again",
         FailureAnswer::Stop => "stop",
     };
     format!("{cause}; {next}")
@@ -400,7 +402,7 @@ mod tests {
         };
         assert_eq!(
             stop(&failed),
-            "1 chunk in a row failed before a gate, 0 may"
+            "1 chunk in a row failed before a gate, 0 allowed"
         );
     }
 }

@@ -89,7 +89,7 @@ fn action(gate: &GateDecided) -> String {
         Action::Continue => format!("continue, although {failed}"),
         Action::Retune => format!("retune, since {failed}"),
         Action::RestartStage if gate.criteria.is_empty() => {
-            "restart the stage, since the chunk has no checkpoint to be run again from".to_owned()
+            "restart the stage, since the chunk has no checkpoint to start from".to_owned()
         }
         Action::RestartStage => format!("restart the stage, since {failed}"),
         Action::Stop if gate.criteria.is_empty() => {
@@ -161,7 +161,7 @@ pub(crate) fn consequences(gate: &GateDecided) -> Vec<String> {
     );
     lines.push(format!("  failures so far: {}", gate.failures));
     if gate.decision != Action::Stop {
-        lines.push(format!("  goes on from {}", start(&gate.resume_from)));
+        lines.push(format!("  continues from {}", start(&gate.resume_from)));
     }
     lines
 }
@@ -196,9 +196,9 @@ fn ladder(rung: Option<u32>, skipped: &[RungSkipped], cursor: u32) -> Vec<String
             let why = match skipped.why {
                 SkipReason::AtBound => "its value is at its bound",
                 SkipReason::LossNotDropping => "the loss is not dropping",
-                SkipReason::NoPreviousGate => "there is no gate to compare the loss with",
+                SkipReason::NoPreviousGate => "there is no previous gate to compare the loss with",
                 SkipReason::EntropyNotCollapsed => "the entropy has not collapsed",
-                SkipReason::AlreadyDeferred => "this run deferred it before",
+                SkipReason::AlreadyDeferred => "it was already deferred in this run",
                 SkipReason::ExtensionsUsedUp => "the target was extended as often as allowed",
                 SkipReason::NotASettingOfThisStage => "this stage has no such setting",
             };
@@ -220,7 +220,7 @@ fn patches(applied: &[SettingPatch], deferred: Option<&SettingPatch>) -> Vec<Str
         .map(|applied| format!("  {}", patch(applied)))
         .collect();
     lines.extend(
-        deferred.map(|deferred| format!("  {}, in the next full cycle only", patch(deferred))),
+        deferred.map(|deferred| format!("  {}, only in the next full cycle", patch(deferred))),
     );
     lines
 }
@@ -260,7 +260,7 @@ fn explain_reopened(reopened: &StageReopened) -> String {
         &reopened.config_patch_applied,
         reopened.deferred.as_ref(),
     ));
-    lines.push(format!("  goes on from {}", start(&reopened.resume_from)));
+    lines.push(format!("  continues from {}", start(&reopened.resume_from)));
     lines.join("\n")
 }
 
@@ -273,11 +273,11 @@ fn explain_stopped(stopped: &StageStopped) -> String {
     )];
     lines.extend(stopped.blocking.iter().map(|blocking| {
         format!(
-            "  {} blocked: {} against a limit of {} when it last failed; it failed at {}",
+            "  {} failed at {}, last with {} against the limit {}",
             blocking.criterion,
+            plural(u64::from(blocking.gates), "gate", "gates"),
             optional_number(blocking.value),
-            optional_number(blocking.limit),
-            plural(u64::from(blocking.gates), "gate", "gates")
+            optional_number(blocking.limit)
         )
     }));
     lines.push(match &stopped.best {

@@ -40,7 +40,7 @@ fn no_skill<'a>(findings: impl Iterator<Item = &'a Finding>, predictor: &str) ->
         })
         .collect();
     format!(
-        "the gate passes without skill: {}, so it is no better than {}",
+        "the gate passes without skill: {}, so the model is no better than {}",
         skills.join(" and "),
         self::predictor(predictor)
     )
@@ -55,21 +55,21 @@ pub(crate) fn finding(finding: &Finding) -> String {
             trivial_loss,
             factor,
         } => format!(
-            "{criterion}: the limit {} is {} times looser than {}'s loss {}, and that learned nothing",
+            "{criterion}: the limit {} is {} times the loss {} of {}, which learned nothing",
             number(limit.get()),
             times(factor.get()),
-            self::predictor(predictor),
-            number(trivial_loss.get())
+            number(trivial_loss.get()),
+            self::predictor(predictor)
         ),
         Finding::NoSkill { predictor, .. } => no_skill(std::iter::once(finding), predictor),
         Finding::NothingToMeasure { metric, predictor } if metric == metric::SKILL_MOVING => {
             format!(
-                "no pixel of the held-out frames moves, so {metric} says nothing and {} cannot be beaten",
+                "no pixel of the held-out frames moves, so {metric} cannot be measured and {} cannot be beaten",
                 self::predictor(predictor)
             )
         }
         Finding::NothingToMeasure { metric, predictor } => format!(
-            "{} has a held-out loss of 0, so {metric} cannot be measured and the gate says nothing of what was learnt",
+            "{} has a held-out loss of 0, so {metric} cannot be measured and the gate does not show what was learned",
             self::predictor(predictor)
         ),
         Finding::DecidedByNoise {
@@ -91,7 +91,7 @@ pub(crate) fn finding(finding: &Finding) -> String {
         } => format!(
             "likely cause: {}; a single action in {} of the samples, median entropy {}, the loss {} at the end, r2 with the learning rate {}, with the entropy {}",
             match cause {
-                Cause::Upstream => "upstream, the actions say nothing",
+                Cause::Upstream => "upstream, the actions carry no information",
                 Cause::Dynamics => "the dynamics model's own training",
                 Cause::Mixed => "both the actions and the dynamics model's training",
                 Cause::Undetermined => "undetermined",
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(
             lines[0].starts_with(
-                "  note: the gate passes without skill: skill is -13927 and skill_moving is -2.5, so it is no better than"
+                "  note: the gate passes without skill: skill is -13927 and skill_moving is -2.5, so the model is no better than"
             ),
             "{lines:?}"
         );

@@ -77,9 +77,9 @@ fn numbers(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
     let relation = relation(test)?;
     let limit = number(result.limit?.get());
     Some(match (result.value, result.verdict) {
-        (None, _) => format!("asked {relation} {limit}"),
+        (None, _) => format!("required {relation} {limit}"),
         (Some(value), Verdict::Fail) => {
-            format!("{}, asked {relation} {limit}", number(value.get()))
+            format!("{}, required {relation} {limit}", number(value.get()))
         }
         (Some(value), Verdict::Pass | Verdict::NotApplicable) => {
             format!("{} {relation} {limit}", number(value.get()))
@@ -90,7 +90,7 @@ fn numbers(result: &CriterionResult, test: &CriterionTest) -> Option<String> {
 fn skill(gate: &GateDecided) -> Option<String> {
     let skill = number(value(gate, metric::SKILL)?);
     let moving = value(gate, metric::SKILL_MOVING).map_or(String::new(), |moving| {
-        format!(", {} on what moves", number(moving))
+        format!(", {} on moving pixels", number(moving))
     });
     Some(format!(
         "  skill {skill}{moving} (1 is perfect, 0 is the trivial predictor)"
@@ -190,13 +190,13 @@ mod tests {
             lines,
             [
                 "video_tokenizer gate at 100: retune (chunk 1, loss 0.1)",
-                "  FAIL  loss_latest       0.5, asked <= 0.01",
-                "  n/a   loss_trend        there is no gate before this one",
+                "  FAIL  loss_latest       0.5, required <= 0.01",
+                "  n/a   loss_trend        there is no previous gate",
                 "  pass  checkpoint_valid",
                 "  rung 1 applied; the next failure tries rung 2 first",
                 "  learning_rate from 0.003 to 0.0015 (rung 1)",
                 "  failures so far: 1",
-                "  goes on from `video_tokenizer/checkpoints/video_tokenizer_step_100` (update 100)",
+                "  continues from `video_tokenizer/checkpoints/video_tokenizer_step_100` (update 100)",
             ]
         );
     }

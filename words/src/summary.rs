@@ -213,7 +213,7 @@ impl Summary {
         match &self.interrupted {
             Some(InterruptReason::Signal { name }) => name,
             Some(InterruptReason::Environment { detail }) => detail,
-            None => "its process went away without a word",
+            None => "its process ended unexpectedly",
         }
     }
 
