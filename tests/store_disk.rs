@@ -36,7 +36,7 @@ fn run() -> Run {
     }
 }
 
-/// A run with `events`, closed again.
+/// A run with `events`, closed.
 fn filled(events: &[(u64, Event)]) -> Run {
     let run = run();
     let store = Store::create(&run.path, "one").unwrap();
@@ -63,7 +63,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 #[test]
-fn what_was_appended_is_there_after_reopening() {
+fn appended_events_are_there_after_reopening() {
     let events = mixture(1, 500);
     let run = filled(&events[..300]);
     let (store, repairs) = Store::open(&run.path).unwrap();
@@ -97,7 +97,7 @@ fn what_was_appended_is_there_after_reopening() {
     let (read, error) = read_file(LogFile::open(&run.path).unwrap());
     assert!(error.is_none());
     assert_eq!(read, records(&events));
-    // values above 8 KB would go into files that sled never syncs
+    // sled would store values above 8 KB in files that it never syncs.
     let blobs = std::fs::read_dir(run.path.join("log/sled/blobs")).unwrap();
     assert_eq!(blobs.count(), 0);
 }
@@ -132,7 +132,7 @@ fn memory_and_disk_keep_the_same_contract() {
 }
 
 #[test]
-fn threads_that_race_for_the_head_get_one_winner_each_time() {
+fn one_of_several_racing_appends_wins() {
     let run = run();
     let store = Store::create(&run.path, "one").unwrap();
     std::thread::scope(|scope| {
@@ -171,7 +171,7 @@ fn threads_that_race_for_the_head_get_one_winner_each_time() {
 }
 
 #[test]
-fn a_second_writer_is_told_who_is_first() {
+fn a_second_writer_gets_the_holder_of_the_lock() {
     let run = run();
     let store = Store::create(&run.path, "one").unwrap();
     store
@@ -194,7 +194,7 @@ fn a_second_writer_is_told_who_is_first() {
             "{error}"
         );
     }
-    // readers need no lock
+    // Readers need no lock.
     assert_eq!(read_file(LogFile::open(&run.path).unwrap()).0.len(), 1);
     let state = verify(&run.path).unwrap();
     assert_eq!((state.events, state.sled), (1, CopyState::InUse));
@@ -207,7 +207,7 @@ fn a_second_writer_is_told_who_is_first() {
 }
 
 #[test]
-fn where_there_is_no_log_it_is_said() {
+fn a_missing_log_is_reported() {
     let run = run();
     assert!(matches!(
         Store::open(&run.path),
@@ -237,7 +237,7 @@ fn where_there_is_no_log_it_is_said() {
         LogFile::open(&file).err().unwrap().kind,
         ReadErrorKind::NotALog { .. }
     ));
-    // without an event there is no log yet: made again
+    // Without an event there is no log yet, so it can be created.
     drop(Store::create(&run.path, "one").unwrap());
     let store = Store::create(&run.path, "again").unwrap();
     assert_eq!(
@@ -247,7 +247,7 @@ fn where_there_is_no_log_it_is_said() {
 }
 
 #[test]
-fn a_lost_copy_is_made_again_from_the_other() {
+fn a_lost_copy_is_rebuilt_from_the_other() {
     let events = mixture(2, 200);
     let run = filled(&events);
     let journal = std::fs::read(run.path.join(JOURNAL)).unwrap();
@@ -275,7 +275,7 @@ fn a_lost_copy_is_made_again_from_the_other() {
 }
 
 #[test]
-fn a_fork_is_shown_and_nothing_is_changed() {
+fn a_fork_is_reported_and_nothing_is_changed() {
     let run = filled(&mixture(3, 50));
     let twin = run.path.with_file_name("two");
     copy_folder(&run.path, &twin);
@@ -301,7 +301,7 @@ fn a_fork_is_shown_and_nothing_is_changed() {
 }
 
 #[test]
-fn large_events_are_carried_in_fragments() {
+fn large_events_are_split_into_fragments() {
     let run = run();
     let store = Store::create(&run.path, "one").unwrap();
     let Event::RunCreated(mut created) =
@@ -372,7 +372,7 @@ fn a_reader_follows_a_writer() {
 }
 
 #[test]
-fn export_and_import_carry_a_log_whole() {
+fn export_and_import_preserve_the_log() {
     let events = mixture(6, 120);
     let run = filled(&events);
     let file = run.path.with_file_name("run.tgj");
@@ -417,7 +417,7 @@ fn export_and_import_carry_a_log_whole() {
         Err(TransferError::Log(_))
     ));
     assert!(!elsewhere.exists());
-    // of a damaged log the sound part is exported, and it is said
+    // The sound part of a damaged log is exported, and the fault is reported.
     let part = run.path.with_file_name("part.tgj");
     let exported = export(&file, &part, false).unwrap();
     let fault = exported.fault.unwrap();
@@ -428,7 +428,7 @@ fn export_and_import_carry_a_log_whole() {
     assert_eq!(read, records(&events)[..exported.events as usize]);
 }
 
-/// Takes a journal apart and puts it together again with other content and right hashes.
+/// Rewrites parts of a journal with valid hashes.
 mod forge {
     use super::FILE_HEADER;
 
@@ -436,13 +436,13 @@ mod forge {
         *blake3::hash(header).as_bytes()
     }
 
-    /// Writes a header's hash anew.
+    /// Updates the hash of the header.
     pub fn header(header: &mut [u8]) {
         let hash = blake3::hash(&header[..FILE_HEADER - 32]);
         header[FILE_HEADER - 32..].copy_from_slice(hash.as_bytes());
     }
 
-    /// Changes the first frame of the only block, and writes all sums anew.
+    /// Changes the first frame of the only block, and updates all checksums.
     pub fn first_frame(journal: &mut [u8], change: impl Fn(&mut [u8])) {
         let (head, block) = journal.split_at_mut(FILE_HEADER);
         let key = key(head);
@@ -459,7 +459,7 @@ mod forge {
 }
 
 #[test]
-fn what_a_newer_build_wrote_is_not_called_damage() {
+fn a_log_of_a_newer_build_is_not_damaged() {
     let run = filled(&[(1, decision(1))]);
     let file = run.path.with_file_name("forged.tgj");
     let journal = std::fs::read(run.path.join(JOURNAL)).unwrap();
@@ -478,7 +478,7 @@ fn what_a_newer_build_wrote_is_not_called_damage() {
     newer[8] = 2;
     forge::header(&mut newer[..FILE_HEADER]);
     check("the file's format", &newer, "log format", 2);
-    // a run of that format is left as it is
+    // A run of that format is left unchanged.
     std::fs::write(run.path.join(JOURNAL), &newer).unwrap();
     let error = Store::open(&run.path).err().unwrap();
     assert!(matches!(error, OpenError::NewerVersion(_)), "{error}");
@@ -494,9 +494,9 @@ fn what_a_newer_build_wrote_is_not_called_damage() {
     let mut newer = journal.clone();
     forge::first_frame(&mut newer, |frame| frame[4] = 3);
     check("a kind's version", &newer, "version of `run_finished`", 3);
-    opening_says_the_same("a kind's version", &newer);
+    check_opening_agrees("a kind's version", &newer);
 
-    // right sums do not make a body right
+    // Valid checksums do not make the body valid.
     let mut broken = journal;
     forge::first_frame(&mut broken, |frame| frame[2] = 1);
     std::fs::write(&file, &broken).unwrap();
@@ -505,13 +505,13 @@ fn what_a_newer_build_wrote_is_not_called_damage() {
         matches!(error.kind, ReadErrorKind::Damaged { .. }),
         "{error}"
     );
-    opening_says_the_same("a body", &broken);
+    check_opening_agrees("a body", &broken);
 }
 
-/// A whole block whose event cannot be decoded opens. Whoever folds the log while it is opened
-/// meets the error that a reader does, after the same events.
+/// A log with an intact block whose event cannot be decoded can be opened. Folding the log while
+/// opening it gives the same error as reading it, after the same events.
 #[track_caller]
-fn opening_says_the_same(name: &str, journal: &[u8]) {
+fn check_opening_agrees(name: &str, journal: &[u8]) {
     let disk = store_support::sim_disk::SimDisk::default();
     disk.set_journal(journal);
     let (want, want_error) =
@@ -528,7 +528,7 @@ fn opening_says_the_same(name: &str, journal: &[u8]) {
     assert_eq!(errors, [place(&want_error.unwrap())], "{name}");
 }
 
-/// The bytes of a whole journal stay readable for ever.
+/// The bytes of an old journal stay readable.
 #[test]
 fn the_golden_journal_is_read() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/journal.v1.tgj");
@@ -550,7 +550,7 @@ fn the_golden_journal_is_read() {
     assert_eq!(read, records(&events));
 }
 
-// Processes of their own: this test binary runs one of its tests, with the folder in the environment.
+// Child processes: this test binary runs one of its tests, with the folder in the environment.
 
 const CHILD: &str = "TINYGATE_STORE_TEST_DIR";
 
@@ -570,7 +570,8 @@ fn nth(at: u64) -> Event {
     }
 }
 
-/// Appends until it is killed, and says what was acknowledged. Does nothing on its own.
+/// Appends until it is killed, and prints what was acknowledged. Does nothing unless it is a child
+/// process.
 #[test]
 fn child_that_appends() {
     let Some(folder) = std::env::var_os(CHILD) else {
@@ -600,7 +601,7 @@ fn child_that_appends() {
 }
 
 #[test]
-fn a_killed_writer_loses_nothing_that_it_was_told_is_kept() {
+fn a_killed_writer_loses_no_acknowledged_event() {
     let run = run();
     let mut before = 0;
     for round in 0..6u64 {
@@ -623,7 +624,7 @@ fn a_killed_writer_loses_nothing_that_it_was_told_is_kept() {
                 }
             }
         }
-        // what it said before it died
+        // What it printed before it was killed.
         for line in lines.map_while(Result::ok) {
             if let Some(at) = line
                 .split("acknowledged ")
@@ -751,7 +752,7 @@ fn check_damaged_sled(name: &str, appends: usize, repairs: usize) {
     );
     assert!(text.contains("all 4"), "{name}: {text}");
     let repaired = text.matches("it was rebuilt from the journal").count();
-    // where sled only goes back to an older state it follows again, and there is nothing to say
+    // If sled only falls back to an older state it is updated without a repair.
     assert!(repaired >= repairs, "{name}: {repaired} repairs, {text}");
     assert!(
         !said.contains("panicked"),
@@ -760,13 +761,13 @@ fn check_damaged_sled(name: &str, appends: usize, repairs: usize) {
 }
 
 #[test]
-fn a_damaged_sled_folder_is_made_again() {
+fn a_damaged_sled_folder_is_rebuilt() {
     check_damaged_sled("written once", 1, 4);
     check_damaged_sled("written many times", 60, 4);
 }
 
 #[test]
-fn a_log_of_many_reads_is_imported_whole() {
+fn a_log_larger_than_the_read_window_is_imported() {
     let events = mixture(11, 4000);
     let run = run();
     let store = Store::create(&run.path, "one").unwrap();
@@ -791,8 +792,8 @@ fn a_log_of_many_reads_is_imported_whole() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_sync_of_the_journal_asks_the_kernel() {
-    // which cannot sync that, and says so
+fn a_sync_of_the_journal_reaches_the_kernel() {
+    // The kernel cannot sync this and returns an error.
     let disk = RealDisk::new("/dev");
     let mut file = disk.open("null").unwrap().unwrap();
     let refused = file.sync().unwrap_err();
@@ -801,7 +802,7 @@ fn a_sync_of_the_journal_asks_the_kernel() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_sync_of_sled_asks_the_kernel() {
+fn a_sync_of_sled_reaches_the_kernel() {
     let folder = tempfile::tempdir().unwrap();
     let disk = RealDisk::new(folder.path());
     let mut mirror = disk.mirror(true).unwrap().unwrap();

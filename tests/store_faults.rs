@@ -1,6 +1,6 @@
-//! The log on a disk that fails: every damage to a small log, crashes in the
-//! middle of a write, a full disk. No case may panic, or give an event that was
-//! not appended, or lose an acknowledged one without a word.
+//! The log on a failing disk: every kind of damage to a small log, crashes during
+//! writes, a full disk. No case may panic, return an event that was not appended, or
+//! lose an acknowledged one silently.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use tinygate::store::{
     MAX_BLOCK, OpenError, ReadErrorKind, Store,
 };
 
-/// A log of several appends, in both copies, and what is in it.
+/// A log of several appends, in both copies, and its events.
 fn small_log() -> (SimDisk, Vec<(u64, Event)>) {
     let disk = SimDisk::default();
     let mut log = Direct::create(&disk.arc());
@@ -42,7 +42,7 @@ fn small_log() -> (SimDisk, Vec<(u64, Event)>) {
 
 fn read_sim(disk: &SimDisk) -> (Vec<Record>, Option<tinygate::store::ReadError>) {
     let Some(file) = disk.arc().open(JOURNAL).unwrap() else {
-        // before its first event
+        // Before its first event.
         return (Vec::new(), None);
     };
     match LogFile::new(file) {
@@ -62,7 +62,7 @@ fn block_starts(journal: &[u8]) -> Vec<usize> {
     starts
 }
 
-/// Opens for writing and gives what is then in the log; both copies must agree afterwards.
+/// Opens the log for writing and returns its events; both copies must agree afterwards.
 #[track_caller]
 fn reopen(name: &str, disk: &SimDisk) -> Result<(Vec<Record>, usize), OpenError> {
     let (log, repairs) = Direct::open(&disk.arc())?;
@@ -71,7 +71,7 @@ fn reopen(name: &str, disk: &SimDisk) -> Result<(Vec<Record>, usize), OpenError>
     assert!(error.is_none(), "{name}: {error:?}");
     let again = match Direct::open(&disk.arc()) {
         Ok((_, again)) => again,
-        // what was cut off was the start of the first append
+        // The first append was cut off.
         Err(OpenError::NotALog { .. }) if events.is_empty() => Vec::new(),
         Err(error) => panic!("{name}: {error}"),
     };
@@ -99,7 +99,7 @@ fn reopen(name: &str, disk: &SimDisk) -> Result<(Vec<Record>, usize), OpenError>
 }
 
 #[test]
-fn every_flipped_byte_of_the_journal_is_put_right_from_sled() {
+fn every_flipped_byte_of_the_journal_is_repaired_from_sled() {
     let (whole, events) = small_log();
     let journal = whole.journal();
     for at in 0..journal.len() {
@@ -176,7 +176,7 @@ fn every_flipped_byte_of_a_journal_alone_is_an_error_or_cuts_only_the_last_appen
 }
 
 #[test]
-fn every_flipped_byte_of_a_block_in_sled_is_put_right_from_the_journal() {
+fn every_flipped_byte_of_a_block_in_sled_is_repaired_from_the_journal() {
     let (whole, events) = small_log();
     let mirror = whole.state().mirror.clone().unwrap();
     for (key, value) in &mirror {
@@ -189,7 +189,7 @@ fn every_flipped_byte_of_a_block_in_sled_is_put_right_from_the_journal() {
             let (all, repairs) =
                 reopen(&name, &disk).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(all, records(&events), "{name}");
-            // a wrong head is only written again
+            // A wrong head is only rewritten.
             assert_eq!(repairs, usize::from(*key != MirrorKey::Head), "{name}");
         }
     }
@@ -203,7 +203,7 @@ fn every_flipped_byte_of_a_block_in_sled_is_put_right_from_the_journal() {
 }
 
 #[test]
-fn a_journal_cut_at_any_length_is_filled_up_from_sled() {
+fn a_truncated_journal_is_completed_from_sled() {
     let (whole, events) = small_log();
     let journal = whole.journal();
     for length in 0..journal.len() {
@@ -260,9 +260,9 @@ fn a_torn_tail_is_cut_off_and_kept() {
     }
 }
 
-/// Of an append over many blocks a part is not kept, whichever copies have it.
+/// Part of an append is never kept, whichever copies have it.
 #[test]
-fn an_append_over_several_blocks_is_whole_or_gone() {
+fn an_append_of_several_blocks_is_kept_or_dropped_as_a_whole() {
     let (disk, events) = small_log();
     let before = disk.journal();
     let (mut log, _) = Direct::open(&disk.arc()).unwrap();
@@ -304,10 +304,10 @@ fn an_append_over_several_blocks_is_whole_or_gone() {
     }
 }
 
-/// The journal is cut off before a block that sled has lost too; only sled's later
-/// blocks show that it was stored.
+/// The journal ends before a block that sled has lost too; only later blocks in sled show that
+/// it was stored.
 #[test]
-fn a_block_in_neither_copy_is_a_loss_where_sled_has_later_ones() {
+fn a_block_missing_from_both_copies_is_a_loss_if_sled_has_later_ones() {
     let (disk, _) = small_log();
     let journal = disk.journal();
     let starts = block_starts(&journal);
@@ -326,7 +326,7 @@ fn a_block_in_neither_copy_is_a_loss_where_sled_has_later_ones() {
 }
 
 #[test]
-fn damage_in_both_copies_at_different_places_is_stitched() {
+fn damage_at_different_places_of_the_copies_is_repaired() {
     let (whole, events) = small_log();
     let journal = whole.journal();
     let starts = block_starts(&journal);
@@ -360,7 +360,7 @@ fn damage_in_both_copies_at_different_places_is_stitched() {
     }
 }
 
-/// A journal whose blocks were moved about, with and without sled beside it.
+/// A journal with rearranged blocks, with and without sled.
 #[test]
 fn blocks_duplicated_removed_swapped_and_foreign() {
     let (whole, events) = small_log();
@@ -453,7 +453,7 @@ fn blocks_duplicated_removed_swapped_and_foreign() {
 }
 
 #[test]
-fn two_whole_copies_that_differ_are_left_alone() {
+fn two_intact_copies_that_differ_are_left_unchanged() {
     let (one, events) = small_log();
     let two = one.copy();
     for (disk, text) in [(&one, "ours"), (&two, "theirs")] {
@@ -500,7 +500,7 @@ fn two_whole_copies_that_differ_are_left_alone() {
 }
 
 #[test]
-fn either_copy_alone_gives_the_log_back() {
+fn either_copy_alone_restores_the_log() {
     let (whole, events) = small_log();
     let disk = whole.copy();
     disk.remove_journal();
@@ -532,9 +532,9 @@ fn either_copy_alone_gives_the_log_back() {
     ));
 }
 
-/// A crash at any byte of what was not synced, between any two appends.
+/// A power cut that keeps any number of unsynced bytes, between any two appends.
 #[test]
-fn a_power_cut_loses_nothing_that_was_acknowledged() {
+fn a_power_cut_loses_no_acknowledged_event() {
     let append = |at: u64| vec![(at, fact(&format!("{at}"))), (at, decision(at as u32))];
     for acknowledged in 0..5u64 {
         for kept in (0..500).step_by(7) {
@@ -571,9 +571,9 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
     }
 }
 
-/// The repair itself is cut short at every write: the next one ends it.
+/// The repair fails at every write; the next one completes it.
 #[test]
-fn a_repair_that_finds_the_disk_full_changes_nothing_that_matters() {
+fn a_repair_on_a_full_disk_loses_nothing() {
     let (whole, events) = small_log();
     let mut damaged = whole.journal();
     damaged[FILE_HEADER + 40] ^= 1;
@@ -597,7 +597,7 @@ fn a_repair_that_finds_the_disk_full_changes_nothing_that_matters() {
 }
 
 #[test]
-fn a_full_disk_cuts_the_append_off_and_goes_on_when_there_is_space() {
+fn appends_work_again_once_a_full_disk_has_space() {
     let (whole, mut events) = small_log();
     let used = whole.journal().len();
     let mut full = 0;
@@ -632,7 +632,7 @@ fn a_full_disk_cuts_the_append_off_and_goes_on_when_there_is_space() {
     );
     assert_eq!(store.head(), head);
 
-    // a lazy one is told of its loss by the next call, and the store goes on
+    // The next call reports the loss of a lazy append, and the store continues.
     store
         .append(head, &[(1, fact("lost"))], Durability::Lazy)
         .unwrap();
@@ -656,12 +656,12 @@ fn a_full_disk_cuts_the_append_off_and_goes_on_when_there_is_space() {
 }
 
 #[test]
-fn a_sync_tells_of_a_lazy_append_that_was_lost_before_it() {
+fn a_sync_reports_an_earlier_lost_lazy_append() {
     let (disk, events) = small_log();
     let (store, _) = Store::open_on(disk.arc()).unwrap();
     let head = store.head();
     disk.state().faults.capacity = Some(disk.journal().len() + 10);
-    // So large that it is written at once, with nobody waiting for it.
+    // So large that it is written at once, although no caller waits for it.
     let large = fact(&"lost".repeat(1 << 19));
     store.append(head, &[(1, large)], Durability::Lazy).unwrap();
     let answer = store.sync();
@@ -675,15 +675,15 @@ fn a_sync_tells_of_a_lazy_append_that_was_lost_before_it() {
     assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
 }
 
-/// What comes together while the writer is busy is written a group of a megabyte at a
-/// time: one that finds the disk full takes none before it along.
+/// Appends that arrive while the writer is busy are written in groups of a megabyte. A group that
+/// fails on a full disk does not affect earlier ones.
 #[test]
-fn a_full_disk_takes_only_the_group_that_finds_it() {
+fn a_full_disk_only_fails_its_own_group() {
     let (disk, events) = small_log();
     let (store, _) = Store::open_on(disk.arc()).unwrap();
     let head = store.head().get();
     let room = disk.journal().len() + (5 << 19);
-    // the writer waits for the disk as long as this is held
+    // The writer waits for the disk while this is held.
     let mut busy = disk.state();
     busy.faults.capacity = Some(room);
     for at in 0..3 {
@@ -704,7 +704,7 @@ fn a_full_disk_takes_only_the_group_that_finds_it() {
 }
 
 #[test]
-fn closing_tells_of_a_lazy_append_that_was_lost() {
+fn closing_reports_a_lost_lazy_append() {
     let (disk, events) = small_log();
     let (store, _) = Store::open_on(disk.arc()).unwrap();
     let head = store.head();
@@ -719,7 +719,7 @@ fn closing_tells_of_a_lazy_append_that_was_lost() {
 }
 
 #[test]
-fn a_sled_that_finds_no_space_is_not_taken_for_damaged() {
+fn sled_on_a_full_disk_is_not_damaged() {
     let (disk, events) = small_log();
     disk.state().faults.mirror_does_not_open = Some(MirrorError::DiskFull);
     assert!(matches!(
@@ -737,7 +737,7 @@ fn a_sled_that_finds_no_space_is_not_taken_for_damaged() {
 }
 
 #[test]
-fn after_a_failed_sync_nothing_is_taken_any_more() {
+fn after_a_failed_sync_appends_are_rejected() {
     let (disk, events) = small_log();
     let (store, _) = Store::open_on(disk.arc()).unwrap();
     let head = store.head();
@@ -761,7 +761,7 @@ fn after_a_failed_sync_nothing_is_taken_any_more() {
 }
 
 #[test]
-fn a_write_error_that_cannot_be_cut_off_stops_the_store() {
+fn a_failed_write_that_cannot_be_cut_off_stops_the_store() {
     let (disk, events) = small_log();
     let (mut log, _) = Direct::open(&disk.arc()).unwrap();
     disk.state().faults.capacity = Some(disk.journal().len() + 30);
@@ -795,7 +795,7 @@ fn a_sled_that_fails_stops_the_store_but_loses_nothing() {
         .append(store.head(), &[(1, decision(1))], Durability::Durable)
         .unwrap();
     events.push((1, decision(1)));
-    // the failure is known once the writer has come round
+    // The failure is known after the next turn of the writer.
     assert!(store.sync().is_err());
     let answer = store.append(store.head(), &[(1, fact("x"))], Durability::Durable);
     assert!(
@@ -822,9 +822,9 @@ fn short_reads_and_writes_change_nothing() {
     );
 }
 
-/// Without a thread nothing happens but in the caller's own order, by the caller's clock.
+/// Without a thread everything happens in the caller's order and by the caller's clock.
 #[test]
-fn a_store_in_steps_does_what_its_clock_makes_due() {
+fn a_store_in_steps_follows_its_clock() {
     let disk = SimDisk::default();
     let milliseconds = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
@@ -846,7 +846,7 @@ fn a_store_in_steps_does_what_its_clock_makes_due() {
     milliseconds.store(399, Ordering::Relaxed);
     store.step();
     assert_eq!(on_disk(), 0, "its time has not passed");
-    // Samples wait half a second in the trainer: both together stay below the second that is promised.
+    // Samples wait half a second in the trainer; both delays together stay below a second.
     milliseconds.store(400, Ordering::Relaxed);
     store.step();
     assert_eq!((on_disk(), in_sled()), (1, 0), "sled follows later");
@@ -867,11 +867,11 @@ fn a_store_in_steps_does_what_its_clock_makes_due() {
     assert_eq!(reopen("after", &disk).unwrap().1, 0);
 }
 
-/// A process that was killed between its write and its sync leaves a whole block that
-/// no power cut spares. Whoever goes on from it makes it durable first: else sled, which
-/// is told of it, could show that it was stored when it is gone.
+/// A process that was killed between its write and its sync leaves an intact block that a power
+/// cut destroys. The next process syncs it first; otherwise sled could show that it was stored
+/// although it is lost.
 #[test]
-fn what_opening_finds_in_the_journal_is_durable_before_sled_hears_of_it() {
+fn opening_syncs_the_journal_before_it_updates_sled() {
     let (disk, mut events) = small_log();
     let (mut log, _) = Direct::open(&disk.arc()).unwrap();
     disk.state().faults.sync_fails = true;
@@ -897,9 +897,9 @@ fn what_opening_finds_in_the_journal_is_durable_before_sled_hears_of_it() {
     assert_eq!(reopen("after", &disk).unwrap().0, records(&events));
 }
 
-/// A lazy append that found the disk full is not said to be durable by the next sync.
+/// The next sync does not report a lazy append as durable that failed on a full disk.
 #[test]
-fn a_sync_tells_of_a_lazy_append_that_was_lost() {
+fn a_sync_reports_a_lost_lazy_append() {
     let disk = SimDisk::default();
     let milliseconds = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
@@ -922,7 +922,7 @@ fn a_sync_tells_of_a_lazy_append_that_was_lost() {
 }
 
 #[test]
-fn many_appends_share_a_block_and_one_that_does_not_fit_begins_another() {
+fn small_appends_share_a_block_until_it_is_full() {
     let disk = SimDisk::default();
     let mut log = Direct::create(&disk.arc());
     let mut events = Vec::new();
@@ -943,9 +943,9 @@ fn many_appends_share_a_block_and_one_that_does_not_fit_begins_another() {
     assert_eq!(reopen("many", &disk).unwrap().0, records(&events));
 }
 
-/// Cut off at any block, the log ends with an append and nothing is over.
+/// Cut after any block, the log ends with an append and has no extra bytes.
 #[test]
-fn an_append_that_fits_into_a_block_is_in_one() {
+fn an_append_that_fits_into_a_block_is_not_split() {
     let disk = SimDisk::default();
     let mut log = Direct::create(&disk.arc());
     for size in (100..3000).step_by(61) {
@@ -964,7 +964,7 @@ fn an_append_that_fits_into_a_block_is_in_one() {
     }
 }
 
-/// A block is full when not a byte is free, and not before.
+/// A block is full when it has no free byte, and not before.
 #[test]
 fn an_append_that_just_fits_shares_the_block() {
     const BLOCK_HEADER: usize = 104;
@@ -993,7 +993,7 @@ fn an_append_that_just_fits_shares_the_block() {
 }
 
 #[test]
-fn a_reader_goes_no_further_than_it_must() {
+fn a_reader_reads_no_more_than_it_needs() {
     let disk = SimDisk::default();
     let mut log = Direct::create(&disk.arc());
     for _ in 0..3 {
@@ -1009,7 +1009,7 @@ fn a_reader_goes_no_further_than_it_must() {
 }
 
 #[test]
-fn what_is_gone_from_sled_is_said() {
+fn missing_parts_of_sled_are_reported() {
     let (whole, events) = small_log();
     for (gone, words) in [
         (MirrorKey::FileHeader, "it is empty"),
@@ -1026,9 +1026,9 @@ fn what_is_gone_from_sled_is_said() {
     }
 }
 
-/// Whatever stands in the file: an answer, no panic, no event that was not appended.
+/// Any bytes in the file give a result, without a panic or an event that was not appended.
 #[test]
-fn noise_is_no_log() {
+fn noise_is_not_a_log() {
     let mut g = store_support::any_event::Gen::new(1);
     let (whole, events) = small_log();
     let journal = whole.journal();

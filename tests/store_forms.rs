@@ -1,7 +1,7 @@
 //! The stored forms of events and their JSON form: round trips and golden bytes.
 //!
 //! `TINYGATE_WRITE_GOLDEN=1` adds the samples that `tests/golden/events` does not have yet. Those
-//! that are there stay: a log written with them must be read for ever.
+//! that exist stay: a log written with them must remain readable.
 
 #![allow(
     clippy::unwrap_used,
@@ -54,7 +54,8 @@ fn encoded(event: &Event) -> (Form, Vec<u8>) {
     (form, body)
 }
 
-/// Two lines a sample: the event as JSON, its stored body in hexadecimal. Samples that are there stay.
+/// Two lines per sample: the event as JSON and its stored body in hexadecimal. Existing samples
+/// stay.
 fn write_golden(kind: usize, name: &str) {
     let mut text = std::fs::read_to_string(golden(name)).unwrap_or_default();
     let there = text.lines().count() as u64 / 2;
@@ -67,7 +68,7 @@ fn write_golden(kind: usize, name: &str) {
     std::fs::write(golden(name), text).unwrap();
 }
 
-/// Says anew what the bytes of an older version come to today; the bytes stay.
+/// Rewrites what the bytes of an older version decode to today; the bytes stay.
 fn write_upgraded(name: &str, form: Form) {
     let text = std::fs::read_to_string(golden(name)).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -173,7 +174,7 @@ proptest! {
         }
     }
 
-    /// Bytes of no event at all, and damaged bytes of one: an answer, never a panic.
+    /// Bytes that are not an event, and damaged bytes of one, give a result and never a panic.
     #[test]
     fn any_bytes_are_read_without_a_panic(seed: u64, noise: Vec<u8>) {
         for (kind, known) in KINDS.iter().enumerate() {
@@ -215,7 +216,7 @@ fn raw_bits_of_a_nan_are_kept() {
 }
 
 #[test]
-fn json_names_what_is_not_finite() {
+fn json_has_names_for_non_finite_numbers() {
     use tinygate::events::{Metric, Scalar, StageMeasured, StageName};
     let metric = |value: f64| Metric {
         name: "m".into(),
@@ -249,7 +250,7 @@ fn json_names_what_is_not_finite() {
 }
 
 #[test]
-fn a_number_of_a_newer_build_is_no_damage() {
+fn an_unknown_variant_of_a_newer_build_is_not_damage() {
     use rkyv::rancor::Error;
     use tinygate::events::stored::v1::{RunInterruptedV1, TaggedV1};
     let body = |number| {
@@ -281,7 +282,7 @@ fn a_number_of_a_newer_build_is_no_damage() {
 }
 
 #[test]
-fn a_config_that_could_not_be_read_back_is_not_written() {
+fn a_config_that_cannot_be_read_back_is_not_written() {
     let deep = (0..200).fold(serde_json::Value::Null, |inner, _| {
         serde_json::json!([inner])
     });

@@ -1,5 +1,5 @@
-//! What is a run, and what are the remains of one that was killed before its first event
-//! was durable: those are no run, and whatever may hold an event is one.
+//! Distinguishes a run from the remains of one that was killed before its first event was
+//! durable. Files that may hold an event are a run.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
@@ -20,7 +20,7 @@ use tinygate::store::{
     presence, rehearse, verify,
 };
 
-/// A first event that takes several blocks, as one with a large config does.
+/// A first event of several blocks, as with a large config.
 fn first_event() -> Event {
     let Event::RunCreated(mut created) = of_kind(0, &mut Gen::new(1)) else {
         panic!("kind 0 is run_created")
@@ -29,8 +29,8 @@ fn first_event() -> Event {
     Event::RunCreated(created)
 }
 
-/// A disk whose journal is the first event and whose sled is as a process leaves it that is
-/// killed before sled follows.
+/// A disk with the first event in the journal, from a process that was killed before it updated
+/// sled.
 fn begun() -> SimDisk {
     let disk = SimDisk::default();
     Direct::create(&disk.arc())
@@ -69,12 +69,12 @@ fn expect_remains(name: &str, disk: &SimDisk) {
 }
 
 #[test]
-fn a_first_append_that_is_cut_off_anywhere_is_no_run() {
+fn an_incomplete_first_append_is_not_a_run() {
     let whole = begun();
     let journal = whole.journal();
     assert!(journal.len() > FILE_HEADER + 2 * 8192, "several blocks");
     for end in 0..journal.len() {
-        // every byte of the header and of the first blocks' own, else every 61st
+        // Every byte of the headers of the file and the first blocks, otherwise every 61st.
         if 600 < end && end % 8192 > 400 && end % 61 != 0 {
             continue;
         }
@@ -86,7 +86,7 @@ fn a_first_append_that_is_cut_off_anywhere_is_no_run() {
             }
             expect_remains(&format!("{end} bytes, sled {sled}"), &disk);
         }
-        // a file that grew before its bytes came
+        // A file that grew before its bytes were written.
         if FILE_HEADER <= end {
             let disk = whole.copy();
             let mut bytes = journal[..end].to_vec();
@@ -106,7 +106,7 @@ fn a_first_append_that_is_cut_off_anywhere_is_no_run() {
 }
 
 #[test]
-fn a_journal_with_its_first_event_is_made_in_one_step() {
+fn a_journal_appears_with_its_first_event() {
     let disk = SimDisk::default();
     let mut log = Direct::create(&disk.arc());
     assert_eq!(disk.file(JOURNAL), None);
@@ -119,9 +119,9 @@ fn a_journal_with_its_first_event_is_made_in_one_step() {
     assert_eq!(repairs, []);
 }
 
-/// What a person would want to look at is never taken for remains.
+/// Files that a person should inspect are never treated as remains.
 #[test]
-fn what_is_damaged_or_holds_an_event_is_a_log() {
+fn damaged_files_and_files_with_events_are_a_log() {
     let whole = begun();
     let journal = whole.journal();
     let is_log = |name: &str, disk: &SimDisk| {
@@ -207,7 +207,7 @@ impl Run {
         }
     }
 
-    /// As a process leaves it that is killed before its first event.
+    /// The files of a process that was killed before its first event.
     fn killed() -> Run {
         let run = Run::new();
         drop(Store::create(&run.path, "run").unwrap());
@@ -254,7 +254,7 @@ impl Run {
 }
 
 #[test]
-fn remains_on_a_real_disk_are_no_run() {
+fn remains_on_a_real_disk_are_not_a_run() {
     Run::killed().expect_remains("before its first event");
     let run = Run::new();
     fs::create_dir(run.path.join("log")).unwrap();
@@ -280,9 +280,9 @@ fn remains_on_a_real_disk_are_no_run() {
     run.expect_remains("a header and no sled");
 }
 
-/// sled that was killed while it was made does not open, and holds nothing.
+/// sled cannot be opened if its process was killed while creating it, and holds nothing then.
 #[test]
-fn half_made_sled_folders_are_no_run() {
+fn half_created_sled_folders_are_not_a_run() {
     let whole = Run::killed();
     let files: Vec<PathBuf> = fs::read_dir(whole.path.join(SLED))
         .unwrap()
@@ -304,7 +304,7 @@ fn half_made_sled_folders_are_no_run() {
     }
 }
 
-/// With bytes of an event in it, a sled folder that does not open is damage.
+/// A sled folder with bytes of an event that cannot be opened is damaged.
 #[test]
 fn a_broken_sled_with_events_is_kept() {
     let run = Run::new();
@@ -325,7 +325,7 @@ fn a_broken_sled_with_events_is_kept() {
 }
 
 #[test]
-fn a_cut_journal_beside_checkpoints_is_damage() {
+fn a_cut_journal_with_checkpoints_is_damage() {
     let run = Run::killed();
     fs::rename(run.path.join(NEW_JOURNAL), run.path.join(JOURNAL)).unwrap();
     fs::create_dir_all(run.path.join("video_tokenizer/checkpoints")).unwrap();
@@ -348,7 +348,7 @@ fn a_cut_journal_beside_checkpoints_is_damage() {
 }
 
 #[test]
-fn nothing_is_left_where_there_is_no_run() {
+fn a_directory_without_a_run_stays_empty() {
     let run = Run::new();
     let file = run.path.with_file_name("no-log");
     fs::write(&file, "text").unwrap();
@@ -368,7 +368,7 @@ fn nothing_is_left_where_there_is_no_run() {
         assert!(import(&file, &path).is_err(), "{name}");
         assert_eq!(run.names(), Vec::<String>::new(), "{name}");
     }
-    // an import that is refused adds nothing to a run either
+    // A rejected import does not change a run either.
     let other = Run::new();
     let store = Store::create(&other.path, "run").unwrap();
     store
@@ -381,8 +381,7 @@ fn nothing_is_left_where_there_is_no_run() {
     assert_eq!(other.names(), ["log"]);
 }
 
-/// A reader that looks who is at work holds the lock for a moment, which may be long on a
-/// busy machine.
+/// A reader that checks for a writer holds the lock briefly, which may be long on a busy machine.
 #[test]
 fn a_writer_waits_for_a_reader_and_not_for_a_writer() {
     let run = Run::new();
@@ -406,9 +405,9 @@ fn a_writer_waits_for_a_reader_and_not_for_a_writer() {
     });
 }
 
-/// The name in a lock is of the writer before, until the next one has written its own.
+/// The lock file names the previous writer until the next one has written its name.
 #[test]
-fn a_process_that_ended_is_not_named() {
+fn a_process_that_ended_is_not_reported_as_holder() {
     let run = Run::killed();
     let ended = {
         let mut child = std::process::Command::new("true").spawn().unwrap();

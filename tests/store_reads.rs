@@ -1,4 +1,4 @@
-//! How much of a journal is read while a run is opened, by the bytes that its disk gave out.
+//! How much of a journal is read while a run is opened, measured in bytes read from its disk.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails so
 
@@ -14,7 +14,7 @@ use tinygate::store::Store;
 use tinygate::store::disk::{JOURNAL, MirrorKey};
 use tinygate_testing::{Quiet, Script, ScriptedTrainer, Ticks, created, live, short_policy};
 
-/// Some three megabytes in twenty appends.
+/// About three megabytes in twenty appends.
 fn long_log() -> (SimDisk, Vec<(u64, Event)>) {
     let disk = SimDisk::default();
     let mut log = Direct::create(&disk.arc());
@@ -28,7 +28,7 @@ fn long_log() -> (SimDisk, Vec<(u64, Event)>) {
     (disk, events)
 }
 
-/// How often the whole journal was read by `work`, in hundredths.
+/// How often `work` reads the whole journal, in hundredths.
 fn passes(disk: &SimDisk, work: impl FnOnce(&SimDisk)) -> u64 {
     let before = disk.bytes_read(JOURNAL);
     let length = disk.journal().len() as u64;
@@ -44,8 +44,8 @@ fn open_and_read(disk: &SimDisk, events: &[(u64, Event)]) {
     store.close().unwrap();
 }
 
-/// One pass, and a little more: what tells that there is a log, and blocks that lie across the
-/// border of two stretches.
+/// One pass and a little more, for the check whether there is a log and for blocks that cross
+/// the end of a window.
 const ONCE: std::ops::Range<u64> = 100..125;
 
 #[test]
@@ -60,9 +60,9 @@ fn a_log_is_read_once_to_be_verified_and_folded() {
     assert!(ONCE.contains(&once), "{once}");
 }
 
-/// As after a kill: the journal is ahead of sled by what came since sled was synced.
+/// As after a kill: the journal is ahead of sled by the events since the last sync of sled.
 #[test]
-fn a_sled_that_is_behind_is_filled_from_where_it_ends() {
+fn an_older_sled_is_updated_from_where_it_ends() {
     let (disk, events) = long_log();
     {
         let mut state = disk.state();
@@ -77,17 +77,17 @@ fn a_sled_that_is_behind_is_filled_from_where_it_ends() {
     let whole = disk.copy();
     let once = passes(&disk, |disk| open_and_read(disk, &events));
     assert!(ONCE.contains(&once), "{once}");
-    // what was added is right: sled alone gives the log
+    // sled was updated correctly: it alone restores the log.
     disk.remove_journal();
     open_and_read(&disk, &events);
-    // a sled that is gone takes a second pass
+    // A missing sled needs a second pass.
     whole.lose_mirror(None);
     let twice = passes(&whole, |disk| open_and_read(disk, &events));
     assert!((200..225).contains(&twice), "{twice}");
 }
 
 #[test]
-fn a_run_is_read_once_until_it_continues() {
+fn resuming_reads_the_log_once() {
     let (disk, clock) = (SimDisk::default(), Ticks::from(1000));
     let directory = tempfile::tempdir().unwrap();
     let run = |store: &Store, facts| {

@@ -1,5 +1,4 @@
-//! What a person may ask of a damaged log, and a machine that stops in the middle
-//! of giving it.
+//! Repairs of a damaged log on request, also if the machine stops during the repair.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +36,7 @@ fn keep(copy: LogCopy) -> RepairOptions {
     }
 }
 
-/// Twelve appends of two events, each a block; sled has the first eight.
+/// Twelve appends of two events, one block each; sled has the first eight.
 fn lagging() -> (SimDisk, Vec<(u64, Event)>) {
     let disk = SimDisk::default();
     let mut log = Direct::create(&disk.arc());
@@ -54,7 +53,7 @@ fn lagging() -> (SimDisk, Vec<(u64, Event)>) {
     (disk, events)
 }
 
-/// The same with both copies at the head.
+/// The same with both copies up to date.
 fn level() -> (SimDisk, Vec<(u64, Event)>) {
     let (disk, events) = lagging();
     drop(Direct::open(&disk.arc()).unwrap());
@@ -85,7 +84,7 @@ fn break_sled(disk: &SimDisk, block: u64) {
     mirror.get_mut(&MirrorKey::Block(block)).unwrap()[70] ^= 1;
 }
 
-/// Two logs that were one up to their last append, the journal of one and the sled of the other.
+/// The journal and the sled of two logs that only differ in their last append.
 fn forked() -> (SimDisk, Vec<Timed>, Vec<Timed>) {
     let (one, events) = level();
     let two = one.copy();
@@ -114,8 +113,8 @@ fn read(disk: &SimDisk) -> Vec<Record> {
     all
 }
 
-fn repair(disk: &SimDisk, wishes: RepairOptions) -> Result<Vec<Repair>, OpenError> {
-    let (store, repairs) = Store::repair_on(disk.arc(), wishes)?;
+fn repair(disk: &SimDisk, options: RepairOptions) -> Result<Vec<Repair>, OpenError> {
+    let (store, repairs) = Store::repair_on(disk.arc(), options)?;
     store.close().unwrap();
     Ok(repairs)
 }
@@ -132,9 +131,9 @@ fn quarantined(disk: &SimDisk) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Nothing that was in a copy is neither there any more nor in quarantine.
+/// Checks that everything that was in a copy is still there or in quarantine.
 #[track_caller]
-fn nothing_is_gone(name: &str, before: &SimDisk, after: &SimDisk) {
+fn check_nothing_is_deleted(name: &str, before: &SimDisk, after: &SimDisk) {
     if let Some(old) = before.file(JOURNAL) {
         let new = after.journal();
         let same = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
@@ -155,7 +154,7 @@ fn nothing_is_gone(name: &str, before: &SimDisk, after: &SimDisk) {
 }
 
 #[test]
-fn the_copy_that_is_made_anew_says_how_many_events_it_got() {
+fn a_rebuilt_copy_reports_its_restored_events() {
     for copy in [LogCopy::Journal, LogCopy::Sled] {
         let (disk, ours, theirs) = forked();
         let kept = if copy == LogCopy::Journal {
@@ -174,20 +173,20 @@ fn the_copy_that_is_made_anew_says_how_many_events_it_got() {
 struct Case {
     name: &'static str,
     disk: SimDisk,
-    wishes: RepairOptions,
-    /// What the log is afterwards.
+    options: RepairOptions,
+    /// The log afterwards.
     events: Vec<(u64, Event)>,
-    /// Whether opening alone does the same.
+    /// Whether opening alone makes the same repair.
     opens: bool,
 }
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut case = |name, wishes, opens, (disk, events): (SimDisk, Vec<(u64, Event)>)| {
+    let mut case = |name, options, opens, (disk, events): (SimDisk, Vec<(u64, Event)>)| {
         cases.push(Case {
             name,
             disk,
-            wishes,
+            options,
             events,
             opens,
         });
@@ -319,7 +318,7 @@ fn cases() -> Vec<Case> {
         (foreign, events),
     );
     for case in &cases {
-        // what stands there before was durable
+        // The events before it were durable.
         let state = &mut case.disk.state();
         state.mirror_synced = state.mirror.clone();
     }
@@ -327,7 +326,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn each_damage_is_repaired_as_asked_and_nothing_is_thrown_away() {
+fn each_damage_is_repaired_on_request_and_nothing_is_deleted() {
     for case in cases() {
         let name = case.name;
         let disk = case.disk.copy();
@@ -341,13 +340,13 @@ fn each_damage_is_repaired_as_asked_and_nothing_is_thrown_away() {
             assert_eq!(disk.state().mirror, case.disk.state().mirror, "{name}");
             assert_eq!(quarantined(&disk).len(), 0, "{name}: nothing was changed");
         }
-        let repairs = repair(&disk, case.wishes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let repairs = repair(&disk, case.options).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(!repairs.is_empty(), "{name}: said in words");
         assert_eq!(read(&disk), records(&case.events), "{name}");
-        nothing_is_gone(name, &case.disk, &disk);
+        check_nothing_is_deleted(name, &case.disk, &disk);
         let again = repair(&disk, NOTHING);
         if case.events.is_empty() {
-            // with every event given up there is no run any more
+            // Without any event there is no run.
             assert!(matches!(again, Err(OpenError::NotALog { .. })), "{name}");
             continue;
         }
@@ -356,9 +355,9 @@ fn each_damage_is_repaired_as_asked_and_nothing_is_thrown_away() {
     }
 }
 
-/// Counts what is given up: twelve appends of two events each.
+/// The number of events that are given up, of twelve appends with two events each.
 #[test]
-fn what_is_given_up_is_said_in_numbers() {
+fn lost_events_are_counted() {
     #[track_caller]
     fn check(name: &str, want: &str) {
         let case = cases().into_iter().find(|case| case.name == name).unwrap();
@@ -384,21 +383,21 @@ fn what_is_given_up_is_said_in_numbers() {
     );
 }
 
-/// The machine stops before any change that a repair makes; the next repair ends it.
+/// The machine stops before any change of a repair; the next repair completes it.
 #[test]
-fn a_repair_that_is_cut_short_is_ended_by_the_next() {
+fn an_interrupted_repair_is_completed_by_the_next() {
     let mut stops = 0;
     for case in cases() {
         let name = case.name;
         let undisturbed = case.disk.copy();
-        repair(&undisturbed, case.wishes).unwrap();
+        repair(&undisturbed, case.options).unwrap();
         for changes in 0..1000 {
             let mut ended = false;
             for kept in [0, 40, usize::MAX >> 1] {
                 let name = format!("{name}: stopped after {changes} changes, {kept} bytes more");
                 let disk = case.disk.copy();
                 disk.state().faults.changes_left = Some(changes);
-                ended = repair_until_it_stops(&disk, case.wishes);
+                ended = repair_until_it_stops(&disk, case.options);
                 stops += u32::from(!ended);
                 disk.crash(kept);
                 disk.state().faults.changes_left = None;
@@ -410,17 +409,17 @@ fn a_repair_that_is_cut_short_is_ended_by_the_next() {
                         assert!(!case.opens && !ended, "{name}");
                     }
                     Err(OpenError::NotALog { .. }) if case.events.is_empty() => {
-                        // everything was put aside already
+                        // Everything was already moved to quarantine.
                         assert_eq!(opened.journal(), undisturbed.journal(), "{name}");
-                        nothing_is_gone(&name, &case.disk, &disk);
+                        check_nothing_is_deleted(&name, &case.disk, &disk);
                         continue;
                     }
                     Err(other) => panic!("{name}: {other}"),
                 }
-                repair(&disk, case.wishes).unwrap_or_else(|error| panic!("{name}: {error}"));
+                repair(&disk, case.options).unwrap_or_else(|error| panic!("{name}: {error}"));
                 assert_eq!(disk.journal(), undisturbed.journal(), "{name}");
                 assert_eq!(mirror(&disk), mirror(&undisturbed), "{name}");
-                nothing_is_gone(&name, &case.disk, &disk);
+                check_nothing_is_deleted(&name, &case.disk, &disk);
             }
             if ended {
                 break;
@@ -431,16 +430,16 @@ fn a_repair_that_is_cut_short_is_ended_by_the_next() {
     assert!(stops > 200, "{stops}");
 }
 
-/// Whether the repair came to its end.
-fn repair_until_it_stops(disk: &SimDisk, wishes: RepairOptions) -> bool {
-    match Store::repair_on(disk.arc(), wishes) {
+/// Returns whether the repair completed.
+fn repair_until_it_stops(disk: &SimDisk, options: RepairOptions) -> bool {
+    match Store::repair_on(disk.arc(), options) {
         Ok((store, _)) => store.close().is_ok(),
         Err(_) => false,
     }
 }
 
 #[test]
-fn a_copy_that_is_not_whole_is_not_chosen() {
+fn a_damaged_copy_cannot_be_kept() {
     let (disk, _, _) = forked();
     break_journal(&disk, 2);
     let (journal, sled) = (disk.journal(), mirror(&disk));
@@ -451,11 +450,11 @@ fn a_copy_that_is_not_whole_is_not_chosen() {
 }
 
 #[test]
-fn a_wish_that_nothing_needs_changes_nothing() {
-    for wishes in [LOSS, keep(LogCopy::Journal), keep(LogCopy::Sled)] {
+fn an_unneeded_option_changes_nothing() {
+    for options in [LOSS, keep(LogCopy::Journal), keep(LogCopy::Sled)] {
         let (disk, events) = level();
         let (journal, sled) = (disk.journal(), mirror(&disk));
-        assert_eq!(repair(&disk, wishes).unwrap(), []);
+        assert_eq!(repair(&disk, options).unwrap(), []);
         assert_eq!((disk.journal(), mirror(&disk)), (journal, sled));
         assert_eq!(read(&disk), records(&events));
     }

@@ -32,7 +32,7 @@ NEAR = {
     "store": [*STORE, "--lib", "--test=store_faults", "--test=store_forms", "--test=store_repair"]
     + ["--", "--skip=every_flipped", "--skip=at_any_length"],
     # on real files
-    "files": [*STORE, "--lib", "--test=store_disk", "--", "--skip=a_damaged_sled_folder_is_made_again"],
+    "files": [*STORE, "--lib", "--test=store_disk", "--", "--skip=a_damaged_sled_folder_is_rebuilt"],
     "controller": [*CORE, "--test=scripted_order", "--test=scripted_crashes"],
 }
 FILES = re.compile(

@@ -422,7 +422,7 @@ fn a_run_that_is_none_or_empty() {
 
 /// Whoever looks for a run in a folder that has none leaves it as it was.
 #[test]
-fn nothing_is_left_where_there_is_no_run() {
+fn a_directory_without_a_run_stays_empty() {
     let place = Place::with_config(200);
     fs::create_dir(place.path("run")).unwrap();
     let dir = place.arg("run");
