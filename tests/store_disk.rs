@@ -1,5 +1,5 @@
 //! The log on a real disk with a real sled: reopening, locks, kills, damage,
-//! export and import, and reading beside a writer.
+//! export and import, and reading during writes.
 
 #![allow(
     clippy::unwrap_used,

@@ -158,9 +158,9 @@ fn every_flipped_byte_of_a_journal_alone_is_an_error_or_cuts_only_the_last_appen
                 assert_eq!(all, records(&events)[..all.len()], "{name}");
                 assert!(
                     at >= last || all.len() == events.len(),
-                    "{name}: the header was mended"
+                    "{name}: the header was corrected"
                 );
-                assert!(repairs >= 1, "{name}: said in words");
+                assert!(repairs >= 1, "{name}: not reported");
             }
             Err(OpenError::Damaged { sound, .. }) => {
                 assert!(FILE_HEADER <= at && at < last, "{name}");
@@ -669,7 +669,7 @@ fn a_sync_reports_an_earlier_lost_lazy_append() {
         matches!(answer, Err(AppendError::DiskFull { head: at }) if at == head),
         "{answer:?}"
     );
-    assert_eq!(store.sync().unwrap(), head, "it is told once");
+    assert_eq!(store.sync().unwrap(), head, "the loss is reported once");
     drop(store);
     disk.state().faults.capacity = None;
     assert_eq!(reopen("after", &disk).unwrap().0, records(&events));

@@ -188,7 +188,7 @@ fn damaged_files_and_files_with_events_are_a_log() {
     let disk = whole.copy();
     disk.set_journal(&journal[..FILE_HEADER]);
     disk.state().faults.mirror_does_not_open = Some(MirrorError::Failed("it panicked".into()));
-    is_log("nobody knows what sled has", &disk);
+    is_log("the content of sled is unknown", &disk);
 }
 
 struct Run {

@@ -341,7 +341,7 @@ fn each_damage_is_repaired_on_request_and_nothing_is_deleted() {
             assert_eq!(quarantined(&disk).len(), 0, "{name}: nothing was changed");
         }
         let repairs = repair(&disk, case.options).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(!repairs.is_empty(), "{name}: said in words");
+        assert!(!repairs.is_empty(), "{name}: not reported");
         assert_eq!(read(&disk), records(&case.events), "{name}");
         check_nothing_is_deleted(name, &case.disk, &disk);
         let again = repair(&disk, NOTHING);

@@ -168,7 +168,7 @@ fn explain_says_why_in_words() {
     let last = run(["explain", &dir]).expect(0).stdout;
     for want in [
         "video_tokenizer stopped",
-        "loss_latest blocked",
+        "loss_latest failed at",
         "0.5",
         "0.01",
     ] {

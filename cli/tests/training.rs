@@ -280,7 +280,10 @@ fn a_stopped_run_goes_on_with_more_retries() {
         "policy.max_retries=0",
     ];
     let done = run(start_args(&place, "run", &more)).expect(1);
-    for want in ["loss_latest blocked", "--retries N` allows N more failures"] {
+    for want in [
+        "loss_latest failed at",
+        "--retries N` allows N more failures",
+    ] {
         assert!(done.stderr.contains(want), "no `{want}`: {}", done.stderr);
     }
     let dir = place.arg("run");

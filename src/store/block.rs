@@ -164,7 +164,7 @@ impl FileHeader {
 
     /// The header that differs from `bytes` in one byte and matches its own hash, if one
     /// exists. Tries about ten thousand candidates.
-    pub fn mended(bytes: &[u8]) -> Option<[u8; FILE_HEADER]> {
+    pub fn corrected(bytes: &[u8]) -> Option<[u8; FILE_HEADER]> {
         let mut bytes = *bytes.first_chunk::<FILE_HEADER>()?;
         let (start, hash) = bytes.split_at(HASHED);
         let computed = *blake3::hash(start).as_bytes();

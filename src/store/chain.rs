@@ -649,11 +649,11 @@ fn agree_on_header(
         (None, Some(Ok(theirs))) => agreed(theirs, None),
         (None, None) if sled.missing => Err(OpenError::NotALog { remains: false }),
         (ours, _) => {
-            let mended = [&bytes, &their_bytes]
+            let corrected = [&bytes, &their_bytes]
                 .into_iter()
                 .flatten()
-                .find_map(|bytes| FileHeader::mended(bytes));
-            match mended.map(|bytes| FileHeader::read(&bytes)) {
+                .find_map(|bytes| FileHeader::corrected(bytes));
+            match corrected.map(|bytes| FileHeader::read(&bytes)) {
                 Some(Ok(header)) => return agreed(header, ours.and_then(Result::err)),
                 Some(Err(HeaderError::NewerVersion(found))) => {
                     return Err(OpenError::NewerVersion(found));

@@ -109,18 +109,18 @@ pub fn export(log: &Path, to: &Path, replace: bool) -> Result<Exported, Transfer
         source,
     };
     // A temporary file in the same folder, removed on any failure.
-    let mut beside = tempfile::Builder::new()
+    let mut temporary = tempfile::Builder::new()
         .prefix(".tinygate-export-")
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder)
         .map_err(write)?;
-    io::copy(&mut from, beside.as_file_mut())
-        .and_then(|_| beside.as_file().sync_all())
+    io::copy(&mut from, temporary.as_file_mut())
+        .and_then(|_| temporary.as_file().sync_all())
         .map_err(write)?;
     let put = if replace {
-        beside.persist(to)
+        temporary.persist(to)
     } else {
-        beside.persist_noclobber(to)
+        temporary.persist_noclobber(to)
     };
     put.map_err(|failed| {
         if failed.error.kind() == io::ErrorKind::AlreadyExists {

@@ -163,14 +163,14 @@ mod tests {
     #[test]
     fn a_picture_without_structure_is_not_said_to_lack_skill() {
         let dynamics = presets::stage(Preset::Strict, ModelKind::Dynamics);
-        let said = |name: &str| {
+        let text = |name: &str| {
             let known = dynamics.criteria.iter().find(|known| known.name == name);
             reason(
                 &CriterionReason::NoSkillToMeasure,
                 Some(&known.unwrap().test),
             )
         };
-        assert!(said("visual_structure").contains("no structure to keep"));
-        assert!(said("skill").contains("trivial predictor"));
+        assert!(text("visual_structure").contains("no structure to keep"));
+        assert!(text("skill").contains("trivial predictor"));
     }
 }

@@ -14,6 +14,7 @@ use crate::criteria::{comparison, reason};
 use crate::describe::{answer, describe, patch, start, stop};
 use crate::findings::{finding, notes};
 use crate::numbers::{number, plural};
+use crate::tone::{Line, Tone};
 use crate::values::optional_number;
 
 /// Why an event was decided. `policy` is that of the run; without it a criterion is shown with
@@ -71,7 +72,7 @@ fn explain_gate(gate: &GateDecided, policy: Option<&Policy>) -> String {
             format!("  {}", criterion(result, test))
         }));
     }
-    lines.extend(consequences(gate));
+    lines.extend(consequences(gate).iter().map(Line::to_string));
     lines.join("\n")
 }
 
@@ -107,7 +108,7 @@ fn test_of<'a>(policy: &'a Policy, stage: &StageName, name: &str) -> Option<&'a 
 
 fn criterion(result: &CriterionResult, test: Option<&CriterionTest>) -> String {
     let name = &result.name;
-    let word = match result.verdict {
+    let verdict = match result.verdict {
         Verdict::Pass => "passed",
         Verdict::Fail => "FAILED",
         Verdict::NotApplicable => "does not apply",
@@ -129,9 +130,9 @@ fn criterion(result: &CriterionResult, test: Option<&CriterionTest>) -> String {
     };
     let text: Vec<String> = [numbers, why].into_iter().flatten().collect();
     if text.is_empty() {
-        format!("{name} {word}")
+        format!("{name} {verdict}")
     } else {
-        format!("{name} {word}: {}", text.join("; "))
+        format!("{name} {verdict}: {}", text.join("; "))
     }
 }
 
@@ -143,14 +144,27 @@ fn explain_measured(measured: &StageMeasured, policy: Option<&Policy>) -> String
     let notes = vacuous
         .iter()
         .flatten()
-        .map(|finding| format!("  note: {}", self::finding(finding)));
+        .map(|finding| note(self::finding(finding)).to_string());
     lines.extend(notes);
     lines.join("\n")
 }
 
+fn note(text: String) -> Line {
+    Line::plain("  ")
+        .and(Tone::Notable, "note:")
+        .and(Tone::Plain, format!(" {text}"))
+}
+
 /// The findings at a gate and what follows from it, one indented line each.
-pub(crate) fn consequences(gate: &GateDecided) -> Vec<String> {
-    let mut lines = notes(&gate.findings);
+pub(crate) fn consequences(gate: &GateDecided) -> Vec<Line> {
+    let notes = notes(&gate.findings).into_iter().map(note);
+    notes
+        .chain(next_steps(gate).into_iter().map(Line::plain))
+        .collect()
+}
+
+fn next_steps(gate: &GateDecided) -> Vec<String> {
+    let mut lines = Vec::new();
     lines.extend(restart(gate.restart.as_ref()));
     lines.extend(ladder(gate.rung, &gate.skipped, gate.cursor));
     lines.extend(patches(&gate.config_patch_applied, gate.deferred.as_ref()));

@@ -5,10 +5,10 @@ use tinygate_events::{Cause, Finding, metric};
 use crate::numbers::{number, percent, times};
 use crate::values::optional_number;
 
-/// A line for each finding, with all missing skills in one.
+/// A text for each finding, with all missing skills in one.
 pub(crate) fn notes(findings: &[Finding]) -> Vec<String> {
     let is_skill = |finding: &&Finding| matches!(finding, Finding::NoSkill { .. });
-    let mut lines = Vec::new();
+    let mut notes = Vec::new();
     let mut noted = false;
     for finding in findings {
         let text = match finding {
@@ -22,9 +22,9 @@ pub(crate) fn notes(findings: &[Finding]) -> Vec<String> {
             | Finding::DecidedByNoise { .. }
             | Finding::Cause { .. } => self::finding(finding),
         };
-        lines.push(format!("  note: {text}"));
+        notes.push(text);
     }
-    lines
+    notes
 }
 
 fn no_skill<'a>(findings: impl Iterator<Item = &'a Finding>, predictor: &str) -> String {
@@ -131,14 +131,11 @@ mod tests {
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(
             lines[0].starts_with(
-                "  note: the gate passes without skill: skill is -13927 and skill_moving is -2.5, so the model is no better than"
+                "the gate passes without skill: skill is -13927 and skill_moving is -2.5, so the model is no better than"
             ),
             "{lines:?}"
         );
         let [_, moving] = &both;
-        assert_eq!(
-            notes(std::slice::from_ref(moving)),
-            [format!("  note: {}", finding(moving))]
-        );
+        assert_eq!(notes(std::slice::from_ref(moving)), [finding(moving)]);
     }
 }

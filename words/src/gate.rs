@@ -16,15 +16,7 @@ pub fn gate_lines(gate: &GateDecided, stage: Option<&StageState>) -> Vec<Line> {
     let mut lines = vec![headline(gate)];
     lines.extend(rows(gate, criteria));
     lines.extend(skill(gate).map(Line::plain));
-    let notes = consequences(gate).into_iter();
-    lines.extend(notes.map(|line| {
-        match line.strip_prefix("  note: ") {
-            Some(note) => Line::plain("  ")
-                .and(Tone::Notable, "note:")
-                .and(Tone::Plain, format!(" {note}")),
-            None => Line::plain(line),
-        }
-    }));
+    lines.extend(consequences(gate));
     lines
 }
 

@@ -1,9 +1,9 @@
 //! Everything about a run as text for people.
 //!
 //! [`describe`] puts an event into one line, [`explain`] adds every number that a decision was
-//! made from, [`audit_text`] is the result of an audit, [`Summary`] says where a run stands. The
-//! text is the same for every reader: a terminal paints it by its [`Tone`]s, a page may do so
-//! differently. How numbers are printed is in [`numbers`]. Nothing here reads or writes a file,
+//! made from, [`audit_text`] is the result of an audit, [`Summary`] is the state of a run.
+//! The text is the same for every reader: a terminal colours it by its [`Tone`]s, and a page may do
+//! so differently. [`numbers`] has one function for each kind of number. Nothing here reads or writes a file,
 //! and nothing depends on the engine, on libtorch or on a terminal.
 //!
 //! Invariant: the text states what the log holds. It is never parsed again, and nothing depends

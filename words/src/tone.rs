@@ -1,8 +1,8 @@
-//! Text that stands out, whatever it is shown on.
+//! Emphasis in text, independent of how it is displayed.
 
 use std::fmt;
 
-/// How a part of a line stands out. The text says the same without it.
+/// The emphasis of a part of a line. It carries no information of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
     Plain,
