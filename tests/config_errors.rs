@@ -1,4 +1,4 @@
-//! Every way in which a config can be wrong, and what is said about it.
+//! The errors of invalid configs.
 
 use std::path::Path;
 
@@ -25,19 +25,19 @@ fn with_hints(problem: &Problem) -> String {
     format!("{problem}\n  hint: {}", said::hints(&problem.fault))
 }
 
-/// A text after the line that names the data: what stands in it starts at line 2.
+/// Checks a text after the line that sets the data, so it starts at line 2.
 #[track_caller]
 fn check(name: &str, text: &str, want: &str) {
     check_said(name, &problems(&format!("{DATA}{text}"), &[]), want);
 }
 
-/// `--set` over a config that is sound.
+/// Checks `--set` with a valid config.
 #[track_caller]
 fn check_set(name: &str, set: &str, want: &str) {
     check_said(name, &problems(DATA, &[set]), want);
 }
 
-/// Where a row leaves the hint open, there must be one all the same.
+/// If `want` has no hint, there must still be one.
 #[track_caller]
 fn check_said(name: &str, found: &str, want: &str) {
     if want == "no problem" || want.contains("hint: ") {
@@ -51,7 +51,7 @@ fn check_said(name: &str, found: &str, want: &str) {
 
 #[test]
 fn unknown_keys() {
-    check("a sound config", "", "no problem");
+    check("a valid config", "", "no problem");
     check(
         "a letter left out",
         "[video_tokenizer]\nlearning_rte = 1e-3",
@@ -70,27 +70,27 @@ fn unknown_keys() {
     check(
         "a key of a stage at the top",
         "learning_rate = 3",
-        "run.toml:2: unknown key `learning_rate`\n  hint: it belongs elsewhere: `video_tokenizer.learning_rate`",
+        "run.toml:2: unknown key `learning_rate`\n  hint: did you mean `video_tokenizer.learning_rate`?",
     );
     check(
         "a shared key in a stage",
         "[dynamics]\npatch_size = 8",
-        "run.toml:3: unknown key `dynamics.patch_size`\n  hint: it belongs elsewhere: `patch_size`",
+        "run.toml:3: unknown key `dynamics.patch_size`\n  hint: did you mean `patch_size`?",
     );
     check(
         "a key of TinyWorlds",
         "amp = false",
-        "run.toml:2: unknown key `amp`\n  hint: tinygate trains in f32 only",
+        "run.toml:2: unknown key `amp`\n  hint: remove it: tinygate trains in f32 only",
     );
     check(
         "a stage that is not listed",
         "stages = [\"video_tokenizer\"]\n[dynamics]\nn_updates = 3",
-        "run.toml:3: unknown key `dynamics`\n  hint: `dynamics` is not in `stages`",
+        "run.toml:3: unknown key `dynamics`\n  hint: add `dynamics` to `stages`",
     );
     check(
-        "a stage that nobody named",
+        "an unknown stage",
         "[finale]\nn_updates = 3",
-        "run.toml:2: unknown key `finale`\n  hint: a stage `finale` must be in `stages`",
+        "run.toml:2: unknown key `finale`\n  hint: to define a stage `finale`, add it to `stages`",
     );
     check(
         "nothing like it",
@@ -103,7 +103,7 @@ fn unknown_keys() {
         "run.toml:2: unknown key `STAGE`\n  hint: did you mean `stages`?",
     );
     check(
-        "a dot in quotes is no path",
+        "a quoted dot does not make a path",
         "\"policy.keep_last\" = 3",
         "run.toml:2: unknown key `\"policy.keep_last\"`",
     );
@@ -176,12 +176,12 @@ fn out_of_range() {
         "run.toml:3: `dynamics.n_updates` is 0, outside 1 to 1000000000 updates",
     );
     check(
-        "a rate of nothing",
+        "a rate of zero",
         "[dynamics]\nlearning_rate = 0.0",
         "run.toml:3: `dynamics.learning_rate` is 0.0, outside above 0 to 10",
     );
     check(
-        "a rate that is no number",
+        "a rate that is not a number",
         "[dynamics]\nlearning_rate = nan",
         "run.toml:3: `dynamics.learning_rate` is NaN, outside above 0 to 10",
     );
@@ -191,12 +191,12 @@ fn out_of_range() {
         "run.toml:3: `dynamics.learning_rate` is the number 1e999, expected a number, above 0 to 10",
     );
     check(
-        "a codebook all of it and more",
+        "more than the whole codebook",
         "[video_tokenizer.gate]\ncodebook_usage = 1.5",
         "run.toml:3: `video_tokenizer.gate.codebook_usage` is 1.5, outside 0 to 1 of the codebook",
     );
     check(
-        "no data",
+        "a stride of zero",
         "data.frame_stride = 0",
         "run.toml:2: `data.frame_stride` is 0, outside 1 to 1000 frames",
     );
@@ -215,7 +215,7 @@ fn choices_and_names() {
         "run.toml:2: `device` is `mps`, expected one of `auto`, `cpu`, `cuda`, `cuda:0`",
     );
     check(
-        "a device's number that is none",
+        "an invalid device number",
         "device = \"cuda:x\"",
         "run.toml:2: `device` is `cuda:x`, expected one of `auto`, `cpu`, `cuda`, `cuda:0`\n  hint: did you mean `cuda:0`?",
     );
@@ -237,24 +237,24 @@ fn choices_and_names() {
         "run.toml:2: `stages` is an empty list, outside 1 to 1000 entries",
     );
     check(
-        "a stage called like a key",
+        "a stage named like a key",
         "stages = [\"policy\"]",
-        "run.toml:2: `stages`: `policy` is no stage name: a key has this name",
+        "run.toml:2: `stages`: `policy` is not a valid stage name: a config key has this name",
     );
     check(
         "a stage that would leave its folder",
         "stages = [\"../up\"]",
-        "run.toml:2: `stages`: `../up` is no stage name: it must be of a-z, 0-9 and `_`, a letter first",
+        "run.toml:2: `stages`: `../up` is not a valid stage name: it must start with a letter a-z and contain only a-z, 0-9 and `_`",
     );
     check(
-        "a bad name makes no second problem",
+        "an invalid name is reported only once",
         "stages = [\"Fine\", \"video_tokenizer\"]\n[Fine]\nmodel = \"dynamics\"",
-        "run.toml:2: `stages`: `Fine` is no stage name: it must be of a-z, 0-9 and `_`, a letter first",
+        "run.toml:2: `stages`: `Fine` is not a valid stage name: it must start with a letter a-z and contain only a-z, 0-9 and `_`",
     );
     check(
         "a stage of an unknown model",
         "stages = [\"warm_up\"]",
-        "run.toml:2: `warm_up.model` is missing: a stage of another name must say which model it trains, or name its `loss` to be your own",
+        "run.toml:2: `warm_up.model` is missing: a stage not named after a model needs the `model` that it trains, or a `loss` if it is a custom stage",
     );
     check(
         "dynamics before what it is trained on",
@@ -273,36 +273,41 @@ fn data_paths() {
         "run.toml:1: `data.path` is an empty list, outside 1 to 1000 entries",
     );
     check_said(
-        "paths",
+        "an empty path",
         &problems("data.path = \"\"", &[]),
-        "run.toml:1: `data.path` is an empty path or one with a NUL, outside the paths there can be",
+        "run.toml:1: `data.path` is an empty path, expected a path or a list of paths",
     );
     check_said(
-        "paths",
+        "a path with a NUL character",
+        &problems("data.path = [\"a.h5\", \"\\u0000\"]", &[]),
+        "run.toml:1: `data.path` is a path with a NUL character, expected a path or a list of paths",
+    );
+    check_said(
+        "a path twice",
         &problems("data.path = [\"a.h5\", \"a.h5\"]", &[]),
         "run.toml:1: `data.path` lists `a.h5` twice",
     );
     check_said(
-        "paths",
+        "a number",
         &problems("data.path = 3", &[]),
         "run.toml:1: `data.path` is the integer 3, expected a path or a list of paths",
     );
     check_said(
-        "paths",
+        "a number for the table",
         &problems("data = 3", &[]),
         "run.toml:1: `data` is the integer 3, expected a table",
     );
 }
 
 #[test]
-fn values_that_do_not_fit_together() {
+fn values_that_contradict_each_other() {
     check(
-        "heads that do not share the width",
+        "heads that do not divide the width",
         "[video_tokenizer]\nembed_dim = 30\nnum_heads = 8",
         "run.toml:3: `video_tokenizer.embed_dim` = 30 is not divisible by `video_tokenizer.num_heads` = 8",
     );
     check(
-        "a default width that the heads do not share",
+        "a default width that the heads do not divide",
         "[dynamics]\nnum_heads = 5",
         "run.toml:3: `dynamics.embed_dim` = 32 is not divisible by `dynamics.num_heads` = 5",
     );
@@ -314,12 +319,12 @@ fn values_that_do_not_fit_together() {
     check(
         "an odd width",
         "[dynamics]\nembed_dim = 33\nnum_heads = 3",
-        "run.toml:3: `dynamics.embed_dim` = 33 is odd; position encodings pair up sine and cosine",
+        "run.toml:3: `dynamics.embed_dim` = 33 is odd, but position encodings need pairs of sine and cosine",
     );
     check(
-        "actions that are no power of two",
+        "a number of actions that is not a power of two",
         "n_actions = 6",
-        "run.toml:2: `n_actions` = 6 is not a power of two\n  hint: 4 and 8 are",
+        "run.toml:2: `n_actions` = 6 is not a power of two\n  hint: use 4 or 8",
     );
     check(
         "the largest codebook",
@@ -327,14 +332,14 @@ fn values_that_do_not_fit_together() {
         "no problem",
     );
     check(
-        "a codebook of a million and more",
+        "a codebook that is too large",
         "num_bins = 2\nlatent_dim = 21",
-        "run.toml:2: `num_bins` ^ `latent_dim` = 2 ^ 21 is a codebook of more than 1048576 codes",
+        "run.toml:2: `num_bins` ^ `latent_dim` = 2 ^ 21 is more than 1048576 codes, the largest codebook",
     );
     check(
-        "a codebook that no number counts",
+        "a codebook whose size overflows",
         "num_bins = 1024\nlatent_dim = 32",
-        "run.toml:2: `num_bins` ^ `latent_dim` = 1024 ^ 32 is a codebook of more than 1048576 codes",
+        "run.toml:2: `num_bins` ^ `latent_dim` = 1024 ^ 32 is more than 1048576 codes, the largest codebook",
     );
     check(
         "a sample at each chunk's end",
@@ -344,12 +349,12 @@ fn values_that_do_not_fit_together() {
     check(
         "an interval longer than a chunk",
         "[dynamics]\nchunk_size = 100\nlog_interval = 101",
-        "run.toml:4: `dynamics.log_interval` = 101 is more than `dynamics.chunk_size` = 100, so that a chunk could end without one",
+        "run.toml:4: `dynamics.log_interval` = 101 is more than `dynamics.chunk_size` = 100, so a chunk could end without one",
     );
     check(
         "no checkpoint within a chunk",
         "[dynamics]\nchunk_size = 100\ncheckpoint_interval = 200",
-        "run.toml:4: `dynamics.checkpoint_interval` = 200 is more than `dynamics.chunk_size` = 100, so that a chunk could end without one",
+        "run.toml:4: `dynamics.checkpoint_interval` = 200 is more than `dynamics.chunk_size` = 100, so a chunk could end without one",
     );
     check(
         "two windows",
@@ -388,23 +393,23 @@ fn chunks_too_short_for_the_window_criteria() {
     check(
         "nine samples",
         "[dynamics]\nchunk_size = 9\nn_updates = 90",
-        "run.toml:3: `dynamics`: its first chunk has 9 updates, too few for `loss_not_rising`, which needs 10 loss samples\n  \
-         hint: raise `dynamics.chunk_size`, or let it divide `dynamics.n_updates`",
+        "run.toml:3: the first chunk of `dynamics` has 9 updates, but `loss_not_rising` needs 10 loss samples\n  \
+         hint: raise `dynamics.chunk_size`, or make it a divisor of `dynamics.n_updates`",
     );
     check(
         "a target of nine",
         "[dynamics]\nn_updates = 9",
-        "run.toml:3: `dynamics`: its first chunk has 9 updates, too few for `loss_not_rising`, which needs 10 loss samples\n  \
-         hint: raise `dynamics.chunk_size`, or let it divide `dynamics.n_updates`",
+        "run.toml:3: the first chunk of `dynamics` has 9 updates, but `loss_not_rising` needs 10 loss samples\n  \
+         hint: raise `dynamics.chunk_size`, or make it a divisor of `dynamics.n_updates`",
     );
     check(
-        "a rest of five",
+        "a remainder of five",
         "[dynamics]\nchunk_size = 100\nn_updates = 305",
-        "run.toml:3: `dynamics`: its last chunk has 5 updates, too few for `loss_not_rising`, which needs 10 loss samples\n  \
-         hint: raise `dynamics.chunk_size`, or let it divide `dynamics.n_updates`",
+        "run.toml:3: the last chunk of `dynamics` has 5 updates, but `loss_not_rising` needs 10 loss samples\n  \
+         hint: raise `dynamics.chunk_size`, or make it a divisor of `dynamics.n_updates`",
     );
     check(
-        "another stage asks for no windows",
+        "a stage without window criteria",
         "[video_tokenizer]\nchunk_size = 2\nn_updates = 5",
         "no problem",
     );
@@ -418,17 +423,17 @@ fn gates() {
         "run.toml:3: `video_tokenizer.gate.criteria` leaves out `checkpoint_valid`: the next stage starts with the checkpoint of the passing gate",
     );
     check(
-        "actions in a stage without any",
+        "actions in a stage that has none",
         "[video_tokenizer.gate]\nunique_actions = 2",
         "run.toml:3: `video_tokenizer.gate.unique_actions` asks for `unique_actions`, which a video_tokenizer stage does not measure",
     );
     check(
-        "a limit that only the user knows",
+        "a limit that the user must set",
         "[dynamics.gate]\ncriteria = [\"checkpoint_valid\", \"loss_finite\", \"loss_latest\", \"metrics_fresh\"]",
-        "run.toml:3: criterion `loss_latest` has no limit: set `dynamics.gate.loss_latest`",
+        "run.toml:3: criterion `loss_latest` needs a limit, but `dynamics.gate.loss_latest` is not set",
     );
     check(
-        "a limit beside a list without its criterion",
+        "a limit whose criterion is not in the list",
         "[latent_actions.gate]\ncriteria = [\"checkpoint_valid\", \"loss_finite\", \"metrics_fresh\"]\nmin_skill = 0.0",
         "run.toml:4: `latent_actions.gate.min_skill` has no effect: `skill` is not in `latent_actions.gate.criteria`\n  \
          hint: add \"skill\" to `latent_actions.gate.criteria`",
@@ -440,7 +445,7 @@ fn gates() {
          hint: add \"loss_not_rising\" to `video_tokenizer.gate.criteria`",
     );
     check(
-        "when to ask what is never asked",
+        "when to apply a criterion that is not in the list",
         "[video_tokenizer.gate.applies]\nskill = \"at_target\"",
         "run.toml:3: `video_tokenizer.gate.applies.skill` has no effect: `skill` is not in `video_tokenizer.gate.criteria`\n  \
          hint: add \"skill\" to `video_tokenizer.gate.criteria`",
@@ -456,7 +461,7 @@ fn gates() {
         "run.toml:4: `latent_actions.gate.action_entropy`: 0.7 can never be reached: the entropy of 2 actions is at most 0.693 nats",
     );
     check(
-        "flatness from above to below",
+        "a smallest flatness above the largest",
         "[dynamics.gate]\nflatness_min = 6",
         "run.toml:3: `dynamics.gate.flatness_min` = 6 is more than `dynamics.gate.flatness_max` = 5",
     );
@@ -467,7 +472,7 @@ fn schedules_of_limits() {
     let schedule = |rows: &str| format!("[video_tokenizer.gate]\nloss_latest = {rows}");
     let want = |why: &str| {
         format!(
-            "run.toml:3: `video_tokenizer.gate.loss_latest`: limits by step must be [[step, limit], ...] with rising steps: {why}"
+            "run.toml:3: `video_tokenizer.gate.loss_latest`: expected [[step, limit], ...] with increasing steps, but {why}"
         )
     };
     check(
@@ -484,17 +489,17 @@ fn schedules_of_limits() {
     check(
         "falling steps",
         &schedule("[[5000, 0.05], [4000, 0.01]]"),
-        &want("step 4000 does not rise"),
+        &want("step 4000 does not increase"),
     );
     check(
         "equal steps",
         &schedule("[[5000, 0.05], [5000, 0.01]]"),
-        &want("step 5000 does not rise"),
+        &want("step 5000 does not increase"),
     );
     check(
         "a step before the first",
         &schedule("[[-1, 0.05]]"),
-        &want("step -1 does not rise"),
+        &want("step -1 does not increase"),
     );
     check(
         "a row of one",
@@ -520,17 +525,17 @@ fn rungs() {
     let ladder = |rung: &str| format!("[dynamics]\nladder = [\"{rung}\"]");
     check("no rung at all", "[dynamics]\nladder = []", "no problem");
     check(
-        "a rate that climbs",
+        "a rate that rises",
         &ladder("learning_rate *= 2"),
         &format!(
-            "run.toml:3: `dynamics.ladder`: rung `learning_rate *= 2`: its factor is 2.0, but it must lie between 0 and 1\n{hint}"
+            "run.toml:3: `dynamics.ladder`: rung `learning_rate *= 2`: its factor is 2.0, but must be between 0 and 1\n{hint}"
         ),
     );
     check(
-        "actions of a stage that makes none",
+        "actions of a stage that has none",
         &ladder("defer_fewer_actions"),
         &format!(
-            "run.toml:3: `dynamics.ladder`: rung `defer_fewer_actions`: only a latent_actions stage makes actions\n{hint}"
+            "run.toml:3: `dynamics.ladder`: rung `defer_fewer_actions`: only a latent_actions stage has actions\n{hint}"
         ),
     );
 }
@@ -549,7 +554,7 @@ fn all_problems_at_once() {
          `dynamics.num_heads`",
     );
     check(
-        "a refused value makes no second problem",
+        "a rejected value is reported only once",
         "patch_size = 0\nframe_size = 65",
         "run.toml:2: `patch_size` is 0, outside 1 to 256 pixels",
     );
@@ -568,17 +573,17 @@ fn text_that_is_not_toml() {
     check_said(
         "a deep key",
         &problems(&deep, &[]),
-        "run.toml:1: not TOML: a key of more than 500 parts",
+        "run.toml:1: not TOML: a key has more than 500 parts",
     );
     let nested = format!("a = {}", "[".repeat(100_000));
     assert!(problems(&nested, &[]).contains("not TOML"));
 }
 
 #[test]
-fn a_text_of_another_kind_is_not_read_to_its_end() {
+fn reading_stops_after_many_problems() {
     let text: String = (0..20_000).map(|n| format!("word_{n} = {n}\n")).collect();
     let found = problems(&text, &[]);
-    // The data are missing too.
+    // The missing data path is a problem too.
     assert!(
         found.starts_with("1001 problems in the config\n"),
         "{}",
@@ -624,7 +629,7 @@ fn files_that_cannot_be_read() {
 
 #[test]
 fn overrides() {
-    check_set("a sound one", "dynamics.learning_rate=1e-3", "no problem");
+    check_set("a valid one", "dynamics.learning_rate=1e-3", "no problem");
     check_set("a bare word", "device=cuda:1", "no problem");
     check_set("a list", "data.path=[\"a.h5\", \"b.h5\"]", "no problem");
     check_set(
@@ -643,7 +648,7 @@ fn overrides() {
         "--set seed=three: `seed` is the string \"three\", expected an integer, 0 to 9223372036854775807",
     );
     check_set(
-        "a value that does not fit the file's",
+        "a value that contradicts one in the file",
         "patch_size=7",
         "--set patch_size=7: `frame_size` = 64 is not divisible by `patch_size` = 7",
     );
@@ -689,10 +694,10 @@ fn next(state: &mut u64) -> u64 {
 }
 
 #[test]
-fn a_damaged_config_is_read_or_refused_and_never_panics() {
+fn a_damaged_config_is_accepted_or_rejected_without_a_panic() {
     let whole = tinygate::config::init(tinygate::presets::Preset::Strict);
     let mut state = 7;
-    let (mut read, mut refused) = (0, 0);
+    let (mut accepted, mut rejected) = (0, 0);
     for _ in 0..500 {
         let mut text: Vec<char> = whole.chars().collect();
         for _ in 0..1 + next(&mut state) % 4 {
@@ -705,13 +710,16 @@ fn a_damaged_config_is_read_or_refused_and_never_panics() {
             Ok(loaded) => {
                 let again = Config::from_json(&loaded.config.to_json());
                 assert_eq!(again.ok(), Some(loaded.config), "{text}");
-                read += 1;
+                accepted += 1;
             }
             Err(error) => {
                 assert!(!error.problems().is_empty() && !error.to_string().is_empty());
-                refused += 1;
+                rejected += 1;
             }
         }
     }
-    assert!(read > 20 && refused > 20, "{read} read, {refused} refused");
+    assert!(
+        accepted > 20 && rejected > 20,
+        "{accepted} accepted, {rejected} rejected"
+    );
 }

@@ -1,4 +1,4 @@
-//! The example configs are sound, and the default one says what the code does.
+//! The example configs are valid, and the default one matches the code.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ fn every_example_loads() {
     );
 }
 
-/// `TINYGATE_UPDATE=1 cargo test --test config_examples` writes it anew.
+/// `TINYGATE_UPDATE=1 cargo test --test config_examples` regenerates it.
 #[test]
 fn the_default_example_is_what_init_writes() {
     let path = examples().join("default.toml");
@@ -49,7 +49,7 @@ fn the_default_example_is_what_init_writes() {
 }
 
 #[test]
-fn paths_of_an_example_are_taken_from_its_folder() {
+fn paths_in_an_example_are_relative_to_its_folder() {
     let config = Config::load(&examples().join("pong-demo.toml"), &[])
         .unwrap()
         .config;
@@ -60,6 +60,6 @@ fn paths_of_an_example_are_taken_from_its_folder() {
     assert_eq!(config.nproc_per_node, 2, "the demo trains with two ranks");
     assert!(
         !config.allow_single_gpu_fallback,
-        "and goes on with no fewer"
+        "and does not continue with fewer"
     );
 }

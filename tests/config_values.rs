@@ -1,4 +1,4 @@
-//! What a config means: defaults, presets, the log's JSON, and changes on resume.
+//! The values of valid configs: defaults, presets, the JSON in a log, and changes on resume.
 
 #![allow(
     clippy::unwrap_used,
@@ -52,7 +52,7 @@ fn an_empty_config_is_its_preset() {
 }
 
 #[test]
-fn the_seeds_numbers() {
+fn the_values_of_seed() {
     let config = config("");
     let rows: Vec<(&str, u64, u64, f64)> = config
         .policy
@@ -80,7 +80,7 @@ fn the_seeds_numbers() {
 }
 
 #[test]
-fn a_log_keeps_the_whole_config() {
+fn a_log_stores_the_whole_config() {
     let texts = [
         "",
         "preset = \"strict\"\nseed = 9223372036854775807\ndevice = \"cuda:3\"\nthreads = 2",
@@ -102,7 +102,7 @@ fn a_log_keeps_the_whole_config() {
 }
 
 #[test]
-fn an_old_log_lacks_keys_and_has_their_defaults() {
+fn keys_missing_from_an_old_log_get_their_defaults() {
     let mut json = config("seed = 5").to_json();
     let root = json.as_object_mut().unwrap();
     root.remove("threads").unwrap();
@@ -120,7 +120,7 @@ fn an_old_log_lacks_keys_and_has_their_defaults() {
 }
 
 #[test]
-fn a_log_of_a_newer_build_is_named_by_its_key() {
+fn an_unknown_key_from_a_newer_build_is_reported() {
     let mut json = config("").to_json();
     json["policy"]["patience"] = serde_json::json!(3);
     let error = Config::from_json(&json).unwrap_err().to_string();
@@ -135,7 +135,7 @@ fn a_log_of_a_newer_build_is_named_by_its_key() {
 }
 
 #[test]
-fn what_the_user_set_is_told_from_defaults() {
+fn given_keys_are_distinguished_from_defaults() {
     let loaded = load(&format!("{DATA}[dynamics]\nn_updates = 500"), &["seed=3"]);
     let given: Vec<&str> = loaded.given.iter().map(String::as_str).collect();
     assert_eq!(given, ["data.path", "dynamics.n_updates", "seed"]);
@@ -150,7 +150,7 @@ fn what_the_user_set_is_told_from_defaults() {
 }
 
 #[test]
-fn defaults_that_follow_other_values() {
+fn defaults_that_depend_on_other_values() {
     let config = config(
         "n_actions = 8\n[video_tokenizer]\nchunk_size = 100\nn_updates = 300\n[latent_actions]\nchunk_size = 1",
     );
@@ -187,7 +187,7 @@ fn a_limit_adds_its_criterion() {
 }
 
 #[test]
-fn a_list_says_it_all() {
+fn a_list_of_criteria_replaces_the_defaults() {
     let config = config(
         "[dynamics.gate]\ncriteria = [\"metrics_fresh\", \"loss_finite\", \"checkpoint_valid\", \"loss_latest\"]\nloss_latest = 3\napplies = { loss_latest = \"at_target\" }",
     );
@@ -211,7 +211,7 @@ fn a_list_says_it_all() {
 }
 
 #[test]
-fn stages_of_the_users_own() {
+fn stages_with_names_chosen_by_the_user() {
     let config = config(
         "preset = \"strict\"\nstages = [\"coarse\", \"fine\", \"actions\", \"dynamics\"]\n\
          coarse.model = \"video_tokenizer\"\nfine.model = \"video_tokenizer\"\nactions.model = \"latent_actions\"\n\
@@ -243,7 +243,7 @@ fn stages_of_the_users_own() {
 }
 
 #[test]
-fn an_override_goes_over_the_file_and_the_last_one_wins() {
+fn overrides_replace_values_of_the_file_and_the_last_one_wins() {
     let text = "seed = 1\n[data]\npath = \"frames.h5\"\n[dynamics]\nn_updates = 100\n";
     let loaded = load(
         text,
@@ -264,7 +264,7 @@ fn an_override_goes_over_the_file_and_the_last_one_wins() {
 }
 
 #[test]
-fn paths_of_overrides_are_taken_from_the_working_directory() {
+fn paths_in_overrides_are_relative_to_the_working_directory() {
     let loaded = load(DATA, &["data.path=other.h5"]);
     assert_eq!(
         loaded.config.data.path,
@@ -278,7 +278,7 @@ fn paths_of_overrides_are_taken_from_the_working_directory() {
 }
 
 #[test]
-fn a_new_cycle_takes_a_config_with_fewer_actions() {
+fn a_new_cycle_can_have_fewer_actions() {
     let first = config("n_actions = 8\n[latent_actions]\nlearning_rate = 3e-4");
     let next = first.with(&sets(&["n_actions=4"])).unwrap();
     assert_eq!(
@@ -313,7 +313,7 @@ fn devices() {
 }
 
 #[test]
-fn what_is_written_back_is_described() {
+fn every_key_of_a_config_is_described() {
     let config = load(DATA, &[]).config;
     let described: BTreeSet<String> = describe().into_iter().map(|row| row.key).collect();
     for (key, _) in config.entries() {
@@ -336,7 +336,7 @@ fn init_writes_the_defaults() {
 }
 
 #[test]
-fn every_key_stands_in_init_and_what_is_commented_out_is_accepted() {
+fn every_key_is_in_the_example_and_those_commented_out_are_valid() {
     let text = init(Preset::Seed);
     let lines: Vec<&str> = text.lines().collect();
     for row in describe() {
@@ -426,7 +426,7 @@ fn what_may_change_on_resume() {
     }
 }
 
-/// A demo's config with video settings as a ladder left them.
+/// A config, and its settings after some rungs of the ladder.
 fn retuned() -> (Config, BTreeMap<StageName, Settings>) {
     let config = config(
         "[video_tokenizer]\nchunk_size = 100\nn_updates = 300\n[dynamics]\nchunk_size = 100\nn_updates = 300",
@@ -453,7 +453,7 @@ fn resume(texts: &[&str]) -> Result<tinygate::config::Resumed, ConfigError> {
 }
 
 #[test]
-fn a_resume_changes_what_is_in_force() {
+fn a_resume_changes_the_settings_in_force() {
     let resumed = resume(&[
         "video_tokenizer.learning_rate=1e-4",
         "policy.max_retries=9",
@@ -493,7 +493,7 @@ fn a_resume_changes_what_is_in_force() {
     assert_eq!(
         (video.n_updates, video.schedule_updates),
         (360, 300),
-        "an extension keeps its curve"
+        "an extended target keeps its curve"
     );
 }
 
@@ -518,7 +518,7 @@ fn with_hints(problem: &Problem) -> String {
 }
 
 #[test]
-fn a_resume_refuses_what_is_fixed_or_wrong() {
+fn a_resume_rejects_fixed_keys_and_invalid_values() {
     let check = |set: &str, want: &str| {
         let found = match resume(&[set]) {
             Ok(_) => "accepted".to_owned(),
@@ -530,31 +530,31 @@ fn a_resume_refuses_what_is_fixed_or_wrong() {
     check(
         "seed=4",
         &format!(
-            "--set seed=4: `seed` cannot change in a run: all randomness of the run follows from it{hint}"
+            "--set seed=4: `seed` cannot change in an existing run: all randomness of the run depends on it{hint}"
         ),
     );
     check(
         "patch_size=8",
         &format!(
-            "--set patch_size=8: `patch_size` cannot change in a run: it is part of the model's shape{hint}"
+            "--set patch_size=8: `patch_size` cannot change in an existing run: it is part of the model's shape{hint}"
         ),
     );
     check(
         "patch_size=7",
         &format!(
-            "--set patch_size=7: `patch_size` cannot change in a run: it is part of the model's shape{hint}"
+            "--set patch_size=7: `patch_size` cannot change in an existing run: it is part of the model's shape{hint}"
         ),
     );
     check(
         "policy={keep_last=2}",
         &format!(
-            "--set policy={{keep_last=2}}: `policy.keep_last` cannot change in a run: it is part of the policy by which the log is decided{hint}"
+            "--set policy={{keep_last=2}}: `policy.keep_last` cannot change in an existing run: it is part of the policy, which decides the whole log{hint}"
         ),
     );
     check(
         "video_tokenizer.learning_rate=-1",
         "--set video_tokenizer.learning_rate=-1: `video_tokenizer.learning_rate` is -1.0, outside above 0 to 10\n  \
-         hint: stay inside of it; ListKeys",
+         hint: use a value in this range; ListKeys",
     );
     check(
         "video_tokenizer.learning_rte=1",
@@ -563,9 +563,9 @@ fn a_resume_refuses_what_is_fixed_or_wrong() {
     check(
         "dynamics.chunk_size=5",
         "2 problems in the config\n\
-         --set dynamics.chunk_size=5: `dynamics.log_interval` = 50 is more than `dynamics.chunk_size` = 5, so that a chunk could end without one\n  \
+         --set dynamics.chunk_size=5: `dynamics.log_interval` = 50 is more than `dynamics.chunk_size` = 5, so a chunk could end without one\n  \
          hint: lower `dynamics.log_interval` or raise `dynamics.chunk_size`\n\
-         --set dynamics.chunk_size=5: `dynamics`: its first chunk has 5 updates, too few for `loss_not_rising`, which needs 10 loss samples\n  \
-         hint: raise `dynamics.chunk_size`, or let it divide `dynamics.n_updates`",
+         --set dynamics.chunk_size=5: the first chunk of `dynamics` has 5 updates, but `loss_not_rising` needs 10 loss samples\n  \
+         hint: raise `dynamics.chunk_size`, or make it a divisor of `dynamics.n_updates`",
     );
 }

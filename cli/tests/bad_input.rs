@@ -498,7 +498,7 @@ fn settings_that_may_not_change_are_refused() {
     let before = fs::read(journal(&place.path("run"))).unwrap();
     let check = |set: &str, key: &str| {
         resume(&place, &["--retries", "1", "--set", set])
-            .expect_error(2, &[&format!("`{key}` cannot change in a run")]);
+            .expect_error(2, &[&format!("`{key}` cannot change in an existing run")]);
     };
     check("seed=4", "seed");
     check("patch_size=8", "patch_size");

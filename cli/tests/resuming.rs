@@ -388,7 +388,8 @@ fn a_finished_run_refuses_changes() {
     resume(&place, &["--set", "policy.max_retries=9"])
         .expect_error(2, &["the run has finished", "`policy.max_retries`"]);
     resume(&place, &["--set", "foo.bar=1"]).expect_error(2, &["unknown key"]);
-    resume(&place, &["--set", "seed=4"]).expect_error(2, &["`seed` cannot change in a run"]);
+    resume(&place, &["--set", "seed=4"])
+        .expect_error(2, &["`seed` cannot change in an existing run"]);
     resume(&place, &["--set", "threads=1"]).expect(0);
     assert_eq!(fs::read(journal(&place.path("run"))).unwrap(), before);
 }

@@ -1,22 +1,21 @@
-//! The criteria of a gate: which there are, and the keys of a stage that are theirs.
+//! The criteria of a gate, and the keys that configure them.
 //!
-//! A criterion is named in `gate.criteria`; what it needs stands beside the list
-//! under keys of its own. A limit that only the user can know begins as
-//! [no number](unset), and is one when the rows have been read.
+//! `gate.criteria` lists the criteria; other keys of the table set their limits. A limit
+//! without a default starts out [unset](presets::is_unset) and must be set by its key.
 
 use std::borrow::Cow;
 
 use crate::events::metric;
-use crate::events::{Applies, Criterion, CriterionTest, Limit, Scalar};
+use crate::events::{Applies, Criterion, CriterionTest, Limit};
 use crate::presets::{self, ModelKind, Preset};
 
-use super::given::{Given, Stored, names};
+use super::custom::CustomStage;
+use super::custom_rows;
+use super::key_value::{FieldType, KeyValue, names};
 use super::kind::Kind;
-use super::own::Own;
-use super::own_rows;
-use super::row::{Change, Fallback, Field, Key, Row, Stage, StageKind, computed, row};
+use super::row::{Change, Fallback, Field, Key, Row, StageDraft, StageKind, computed, row};
 
-/// Every criterion there is, in the order in which a gate asks them.
+/// Every criterion of the built-in stages, in the order in which a gate evaluates them.
 pub(super) const CRITERIA: [&str; 13] = [
     "checkpoint_valid",
     "loss_finite",
@@ -33,7 +32,7 @@ pub(super) const CRITERIA: [&str; 13] = [
     "metrics_fresh",
 ];
 
-/// Criteria without which a pass would mean nothing.
+/// Criteria that every gate must have, each with the reason.
 pub(super) const REQUIRED: [(&str, &str); 3] = [
     (
         "checkpoint_valid",
@@ -43,9 +42,9 @@ pub(super) const REQUIRED: [(&str, &str); 3] = [
     ("metrics_fresh", "a missing or stale metric must not pass"),
 ];
 
-/// The list of a gate's criteria.
+/// The key that lists a gate's criteria.
 pub(super) const LISTED: &str = "gate.criteria";
-/// The table that says when each of them is asked.
+/// The table that says when each criterion is evaluated.
 pub(super) const APPLIES: &str = "gate.applies.";
 
 const RULES: Change = Change::RULES;
@@ -78,13 +77,13 @@ const SKILL_LIMIT: Kind = Kind::Limit {
 };
 
 /// The keys of a gate, in the order of a config file.
-pub(super) fn rows() -> Vec<Row<Stage>> {
+pub(super) fn rows() -> Vec<Row<StageDraft>> {
     rows_over(CRITERIA.map(str::to_owned).to_vec(), parameters())
 }
 
-/// Those of a stage of the user's own.
-pub(super) fn rows_of_own(own: &Own) -> Vec<Row<Stage>> {
-    let known = own.criteria();
+/// The keys of a custom stage's gate.
+pub(super) fn rows_of_custom(custom: &CustomStage) -> Vec<Row<StageDraft>> {
+    let known = custom.criteria();
     let mut rows = parameters();
     rows.retain(|row| {
         row.key
@@ -92,23 +91,23 @@ pub(super) fn rows_of_own(own: &Own) -> Vec<Row<Stage>> {
             .iter()
             .any(|name| known.iter().any(|known| known == name))
     });
-    rows.extend(own_rows::limits(own));
+    rows.extend(custom_rows::limits(custom));
     rows_over(known, rows)
 }
 
 #[rustfmt::skip]
-fn rows_over(known: Vec<String>, parameters: Vec<Row<Stage>>) -> Vec<Row<Stage>> {
+fn rows_over(known: Vec<String>, parameters: Vec<Row<StageDraft>>) -> Vec<Row<StageDraft>> {
     let mut rows = vec![
-        row(LISTED, Kind::Criteria(known.clone()), "", "what a gate asks; setting a limit below adds its criterion unless this is set", RULES, computed(names_by_default), listed()),
+        row(LISTED, Kind::Criteria(known.clone()), "", "criteria of the gate; unless this is set, setting a limit below adds its criterion", RULES, computed(names_by_default), listed()),
     ];
     rows.extend(parameters);
     for name in known.into_iter().filter(|name| !is_required(name)) {
-        rows.push(row(format!("{APPLIES}{name}"), Kind::Choice(names::<Applies>()), "", "when this criterion is asked", RULES, Fallback::Preset, applies(name.clone())).read_by([name]));
+        rows.push(row(format!("{APPLIES}{name}"), Kind::Choice(names::<Applies>()), "", "when this criterion is evaluated", RULES, Fallback::Preset, applies(name.clone())).read_by([name]));
     }
     rows
 }
 
-/// The field of some kinds of criteria: `part!(LossTrend, tolerance)`.
+/// Accesses a field of some variants of [`CriterionTest`]: `part!(LossTrend, tolerance)`.
 macro_rules! part {
     ($($variant:ident)|+, $field:ident) => {
         |test| {
@@ -130,9 +129,9 @@ macro_rules! part {
     };
 }
 
-/// The keys that a criterion needs.
+/// The keys that configure criteria.
 #[rustfmt::skip]
-fn parameters() -> Vec<Row<Stage>> {
+fn parameters() -> Vec<Row<StageDraft>> {
     const WINDOWS: &[&str] = &["loss_not_rising", "loss_delta"];
     const PICTURE: &[&str] = &["visual_structure"];
     vec![
@@ -141,17 +140,17 @@ fn parameters() -> Vec<Row<Stage>> {
         parameter("gate.unique_actions", METRIC_LIMIT, "actions", "`unique_actions`: latest >= this", &["unique_actions"], limit),
         parameter("gate.action_entropy", METRIC_LIMIT, "nats", "`action_entropy`: latest >= this", &["action_entropy"], limit),
         parameter("gate.codebook_usage", SHARE_LIMIT, "of the codebook", "`codebook_usage`: latest >= this", &["codebook_usage"], limit),
-        parameter("gate.tolerance", NOT_NEGATIVE, "of the mean compared with", "`loss_not_rising` and `loss_delta`: rise that counts as flat", WINDOWS, part!(LossNotRising | LossDelta, tolerance)),
-        parameter("gate.standard_errors", NOT_NEGATIVE, "standard errors", "`loss_not_rising` and `loss_delta`: rise within the noise; the larger of the two counts", WINDOWS, part!(LossNotRising | LossDelta, standard_errors)),
-        parameter("gate.structure_share", SHARE, "of the held-out frames", "`visual_structure`: fails when at least this share has lost its structure", PICTURE, part!(VisualStructure, share)),
-        parameter("gate.flatness_min", NOT_NEGATIVE, "ratio", "`visual_structure`: least variance, predicted over true", PICTURE, part!(VisualStructure, limits.flatness_min)),
-        parameter("gate.flatness_max", NOT_NEGATIVE, "ratio", "`visual_structure`: most variance, predicted over true", PICTURE, part!(VisualStructure, limits.flatness_max)),
-        parameter("gate.stripes_max", NOT_NEGATIVE, "ratio", "`visual_structure`: most variance in row or column means, predicted over true", PICTURE, part!(VisualStructure, limits.stripes_max)),
-        parameter("gate.blockiness_max", NOT_NEGATIVE, "ratio", "`visual_structure`: most gradient across patch borders over inside, predicted over true", PICTURE, part!(VisualStructure, limits.blockiness_max)),
-        parameter("gate.ssim_min", SSIM, "SSIM", "`visual_structure`: least structural similarity", PICTURE, part!(VisualStructure, limits.ssim_min)),
-        parameter("gate.mse_ratio_max", NOT_NEGATIVE, "ratio", "`visual_structure`: most squared error, over the mean image's", PICTURE, part!(VisualStructure, limits.mse_ratio_max)),
+        parameter("gate.tolerance", NOT_NEGATIVE, "of the mean compared with", "`loss_not_rising` and `loss_delta`: a rise of up to this counts as flat", WINDOWS, part!(LossNotRising | LossDelta, tolerance)),
+        parameter("gate.standard_errors", NOT_NEGATIVE, "standard errors", "`loss_not_rising` and `loss_delta`: a rise of up to this counts as noise; the larger of the two applies", WINDOWS, part!(LossNotRising | LossDelta, standard_errors)),
+        parameter("gate.structure_share", SHARE, "of the held-out frames", "`visual_structure`: fails if at least this share of frames has lost its structure", PICTURE, part!(VisualStructure, share)),
+        parameter("gate.flatness_min", NOT_NEGATIVE, "ratio", "`visual_structure`: smallest ratio of variances, predicted to true", PICTURE, part!(VisualStructure, limits.flatness_min)),
+        parameter("gate.flatness_max", NOT_NEGATIVE, "ratio", "`visual_structure`: largest ratio of variances, predicted to true", PICTURE, part!(VisualStructure, limits.flatness_max)),
+        parameter("gate.stripes_max", NOT_NEGATIVE, "ratio", "`visual_structure`: largest ratio of the variances of row or column means, predicted to true", PICTURE, part!(VisualStructure, limits.stripes_max)),
+        parameter("gate.blockiness_max", NOT_NEGATIVE, "ratio", "`visual_structure`: largest ratio of blockiness (gradient across patch borders over gradient inside), predicted to true", PICTURE, part!(VisualStructure, limits.blockiness_max)),
+        parameter("gate.ssim_min", SSIM, "SSIM", "`visual_structure`: smallest structural similarity", PICTURE, part!(VisualStructure, limits.ssim_min)),
+        parameter("gate.mse_ratio_max", NOT_NEGATIVE, "ratio", "`visual_structure`: largest ratio of squared errors, predicted to mean image", PICTURE, part!(VisualStructure, limits.mse_ratio_max)),
         parameter("gate.min_skill", SKILL_LIMIT, "of the trivial loss", "`skill`: 1 - held-out loss / trivial predictor's must exceed this", &["skill"], limit),
-        parameter("gate.min_skill_moving", SKILL_LIMIT, "of the trivial loss", "`skill_moving`: the same on pixels that move must exceed this", &["skill_moving"], limit),
+        parameter("gate.min_skill_moving", SKILL_LIMIT, "of the trivial loss", "`skill_moving`: the same for pixels that move must exceed this", &["skill_moving"], limit),
     ]
 }
 
@@ -166,27 +165,27 @@ fn limit(test: &mut CriterionTest) -> Option<&mut Limit> {
     }
 }
 
-/// A row for a field of the criteria that read it. The first of them is asked for
-/// its value.
-fn parameter<T: Stored + 'static>(
+/// A row for a field of the criteria that read it. Its value is taken from the first
+/// of them.
+fn parameter<T: FieldType + 'static>(
     path: &'static str,
     kind: Kind,
     unit: &'static str,
     meaning: &'static str,
     criteria: &'static [&'static str],
     at: fn(&mut CriterionTest) -> Option<&mut T>,
-) -> Row<Stage> {
+) -> Row<StageDraft> {
     let field = Field::new(
-        move |stage: &Stage| {
+        move |stage: &StageDraft| {
             let mut reading = of_names(&stage.policy.criteria, criteria);
             let mut test = reading.next()?.test.clone();
-            at(&mut test).map(|value| value.to_given())
+            at(&mut test).map(|value| value.to_key_value())
         },
-        move |stage: &mut Stage, given| {
+        move |stage: &mut StageDraft, given| {
             for criterion in &mut stage.policy.criteria {
                 if criteria.contains(&criterion.name.as_str())
                     && let Some(field) = at(&mut criterion.test)
-                    && let Some(value) = T::from_given(given)
+                    && let Some(value) = T::from_key_value(given)
                 {
                     *field = value;
                 }
@@ -204,33 +203,33 @@ fn of_names<'a>(
     criteria.iter().filter(named)
 }
 
-/// The criteria by their names. A new list has the preset's, or empty ones.
-fn listed() -> Field<Stage> {
+/// The names of the gate's criteria. Setting the list creates each criterion anew.
+fn listed() -> Field<StageDraft> {
     Field::new(
-        |stage: &Stage| {
+        |stage: &StageDraft| {
             let names = stage.policy.criteria.iter().map(|c| c.name.clone());
-            Some(Given::Texts(names.collect()))
+            Some(KeyValue::Texts(names.collect()))
         },
         |stage, given| {
             let names = given.texts().unwrap_or_default().iter();
             stage.policy.criteria = names
-                .filter_map(|name| fresh(stage.preset, &stage.kind, name))
+                .filter_map(|name| default_criterion(stage.preset, &stage.kind, name))
                 .collect();
         },
     )
 }
 
-/// The preset's criteria, and those that a key of the stage adds.
-fn names_by_default(stage: &Stage) -> Vec<String> {
+/// The default criteria, and those added by a key of the stage.
+fn names_by_default(stage: &StageDraft) -> Vec<String> {
     let (known, default): (Vec<String>, Vec<String>) = match &stage.kind {
-        StageKind::TinyWorlds(model) => {
+        StageKind::BuiltIn(model) => {
             let default = presets::criteria_names(stage.preset, *model).iter();
             (
                 CRITERIA.map(str::to_owned).to_vec(),
                 default.map(|name| (*name).to_owned()).collect(),
             )
         }
-        StageKind::Own(own) => (own.criteria(), own.names_by_default()),
+        StageKind::Custom(custom) => (custom.criteria(), custom.names_by_default()),
     };
     let adding = adding();
     let is_added = |name: &str| {
@@ -243,17 +242,17 @@ fn names_by_default(stage: &Stage) -> Vec<String> {
         .collect()
 }
 
-fn applies(name: String) -> Field<Stage> {
+fn applies(name: String) -> Field<StageDraft> {
     let of = name.clone();
     Field::new(
-        move |stage: &Stage| {
+        move |stage: &StageDraft| {
             let criterion = stage.policy.criteria.iter().find(|c| c.name == of)?;
-            Some(criterion.applies.to_given())
+            Some(criterion.applies.to_key_value())
         },
-        move |stage: &mut Stage, given| {
+        move |stage: &mut StageDraft, given| {
             let mut criteria = stage.policy.criteria.iter_mut();
             if let Some(criterion) = criteria.find(|c| c.name == name)
-                && let Some(applies) = Applies::from_given(given)
+                && let Some(applies) = Applies::from_key_value(given)
             {
                 criterion.applies = applies;
             }
@@ -261,44 +260,23 @@ fn applies(name: String) -> Field<Stage> {
     )
 }
 
-/// A criterion as the preset has it, or without a limit.
-pub(super) fn fresh(preset: Preset, kind: &StageKind, name: &str) -> Option<Criterion> {
-    let model = match kind {
-        StageKind::TinyWorlds(model) => *model,
-        StageKind::Own(own) => return own.criterion(preset, name),
-    };
-    presets::criterion(preset, model, name).or_else(|| {
-        Some(Criterion {
-            name: name.to_owned(),
-            applies: presets::applies(preset, name),
-            test: unset(name)?,
-        })
-    })
-}
-
-/// The criteria whose limit only the user can know. No config has this limit.
-fn unset(name: &str) -> Option<CriterionTest> {
-    let limit = Limit::Constant(Scalar::new(f64::NAN));
-    match name {
-        "loss_latest" => Some(CriterionTest::LossLatest { limit }),
-        metric::CODEBOOK_USAGE => Some(CriterionTest::MetricAtLeast {
-            metric: name.to_owned(),
-            limit,
-        }),
-        _ => None,
+/// A criterion with its default limit, or with an unset one.
+pub(super) fn default_criterion(preset: Preset, kind: &StageKind, name: &str) -> Option<Criterion> {
+    match kind {
+        StageKind::BuiltIn(model) => presets::criterion(preset, Some(*model), name),
+        StageKind::Custom(custom) => custom.criterion(preset, name),
     }
 }
 
-/// Whether a criterion waits for a limit from the user.
+/// Whether the user must still set the criterion's limit.
 pub(super) fn is_unset(criterion: &Criterion) -> bool {
-    let unlimited = |limit: &mut Limit| matches!(limit, Limit::Constant(x) if x.get().is_nan());
-    limit(&mut criterion.test.clone()).is_some_and(unlimited)
+    limit(&mut criterion.test.clone()).is_some_and(|limit| presets::is_unset(limit))
 }
 
-/// Whether a stage logs what the criterion needs.
-pub(super) fn is_measured(stage: &Stage, name: &str) -> bool {
+/// Whether the stage logs what the criterion needs.
+pub(super) fn is_measured(stage: &StageDraft, name: &str) -> bool {
     use ModelKind::{Dynamics, LatentActions, VideoTokenizer};
-    let Some(model) = stage.kind.tiny_worlds() else {
+    let Some(model) = stage.kind.built_in() else {
         return name != metric::SKILL || !stage.policy.skills.is_empty();
     };
     match name {
@@ -316,12 +294,12 @@ fn is_required(name: &str) -> bool {
     REQUIRED.iter().any(|(required, _)| *required == name)
 }
 
-/// Whether setting the key is enough to ask a criterion, in a gate without a list.
+/// Whether setting the key adds a criterion to a gate whose list is not set.
 pub(super) fn adds(key: &Key) -> bool {
     key.criteria.len() == 1 && !key.path.starts_with(APPLIES)
 }
 
-/// The keys that add a criterion to a gate without a list, each with the criterion.
+/// The keys that [add](adds) a criterion, each with that criterion.
 pub(super) fn adding() -> Vec<(Cow<'static, str>, Cow<'static, str>)> {
     parameters()
         .into_iter()

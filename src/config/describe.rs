@@ -1,67 +1,114 @@
-//! The keys in words: a table, a commented file, and a config as it stands.
+//! Documentation of the keys: a list, a commented example, and a finished config.
 //!
-//! All three are written from the table of keys and from what an empty config
-//! resolves to, so that no default is written down twice.
+//! All of it is generated from the table of keys and from what an empty config resolves
+//! to, so no default is written down twice.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::events::StagePolicy;
+use crate::events::{SettingKey, StagePolicy};
 use crate::presets::{ModelKind, Preset};
 
 use super::criteria::{self, APPLIES, CRITERIA, LISTED};
-use super::error::Place;
-use super::given::Given;
+use super::custom::CustomStage;
+use super::error::Location;
+use super::key_value::KeyValue;
+use super::keys;
 use super::resolve;
-use super::row::{Change, Key, Row, Stage, StageKind};
+use super::row::{Change, Key, Row, StageDraft, StageKind};
 use super::schema::{ANY_STAGE, Schema, entries, inside, join};
 use super::tree::{self, Node, Override, Value};
 use super::types::Config;
 
-/// A key and all there is to know about it.
+/// A key and its documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRow {
-    /// With `STAGE` for a stage's name.
+    /// The path; `STAGE` stands for a stage's name.
     pub key: String,
-    /// What its value may be.
+    /// Which values are valid.
     pub kind: String,
-    /// By stage and preset where they differ.
+    /// By stage and preset if they differ.
     pub default: String,
-    /// Empty for what has none.
+    /// Empty if it has none.
     pub unit: String,
     pub meaning: String,
-    /// Whether it may change on resume, and why not.
+    /// Whether it may change on resume, or why it cannot.
     pub on_resume: String,
 }
 
-/// Every key there is.
+/// Every key of the run and of the built-in stages.
 pub fn describe() -> Vec<KeyRow> {
     let defaults = Preset::ALL.map(|preset| (preset, entries(&defaults(preset))));
     Schema::documented()
         .keys()
-        .map(|(path, key)| KeyRow {
-            kind: key.kind.to_string(),
-            default: default_text(&path, &defaults),
-            unit: key.unit.to_string(),
-            meaning: key.meaning.to_string(),
-            on_resume: match &key.change {
-                Change::Setting(_) => "may change, by an event".to_owned(),
-                Change::Process => "may change".to_owned(),
-                Change::Fixed(why) => format!("fixed: {why}"),
-            },
-            key: path,
-        })
+        .map(|(path, key)| key_row(key, default_text(&path, &defaults), path))
         .collect()
 }
 
-/// A commented config with every key of a preset; what has no default in a stage is
-/// commented out. `frames.h5` stands for the data.
+/// The keys that only a custom stage has, or that have another kind or default there.
+/// `KNOB` and `METRIC` stand for names that the user chooses.
+pub fn describe_custom() -> Vec<KeyRow> {
+    let built_in = describe();
+    let (knob, metric) = ("KNOB".to_owned(), "METRIC".to_owned());
+    let kind = StageKind::Custom(CustomStage {
+        knobs: [(knob, false)].into(),
+        at_least: vec![metric],
+    });
+    let rows = keys::of_stage(&kind);
+    let mut stages = Preset::ALL.map(|preset| (preset, StageDraft::new(ANY_STAGE, preset, &kind)));
+    let mut found = Vec::new();
+    for row in &rows {
+        let mut is_required = false;
+        for (_, stage) in &mut stages {
+            is_required |= row.set_default(stage).is_err();
+        }
+        let default = if is_required {
+            REQUIRED.to_owned()
+        } else if row.key.path == SettingKey::ChunkSize.as_str() {
+            "a tenth of `n_updates`".to_owned()
+        } else {
+            by_preset(stages.iter().map(|(preset, stage)| {
+                let value = row.get(stage).map(|value| value.to_toml());
+                (*preset, value.unwrap_or_else(|| NO_DEFAULT.to_owned()))
+            }))
+        };
+        let described = key_row(&row.key, default, join(ANY_STAGE, &row.key.path));
+        let known = built_in.iter().find(|row| row.key == described.key);
+        let is_same =
+            |known: &KeyRow| known.kind == described.kind && known.default == described.default;
+        if !known.is_some_and(is_same) {
+            found.push(described);
+        }
+    }
+    found
+}
+
+const REQUIRED: &str = "none: it must be set";
+const NO_DEFAULT: &str = "none";
+
+fn key_row(key: &Key, default: String, path: String) -> KeyRow {
+    KeyRow {
+        key: path,
+        kind: key.kind.to_string(),
+        default,
+        unit: key.unit.to_string(),
+        meaning: key.meaning.to_string(),
+        on_resume: match &key.change {
+            Change::Setting(_) => "may change; the change is an event".to_owned(),
+            Change::Process => "may change".to_owned(),
+            Change::Fixed(why) => format!("fixed: {why}"),
+        },
+    }
+}
+
+/// A commented config with every key of a preset. Keys without a default are commented
+/// out; `frames.h5` stands for the data.
 pub fn init(preset: Preset) -> String {
     let mut out = String::from(
-        "# Every key of tinygate with its default. A config needs only what differs:\n\
-         # the one key without a default is `data.path`.\n",
+        "# Every key of tinygate with its default. A config only needs the keys that differ, and\n\
+         # `data.path`, which has no default.\n",
     );
     let config = defaults(preset);
     let schema = Schema::of_config(&config);
@@ -80,7 +127,7 @@ pub fn init(preset: Preset) -> String {
         }
         writer.explain(&schema, path);
         if schema.in_stage(path).is_some_and(|(_, key)| key == LISTED) {
-            // Left to the limits below, each of which adds its criterion.
+            // The limits below add their criteria as long as the list is not set.
             writer.commented_out(path, &value);
         } else {
             writer.line(path, &value, "");
@@ -89,7 +136,7 @@ pub fn init(preset: Preset) -> String {
     out
 }
 
-/// A config as TOML, saying of each key whether it is a default.
+/// A config as TOML, with a comment on each key that has its default.
 pub(super) fn show(config: &Config, given: &BTreeSet<String>) -> String {
     let mut out = String::new();
     let mut writer = Writer::new(&mut out);
@@ -104,32 +151,35 @@ pub(super) fn show(config: &Config, given: &BTreeSet<String>) -> String {
     out
 }
 
-/// What a config without any key resolves to; it lacks only the data.
+/// What an empty config resolves to. Only the data is missing.
 fn defaults(preset: Preset) -> Config {
-    let place = Place::Whole {
+    let location = Location::Whole {
         file: Arc::from("defaults"),
     };
-    let mut tree = tree::empty(place.clone());
+    let mut tree = tree::empty(location.clone());
     let preset = Override {
         key: "preset".to_owned(),
         node: Node {
-            place,
+            location,
             value: Value::Text(preset.as_str().to_owned()),
         },
     };
     tree::overlay(&mut tree, &preset);
-    let (loaded, _) = resolve::judge(&tree, Path::new(""));
+    let (loaded, _) = resolve::resolve_partial(&tree, Path::new(""));
     loaded.config
 }
 
-fn default_text(path: &str, defaults: &[(Preset, Vec<(String, Given)>)]) -> String {
+fn default_text(path: &str, defaults: &[(Preset, Vec<(String, KeyValue)>)]) -> String {
     if path == "data.path" {
-        return "none: it must be set".to_owned();
+        return REQUIRED.to_owned();
     }
-    let texts: Vec<(Preset, String)> = defaults
-        .iter()
-        .map(|(preset, entries)| (*preset, by_stage(path, entries)))
-        .collect();
+    let texts = defaults.iter();
+    by_preset(texts.map(|(preset, entries)| (*preset, by_stage(path, entries))))
+}
+
+/// A default of each preset, written once if they are all the same.
+fn by_preset(texts: impl Iterator<Item = (Preset, String)>) -> String {
+    let texts: Vec<(Preset, String)> = texts.collect();
     match texts.as_slice() {
         [(_, first), rest @ ..] if rest.iter().all(|(_, text)| text == first) => first.clone(),
         texts => texts
@@ -140,14 +190,14 @@ fn default_text(path: &str, defaults: &[(Preset, Vec<(String, Given)>)]) -> Stri
     }
 }
 
-/// A key's default in each stage, once where all have the same.
-fn by_stage(path: &str, entries: &[(String, Given)]) -> String {
+/// A key's default in each stage, written once if they are all the same.
+fn by_stage(path: &str, entries: &[(String, KeyValue)]) -> String {
     let value = |path: &str| {
         let given = entries.iter().find(|(known, _)| known == path);
         given.map(|(_, given)| given.to_toml())
     };
     let Some(rest) = inside(path, ANY_STAGE) else {
-        return value(path).unwrap_or_else(|| "none".to_owned());
+        return value(path).unwrap_or_else(|| NO_DEFAULT.to_owned());
     };
     let found: Vec<(&str, String)> = ModelKind::ALL
         .map(ModelKind::as_str)
@@ -155,7 +205,7 @@ fn by_stage(path: &str, entries: &[(String, Given)]) -> String {
         .filter_map(|stage| Some((stage, value(&join(stage, rest))?)))
         .collect();
     match found.as_slice() {
-        [] => "none".to_owned(),
+        [] => NO_DEFAULT.to_owned(),
         [(_, first), others @ ..]
             if found.len() == ModelKind::ALL.len() && others.iter().all(|(_, v)| v == first) =>
         {
@@ -169,7 +219,7 @@ fn by_stage(path: &str, entries: &[(String, Given)]) -> String {
     }
 }
 
-/// The stage whose gate's own keys end before this path.
+/// The stage whose `gate` table ends before this path.
 fn leaving_gate<'a>(schema: &'a Schema, path: &str, table: &str) -> Option<&'a str> {
     let (stage, key) = schema.in_stage(path)?;
     let ends = table == join(stage, "gate") && key.starts_with(APPLIES);
@@ -211,7 +261,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// What a key means, the first time it is written.
+    /// Writes what a key means, the first time it occurs.
     fn explain(&mut self, schema: &Schema, path: &str) {
         let (table, _) = path.rsplit_once('.').unwrap_or(("", path));
         self.header(table);
@@ -238,13 +288,13 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The limits of the criteria that a stage could have and has not, commented out.
+    /// Writes the limits of criteria that a stage does not have, commented out.
     fn unused(
         &mut self,
         schema: &Schema,
         preset: Preset,
         policy: &StagePolicy,
-        known: &[(String, Given)],
+        known: &[(String, KeyValue)],
     ) {
         let rows = schema.rows(policy.name.as_str());
         for (path, value) in unused(preset, policy, rows) {
@@ -261,18 +311,18 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// The keys that add a criterion which the model measures, with a default or an example.
-fn unused(preset: Preset, policy: &StagePolicy, rows: &[Row<Stage>]) -> Vec<(String, String)> {
+/// The keys that add a criterion which the stage can measure, with a default or an example.
+fn unused(preset: Preset, policy: &StagePolicy, rows: &[Row<StageDraft>]) -> Vec<(String, String)> {
     let name = policy.name.as_str();
     let kind = StageKind::of_policy(policy);
-    let mut stage = Stage::new(name, preset, &kind);
+    let mut stage = StageDraft::new(name, preset, &kind);
     let mut found = Vec::new();
     for criterion in CRITERIA {
-        // The picture's limits are many, and only the list asks for it.
+        // This criterion has many limits, and is only added by the list.
         if criterion == "visual_structure" || !criteria::is_measured(&stage, criterion) {
             continue;
         }
-        let Some(criterion) = criteria::fresh(preset, &kind, criterion) else {
+        let Some(criterion) = criteria::default_criterion(preset, &kind, criterion) else {
             continue;
         };
         let is_unset = criteria::is_unset(&criterion);

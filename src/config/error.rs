@@ -1,8 +1,8 @@
 //! What can be wrong with a config, and where.
 //!
-//! All problems of a config are collected and shown together: whoever writes one
-//! should not have to run a check for each mistake. A [`Problem`] is a [`Fault`]
-//! at a [`Place`]; what to write instead is its [`Advice`].
+//! All problems of a config are collected and shown together, so that one check finds
+//! every mistake. A [`Problem`] is a [`Fault`] at a [`Location`]; its [`Advice`] says
+//! what to write instead.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ pub enum ConfigError {
     #[error("{path}:{line}:{column}: the config is not UTF-8 text: {what}")]
     NotUtf8 {
         path: String,
-        /// Of the first byte that does not belong there, counted from 1.
+        /// Line of the first invalid byte, counted from 1.
         line: usize,
-        /// In characters, counted from 1.
+        /// Column in characters, counted from 1.
         column: usize,
-        /// What stands there.
+        /// What was found there.
         what: String,
-        /// The encoding that it may be in.
+        /// The likely encoding of the file.
         from: &'static str,
     },
     #[error("{}", self.list(ToString::to_string))]
@@ -30,14 +30,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Names the first byte of a text that is not UTF-8.
+    /// The error for a text that is valid UTF-8 only up to byte `valid`.
     pub(super) fn not_utf8(path: String, bytes: &[u8], valid: usize) -> ConfigError {
         let before = String::from_utf8_lossy(bytes.get(..valid).unwrap_or_default());
         let wide = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
         let byte = bytes.get(valid).copied().unwrap_or_default();
         let what = match byte {
-            _ if wide => "it begins like UTF-16".to_owned(),
-            // in Latin-1 a byte is the character of its number
+            _ if wide => "it looks like UTF-16".to_owned(),
+            // In Latin-1 a byte is the character with that code point.
             0xa0..=0xff => format!(
                 "byte 0x{byte:02x}, in Latin-1 the character `{}`",
                 char::from(byte)
@@ -59,7 +59,7 @@ impl ConfigError {
         }
     }
 
-    /// All that is wrong, with a text for each problem.
+    /// A message listing every problem; `text_of` formats each one.
     pub fn list(&self, mut text_of: impl FnMut(&Problem) -> String) -> String {
         let many = match self.problems() {
             [only] => return text_of(only),
@@ -74,7 +74,7 @@ impl ConfigError {
         lines.join("\n")
     }
 
-    /// The problems of the text; empty when there was no text to read.
+    /// The problems found in the text; empty if it could not be read.
     pub fn problems(&self) -> &[Problem] {
         match self {
             ConfigError::Unreadable { .. } | ConfigError::NotUtf8 { .. } => &[],
@@ -84,7 +84,7 @@ impl ConfigError {
 }
 
 impl Advice for ConfigError {
-    /// Those of the only problem; where there are several, each has its own.
+    /// The hints of a single problem. Several problems each have their own.
     fn hints(&self) -> Vec<Hint> {
         match self {
             ConfigError::Unreadable { .. } => {
@@ -101,43 +101,43 @@ impl Advice for ConfigError {
     }
 }
 
-/// Where a value stands.
+/// Where a value was set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    /// The file as a whole: a default meets a value, or something is missing.
+pub enum Location {
+    /// The file as a whole, for example when a key is missing.
     Whole { file: Arc<str> },
     /// A line, counted from 1.
     Line { file: Arc<str>, line: usize },
-    /// An override with this text; `source` is what the caller calls it.
+    /// An override with this text; `source` is the caller's name for overrides.
     Override { source: Arc<str>, text: Arc<str> },
     /// The config in a run's log.
     Log,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Whole { file } => f.write_str(file),
-            Place::Line { file, line } => write!(f, "{file}:{line}"),
-            Place::Override { source, text } => write!(f, "{source} {text}"),
-            Place::Log => f.write_str("config in the log"),
+            Location::Whole { file } => f.write_str(file),
+            Location::Line { file, line } => write!(f, "{file}:{line}"),
+            Location::Override { source, text } => write!(f, "{source} {text}"),
+            Location::Log => f.write_str("config in the log"),
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
-    pub place: Place,
+    pub location: Location,
     pub fault: Fault,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.fault)
+        write!(f, "{}: {}", self.location, self.fault)
     }
 }
 
-/// A key is written with its table: `video_tokenizer.learning_rate`.
+/// What is wrong. Keys are full paths, such as `video_tokenizer.learning_rate`.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Fault {
     #[error("not TOML: {message}")]
@@ -148,15 +148,15 @@ pub enum Fault {
     UnknownKey { key: String, hints: Vec<Hint> },
     #[error("`{key}` is missing: {meaning}")]
     Missing { key: String, meaning: String },
-    #[error("`{key}` makes this a stage of your own, but `{model}` is a model of TinyWorlds")]
-    NotOwn { key: String, model: String },
+    #[error("`{key}` makes this a custom stage, but its model `{model}` is one of TinyWorlds'")]
+    NotCustom { key: String, model: String },
     #[error("`{key}` is {found}, expected {expected}")]
     WrongType {
         key: String,
         found: String,
         expected: String,
-        /// How to write what was probably meant.
-        meant: Option<String>,
+        /// The value that was probably meant.
+        suggestion: Option<String>,
     },
     #[error("`{key}` is {found}, outside {range}")]
     OutOfRange {
@@ -173,8 +173,8 @@ pub enum Fault {
         nearest: Option<String>,
     },
     #[error("`{key}` lists `{found}` twice")]
-    Twice { key: String, found: String },
-    #[error("`{key}`: `{found}` is no stage name: {why}")]
+    Duplicate { key: String, found: String },
+    #[error("`{key}`: `{found}` is not a valid stage name: {why}")]
     StageName {
         key: String,
         found: String,
@@ -193,12 +193,12 @@ pub enum Fault {
         by_key: String,
         by: u64,
     },
-    #[error("`{key}` = {found} is odd; position encodings pair up sine and cosine")]
+    #[error("`{key}` = {found} is odd, but position encodings need pairs of sine and cosine")]
     Odd { key: String, found: u64 },
     #[error("`{key}` = {found} is not a power of two")]
     NotAPowerOfTwo { key: String, found: u64 },
     #[error(
-        "`num_bins` ^ `latent_dim` = {num_bins} ^ {latent_dim} is a codebook of more than {most} codes"
+        "`num_bins` ^ `latent_dim` = {num_bins} ^ {latent_dim} is more than {most} codes, the largest codebook"
     )]
     CodebookTooLarge {
         num_bins: u64,
@@ -221,7 +221,7 @@ pub enum Fault {
         why: &'static str,
     },
     #[error(
-        "`{stage}`: its {which} chunk has {updates} updates, too few for `{criterion}`, which needs {needed} loss samples"
+        "the {which} chunk of `{stage}` has {updates} updates, but `{criterion}` needs {needed} loss samples"
     )]
     ChunkTooShort {
         stage: String,
@@ -242,7 +242,7 @@ pub enum Fault {
         criterion: String,
         model: String,
     },
-    #[error("criterion `{criterion}` has no limit: set `{key}`")]
+    #[error("criterion `{criterion}` needs a limit, but `{key}` is not set")]
     NoLimit { criterion: String, key: String },
     #[error("`{key}` has no effect: {} {} not in `{criteria_key}`", Quoted(.criteria), if .criteria.len() == 1 { "is" } else { "are" })]
     NotListed {
@@ -256,7 +256,7 @@ pub enum Fault {
         found: String,
         why: String,
     },
-    #[error("`{key}`: limits by step must be [[step, limit], ...] with rising steps: {why}")]
+    #[error("`{key}`: expected [[step, limit], ...] with increasing steps, but {why}")]
     Schedule { key: String, why: String },
     #[error("`{key}`: rung `{rung}`: {why}")]
     Rung {
@@ -264,7 +264,7 @@ pub enum Fault {
         rung: String,
         why: String,
     },
-    #[error("`{key}` cannot change in a run: {why}")]
+    #[error("`{key}` cannot change in an existing run: {why}")]
     Fixed { key: String, why: &'static str },
     #[error(
         "the path of the config is not valid Unicode, so `{key}` cannot be resolved against it"
@@ -278,35 +278,38 @@ impl Advice for Fault {
         let text = match self {
             Fault::UnknownKey { hints, .. } if hints.is_empty() => return vec![Hint::ListKeys],
             Fault::UnknownKey { hints, .. } => return hints.clone(),
-            Fault::WrongType { meant: None, .. } => return vec![Hint::ListKeys],
             Fault::WrongType {
-                meant: Some(meant), ..
-            } => format!("write `{meant}`"),
+                suggestion: None, ..
+            } => return vec![Hint::ListKeys],
+            Fault::WrongType {
+                suggestion: Some(suggestion),
+                ..
+            } => format!("write `{suggestion}`"),
             Fault::Fixed { .. } => return vec![Hint::StartAnotherRun],
             Fault::Override { .. } => return vec![Hint::OverrideForm],
             Fault::Syntax { .. } => {
-                let text = "texts stand in double quotes, `#` begins a comment";
+                let text = "put strings in double quotes, and start comments with `#`";
                 return vec![Hint::text(text), Hint::ExampleConfig];
             }
             Fault::Missing { key, .. } => {
-                return vec![Hint::text(format!("write `{key} = ...`")), Hint::ListKeys];
+                return vec![Hint::text(format!("add `{key} = ...`")), Hint::ListKeys];
             }
             Fault::OutOfRange { .. } => {
-                return vec![Hint::text("stay inside of it"), Hint::ListKeys];
+                return vec![Hint::text("use a value in this range"), Hint::ListKeys];
             }
             Fault::NotAChoice { nearest, .. } => match nearest {
                 Some(nearest) => format!("did you mean `{nearest}`?"),
-                None => "write one of them".to_owned(),
+                None => "use one of these".to_owned(),
             },
             Fault::NotAPowerOfTwo { found, .. } => {
                 let below = (*found)
                     .checked_ilog2()
                     .map_or(2, |bits| 1_u64 << bits)
                     .max(2);
-                format!("{below} and {} are", below * 2)
+                format!("use {below} or {}", below * 2)
             }
             Fault::ChunkTooShort { stage, .. } => {
-                format!("raise `{stage}.chunk_size`, or let it divide `{stage}.n_updates`")
+                format!("raise `{stage}.chunk_size`, or make it a divisor of `{stage}.n_updates`")
             }
             Fault::NotListed {
                 criteria,
@@ -317,10 +320,10 @@ impl Advice for Fault {
                 format!("add \"{first}\" to `{criteria_key}`")
             }
             Fault::Rung { .. } => super::ladder::FORMS.to_owned(),
-            Fault::NotOwn { key, .. } => {
-                format!("take `{key}` out, or give the stage a `model` of another name")
+            Fault::NotCustom { key, .. } => {
+                format!("remove `{key}`, or give the stage another `model`")
             }
-            Fault::Twice { found, .. } => format!("leave out one `{found}`"),
+            Fault::Duplicate { found, .. } => format!("remove one `{found}`"),
             Fault::StageName { .. } => "choose another name".to_owned(),
             Fault::StageOrder { stage, needs, .. } => {
                 format!("put a {needs} stage before `{stage}` in `stages`")
@@ -329,7 +332,7 @@ impl Advice for Fault {
                 "set `{by_key}` to a divisor of `{key}`, or `{key}` to a multiple of `{by_key}`"
             ),
             Fault::Odd { found, .. } => format!(
-                "{} and {} are even",
+                "use {} or {}",
                 found.saturating_sub(1),
                 found.saturating_add(1)
             ),
@@ -340,10 +343,10 @@ impl Advice for Fault {
                 format!("add \"{criterion}\" to `{key}`")
             }
             Fault::NotMeasured { key, criterion, .. } => {
-                format!("take \"{criterion}\" out of `{key}`")
+                format!("remove \"{criterion}\" from `{key}`")
             }
-            Fault::NoLimit { criterion, .. } => {
-                format!("give it one, or take \"{criterion}\" out of the criteria")
+            Fault::NoLimit { criterion, key } => {
+                format!("set `{key}`, or remove \"{criterion}\" from the criteria")
             }
             Fault::Unreachable { .. } => "set a limit that can be reached".to_owned(),
             Fault::Schedule { .. } => "write it like `[[5000, 0.05], [40000, 0.01]]`".to_owned(),
@@ -355,7 +358,7 @@ impl Advice for Fault {
     }
 }
 
-/// As many problems as are shown; a file of another kind has thousands.
+/// Problems shown at most; a file that is not a config has thousands.
 const SHOWN: usize = 50;
 
 struct Quoted<'a>(&'a [String]);

@@ -1,4 +1,4 @@
-//! What must be right about the gate of a stage once its keys are read.
+//! Checks of a stage's gate, after its keys are read.
 
 use crate::events::metric;
 use crate::events::{Criterion, CriterionTest, Limit};
@@ -6,27 +6,27 @@ use crate::machine::gate::{WINDOW_SAMPLES_MIN, window_criterion};
 
 use super::criteria::{self, LISTED, REQUIRED};
 use super::error::Fault;
-use super::row::{Row, Stage};
+use super::row::{Row, StageDraft};
 use super::schema::join;
 use super::values::Values;
 
-/// Notes what is wrong with a stage's gate. A criterion that lacks its limit is noted
-/// and taken out; after a refused list nothing is known, and nothing is left.
-pub(super) fn check(values: &mut Values, stage: &mut Stage, rows: &[Row<Stage>]) {
+/// Reports problems of a stage's gate. Criteria without a limit are reported and removed.
+/// If the list of criteria was rejected, all criteria are removed.
+pub(super) fn check(values: &mut Values, stage: &mut StageDraft, rows: &[Row<StageDraft>]) {
     let name = stage.policy.name.to_string();
     let listed = join(&name, LISTED);
-    if !values.sound(&[&listed]) {
+    if !values.none_rejected(&[&listed]) {
         stage.policy.criteria.clear();
         return;
     }
-    complain_of_missing(values, &listed, &stage.policy.criteria);
-    complain_of_unmeasured(values, &listed, stage, rows);
-    complain_of_unread_keys(values, &name, &stage.policy.criteria, rows);
-    take_out_unset(values, &name, &mut stage.policy.criteria, rows);
-    complain_of_flatness(values, &name, &stage.policy.criteria);
+    report_missing(values, &listed, &stage.policy.criteria);
+    report_unmeasured(values, &listed, stage, rows);
+    report_unread_keys(values, &name, &stage.policy.criteria, rows);
+    remove_unset(values, &name, &mut stage.policy.criteria, rows);
+    report_flatness(values, &name, &stage.policy.criteria);
 }
 
-fn complain_of_missing(values: &mut Values, listed: &str, criteria: &[Criterion]) {
+fn report_missing(values: &mut Values, listed: &str, criteria: &[Criterion]) {
     for (criterion, why) in REQUIRED {
         if !criteria.iter().any(|known| known.name == criterion) {
             let fault = Fault::CriterionRequired {
@@ -34,12 +34,17 @@ fn complain_of_missing(values: &mut Values, listed: &str, criteria: &[Criterion]
                 criterion,
                 why,
             };
-            values.complain(&[listed], fault);
+            values.report(&[listed], fault);
         }
     }
 }
 
-fn complain_of_unmeasured(values: &mut Values, listed: &str, stage: &Stage, rows: &[Row<Stage>]) {
+fn report_unmeasured(
+    values: &mut Values,
+    listed: &str,
+    stage: &StageDraft,
+    rows: &[Row<StageDraft>],
+) {
     for Criterion { name, .. } in &stage.policy.criteria {
         if criteria::is_measured(stage, name) {
             continue;
@@ -55,23 +60,23 @@ fn complain_of_unmeasured(values: &mut Values, listed: &str, stage: &Stage, rows
             criterion: name.clone(),
             model: stage.policy.model.to_string(),
         };
-        values.complain(&[listed, &limit], fault);
+        values.report(&[listed, &limit], fault);
     }
 }
 
 /// The key that gives a criterion its limit.
-fn limit_key(stage: &str, criterion: &str, rows: &[Row<Stage>]) -> Option<String> {
+fn limit_key(stage: &str, criterion: &str, rows: &[Row<StageDraft>]) -> Option<String> {
     let mut adding = rows.iter().filter(|row| criteria::adds(&row.key));
     let row = adding.find(|row| row.key.is_read_by(criterion))?;
     Some(join(stage, &row.key.path))
 }
 
-/// A limit that no listed criterion reads would look as if it held.
-fn complain_of_unread_keys(
+/// Reports keys that no criterion of the gate reads, since they would seem to have an effect.
+fn report_unread_keys(
     values: &mut Values,
     stage: &str,
     criteria: &[Criterion],
-    rows: &[Row<Stage>],
+    rows: &[Row<StageDraft>],
 ) {
     for Row { key, .. } in rows {
         let path = join(stage, &key.path);
@@ -84,34 +89,34 @@ fn complain_of_unread_keys(
             criteria: key.criteria.iter().map(ToString::to_string).collect(),
             criteria_key: join(stage, LISTED),
         };
-        values.complain(&[&path], fault);
+        values.report(&[&path], fault);
     }
 }
 
-fn take_out_unset(
+fn remove_unset(
     values: &mut Values,
     stage: &str,
     criteria: &mut Vec<Criterion>,
-    rows: &[Row<Stage>],
+    rows: &[Row<StageDraft>],
 ) {
     criteria.retain(|criterion| {
         if !criteria::is_unset(criterion) {
             return true;
         }
         if let Some(key) = limit_key(stage, &criterion.name, rows)
-            && values.sound(&[&key])
+            && values.none_rejected(&[&key])
         {
             let fault = Fault::NoLimit {
                 criterion: criterion.name.clone(),
                 key,
             };
-            values.complain(&[&join(stage, LISTED)], fault);
+            values.report(&[&join(stage, LISTED)], fault);
         }
         false
     });
 }
 
-fn complain_of_flatness(values: &mut Values, stage: &str, criteria: &[Criterion]) {
+fn report_flatness(values: &mut Values, stage: &str, criteria: &[Criterion]) {
     for criterion in criteria {
         let CriterionTest::VisualStructure { limits, .. } = &criterion.test else {
             continue;
@@ -128,11 +133,11 @@ fn complain_of_flatness(values: &mut Values, stage: &str, criteria: &[Criterion]
             limit: limits.flatness_max.to_string(),
             why: "",
         };
-        values.complain(&[&low, &high], fault);
+        values.report(&[&low, &high], fault);
     }
 }
 
-/// Notes the chunks that are too short for the window criteria.
+/// Reports chunks that are too short for the criteria that compare windows of samples.
 pub(super) fn check_chunks(
     values: &mut Values,
     stage: &str,
@@ -162,13 +167,13 @@ pub(super) fn check_chunks(
         criterion: criterion.name.clone(),
         needed: WINDOW_SAMPLES_MIN,
     };
-    values.complain(
+    values.report(
         &[&join(stage, "chunk_size"), &join(stage, "n_updates")],
         fault,
     );
 }
 
-/// Notes limits above what the metric can ever be.
+/// Reports limits that the metric can never reach.
 pub(super) fn check_reachable(
     values: &mut Values,
     stage: &str,
@@ -191,21 +196,21 @@ pub(super) fn check_reachable(
             ),
             _ => continue,
         };
-        let asked = match limit {
+        let required = match limit {
             Limit::Constant(limit) => limit.get(),
             Limit::Schedule(rows) => rows
                 .iter()
                 .map(|(_, limit)| limit.get())
                 .fold(0.0, f64::max),
         };
-        if asked > most {
+        if required > most {
             let key = join(&join(stage, "gate"), &criterion.name);
             let fault = Fault::Unreachable {
                 key: key.clone(),
-                found: asked.to_string(),
+                found: required.to_string(),
                 why,
             };
-            values.complain(&[&key, "n_actions"], fault);
+            values.report(&[&key, "n_actions"], fault);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a value may be: its kind with its bounds, in words and as a check.
+//! The kinds of values: type and bounds, as a check and as text.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,15 +6,15 @@ use std::fmt;
 use crate::events::{Limit, Rung, Scalar};
 
 use super::error::Fault;
-use super::given::Given;
+use super::key_value::KeyValue;
 use super::ladder;
 use super::tree::{Value, shortened};
 use super::types::Device;
 
-/// Entries of any list.
+/// Most entries of any list.
 pub(super) const LIST_MOST: usize = 1_000;
 
-/// What a value may be.
+/// Which values are valid for a key.
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     Count {
@@ -34,13 +34,13 @@ pub(super) enum Kind {
     Choice(Vec<&'static str>),
     Device,
     Paths,
-    /// Names of stages; a reserved word is none.
+    /// A list of stage names, none of them reserved.
     Stages {
         is_reserved: fn(&str) -> bool,
     },
-    /// Any text on one line.
+    /// A string without line breaks.
     Text,
-    /// A list of them, each once.
+    /// A list of different strings.
     Texts,
     Criteria(Vec<String>),
     /// A real number, or `[[step, limit], ...]`.
@@ -48,7 +48,7 @@ pub(super) enum Kind {
         least: f64,
         most: f64,
     },
-    /// Rungs over the core's settings and these knobs, of which each may be an integer.
+    /// Rungs that change the core settings or these knobs; the flag says whether a knob is an integer.
     Ladder {
         knobs: Vec<(String, bool)>,
     },
@@ -56,34 +56,34 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Checks one value; `unit` and `path` are for the error.
-    pub fn check(&self, unit: &str, path: &str, value: &Value) -> Result<Given, Fault> {
-        let asked = Asked {
+    pub fn check(&self, unit: &str, path: &str, value: &Value) -> Result<KeyValue, Fault> {
+        let check = Check {
             kind: self,
             unit,
             path,
         };
-        asked.check(value)
+        check.value(value)
     }
 }
 
-/// What is asked of the value at a path.
-struct Asked<'a> {
+/// The check of the value at a path.
+struct Check<'a> {
     kind: &'a Kind,
     unit: &'a str,
     path: &'a str,
 }
 
-impl Asked<'_> {
-    fn check(&self, value: &Value) -> Result<Given, Fault> {
+impl Check<'_> {
+    fn value(&self, value: &Value) -> Result<KeyValue, Fault> {
         match self.kind {
             Kind::Count { least, most } => self.count(value, *least, *most),
-            Kind::CountOrAuto { .. } if value.text() == Some("auto") => Ok(Given::Auto),
+            Kind::CountOrAuto { .. } if value.text() == Some("auto") => Ok(KeyValue::Auto),
             Kind::CountOrAuto { least, most } => self.count(value, *least, *most),
             Kind::Real { above, least, most } => {
                 let x = self.real(value)?;
                 let inside = above.is_none_or(|above| x > above) && x >= *least && x <= *most;
                 if inside {
-                    Ok(Given::Real(Scalar::new(x)))
+                    Ok(KeyValue::Real(Scalar::new(x)))
                 } else {
                     let range = real_range(*above, *least, *most, self.unit);
                     Err(self.out_of_range(format!("{x:?}"), range))
@@ -91,14 +91,14 @@ impl Asked<'_> {
             }
             Kind::Flag => {
                 if let Value::Flag(flag) = value {
-                    Ok(Given::Flag(*flag))
+                    Ok(KeyValue::Flag(*flag))
                 } else {
                     Err(self.wrong_type(value))
                 }
             }
             Kind::Choice(choices) => self.choice(value, choices),
             Kind::Device => match value.text().and_then(Device::from_name) {
-                Some(device) => Ok(Given::Text(device.to_string())),
+                Some(device) => Ok(KeyValue::Text(device.to_string())),
                 None => self.choice(value, &["auto", "cpu", "cuda", "cuda:0"]),
             },
             Kind::Paths => self.paths(value),
@@ -106,17 +106,13 @@ impl Asked<'_> {
             Kind::Criteria(known) => self.criteria(value, known),
             Kind::Limit { least, most } => self.limit(value, *least, *most),
             Kind::Text => match value.text() {
-                Some(text) if is_one_line(text) => Ok(Given::Text(text.to_owned())),
-                Some(text) => {
-                    let range = "a text on one line of at most 200 characters".to_owned();
-                    Err(self.out_of_range(shortened(text), range))
-                }
-                None => Err(self.wrong_type(value)),
+                Some(text) if is_one_line(text) => Ok(KeyValue::Text(text.to_owned())),
+                Some(_) | None => Err(self.wrong_type(value)),
             },
             Kind::Texts => {
                 let texts = self.texts(value)?;
-                self.twice(&texts)?;
-                Ok(Given::Texts(texts))
+                self.reject_duplicates(&texts)?;
+                Ok(KeyValue::Texts(texts))
             }
             Kind::Ladder { knobs } => self.rungs(value, knobs),
         }
@@ -127,7 +123,7 @@ impl Asked<'_> {
             key: self.path.to_owned(),
             found: value.found(),
             expected: self.kind.to_string(),
-            meant: None,
+            suggestion: None,
         }
     }
 
@@ -148,25 +144,25 @@ impl Asked<'_> {
         }
     }
 
-    fn choice(&self, value: &Value, choices: &[&str]) -> Result<Given, Fault> {
+    fn choice(&self, value: &Value, choices: &[&str]) -> Result<KeyValue, Fault> {
         let Some(text) = value.text() else {
             return Err(self.wrong_type(value));
         };
         if choices.contains(&text) {
-            Ok(Given::Text(text.to_owned()))
+            Ok(KeyValue::Text(text.to_owned()))
         } else {
             Err(self.not_a_choice(text, choices))
         }
     }
 
-    fn count(&self, value: &Value, least: u64, most: u64) -> Result<Given, Fault> {
+    fn count(&self, value: &Value, least: u64, most: u64) -> Result<KeyValue, Fault> {
         let outside = |found: String| {
             let range = format!("{least} to {most}{}", spaced(self.unit));
             Err(self.out_of_range(found, range))
         };
         match value {
             Value::Integer(n) => match u64::try_from(*n) {
-                Ok(n) if (least..=most).contains(&n) => Ok(Given::Count(n)),
+                Ok(n) if (least..=most).contains(&n) => Ok(KeyValue::Count(n)),
                 _ => outside(n.to_string()),
             },
             Value::TooLarge(text) => outside(shortened(text)),
@@ -174,7 +170,7 @@ impl Asked<'_> {
                 key: self.path.to_owned(),
                 found: value.found(),
                 expected: self.kind.to_string(),
-                meant: Some(format!("{x:.0}")),
+                suggestion: Some(format!("{x:.0}")),
             }),
             Value::Float(_)
             | Value::Text(_)
@@ -201,7 +197,7 @@ impl Asked<'_> {
         }
     }
 
-    /// A list of strings, not too long.
+    /// A list of strings of bounded length.
     fn texts(&self, value: &Value) -> Result<Vec<String>, Fault> {
         let Some(items) = value.list() else {
             return Err(self.wrong_type(value));
@@ -218,16 +214,16 @@ impl Asked<'_> {
                     key: self.path.to_owned(),
                     found: format!("a list with {}", item.found()),
                     expected: self.kind.to_string(),
-                    meant: None,
+                    suggestion: None,
                 }),
             })
             .collect()
     }
 
-    fn twice(&self, names: &[String]) -> Result<(), Fault> {
+    fn reject_duplicates(&self, names: &[String]) -> Result<(), Fault> {
         let mut seen = BTreeSet::new();
         match names.iter().find(|name| !seen.insert(name.as_str())) {
-            Some(name) => Err(Fault::Twice {
+            Some(name) => Err(Fault::Duplicate {
                 key: self.path.to_owned(),
                 found: shortened(name),
             }),
@@ -243,29 +239,37 @@ impl Asked<'_> {
         Ok(())
     }
 
-    fn paths(&self, value: &Value) -> Result<Given, Fault> {
+    fn paths(&self, value: &Value) -> Result<KeyValue, Fault> {
         let found = match value.text() {
             Some(text) => vec![text.to_owned()],
             None => self.texts(value)?,
         };
         self.not_empty(&found)?;
-        if found
-            .iter()
-            .any(|path| path.is_empty() || path.contains('\0'))
-        {
-            let range = "the paths there can be".to_owned();
-            return Err(self.out_of_range("an empty path or one with a NUL".to_owned(), range));
+        for path in &found {
+            let invalid = if path.is_empty() {
+                "an empty path"
+            } else if path.contains('\0') {
+                "a path with a NUL character"
+            } else {
+                continue;
+            };
+            return Err(Fault::WrongType {
+                key: self.path.to_owned(),
+                found: invalid.to_owned(),
+                expected: self.kind.to_string(),
+                suggestion: None,
+            });
         }
-        self.twice(&found)?;
-        Ok(Given::Texts(found))
+        self.reject_duplicates(&found)?;
+        Ok(KeyValue::Texts(found))
     }
 
-    fn stages(&self, value: &Value, is_reserved: fn(&str) -> bool) -> Result<Given, Fault> {
+    fn stages(&self, value: &Value, is_reserved: fn(&str) -> bool) -> Result<KeyValue, Fault> {
         let names = self.texts(value)?;
         self.not_empty(&names)?;
         for name in &names {
             let why = if is_reserved(name) {
-                "a key has this name"
+                "a config key has this name"
             } else if name.len() > 64 {
                 "it is longer than 64 characters"
             } else if !name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -273,7 +277,7 @@ impl Asked<'_> {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
             {
-                "it must be of a-z, 0-9 and `_`, a letter first"
+                "it must start with a letter a-z and contain only a-z, 0-9 and `_`"
             } else {
                 continue;
             };
@@ -283,11 +287,11 @@ impl Asked<'_> {
                 why,
             });
         }
-        self.twice(&names)?;
-        Ok(Given::Texts(names))
+        self.reject_duplicates(&names)?;
+        Ok(KeyValue::Texts(names))
     }
 
-    fn criteria(&self, value: &Value, known: &[String]) -> Result<Given, Fault> {
+    fn criteria(&self, value: &Value, known: &[String]) -> Result<KeyValue, Fault> {
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let names = self.texts(value)?;
         for name in &names {
@@ -295,11 +299,11 @@ impl Asked<'_> {
                 return Err(self.not_a_choice(name, &known));
             }
         }
-        self.twice(&names)?;
-        Ok(Given::Texts(names))
+        self.reject_duplicates(&names)?;
+        Ok(KeyValue::Texts(names))
     }
 
-    fn limit(&self, value: &Value, least: f64, most: f64) -> Result<Given, Fault> {
+    fn limit(&self, value: &Value, least: f64, most: f64) -> Result<KeyValue, Fault> {
         let one = |value: &Value| -> Result<Scalar, Fault> {
             let x = self.real(value)?;
             if x >= least && x <= most {
@@ -314,7 +318,7 @@ impl Asked<'_> {
             why,
         };
         let Some(rows) = value.list() else {
-            return one(value).map(|x| Given::Limit(Limit::Constant(x)));
+            return one(value).map(|x| KeyValue::Limit(Limit::Constant(x)));
         };
         if rows.is_empty() || rows.len() > LIST_MOST {
             return Err(bad(format!(
@@ -334,14 +338,14 @@ impl Asked<'_> {
             };
             let step = match u64::try_from(*step) {
                 Ok(step) if schedule.last().is_none_or(|(last, _)| *last < step) => step,
-                _ => return Err(bad(format!("step {step} does not rise"))),
+                _ => return Err(bad(format!("step {step} does not increase"))),
             };
             schedule.push((step, one(limit)?));
         }
-        Ok(Given::Limit(Limit::Schedule(schedule)))
+        Ok(KeyValue::Limit(Limit::Schedule(schedule)))
     }
 
-    fn rungs(&self, value: &Value, knobs: &[(String, bool)]) -> Result<Given, Fault> {
+    fn rungs(&self, value: &Value, knobs: &[(String, bool)]) -> Result<KeyValue, Fault> {
         let rungs: Result<Vec<Rung>, Fault> = self
             .texts(value)?
             .iter()
@@ -353,7 +357,7 @@ impl Asked<'_> {
                 })
             })
             .collect();
-        rungs.map(Given::Ladder)
+        rungs.map(KeyValue::Ladder)
     }
 }
 
@@ -363,8 +367,17 @@ fn is_one_line(text: &str) -> bool {
 
 fn real_range(above: Option<f64>, least: f64, most: f64, unit: &str) -> String {
     match above {
-        Some(above) => format!("above {above} to {most}{}", spaced(unit)),
-        None => format!("{least} to {most}{}", spaced(unit)),
+        Some(above) => format!("above {above} to {}{}", bound(most), spaced(unit)),
+        None => format!("{} to {}{}", bound(least), bound(most), spaced(unit)),
+    }
+}
+
+/// A bound, with an exponent if it is too long otherwise.
+fn bound(x: f64) -> String {
+    if x.abs() < 1e16 {
+        x.to_string()
+    } else {
+        format!("{x:e}")
     }
 }
 
@@ -377,7 +390,7 @@ fn spaced(unit: &str) -> String {
 }
 
 impl fmt::Display for Kind {
-    /// What is expected, for errors and documentation.
+    /// What is expected, in errors and documentation.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kind::Count { least, most } => write!(f, "an integer, {least} to {most}"),
@@ -402,18 +415,19 @@ impl fmt::Display for Kind {
             Kind::Device => f.write_str("\"auto\", \"cpu\", \"cuda\" or \"cuda:N\""),
             Kind::Paths => f.write_str("a path or a list of paths"),
             Kind::Stages { .. } => f.write_str("a list of stage names"),
-            Kind::Text => f.write_str("a text"),
-            Kind::Texts => f.write_str("a list of texts"),
+            Kind::Text => f.write_str("a string of one line, at most 200 characters"),
+            Kind::Texts => f.write_str("a list of strings"),
             Kind::Criteria(_) => f.write_str("a list of criteria"),
             Kind::Limit { least, most } => {
-                write!(f, "a number, {least} to {most}, or [[step, limit], ...]")
+                let range = real_range(None, *least, *most, "");
+                write!(f, "a number, {range}, or [[step, limit], ...]")
             }
             Kind::Ladder { .. } => f.write_str("a list of rungs"),
         }
     }
 }
 
-/// The candidate that differs least, when it differs little.
+/// The candidate most similar to the name, if it is similar enough.
 pub(super) fn nearest<'a>(
     name: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -427,7 +441,7 @@ pub(super) fn nearest<'a>(
                 candidate,
             )
         })
-        .filter(|(likeness, _)| *likeness >= 0.5)
+        .filter(|(similarity, _)| *similarity >= 0.5)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }

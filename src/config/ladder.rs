@@ -1,20 +1,19 @@
-//! Rungs as text: `learning_rate *= 0.5`, as a person would write them.
+//! Rungs as text, such as `learning_rate *= 0.5`.
 //!
-//! [`parse`] and [`render`] are each other's inverse, bit for bit. Only settings
-//! that have a bound may stand in a rung, and only in the direction of the bound,
-//! so that no ladder climbs for ever.
+//! [`parse`] and [`render`] are inverses, bit for bit. A rung may only change a setting
+//! that has a bound, and only towards the bound, so repeating it must end.
 
 use crate::events::{Rung, Scalar, SettingKey};
 use crate::presets;
 
-/// What a rung may be; the hint of an error.
+/// The valid forms of a rung, as a hint.
 pub(super) const FORMS: &str = "a rung is `learning_rate *= X`, `gradient_accumulation_steps += N` or `-= N`, \
 `log_interval /= X`, `chunk_size /= X`, `extend_target` or `defer_fewer_actions`";
 
 const EXTEND: &str = "extend_target";
 const FEWER_ACTIONS: &str = "defer_fewer_actions";
 
-/// Reads one rung. `knobs` are those that the stage has besides, each with whether it is an integer.
+/// Parses one rung. `knobs` are the stage's knobs, each with whether it is an integer.
 pub(super) fn parse(text: &str, knobs: &[(String, bool)]) -> Result<Rung, String> {
     let mut words = text.split_whitespace();
     match (words.next(), words.next(), words.next(), words.next()) {
@@ -25,14 +24,16 @@ pub(super) fn parse(text: &str, knobs: &[(String, bool)]) -> Result<Rung, String
             match operator {
                 "*=" | "/=" => multiply(key, operator, number, knob),
                 "+=" | "-=" => add(key, operator, number, knob),
-                _ => Err(format!("`{operator}` is none of `*=`, `/=`, `+=`, `-=`")),
+                _ => Err(format!(
+                    "unknown operator `{operator}`, expected `*=`, `/=`, `+=` or `-=`"
+                )),
             }
         }
-        _ => Err("it is neither `KEY OPERATOR NUMBER` nor a rung's name".to_owned()),
+        _ => Err("it is neither `KEY OPERATOR NUMBER` nor the name of a rung".to_owned()),
     }
 }
 
-/// Writes one rung, so that [`parse`] reads the same.
+/// Formats one rung, so that [`parse`] returns the same rung.
 pub(super) fn render(rung: &Rung) -> String {
     match rung {
         Rung::ExtendTarget => EXTEND.to_owned(),
@@ -44,7 +45,7 @@ pub(super) fn render(rung: &Rung) -> String {
         Rung::Multiply { key, factor } => {
             let factor = factor.get();
             let divisor = (1.0 / factor).round();
-            // A knob has no preferred form.
+            // Counts are written as a division where that is exact.
             let is_count = matches!(key, SettingKey::LogInterval | SettingKey::ChunkSize);
             if is_count && (1.0 / divisor).to_bits() == factor.to_bits() {
                 format!("{} /= {divisor}", key.as_str())
@@ -55,7 +56,7 @@ pub(super) fn render(rung: &Rung) -> String {
     }
 }
 
-/// The setting that a rung names, and for a knob whether it is an integer.
+/// The setting that a rung changes, and for a knob whether it is an integer.
 fn changed_key(name: &str, knobs: &[(String, bool)]) -> Result<(SettingKey, Option<bool>), String> {
     if let Some((_, integer)) = knobs.iter().find(|(knob, _)| knob == name) {
         return Ok((SettingKey::knob(name), Some(*integer)));
@@ -69,7 +70,7 @@ fn changed_key(name: &str, knobs: &[(String, bool)]) -> Result<(SettingKey, Opti
     .into_iter()
     .find(|key| key.as_str() == name)
     .map(|key| (key, None))
-    .ok_or_else(|| format!("no rung may change `{name}`"))
+    .ok_or_else(|| format!("a rung cannot change `{name}`"))
 }
 
 fn multiply(
@@ -87,18 +88,18 @@ fn multiply(
         number
     };
     if key == SettingKey::GradientAccumulationSteps {
-        return Err("accumulation is changed by `+=` or `-=`".to_owned());
+        return Err("use `+=` or `-=` to change accumulation".to_owned());
     }
-    // A knob has a bound on either side.
+    // A knob has bounds on both sides, so it may also rise.
     if knob.is_some() {
         if !(factor > 0.0 && factor.is_finite() && factor != 1.0) {
             return Err(format!(
-                "its factor is {factor:?}, but it must be above 0 and not 1"
+                "its factor is {factor:?}, but must be above 0 and not 1"
             ));
         }
     } else if !(factor > 0.0 && factor < 1.0) {
         return Err(format!(
-            "its factor is {factor:?}, but it must lie between 0 and 1"
+            "its factor is {factor:?}, but must be between 0 and 1"
         ));
     }
     Ok(Rung::Multiply {
@@ -112,7 +113,7 @@ fn add(key: SettingKey, operator: &str, number: &str, knob: Option<bool>) -> Res
         .parse()
         .map_err(|_| format!("`{number}` is not a whole number"))?;
     if key != SettingKey::GradientAccumulationSteps && knob != Some(true) {
-        return Err(format!("`{}` is changed by `*=` or `/=`", key.as_str()));
+        return Err(format!("use `*=` or `/=` to change `{}`", key.as_str()));
     }
     if number == 0 {
         return Err("it changes nothing".to_owned());
@@ -130,7 +131,7 @@ mod tests {
     use crate::presets::ModelKind;
 
     #[test]
-    fn the_presets_ladders_come_back() {
+    fn the_rungs_of_presets_survive_a_round_trip() {
         for rung in ModelKind::ALL.into_iter().flat_map(presets::ladder) {
             assert_eq!(parse(&render(&rung), &[]), Ok(rung.clone()), "{rung:?}");
         }
@@ -160,7 +161,7 @@ mod tests {
             "log_interval /= 2",
         );
         check("an odd factor", "chunk_size *= 0.75", "chunk_size *= 0.75");
-        check("a third comes back", "chunk_size /= 3", "chunk_size /= 3");
+        check("a third", "chunk_size /= 3", "chunk_size /= 3");
         check(
             "a step up",
             "gradient_accumulation_steps += 2",
@@ -171,42 +172,42 @@ mod tests {
         check(
             "an empty text",
             "",
-            "error: it is neither `KEY OPERATOR NUMBER` nor a rung's name",
+            "error: it is neither `KEY OPERATOR NUMBER` nor the name of a rung",
         );
         check(
             "a name and more",
             "extend_target += 1",
-            "error: no rung may change `extend_target`",
+            "error: a rung cannot change `extend_target`",
         );
         check(
             "a foreign key",
             "seed += 1",
-            "error: no rung may change `seed`",
+            "error: a rung cannot change `seed`",
         );
         check(
             "an operator of another language",
             "learning_rate ^= 2",
-            "error: `^=` is none of `*=`, `/=`, `+=`, `-=`",
+            "error: unknown operator `^=`, expected `*=`, `/=`, `+=` or `-=`",
         );
         check(
-            "a rate that climbs",
+            "a rate that rises",
             "learning_rate *= 2",
-            "error: its factor is 2.0, but it must lie between 0 and 1",
+            "error: its factor is 2.0, but must be between 0 and 1",
         );
         check(
             "a factor of one",
             "log_interval *= 1",
-            "error: its factor is 1.0, but it must lie between 0 and 1",
+            "error: its factor is 1.0, but must be between 0 and 1",
         );
         check(
-            "a factor of nothing",
+            "a factor that is not a number",
             "log_interval *= nan",
-            "error: its factor is NaN, but it must lie between 0 and 1",
+            "error: its factor is NaN, but must be between 0 and 1",
         );
         check(
             "a division by zero",
             "log_interval /= 0",
-            "error: its factor is inf, but it must lie between 0 and 1",
+            "error: its factor is inf, but must be between 0 and 1",
         );
         check(
             "a word for a number",
@@ -214,24 +215,24 @@ mod tests {
             "error: `two` is not a number",
         );
         check(
-            "half a step of accumulation",
+            "half a step",
             "gradient_accumulation_steps += 0.5",
             "error: `0.5` is not a whole number",
         );
         check(
-            "no step of accumulation",
+            "a step of zero",
             "gradient_accumulation_steps -= 0",
             "error: it changes nothing",
         );
         check(
             "accumulation by a factor",
             "gradient_accumulation_steps *= 0.5",
-            "error: accumulation is changed by `+=` or `-=`",
+            "error: use `+=` or `-=` to change accumulation",
         );
         check(
             "a rate by a step",
             "learning_rate -= 1",
-            "error: `learning_rate` is changed by `*=` or `/=`",
+            "error: use `*=` or `/=` to change `learning_rate`",
         );
     }
 }

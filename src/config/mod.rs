@@ -1,24 +1,24 @@
 //! From a config file to the settings and the policy of a run.
 //!
-//! A TOML file, `--set key=value` and the config in a run's first event all pass
-//! the same three steps: text to a tree with places, each value against the table
-//! of keys, all values together against each other. Every problem is collected.
-//! What comes out is a [`Config`] without holes, which a run's log keeps as JSON,
-//! so that a resume needs no file. Nothing here opens a data set, asks for
+//! A TOML file, overrides (`key=value`) and the config in a run's first event all go
+//! through the same three steps: parse into a tree of values with locations, check
+//! each value against the table of keys, check the values against each other. All
+//! problems are collected. The result is a complete [`Config`], which a run's log
+//! stores as JSON, so resuming needs no file. Nothing here opens a data set, queries
 //! devices or reads the environment; only [`Config::load`] reads a file.
 //!
 //! Invariant: `from_json(to_json(config))` is the same config.
 
 mod criteria;
+mod custom;
+mod custom_rows;
 mod describe;
 mod error;
 mod gate;
-mod given;
+mod key_value;
 mod keys;
 mod kind;
 mod ladder;
-mod own;
-mod own_rows;
 mod resolve;
 mod resume;
 mod row;
@@ -35,21 +35,21 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use describe::{KeyRow, describe, init};
-pub use error::{ConfigError, Fault, Place, Problem};
+pub use describe::{KeyRow, describe, describe_custom, init};
+pub use error::{ConfigError, Fault, Location, Problem};
 pub use resume::{Changeable, Resumed, SettingChange};
 pub use tree::Override;
 pub use types::{Config, DataConfig, Device, Loaded, Network, Shape};
 
-/// Bytes of a config file at most.
+/// Largest config file, in bytes.
 pub const FILE_MOST: u64 = 1 << 20;
-/// Stands for the standard input where a config's file is named.
+/// Path that means standard input.
 pub const STDIN: &str = "-";
 
 impl Config {
-    /// Reads a TOML file and lays the overrides over it; `-` is the standard input.
-    /// Relative paths in the file are taken from the file's folder, those of overrides
-    /// and of the standard input from the working directory.
+    /// Reads a TOML file and applies the overrides to it; `-` reads standard input.
+    /// Relative paths in a file are resolved against the file's folder; those in
+    /// overrides and on standard input, against the working directory.
     ///
     /// # Errors
     /// An unreadable file, or every problem of the config.
@@ -78,8 +78,8 @@ impl Config {
         Config::parse(&text, &name, base, overrides)
     }
 
-    /// The same for a text: `name` stands for it in errors, `base` is the folder
-    /// of its relative paths.
+    /// Parses a config from a string. Errors call it `name`; relative paths are
+    /// resolved against `base`.
     ///
     /// # Errors
     /// Every problem of the config.
@@ -97,13 +97,13 @@ impl Config {
         resolve::resolve(&tree, base).map_err(|problems| ConfigError::Invalid { problems })
     }
 
-    /// The config with every key, as a run's first event keeps it.
+    /// The config with every key, as a run's first event stores it.
     pub fn to_json(&self) -> serde_json::Value {
-        given::to_json(schema::entries(self))
+        key_value::to_json(schema::entries(self))
     }
 
-    /// Reads what [`Config::to_json`] wrote, today or long ago: a key that is
-    /// missing has its default.
+    /// Reads what [`Config::to_json`] wrote in this version or an older one. A
+    /// missing key gets its default.
     ///
     /// # Errors
     /// Every problem of the config.
@@ -113,8 +113,8 @@ impl Config {
             .map_err(|problems| ConfigError::Invalid { problems })
     }
 
-    /// The config with overrides, for a new run: whatever they change, they may.
-    /// [`Config::resume`] is for a run that goes on.
+    /// The config with overrides, for a new run: any key may change.
+    /// [`Config::resume`] is for an existing run.
     ///
     /// # Errors
     /// Every problem of the config.
@@ -128,7 +128,7 @@ impl Config {
             .map_err(|problems| ConfigError::Invalid { problems })
     }
 
-    /// The config as TOML. Of each key, `given` says whether somebody set it.
+    /// The config as TOML. Keys that are not in `given` are marked as defaults.
     pub fn to_toml(&self, given: &BTreeSet<String>) -> String {
         describe::show(self, given)
     }
@@ -141,12 +141,12 @@ impl Config {
             .collect()
     }
 
-    /// Whether each process of a run may have a value of its own for this key.
+    /// Whether the processes of a run may have different values for this key.
     pub fn is_of_process(key: &str) -> bool {
         of_process().any(|row| row.key.path == key)
     }
 
-    /// The same run in a process that has its own data, device and threads.
+    /// This config with the keys of the process (data, device, threads) taken from `process`.
     #[must_use]
     pub fn with_process_of(mut self, process: &Config) -> Config {
         for row in of_process() {

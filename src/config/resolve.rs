@@ -1,28 +1,27 @@
-//! Checked values to a config: defaults filled in, and what must fit together.
+//! Turns checked values into a config: fills in defaults and checks values against each other.
 //!
-//! Each row of the table of keys is set in turn, so that a default may follow from
-//! what stands before it. Checks between values are left out where one of them was
-//! refused already.
+//! The rows of the table of keys are set in order, so a default can depend on the keys
+//! before it. A check between values is skipped if one of them was already rejected.
 
 use std::path::{Path, PathBuf};
 
 use crate::events::{KnobName, KnobRange, Rung, SettingKey, SettingValue, StageName, StagePolicy};
 use crate::presets::{ModelKind, N_ACTIONS, Preset};
 
-use super::error::{Fault, Place, Problem};
-use super::row::{Stage, StageKind};
+use super::error::{Fault, Location, Problem};
+use super::row::{StageDraft, StageKind};
 use super::schema::{Schema, join};
 use super::tree::Node;
-use super::types::{Config, Loaded, Shape, needs};
+use super::types::{Config, Loaded, Shape, upstream_models};
 use super::values::Values;
-use super::{gate, keys, own};
+use super::{custom, gate, keys};
 
-/// Codes a codebook may have at most.
+/// Most codes of a codebook.
 const CODEBOOK_MOST: u64 = 1 << 20;
 
-/// Judges a tree; `base` is the folder of a file's relative paths.
+/// Resolves a tree; relative paths in a file are resolved against `base`.
 pub(super) fn resolve(tree: &Node, base: &Path) -> Result<Loaded, Vec<Problem>> {
-    let (loaded, problems) = judge(tree, base);
+    let (loaded, problems) = resolve_partial(tree, base);
     if problems.is_empty() {
         Ok(loaded)
     } else {
@@ -30,8 +29,9 @@ pub(super) fn resolve(tree: &Node, base: &Path) -> Result<Loaded, Vec<Problem>> 
     }
 }
 
-/// The same, with the config as far as it goes: a refused value has its default.
-pub(super) fn judge(tree: &Node, base: &Path) -> (Loaded, Vec<Problem>) {
+/// As [`resolve`], but returns a config even if there are problems: rejected values have
+/// their defaults.
+pub(super) fn resolve_partial(tree: &Node, base: &Path) -> (Loaded, Vec<Problem>) {
     let schema = Schema::of_tree(tree);
     let mut values = Values::read(tree, &schema);
     let mut config = Config::blank();
@@ -43,14 +43,14 @@ pub(super) fn judge(tree: &Node, base: &Path) -> (Loaded, Vec<Problem>) {
         let Some(stage) = stage(&mut values, name, &schema, preset, &config) else {
             continue;
         };
-        if stage.kind.tiny_worlds().is_some() {
+        if stage.kind.built_in().is_some() {
             config.networks.insert(StageName::new(name), stage.network);
         }
         config.policy.stages.push(stage.policy);
     }
     let given = values.given();
     let mut problems = values.problems;
-    problems.sort_by(|a, b| a.place.cmp(&b.place));
+    problems.sort_by(|a, b| a.location.cmp(&b.location));
     (Loaded { config, given }, problems)
 }
 
@@ -62,63 +62,63 @@ fn check_shape(values: &mut Values, shape: &Shape) {
     );
     let codes = u64::from(shape.num_bins).checked_pow(shape.latent_dim);
     let keys = ["num_bins", "latent_dim"];
-    if values.sound(&keys) && codes.is_none_or(|codes| codes > CODEBOOK_MOST) {
+    if values.none_rejected(&keys) && codes.is_none_or(|codes| codes > CODEBOOK_MOST) {
         let fault = Fault::CodebookTooLarge {
             num_bins: u64::from(shape.num_bins),
             latent_dim: u64::from(shape.latent_dim),
             most: CODEBOOK_MOST,
         };
-        values.complain(&keys, fault);
+        values.report(&keys, fault);
     }
     if !shape.n_actions.is_power_of_two() {
         let fault = Fault::NotAPowerOfTwo {
             key: "n_actions".to_owned(),
             found: u64::from(shape.n_actions),
         };
-        values.complain(&["n_actions"], fault);
+        values.report(&["n_actions"], fault);
     }
 }
 
 fn make_absolute(values: &mut Values, paths: &mut [PathBuf], base: &Path) {
     let key = "data.path";
-    let base = match values.place(key) {
+    let base = match values.location(key) {
         None => return,
-        // Without a working directory a path stays as it was typed.
-        Some(Place::Override { .. }) => std::path::absolute(".").unwrap_or_default(),
-        Some(Place::Whole { .. } | Place::Line { .. } | Place::Log) => base.to_path_buf(),
+        // Without a working directory the path stays relative.
+        Some(Location::Override { .. }) => std::path::absolute(".").unwrap_or_default(),
+        Some(Location::Whole { .. } | Location::Line { .. } | Location::Log) => base.to_path_buf(),
     };
     if base.to_str().is_none() {
         let fault = Fault::PathNotUnicode {
             key: key.to_owned(),
         };
-        values.complain(&[key], fault);
+        values.report(&[key], fault);
     }
     for path in paths {
-        *path = tidy(&base.join(&path));
+        *path = without_dots(&base.join(&path));
     }
 }
 
-/// A path without `.`; a `..` stays, since the folder before it may be a link.
-fn tidy(path: &Path) -> PathBuf {
+/// A path without `.`. A `..` stays, since the folder before it may be a link.
+fn without_dots(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
-/// Reads one stage. `None`: nobody knows what it trains.
+/// Reads one stage. `None`: its model is unknown.
 fn stage(
     values: &mut Values,
     name: &str,
     schema: &Schema,
     preset: Preset,
     config: &Config,
-) -> Option<Stage> {
-    // Its model is set by its first row, or there is none.
-    let unknown = StageKind::TinyWorlds(ModelKind::VideoTokenizer);
+) -> Option<StageDraft> {
+    // A placeholder: the stage's first row sets the model, or reports that it is missing.
+    let unknown = StageKind::BuiltIn(ModelKind::VideoTokenizer);
     let kind = schema.kind(name).unwrap_or(&unknown);
     let rows = schema.rows(name);
-    let mut stage = Stage::new(name, preset, kind);
+    let mut stage = StageDraft::new(name, preset, kind);
     stage.given = values.given_in(name);
     values.fill(&mut stage, name, rows, &["stages"]);
-    if let Some(model) = stage.kind.tiny_worlds() {
+    if let Some(model) = stage.kind.built_in() {
         if !stage.given.contains("model") {
             ModelKind::from_name(name)?;
         }
@@ -130,17 +130,17 @@ fn stage(
         {
             *n_actions = Some(SettingValue::Count(u64::from(config.shape.n_actions)));
         }
-        if values.sound(&["stages"]) {
+        if values.none_rejected(&["stages"]) {
             check_order(values, name, model, &config.policy.stages);
         }
         check_network(values, &stage);
     } else {
-        check_own(values, &stage.policy);
+        check_custom(values, &stage.policy);
     }
     check_intervals(values, &stage.policy);
     gate::check(values, &mut stage, rows);
     let policy = &stage.policy;
-    if values.sound(&[&join(name, "chunk_size"), &join(name, "n_updates")]) {
+    if values.none_rejected(&[&join(name, "chunk_size"), &join(name, "n_updates")]) {
         gate::check_chunks(
             values,
             name,
@@ -149,7 +149,7 @@ fn stage(
             policy.settings.n_updates,
         );
     }
-    if values.sound(&["n_actions"]) {
+    if values.none_rejected(&["n_actions"]) {
         gate::check_reachable(values, name, &policy.criteria, config.shape.n_actions);
     }
     check_bounds(values, policy);
@@ -157,16 +157,16 @@ fn stage(
     Some(stage)
 }
 
-/// What a stage of the user's own must have right besides its rows.
-fn check_own(values: &mut Values, stage: &StagePolicy) {
+/// Checks of a custom stage.
+fn check_custom(values: &mut Values, stage: &StagePolicy) {
     let name = stage.name.as_str();
     if ModelKind::of(&stage.model).is_some() {
-        let (model, loss) = (join(name, "model"), join(name, own::LOSS));
-        let fault = Fault::NotOwn {
+        let (model, loss) = (join(name, "model"), join(name, custom::LOSS));
+        let fault = Fault::NotCustom {
             key: loss.clone(),
             model: stage.model.to_string(),
         };
-        values.complain(&[&model, &loss], fault);
+        values.report(&[&model, &loss], fault);
     }
     for skill in &stage.skills {
         for (key, other, text) in [
@@ -174,12 +174,12 @@ fn check_own(values: &mut Values, stage: &StagePolicy) {
             ("skill.trivial", "skill.held_out", &skill.trivial),
         ] {
             let (key, other) = (join(name, key), join(name, other));
-            if text.is_empty() && values.sound(&[&key, &other]) {
+            if text.is_empty() && values.none_rejected(&[&key, &other]) {
                 let fault = Fault::Missing {
                     key,
-                    meaning: format!("`{other}` alone gives no skill"),
+                    meaning: format!("a skill also needs it if `{other}` is set"),
                 };
-                values.complain(&[&other], fault);
+                values.report(&[&other], fault);
             }
         }
     }
@@ -198,7 +198,7 @@ fn check_knob(values: &mut Values, stage: &StagePolicy, knob: &KnobName, range: 
     let Some(now) = stage.settings.knob(knob) else {
         return;
     };
-    if !values.sound(&[&value, &min, &max]) || range.contains(now) {
+    if !values.none_rejected(&[&value, &min, &max]) || range.contains(now) {
         return;
     }
     let (least, most) = match range {
@@ -212,28 +212,28 @@ fn check_knob(values: &mut Values, stage: &StagePolicy, knob: &KnobName, range: 
     let fault = Fault::OutOfRange {
         key: value.clone(),
         found,
-        range: format!("{least} to {most} of `{min}` and `{max}`"),
+        range: format!("{least} to {most}, set by `{min}` and `{max}`"),
     };
-    values.complain(&[&value, &min, &max], fault);
+    values.report(&[&value, &min, &max], fault);
 }
 
 fn check_order(values: &mut Values, name: &str, model: ModelKind, before: &[StagePolicy]) {
-    for need in needs(model) {
+    for needed in upstream_models(model) {
         if before
             .iter()
-            .all(|stage| ModelKind::of(&stage.model) != Some(*need))
+            .all(|stage| ModelKind::of(&stage.model) != Some(*needed))
         {
             let fault = Fault::StageOrder {
                 stage: name.to_owned(),
                 model: model.as_str(),
-                needs: need.as_str(),
+                needs: needed.as_str(),
             };
-            values.complain(&["stages"], fault);
+            values.report(&["stages"], fault);
         }
     }
 }
 
-fn check_network(values: &mut Values, stage: &Stage) {
+fn check_network(values: &mut Values, stage: &StageDraft) {
     let name = stage.policy.name.as_str();
     let network = &stage.network;
     let (embed_dim, num_heads) = (join(name, "embed_dim"), join(name, "num_heads"));
@@ -247,7 +247,7 @@ fn check_network(values: &mut Values, stage: &Stage) {
             key: embed_dim.clone(),
             found: u64::from(network.embed_dim),
         };
-        values.complain(&[&embed_dim], fault);
+        values.report(&[&embed_dim], fault);
     }
 }
 
@@ -263,10 +263,10 @@ fn check_intervals(values: &mut Values, stage: &StagePolicy) {
         let interval_key = key(interval_key);
         if let Some(interval) = interval
             && interval > settings.chunk_size
-            && values.sound(&[&interval_key, &chunk_key])
+            && values.none_rejected(&[&interval_key, &chunk_key])
         {
-            let why = ", so that a chunk could end without one";
-            complain_above(
+            let why = ", so a chunk could end without one";
+            report_above(
                 values,
                 (&interval_key, interval),
                 (&chunk_key, settings.chunk_size),
@@ -275,7 +275,7 @@ fn check_intervals(values: &mut Values, stage: &StagePolicy) {
         }
     }
     let batch_key = key(SettingKey::BatchSizePerGpu);
-    if settings.batch_size_per_gpu < stage.batch_size_min && values.sound(&[&batch_key]) {
+    if settings.batch_size_per_gpu < stage.batch_size_min && values.none_rejected(&[&batch_key]) {
         let why = match ModelKind::of(&stage.model) {
             Some(_) => "the variance penalty compares the windows of a batch",
             None => "the stage cannot train with fewer",
@@ -286,7 +286,7 @@ fn check_intervals(values: &mut Values, stage: &StagePolicy) {
             least: format!("{} windows", stage.batch_size_min),
             why,
         };
-        values.complain(&[&batch_key], fault);
+        values.report(&[&batch_key], fault);
     }
 }
 
@@ -301,18 +301,18 @@ fn check_bounds(values: &mut Values, stage: &StagePolicy) {
     ]
     .map(|key| join(stage.name.as_str(), key));
     if bounds.learning_rate_min.get() > settings.learning_rate.get()
-        && values.sound(&[&rate_min, &rate])
+        && values.none_rejected(&[&rate_min, &rate])
     {
         let (bound, rate_now) = (bounds.learning_rate_min, settings.learning_rate);
-        complain_above(values, (&rate_min, bound), (&rate, rate_now), "");
+        report_above(values, (&rate_min, bound), (&rate, rate_now), "");
     }
     let now = settings.gradient_accumulation_steps;
     let (low, high) = (bounds.accumulation_min, bounds.accumulation_max);
-    if low > now && values.sound(&[&least, &accumulation]) {
-        complain_above(values, (&least, low), (&accumulation, now), "");
+    if low > now && values.none_rejected(&[&least, &accumulation]) {
+        report_above(values, (&least, low), (&accumulation, now), "");
     }
-    if now > high && values.sound(&[&most, &accumulation]) {
-        complain_above(values, (&accumulation, now), (&most, high), "");
+    if now > high && values.none_rejected(&[&most, &accumulation]) {
+        report_above(values, (&accumulation, now), (&most, high), "");
     }
 }
 
@@ -332,14 +332,14 @@ fn check_ladder(values: &mut Values, stage: &StagePolicy) {
         let fault = Fault::Rung {
             key: ladder.clone(),
             rung: "defer_fewer_actions".to_owned(),
-            why: "only a latent_actions stage makes actions".to_owned(),
+            why: "only a latent_actions stage has actions".to_owned(),
         };
-        values.complain(&[&ladder], fault);
+        values.report(&[&ladder], fault);
     }
 }
 
-/// Notes that the first is above the second.
-fn complain_above<T: std::fmt::Display>(
+/// Reports that the first value is greater than the second.
+fn report_above<T: std::fmt::Display>(
     values: &mut Values,
     (key, found): (&str, T),
     (limit_key, limit): (&str, T),
@@ -352,17 +352,17 @@ fn complain_above<T: std::fmt::Display>(
         limit: limit.to_string(),
         why,
     };
-    values.complain(&[key, limit_key], fault);
+    values.report(&[key, limit_key], fault);
 }
 
 fn check_divisible(values: &mut Values, (key, found): (&str, u32), (by_key, by): (&str, u32)) {
-    if values.sound(&[key, by_key]) && !found.is_multiple_of(by) {
+    if values.none_rejected(&[key, by_key]) && !found.is_multiple_of(by) {
         let fault = Fault::NotDivisible {
             key: key.to_owned(),
             found: u64::from(found),
             by_key: by_key.to_owned(),
             by: u64::from(by),
         };
-        values.complain(&[key, by_key], fault);
+        values.report(&[key, by_key], fault);
     }
 }

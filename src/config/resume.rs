@@ -1,13 +1,13 @@
-//! What may change when a run goes on, and what a change becomes.
+//! What may change when a run is resumed, and how a change is recorded.
 //!
-//! A setting that the machine reads changes by an event, so that a replay sees
-//! it. What belongs to the process (its device, its threads) changes freely. All
-//! else is refused: the log's decisions would rest on two configs at once.
+//! A setting that the machine reads changes by an event, so that a replay sees the
+//! change. Keys of the process, such as its device and threads, change freely. Any other
+//! change is rejected: the log's decisions would depend on two different configs.
 
 use crate::events::{SettingKey, SettingValue, Settings, StageName};
 
 use super::error::{ConfigError, Fault, Problem};
-use super::given::Given;
+use super::key_value::KeyValue;
 use super::resolve;
 use super::row::Change;
 use super::schema::{Schema, entries, inside};
@@ -22,14 +22,14 @@ pub enum Changeable {
         key: SettingKey,
         stage: Option<StageName>,
     },
-    /// Freely: it is of the process. Data may have moved, and its hash is checked.
+    /// Freely: it belongs to the process. Data may have moved; its hash is checked.
     Process,
     No {
         why: &'static str,
     },
 }
 
-/// A changed setting, as the event wants it.
+/// A changed setting, as the event records it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingChange {
     pub stage: Option<StageName>,
@@ -41,11 +41,11 @@ pub struct SettingChange {
 /// A config with the overrides of a resume.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resumed {
-    /// With the settings in force and the overrides.
+    /// The config with the settings in force and the overrides.
     pub config: Config,
-    /// Only what differs from what was in force.
+    /// Settings that differ from those in force.
     pub settings: Vec<SettingChange>,
-    /// Changed keys of the process.
+    /// Keys of the process that changed.
     pub process: Vec<String>,
 }
 
@@ -64,12 +64,12 @@ impl Config {
         })
     }
 
-    /// Lays overrides over a run's config. `in_force` are the stages' settings as
-    /// the ladder and people left them, `max_retries` the budget; both from the fold.
+    /// Applies overrides to a run's config. `in_force` are the stages' current settings
+    /// and `max_retries` the current limit, both from the state of the run.
     ///
     /// # Errors
-    /// Unknown and unchangeable keys, values out of range, and values that do not
-    /// fit together. What was out of step before the overrides is no error.
+    /// Unknown and unchangeable keys, values out of range, and values that contradict
+    /// each other. Contradictions that existed before the overrides are ignored.
     pub fn resume<'a>(
         &self,
         in_force: impl IntoIterator<Item = (&'a StageName, &'a Settings)>,
@@ -83,7 +83,7 @@ impl Config {
                 if stage.name == *name {
                     let knobs = stage.settings.knobs.keys().cloned().collect::<Vec<_>>();
                     stage.settings = settings.clone();
-                    // Settings of older logs name knobs that the stage does not have.
+                    // Settings in older logs contain knobs that the stage does not have.
                     stage.settings.knobs.retain(|name, _| knobs.contains(name));
                 }
             }
@@ -94,8 +94,8 @@ impl Config {
         for change in overrides {
             tree::overlay(&mut changed, change);
         }
-        let (_, known) = resolve::judge(&plain, base);
-        let (loaded, mut problems) = resolve::judge(&changed, base);
+        let (_, known) = resolve::resolve_partial(&plain, base);
+        let (loaded, mut problems) = resolve::resolve_partial(&changed, base);
         let mut config = loaded.config;
         problems.retain(|problem| !known.contains(problem));
         let differences = before.differences(&config, overrides);
@@ -141,7 +141,7 @@ impl Config {
                 }
                 Some(Changeable::Process) => found.process.push(key),
                 Some(Changeable::No { why }) => found.fixed.push(Problem {
-                    place: cause.node.place.clone(),
+                    location: cause.node.location.clone(),
                     fault: Fault::Fixed { key, why },
                 }),
                 None => {}
@@ -150,20 +150,20 @@ impl Config {
         found
     }
 
-    /// A setting's value; "auto" is the fifth of a chunk that it stands for.
-    fn setting_value(&self, stage: Option<&StageName>, given: &Given) -> Option<SettingValue> {
+    /// The value of a setting; "auto" is replaced by the interval it stands for.
+    fn setting_value(&self, stage: Option<&StageName>, given: &KeyValue) -> Option<SettingValue> {
         match given {
-            Given::Count(n) => Some(SettingValue::Count(*n)),
-            Given::Real(x) => Some(SettingValue::Real(*x)),
-            Given::Auto => {
+            KeyValue::Count(n) => Some(SettingValue::Count(*n)),
+            KeyValue::Real(x) => Some(SettingValue::Real(*x)),
+            KeyValue::Auto => {
                 let settings = &self.stage(stage?)?.settings;
                 Some(SettingValue::Count(settings.checkpoint_every()))
             }
-            Given::Flag(_)
-            | Given::Text(_)
-            | Given::Texts(_)
-            | Given::Limit(_)
-            | Given::Ladder(_) => None,
+            KeyValue::Flag(_)
+            | KeyValue::Text(_)
+            | KeyValue::Texts(_)
+            | KeyValue::Limit(_)
+            | KeyValue::Ladder(_) => None,
         }
     }
 }
@@ -175,7 +175,7 @@ struct Differences {
     fixed: Vec<Problem>,
 }
 
-/// An extended target keeps its rate's curve until a person changes the target.
+/// Extending a target does not change the learning rate's curve; only a person's change does.
 fn keep_curves(before: &Config, after: &mut Config) {
     for stage in &mut after.policy.stages {
         if let Some(old) = before.stage(&stage.name)
@@ -187,7 +187,7 @@ fn keep_curves(before: &Config, after: &mut Config) {
 }
 
 impl Override {
-    /// Whether a key is the override's or in its table.
+    /// Whether the override sets this key or a table that contains it.
     fn touches(&self, key: &str) -> bool {
         key == self.key || inside(key, &self.key).is_some()
     }

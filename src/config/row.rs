@@ -1,9 +1,9 @@
-//! A row of the table of keys: all there is to know about one key.
+//! A row of the table of keys: everything the program knows about one key.
 //!
-//! A row says what its value may be, what it means, what it is when nobody sets
-//! it, whether it may change on resume, and which field keeps it. Reading,
-//! writing, explaining and comparing configs are loops over rows, so that no
-//! other place names a key. Rows are values: a stage may bring some of its own.
+//! A row says which values are valid, what they mean, what the default is, whether the
+//! key may change on resume, and which field holds the value. Reading, writing,
+//! explaining and comparing configs are loops over rows, so no other code lists keys.
+//! Rows are values, so a stage can define some at run time.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -11,27 +11,27 @@ use std::collections::BTreeSet;
 use crate::events::{SettingKey, StageName, StagePolicy};
 use crate::presets::{self, ModelKind, Preset};
 
-use super::given::{Given, Stored};
+use super::custom::CustomStage;
+use super::key_value::{FieldType, KeyValue};
 use super::kind::Kind;
-use super::own::Own;
 use super::types::{Config, Network};
 
-/// What is said about a key, whatever keeps its value.
+/// The description of a key, independent of the field that holds its value.
 pub(super) struct Key {
     /// Dotted, within the config or within the table of a stage.
     pub path: Cow<'static, str>,
     pub kind: Kind,
-    /// Empty for what has none.
+    /// Empty if it has none.
     pub unit: Cow<'static, str>,
     pub meaning: Cow<'static, str>,
     pub change: Change,
-    /// The criteria that read the key: without one of them it has no effect.
-    /// Empty for a key that always has one.
+    /// The criteria that read the key; without any of them it has no effect.
+    /// Empty for a key that always has an effect.
     pub criteria: Vec<Cow<'static, str>>,
 }
 
 impl Key {
-    /// Whether one of the key's criteria is among these.
+    /// Whether this criterion reads the key.
     pub fn is_read_by(&self, criterion: &str) -> bool {
         self.criteria.iter().any(|name| name == criterion)
     }
@@ -40,19 +40,21 @@ impl Key {
 /// Whether a key may change when a run is resumed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Change {
+    /// By an event that changes this setting.
     Setting(SettingKey),
-    /// Of the process and not of the run.
+    /// Freely: it belongs to the process, not to the run.
     Process,
-    /// Never, and why.
+    /// Not at all, for this reason.
     Fixed(&'static str),
 }
 
 impl Change {
     pub const SHAPE: Change = Change::Fixed("it is part of the model's shape");
-    pub const RULES: Change = Change::Fixed("it is part of the policy by which the log is decided");
+    pub const RULES: Change =
+        Change::Fixed("it is part of the policy, which decides the whole log");
 }
 
-/// A key, its default, and the field of an `S` that keeps it.
+/// A key, its default, and the field of an `S` that holds it.
 pub(super) struct Row<S> {
     pub key: Key,
     default: Fallback<S>,
@@ -61,19 +63,18 @@ pub(super) struct Row<S> {
 
 impl<S> Row<S> {
     /// `None`: the key does not apply to this `S`.
-    pub fn get(&self, from: &S) -> Option<Given> {
+    pub fn get(&self, from: &S) -> Option<KeyValue> {
         (self.field.get)(from)
     }
 
-    pub fn set(&self, to: &mut S, given: &Given) {
+    pub fn set(&self, to: &mut S, given: &KeyValue) {
         (self.field.set)(to, given);
     }
 
-    /// Sets what the key is when nobody sets it. The rows before this one have
-    /// been read.
+    /// Sets the default. The rows before this one must have been set.
     ///
     /// # Errors
-    /// What to say of a key that somebody must set.
+    /// The key is required; the error says what it means.
     pub fn set_default(&self, to: &mut S) -> Result<(), &'static str> {
         match &self.default {
             Fallback::Preset => {}
@@ -86,7 +87,7 @@ impl<S> Row<S> {
         Ok(())
     }
 
-    /// The criteria of a gate that read the key.
+    /// Declares which criteria of a gate read the key.
     pub fn read_by<N: Into<Cow<'static, str>>>(
         mut self,
         criteria: impl IntoIterator<Item = N>,
@@ -96,43 +97,43 @@ impl<S> Row<S> {
     }
 }
 
-/// What a key is when nobody sets it.
+/// The value of a key that is not set.
 pub(super) enum Fallback<S> {
-    /// What stands there before the row is read.
+    /// The value that the preset has put there.
     Preset,
-    /// From the rows before it.
+    /// Computed from the rows before it.
     Computed(Compute<S>),
-    /// None: somebody must set it. What is said when nobody does.
+    /// None: the key is required. The text says what it means.
     Required(&'static str),
 }
 
-type Compute<S> = Box<dyn Fn(&S) -> Result<Given, &'static str> + Send + Sync>;
+type Compute<S> = Box<dyn Fn(&S) -> Result<KeyValue, &'static str> + Send + Sync>;
 
 /// A default that depends on nothing.
-pub(super) fn always<S>(value: impl Stored + Send + Sync + 'static) -> Fallback<S> {
-    Fallback::Computed(Box::new(move |_| Ok(value.to_given())))
+pub(super) fn always<S>(value: impl FieldType + Send + Sync + 'static) -> Fallback<S> {
+    Fallback::Computed(Box::new(move |_| Ok(value.to_key_value())))
 }
 
 /// A default that follows from the rows before it.
-pub(super) fn computed<S, T: Stored>(
+pub(super) fn computed<S, T: FieldType>(
     compute: impl Fn(&S) -> T + Send + Sync + 'static,
 ) -> Fallback<S> {
-    Fallback::Computed(Box::new(move |it| Ok(compute(it).to_given())))
+    Fallback::Computed(Box::new(move |it| Ok(compute(it).to_key_value())))
 }
 
-/// How the value of a key gets out of an `S` and into it.
+/// Reads and writes the field of an `S` that holds a key's value.
 pub(super) struct Field<S> {
     get: Get<S>,
     set: Set<S>,
 }
 
-type Get<S> = Box<dyn Fn(&S) -> Option<Given> + Send + Sync>;
-type Set<S> = Box<dyn Fn(&mut S, &Given) + Send + Sync>;
+type Get<S> = Box<dyn Fn(&S) -> Option<KeyValue> + Send + Sync>;
+type Set<S> = Box<dyn Fn(&mut S, &KeyValue) + Send + Sync>;
 
 impl<S> Field<S> {
     pub fn new(
-        get: impl Fn(&S) -> Option<Given> + Send + Sync + 'static,
-        set: impl Fn(&mut S, &Given) + Send + Sync + 'static,
+        get: impl Fn(&S) -> Option<KeyValue> + Send + Sync + 'static,
+        set: impl Fn(&mut S, &KeyValue) + Send + Sync + 'static,
     ) -> Field<S> {
         Field {
             get: Box::new(get),
@@ -141,13 +142,13 @@ impl<S> Field<S> {
     }
 }
 
-/// The field that a place expression names: `field!(Config, shape.frame_size)`.
+/// A [`Field`] from a place expression: `field!(Config, shape.frame_size)`.
 macro_rules! field {
     ($of:ty, $($place:tt)+) => {
         $crate::config::row::Field::new(
-            |it: &$of| Some($crate::config::given::Stored::to_given(&it.$($place)+)),
-            |it: &mut $of, given: &$crate::config::given::Given| {
-                if let Some(value) = $crate::config::given::Stored::from_given(given) {
+            |it: &$of| Some($crate::config::key_value::FieldType::to_key_value(&it.$($place)+)),
+            |it: &mut $of, given: &$crate::config::key_value::KeyValue| {
+                if let Some(value) = $crate::config::key_value::FieldType::from_key_value(given) {
                     it.$($place)+ = value;
                 }
             },
@@ -179,55 +180,57 @@ pub(super) fn row<S>(
     }
 }
 
-/// What a stage trains, which says what keys it has.
+/// What a stage trains, which determines its keys.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum StageKind {
-    TinyWorlds(ModelKind),
-    Own(Own),
+    /// A model of TinyWorlds.
+    BuiltIn(ModelKind),
+    /// A stage that the config defines.
+    Custom(CustomStage),
 }
 
 impl StageKind {
     pub fn of_policy(policy: &StagePolicy) -> StageKind {
-        match Own::of_policy(policy) {
-            Some(own) => StageKind::Own(own),
+        match CustomStage::of_policy(policy) {
+            Some(custom) => StageKind::Custom(custom),
             None => {
                 let model = ModelKind::of(&policy.model);
-                StageKind::TinyWorlds(model.unwrap_or(ModelKind::VideoTokenizer))
+                StageKind::BuiltIn(model.unwrap_or(ModelKind::VideoTokenizer))
             }
         }
     }
 
-    /// `None`: a stage of the user's own.
-    pub fn tiny_worlds(&self) -> Option<ModelKind> {
+    /// The stage's model; `None` for a custom stage.
+    pub fn built_in(&self) -> Option<ModelKind> {
         match self {
-            StageKind::TinyWorlds(model) => Some(*model),
-            StageKind::Own(_) => None,
+            StageKind::BuiltIn(model) => Some(*model),
+            StageKind::Custom(_) => None,
         }
     }
 }
 
-/// A stage while its rows are read or written.
+/// A stage whose keys are being read or written.
 #[derive(Clone)]
-pub(super) struct Stage {
+pub(super) struct StageDraft {
     pub preset: Preset,
     pub kind: StageKind,
     pub policy: StagePolicy,
     pub network: Network,
-    /// Which keys of its table somebody set.
+    /// The keys of its table that were set.
     pub given: BTreeSet<String>,
 }
 
-impl Stage {
-    /// A stage before its rows are read, as the preset has it for a model.
-    pub fn new(name: &str, preset: Preset, kind: &StageKind) -> Stage {
+impl StageDraft {
+    /// A stage before its keys are read, with the preset's values for its kind.
+    pub fn new(name: &str, preset: Preset, kind: &StageKind) -> StageDraft {
         let policy = match kind {
-            StageKind::TinyWorlds(model) => StagePolicy {
+            StageKind::BuiltIn(model) => StagePolicy {
                 name: StageName::new(name),
                 ..presets::stage(preset, *model)
             },
-            StageKind::Own(own) => own.policy(name, preset),
+            StageKind::Custom(custom) => custom.policy(name, preset),
         };
-        Stage {
+        StageDraft {
             preset,
             kind: kind.clone(),
             policy,
@@ -236,9 +239,9 @@ impl Stage {
         }
     }
 
-    /// A stage of a config.
-    pub fn of(config: &Config, policy: &StagePolicy) -> Stage {
-        Stage {
+    /// A stage of a finished config.
+    pub fn of(config: &Config, policy: &StagePolicy) -> StageDraft {
+        StageDraft {
             preset: Preset::from_name(&config.policy.preset).unwrap_or(Preset::Seed),
             kind: StageKind::of_policy(policy),
             policy: policy.clone(),
@@ -250,17 +253,17 @@ impl Stage {
         }
     }
 
-    /// The name of the stage's model. Setting it gives the stage what the preset has
-    /// for that model.
-    pub fn model() -> Field<Stage> {
+    /// The name of the stage's model. Setting it replaces the stage with the preset's
+    /// stage for that model.
+    pub fn model() -> Field<StageDraft> {
         Field::new(
-            |stage: &Stage| Some(Given::Text(stage.policy.model.as_str().to_owned())),
+            |stage: &StageDraft| Some(KeyValue::Text(stage.policy.model.as_str().to_owned())),
             |stage, given| {
                 if let Some(model) = given.text().and_then(ModelKind::from_name) {
-                    let kind = StageKind::TinyWorlds(model);
-                    *stage = Stage {
+                    let kind = StageKind::BuiltIn(model);
+                    *stage = StageDraft {
                         given: std::mem::take(&mut stage.given),
-                        ..Stage::new(stage.policy.name.as_str(), stage.preset, &kind)
+                        ..StageDraft::new(stage.policy.name.as_str(), stage.preset, &kind)
                     };
                 }
             },

@@ -1,17 +1,17 @@
-//! The keys of one config: those of the run, and those of each of its stages.
+//! The keys of one config: those of the run, and those of each stage.
 //!
-//! Which keys a stage has follows from what kind of stage it is, so a path can be
-//! looked up only when the stages are known.
+//! The keys of a stage depend on its kind, so paths can only be looked up once the
+//! stages are known.
 
 use std::sync::Arc;
 
 use crate::presets::ModelKind;
 
-use super::given::Given;
+use super::custom::CustomStage;
+use super::key_value::KeyValue;
 use super::keys;
 use super::kind::LIST_MOST;
-use super::own::Own;
-use super::row::{Key, Row, Stage, StageKind};
+use super::row::{Key, Row, StageDraft, StageKind};
 use super::tree::Node;
 use super::types::Config;
 
@@ -22,20 +22,20 @@ pub(super) struct Schema {
     stages: Vec<StageTable>,
 }
 
-/// The table of a stage.
+/// The keys of a stage.
 struct StageTable {
     name: String,
-    /// `None`: nobody knows what it trains.
+    /// `None`: its model is unknown.
     kind: Option<StageKind>,
     rows: Rows,
 }
 
 /// Stages of one kind share their rows.
-type Rows = Arc<[Row<Stage>]>;
+type Rows = Arc<[Row<StageDraft>]>;
 
 impl Schema {
-    /// The keys of a text. A list of stages that is damaged is reported when its own
-    /// turn comes; the tables are read as far as it names them.
+    /// The keys of a parsed text. Invalid entries of `stages` are skipped here and
+    /// reported when that key is checked.
     pub fn of_tree(tree: &Node) -> Schema {
         let standard = || keys::STANDARD_STAGES.map(str::to_owned).to_vec();
         let names = match entry(tree, "stages").and_then(|node| node.value.list()) {
@@ -50,12 +50,14 @@ impl Schema {
         let names = if names.is_empty() { standard() } else { names };
         Schema::new(names.into_iter().map(|name| {
             let table = entry(tree, &name);
-            if let Some(own) = table.and_then(|table| Own::of_tree(table, keys::is_taken)) {
-                return (name, Some(StageKind::Own(own)));
+            if let Some(custom) =
+                table.and_then(|table| CustomStage::of_tree(table, keys::is_taken))
+            {
+                return (name, Some(StageKind::Custom(custom)));
             }
             let model = table.and_then(|table| entry(table, "model"));
             let model = model.and_then(|model| model.value.text()).unwrap_or(&name);
-            let kind = ModelKind::from_name(model).map(StageKind::TinyWorlds);
+            let kind = ModelKind::from_name(model).map(StageKind::BuiltIn);
             (name, kind)
         }))
     }
@@ -69,7 +71,7 @@ impl Schema {
         }))
     }
 
-    /// Every key there is, with [`ANY_STAGE`] for the stages.
+    /// Every key of the run and of built-in stages, with [`ANY_STAGE`] for their names.
     pub fn documented() -> Schema {
         Schema::new([(ANY_STAGE.to_owned(), None)])
     }
@@ -101,19 +103,19 @@ impl Schema {
         self.stages.iter().map(|stage| stage.name.as_str())
     }
 
-    /// What a stage trains. `None`: nobody knows.
+    /// The kind of a stage. `None`: its model is unknown.
     pub fn kind(&self, stage: &str) -> Option<&StageKind> {
         let table = self.stages.iter().find(|table| table.name == stage)?;
         table.kind.as_ref()
     }
 
     /// The rows of a stage.
-    pub fn rows(&self, stage: &str) -> &[Row<Stage>] {
+    pub fn rows(&self, stage: &str) -> &[Row<StageDraft>] {
         let table = self.stages.iter().find(|table| table.name == stage);
         table.map_or(&[], |table| &table.rows)
     }
 
-    /// The stage in whose table a path is, and the rest of the path.
+    /// The stage whose table contains a path, and the rest of the path.
     pub fn in_stage<'p>(&self, path: &'p str) -> Option<(&str, &'p str)> {
         let (first, rest) = path.split_once('.')?;
         let stage = self.stages().find(|name| *name == first)?;
@@ -138,9 +140,9 @@ impl Schema {
         of_run.chain(of_stages)
     }
 
-    /// The first key whose last word this is.
-    pub fn named(&self, word: &str) -> Option<String> {
-        let is_named = |key: &Key| key.path.rsplit('.').next() == Some(word);
+    /// The first key whose last part is `name`.
+    pub fn named(&self, name: &str) -> Option<String> {
+        let is_named = |key: &Key| key.path.rsplit('.').next() == Some(name);
         if let Some(row) = keys::of_run().iter().find(|row| is_named(&row.key)) {
             return Some(row.key.path.to_string());
         }
@@ -157,12 +159,12 @@ impl Schema {
         None
     }
 
-    /// Whether the path is a table that holds keys.
+    /// Whether the path is a table.
     pub fn is_table(&self, path: &str) -> bool {
         path.is_empty() || self.stages().any(|name| name == path) || !self.inside(path).is_empty()
     }
 
-    /// The words that may stand in a table.
+    /// The names of keys and tables directly in a table.
     pub fn inside(&self, table: &str) -> Vec<&str> {
         match self.in_stage(table) {
             Some((stage, rest)) => words(self.rows(stage), rest),
@@ -193,20 +195,20 @@ fn words<'a, S>(rows: &'a [Row<S>], table: &str) -> Vec<&'a str> {
 }
 
 /// Every key of a config with its value, in the order of a config file.
-pub(super) fn entries(config: &Config) -> Vec<(String, Given)> {
+pub(super) fn entries(config: &Config) -> Vec<(String, KeyValue)> {
     let schema = Schema::of_config(config);
     let of_run = keys::of_run().iter();
     let of_run = of_run.filter_map(|row| Some((row.key.path.to_string(), row.get(config)?)));
-    let mut entries: Vec<(String, Given)> = of_run.collect();
+    let mut entries: Vec<(String, KeyValue)> = of_run.collect();
     for policy in &config.policy.stages {
-        let (name, stage) = (policy.name.as_str(), Stage::of(config, policy));
+        let (name, stage) = (policy.name.as_str(), StageDraft::of(config, policy));
         let rows = schema.rows(name).iter();
         entries.extend(rows.filter_map(|row| Some((join(name, &row.key.path), row.get(&stage)?))));
     }
     entries
 }
 
-/// The rest of a path inside a table.
+/// The rest of a path that is inside a table.
 pub(super) fn inside<'a>(path: &'a str, table: &str) -> Option<&'a str> {
     if table.is_empty() {
         return Some(path);

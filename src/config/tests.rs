@@ -1,6 +1,6 @@
-//! What every row of the table of keys must do, whatever the key is.
+//! What every row of the table of keys must do.
 //!
-//! Nothing here names a key: a new row is tested by standing in the table.
+//! The tests loop over the table, so they cover new rows without changes.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,12 +16,12 @@ use super::row::{Change, Key};
 use super::schema::{ANY_STAGE, Schema, entries, join};
 use super::{Changeable, Config, ConfigError, Loaded, Override, describe};
 
-/// Configs in one of which each key can be set to another value than its default.
+/// Each key can be set to a value other than its default in at least one of these configs.
 const BACKGROUNDS: &[&[&str]] = &[
     &[],
     // accumulation between its bounds
     &["dynamics.gradient_accumulation_steps=2"],
-    // a stage whose model nothing else depends on
+    // a stage that no other stage depends on
     &[
         "stages=[\"video_tokenizer\", \"latent_actions\", \"last\"]",
         "last.model=video_tokenizer",
@@ -37,7 +37,7 @@ fn load(sets: &[String]) -> Result<Loaded, ConfigError> {
     Config::parse(text, "run.toml", Path::new("/configs"), &overrides)
 }
 
-/// Values of a kind; some of them fit.
+/// Values of a kind, some of which are valid for its keys.
 fn candidates(kind: &Kind) -> Vec<String> {
     let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
     match kind {
@@ -68,11 +68,11 @@ fn candidates(kind: &Kind) -> Vec<String> {
     }
 }
 
-/// The overrides that give a stage the criterion by which a key is read.
-fn asking(key: &Key, stage: &str, schema: &Schema) -> Vec<Vec<String>> {
+/// Overrides of which one adds the criterion that reads a key.
+fn adding(key: &Key, stage: &str, schema: &Schema) -> Vec<Vec<String>> {
     let mut found = Vec::new();
-    let adding = schema.rows(stage).iter().map(|row| &row.key);
-    for adding in adding.filter(|other| super::criteria::adds(other)) {
+    let keys = schema.rows(stage).iter().map(|row| &row.key);
+    for adding in keys.filter(|other| super::criteria::adds(other)) {
         if adding.criteria.iter().any(|name| key.is_read_by(name)) {
             let path = join(stage, &adding.path);
             found.push(vec![format!("{path}=0.5")]);
@@ -82,7 +82,7 @@ fn asking(key: &Key, stage: &str, schema: &Schema) -> Vec<Vec<String>> {
     found
 }
 
-/// A key with a value that is not its default, in a config where it has an effect.
+/// A key set to a value other than its default, in a config where it has an effect.
 struct Changed {
     path: String,
     set: String,
@@ -104,7 +104,7 @@ fn changed(key: &Key, path: &str) -> Changed {
         };
         for stage in stages {
             let path = join(stage, &key.path);
-            for needed in asking(key, stage, &schema) {
+            for needed in adding(key, stage, &schema) {
                 let needed = [background.clone(), needed].concat();
                 let Ok(before) = load(&needed) else {
                     continue;
@@ -128,13 +128,13 @@ fn changed(key: &Key, path: &str) -> Changed {
     panic!("no value changes `{path}`");
 }
 
-fn value_of(config: &Config, path: &str) -> Option<super::given::Given> {
+fn value_of(config: &Config, path: &str) -> Option<super::key_value::KeyValue> {
     let mut entries = entries(config).into_iter();
     entries.find(|(key, _)| key == path).map(|(_, given)| given)
 }
 
-/// Runs a check over every key of the table.
-fn each(check: impl Fn(&Key, &str)) {
+/// Runs a check for every key of the table.
+fn for_each_key(check: impl Fn(&Key, &str)) {
     let schema = Schema::documented();
     let mut count = 0;
     for (path, key) in schema.keys() {
@@ -150,8 +150,8 @@ fn in_first_stage(path: &str) -> String {
 }
 
 #[test]
-fn every_key_has_an_effect_and_comes_back_from_the_log_and_from_toml() {
-    each(|key, path| {
+fn every_key_has_an_effect_and_survives_a_round_trip_through_json_and_toml() {
+    for_each_key(|key, path| {
         let Changed {
             path,
             before,
@@ -184,7 +184,7 @@ fn every_key_is_documented() {
         .into_iter()
         .map(|(path, _)| path)
         .collect();
-    each(|key, path| {
+    for_each_key(|key, path| {
         let row = rows.iter().find(|row| row.key == path).unwrap();
         assert!(row.meaning.len() > 10, "{path}");
         assert!(!row.default.is_empty() && !row.kind.is_empty(), "{path}");
@@ -197,7 +197,7 @@ fn every_key_is_documented() {
 
 #[test]
 fn every_key_changes_on_resume_as_its_row_says() {
-    each(|key, path| {
+    for_each_key(|key, path| {
         let Changed {
             path, set, before, ..
         } = changed(key, path);
@@ -224,10 +224,10 @@ fn every_key_changes_on_resume_as_its_row_says() {
             (Change::Process, Changeable::Process) => {
                 assert_eq!(resumed.unwrap().process, [path]);
             }
-            (Change::Fixed(why), Changeable::No { why: said }) => {
-                assert_eq!(why, said);
+            (Change::Fixed(why), Changeable::No { why: reason }) => {
+                assert_eq!(why, reason);
                 let error = resumed.unwrap_err().to_string();
-                let want = format!("`{path}` cannot change in a run: {why}");
+                let want = format!("`{path}` cannot change in an existing run: {why}");
                 assert!(error.contains(&want), "{error}");
             }
             (change, changeable) => panic!("{path}: {change:?}, {changeable:?}"),
@@ -236,46 +236,46 @@ fn every_key_changes_on_resume_as_its_row_says() {
 }
 
 #[test]
-fn every_process_keeps_what_is_its_own() {
-    each(|key, path| {
+fn every_process_keeps_its_own_keys() {
+    for_each_key(|key, path| {
         let Changed { before, after, .. } = changed(key, path);
-        let own = key.change == Change::Process;
-        assert_eq!(Config::is_of_process(path), own, "{path}");
+        let of_process = key.change == Change::Process;
+        assert_eq!(Config::is_of_process(path), of_process, "{path}");
         let joined = before.clone().with_process_of(&after.config);
-        let want = if own { after.config } else { before };
+        let want = if of_process { after.config } else { before };
         assert_eq!(joined, want, "{path}");
     });
 }
 
-/// What is said of a key that is set alone.
-fn said(path: &str, value: &str) -> Vec<String> {
+/// The problems of a config in which only this key is set.
+fn problems(path: &str, value: &str) -> Vec<String> {
     match load(&[format!("{path}={value}")]) {
         Ok(_) => Vec::new(),
         Err(error) => {
             let problems = error.problems().iter();
             problems
-                .map(|problem| format!("{}: {}", problem.place, problem.fault))
+                .map(|problem| format!("{}: {}", problem.location, problem.fault))
                 .collect()
         }
     }
 }
 
 #[test]
-fn every_key_refuses_a_value_of_another_kind() {
-    each(|key, path| {
+fn every_key_rejects_a_value_of_another_type() {
+    for_each_key(|key, path| {
         let path = in_first_stage(path);
         let date = "2026-01-01";
         let want = format!(
             "--set {path}={date}: `{path}` is the date {date}, expected {}",
             key.kind
         );
-        assert_eq!(said(&path, date), [want]);
+        assert_eq!(problems(&path, date), [want]);
     });
 }
 
 #[test]
-fn every_bound_is_refused_one_past_it() {
-    each(|key, path| {
+fn every_key_accepts_its_bounds_and_rejects_values_past_them() {
+    for_each_key(|key, path| {
         let path = in_first_stage(path);
         let (range, inside, outside) = match &key.kind {
             Kind::Count { least, most } | Kind::CountOrAuto { least, most } => (
@@ -311,7 +311,7 @@ fn every_bound_is_refused_one_past_it() {
                     "--set {path}=zzzz: `{path}` is `zzzz`, expected one of {}",
                     listed.join(", ")
                 );
-                assert_eq!(said(&path, "zzzz"), [want]);
+                assert_eq!(problems(&path, "zzzz"), [want]);
                 return;
             }
             Kind::Flag
@@ -329,14 +329,14 @@ fn every_bound_is_refused_one_past_it() {
                 "--set {path}={value}: `{path}` is {value}, outside {range}{unit}{}",
                 key.unit
             );
-            assert_eq!(said(&path, &value), [want]);
+            assert_eq!(problems(&path, &value), [want]);
         }
         for value in inside {
             let outside = format!("`{path}` is {value}, outside");
-            let said = said(&path, &value);
+            let problems = problems(&path, &value);
             assert!(
-                !said.iter().any(|said| said.contains(&outside)),
-                "{value}: {said:?}"
+                !problems.iter().any(|problem| problem.contains(&outside)),
+                "{value}: {problems:?}"
             );
             if let Ok(loaded) = load(&[format!("{path}={value}")]) {
                 let kept = value_of(&loaded.config, &path).map(|given| given.to_toml());

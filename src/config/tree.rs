@@ -1,25 +1,24 @@
-//! Text to a tree of values, each with its place.
+//! Parses text into a tree of values, each with its location.
 //!
-//! Three sources become the same tree: a TOML file, an override `key=value`, and the
-//! JSON of a run's first event. Nothing is judged here but syntax; nothing is
-//! dropped, so that a later complaint can name the line. Depth is bounded by the
-//! parsers.
+//! A TOML file, an override `key=value` and the JSON of a run's first event all become
+//! such a tree. Only syntax is checked here, and nothing is dropped, so that later
+//! errors can give the line. The parsers limit the depth.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::error::{ConfigError, Fault, Place, Problem};
+use super::error::{ConfigError, Fault, Location, Problem};
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub place: Place,
+    pub location: Location,
     pub value: Value,
 }
 
 impl Node {
-    /// What stands under a name, where this is a table that has it.
+    /// The entry of this name, if this is a table that has one.
     pub fn entry(&self, name: &str) -> Option<&Node> {
         if let Value::Table(entries) = &self.value {
             entries.get(name)
@@ -28,7 +27,7 @@ impl Node {
         }
     }
 
-    /// The entries of a table, by name; none where this is no table.
+    /// The entries of a table by name; empty if this is not a table.
     pub fn entries(&self) -> impl Iterator<Item = (&String, &Node)> {
         let entries = if let Value::Table(entries) = &self.value {
             Some(entries)
@@ -43,7 +42,7 @@ impl Node {
 pub(super) enum Value {
     Text(String),
     Integer(i64),
-    /// An integer or a float that fits no machine number.
+    /// A number too large for an `i64` or `f64`.
     TooLarge(String),
     Float(f64),
     Flag(bool),
@@ -70,7 +69,7 @@ impl Value {
         }
     }
 
-    /// For an error: what stands there.
+    /// The value as errors describe it.
     pub fn found(&self) -> String {
         match self {
             Value::Text(text) => format!("the string \"{}\"", shortened(text)),
@@ -95,12 +94,12 @@ pub struct Override {
 }
 
 impl Override {
-    /// Reads `video_tokenizer.learning_rate=1e-3`. The value is a TOML value; a
-    /// bare word is a string. In errors, `source` stands before the text: what the
-    /// caller calls an override.
+    /// Parses `video_tokenizer.learning_rate=1e-3`. The value is a TOML value; a
+    /// bare word is a string. `source` is the caller's name for overrides; errors put it
+    /// before the text.
     ///
     /// # Errors
-    /// A text without `=`, with an empty or malformed key, or with a broken value.
+    /// There is no `=`, the key is empty or malformed, or the value is invalid.
     pub fn parse(source: &str, text: &str) -> Result<Override, ConfigError> {
         read_override(source, text)
     }
@@ -112,23 +111,23 @@ impl Override {
 }
 
 fn read_override(source: &str, text: &str) -> Result<Override, ConfigError> {
-    let place = Place::Override {
+    let location = Location::Override {
         source: Arc::from(source),
         text: Arc::from(shortened(text)),
     };
-    let refuse = |why| {
+    let reject = |why| {
         let fault = Fault::Override {
             text: shortened(text),
             why,
         };
-        let place = place.clone();
+        let location = location.clone();
         ConfigError::Invalid {
-            problems: vec![Problem { place, fault }],
+            problems: vec![Problem { location, fault }],
         }
     };
     let (key, value) = text
         .split_once('=')
-        .ok_or_else(|| refuse("there is no `=`"))?;
+        .ok_or_else(|| reject("there is no `=`"))?;
     let (key, value) = (key.trim(), value.trim());
     let plain = |part: &str| {
         !part.is_empty()
@@ -137,40 +136,40 @@ fn read_override(source: &str, text: &str) -> Result<Override, ConfigError> {
                 .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
     };
     if !key.split('.').all(plain) {
-        return Err(refuse("the key is not a dotted name"));
+        return Err(reject("the key is not a dotted name"));
     }
     if value.is_empty() {
-        return Err(refuse("the value is empty"));
+        return Err(reject("the value is empty"));
     }
     if key.split('.').count() > 16 || too_deep(value).is_some() {
-        return Err(refuse("it is nested too deeply"));
+        return Err(reject("it is nested too deeply"));
     }
     let value = match DeValue::parse(value) {
-        Ok(parsed) => convert(parsed.get_ref(), &|_| place.clone()),
+        Ok(parsed) => convert(parsed.get_ref(), &|_| location.clone()),
         Err(_) if value.starts_with(['[', '{', '"', '\'']) => {
-            return Err(refuse("the value is not valid TOML"));
+            return Err(reject("the value is not valid TOML"));
         }
         Err(_) => Value::Text(value.to_owned()),
     };
     Ok(Override {
         key: key.to_owned(),
-        node: Node { place, value },
+        node: Node { location, value },
     })
 }
 
-/// The tree of a TOML text; `file` names it in errors.
+/// The tree of a TOML text; errors call it `file`.
 pub(super) fn from_toml(text: &str, file: &Arc<str>) -> Result<Node, Vec<Problem>> {
     let starts: Vec<usize> = std::iter::once(0)
         .chain(text.match_indices('\n').map(|(at, _)| at + 1))
         .collect();
-    let place = |at: usize| Place::Line {
+    let location = |at: usize| Location::Line {
         file: Arc::clone(file),
         line: starts.partition_point(|start| *start <= at).max(1),
     };
     if let Some(at) = too_deep(text) {
-        let message = "a key of more than 500 parts".to_owned();
+        let message = "a key has more than 500 parts".to_owned();
         return Err(vec![Problem {
-            place: place(at),
+            location: location(at),
             fault: Fault::Syntax { message },
         }]);
     }
@@ -179,9 +178,9 @@ pub(super) fn from_toml(text: &str, file: &Arc<str>) -> Result<Node, Vec<Problem
         return Err(errors
             .iter()
             .map(|error| Problem {
-                place: match error.span() {
-                    Some(span) => place(span.start),
-                    None => Place::Whole {
+                location: match error.span() {
+                    Some(span) => location(span.start),
+                    None => Location::Whole {
                         file: Arc::clone(file),
                     },
                 },
@@ -192,51 +191,50 @@ pub(super) fn from_toml(text: &str, file: &Arc<str>) -> Result<Node, Vec<Problem
             .collect());
     }
     Ok(Node {
-        place: Place::Whole {
+        location: Location::Whole {
             file: Arc::clone(file),
         },
-        value: convert_table(table.get_ref(), &place),
+        value: convert_table(table.get_ref(), &location),
     })
 }
 
 /// The tree of the config in a run's first event.
 pub(super) fn from_json(json: &serde_json::Value) -> Node {
     Node {
-        place: Place::Log,
+        location: Location::Log,
         value: convert_json(json),
     }
 }
 
-/// An empty tree of a file.
-pub(super) fn empty(place: Place) -> Node {
+/// An empty table.
+pub(super) fn empty(location: Location) -> Node {
     Node {
-        place,
+        location,
         value: Value::Table(BTreeMap::new()),
     }
 }
 
-/// Puts the override's value in its place, making tables on the way and
-/// replacing whatever stood there.
+/// Sets the override's value, creating tables as needed and replacing any old value.
 pub(super) fn overlay(tree: &mut Node, change: &Override) {
     let mut here = tree;
     for part in change.key.split('.') {
         if !matches!(here.value, Value::Table(_)) {
             here.value = Value::Table(BTreeMap::new());
-            here.place = change.node.place.clone();
+            here.location = change.node.location.clone();
         }
         let Value::Table(entries) = &mut here.value else {
             return;
         };
         here = entries
             .entry(part.to_owned())
-            .or_insert_with(|| empty(change.node.place.clone()));
+            .or_insert_with(|| empty(change.node.location.clone()));
     }
     *here = change.node.clone();
 }
 
-/// Where a dotted key is so long that the nested tables could overflow the stack;
-/// the parser bounds the depth of brackets only. Seen from the bytes alone, so a
-/// text with that many dots in a row is refused too.
+/// Where a dotted key is so long that its nested tables could overflow the stack; the
+/// parser only limits the depth of brackets. This looks at bytes, not tokens, so a
+/// string with that many dots is rejected too.
 fn too_deep(text: &str) -> Option<usize> {
     let mut dots = 0;
     for (at, byte) in text.bytes().enumerate() {
@@ -252,14 +250,14 @@ fn too_deep(text: &str) -> Option<usize> {
     None
 }
 
-fn convert_table(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Value {
+fn convert_table(table: &DeTable<'_>, location: &dyn Fn(usize) -> Location) -> Value {
     Value::Table(
         table
             .iter()
             .map(|(key, value)| {
                 let node = Node {
-                    place: place(key.span().start),
-                    value: convert(value.get_ref(), place),
+                    location: location(key.span().start),
+                    value: convert(value.get_ref(), location),
                 };
                 (key.get_ref().to_string(), node)
             })
@@ -267,7 +265,7 @@ fn convert_table(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Value {
     )
 }
 
-fn convert(value: &DeValue<'_>, place: &dyn Fn(usize) -> Place) -> Value {
+fn convert(value: &DeValue<'_>, location: &dyn Fn(usize) -> Location) -> Value {
     match value {
         DeValue::String(text) => Value::Text(text.to_string()),
         DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
@@ -286,10 +284,10 @@ fn convert(value: &DeValue<'_>, place: &dyn Fn(usize) -> Place) -> Value {
         DeValue::Array(items) => Value::List(
             items
                 .iter()
-                .map(|item| convert(item.get_ref(), place))
+                .map(|item| convert(item.get_ref(), location))
                 .collect(),
         ),
-        DeValue::Table(table) => convert_table(table, place),
+        DeValue::Table(table) => convert_table(table, location),
     }
 }
 
@@ -309,7 +307,7 @@ fn convert_json(json: &serde_json::Value) -> Value {
                 .iter()
                 .map(|(key, value)| {
                     let node = Node {
-                        place: Place::Log,
+                        location: Location::Log,
                         value: convert_json(value),
                     };
                     (key.clone(), node)
@@ -319,7 +317,7 @@ fn convert_json(json: &serde_json::Value) -> Value {
     }
 }
 
-/// Foreign text in an error: its first 60 characters.
+/// The first 60 characters of text quoted in an error.
 pub(super) fn shortened(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}...", &text[..end]),

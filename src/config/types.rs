@@ -1,7 +1,7 @@
-//! A config as the program uses it: typed, and without holes.
+//! A complete, typed config.
 //!
-//! The names that these values have in a file stand in the table of keys, which
-//! also says how each is read and written.
+//! The table of keys gives the name of each value in a file, and how it is read and
+//! written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,14 +20,14 @@ pub struct Config {
     /// Ranks.
     pub nproc_per_node: u32,
     pub use_ddp: bool,
-    /// How long a rank may keep the others waiting.
+    /// How long ranks wait for one of them.
     pub rank_timeout_seconds: u32,
     pub allow_single_gpu_fallback: bool,
-    /// Seconds that the trainer may say nothing. `None`: learnt from the stage.
+    /// Seconds for which the trainer may be silent. `None`: learned from the stage.
     pub no_progress_seconds: Option<u32>,
     pub data: DataConfig,
     pub shape: Shape,
-    /// One per stage of the policy.
+    /// One per built-in stage of the policy.
     pub networks: BTreeMap<StageName, Network>,
     pub policy: Policy,
 }
@@ -35,7 +35,7 @@ pub struct Config {
 /// Where tensors live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// CUDA where there is any, else the CPU.
+    /// CUDA if available, else the CPU.
     Auto,
     Cpu,
     /// `None`: one device per rank, from 0.
@@ -44,21 +44,20 @@ pub enum Device {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataConfig {
-    /// Files or folders of frames, absolute where they came from a file's or a
-    /// command line's relative paths.
+    /// Files or folders of frames. Absolute, unless they could not be resolved.
     pub path: Vec<PathBuf>,
     /// Distance between the frames of a window.
     pub frame_stride: u32,
 }
 
-/// What all stages share about frames, tokens and actions.
+/// Sizes of frames, tokens and actions, shared by all stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Pixels, a multiple of `patch_size`.
     pub frame_size: u32,
     /// Pixels.
     pub patch_size: u32,
-    /// Frames of a window.
+    /// Frames per window.
     pub context_length: u32,
     pub latent_dim: u32,
     pub num_bins: u32,
@@ -76,17 +75,16 @@ pub struct Network {
     pub num_blocks: u32,
 }
 
-/// A config and which of its keys somebody set.
+/// A config, and which of its keys were set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     pub config: Config,
-    /// The keys of the file and of the overrides; the others have their defaults.
+    /// The keys set by the file and the overrides; the others have their defaults.
     pub given: BTreeSet<String>,
 }
 
 impl Config {
-    /// A config before its keys are read. Each key has a value or a default, so
-    /// nothing of this is left afterwards.
+    /// A config before its keys are read. Reading overwrites every field.
     pub(super) fn blank() -> Config {
         Config {
             seed: 0,
@@ -121,16 +119,18 @@ impl Config {
         self.policy.stages.iter().find(|stage| stage.name == *name)
     }
 
-    /// Stages of other models that a stage builds on, the latest of each before it.
+    /// The stages whose models a stage builds on: for each model, the last stage before it.
     pub fn upstream(&self, name: &StageName) -> Vec<&StagePolicy> {
-        let Some(place) = self.policy.stages.iter().position(|s| s.name == *name) else {
+        let Some(index) = self.policy.stages.iter().position(|s| s.name == *name) else {
             return Vec::new();
         };
-        let Some((stage, before)) = self.policy.stages[..=place].split_last() else {
+        let Some((stage, before)) = self.policy.stages[..=index].split_last() else {
             return Vec::new();
         };
         let is_of = |stage: &StagePolicy, model| ModelKind::of(&stage.model) == Some(model);
-        let needed = ModelKind::of(&stage.model).map_or(&[][..], needs).iter();
+        let needed = ModelKind::of(&stage.model)
+            .map_or(&[][..], upstream_models)
+            .iter();
         needed
             .filter_map(|model| before.iter().rev().find(|stage| is_of(stage, *model)))
             .collect()
@@ -178,8 +178,8 @@ impl std::fmt::Display for Device {
     }
 }
 
-/// The models whose weights a model is trained on.
-pub(super) fn needs(model: ModelKind) -> &'static [ModelKind] {
+/// The models whose trained weights a model needs.
+pub(super) fn upstream_models(model: ModelKind) -> &'static [ModelKind] {
     match model {
         ModelKind::VideoTokenizer | ModelKind::LatentActions => &[],
         ModelKind::Dynamics => &[ModelKind::VideoTokenizer, ModelKind::LatentActions],

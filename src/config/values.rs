@@ -1,15 +1,15 @@
-//! A tree of values, checked key by key against the table of keys.
+//! Checks a tree of values key by key against the table of keys.
 //!
-//! Each value is judged alone: is it known, of its kind, in its range. What must
-//! fit together is judged later, by [`super::resolve`]. A value that was refused
-//! is remembered, so that no second problem is made of the first.
+//! Each value is checked alone: is the key known, has the value the right type, is it
+//! in range. [`super::resolve`] then checks values against each other. Rejected keys
+//! are remembered so that one mistake is not reported twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::advice::Hint;
 
-use super::error::{Fault, Place, Problem};
-use super::given::Given;
+use super::error::{Fault, Location, Problem};
+use super::key_value::KeyValue;
 use super::keys;
 use super::kind::nearest;
 use super::row::Row;
@@ -18,23 +18,23 @@ use super::tree::{Node, Value, shortened};
 
 pub(super) struct Values {
     /// The source as a whole.
-    pub whole: Place,
+    pub whole: Location,
     pub problems: Vec<Problem>,
-    entries: BTreeMap<String, (Given, Place)>,
-    refused: BTreeSet<String>,
+    entries: BTreeMap<String, (KeyValue, Location)>,
+    rejected: BTreeSet<String>,
 }
 
-/// Problems after which a text is no config at all, and is read no further.
+/// After this many problems the rest is not read: the text is probably not a config.
 const PROBLEMS_MOST: usize = 1_000;
 
 impl Values {
     /// Checks every value of the tree.
     pub fn read(tree: &Node, schema: &Schema) -> Values {
         let mut values = Values {
-            whole: tree.place.clone(),
+            whole: tree.location.clone(),
             problems: Vec::new(),
             entries: BTreeMap::new(),
-            refused: BTreeSet::new(),
+            rejected: BTreeSet::new(),
         };
         values.walk(schema, tree, "");
         values
@@ -44,9 +44,9 @@ impl Values {
         self.entries.contains_key(key)
     }
 
-    /// Whether none of these keys was refused.
-    pub fn sound(&self, keys: &[&str]) -> bool {
-        keys.iter().all(|key| !self.refused.contains(*key))
+    /// Whether none of these keys was rejected.
+    pub fn none_rejected(&self, keys: &[&str]) -> bool {
+        keys.iter().all(|key| !self.rejected.contains(*key))
     }
 
     /// Keys that were set.
@@ -61,9 +61,9 @@ impl Values {
             .collect()
     }
 
-    /// Sets every key of a table, to what was set or to its default. A key that must
-    /// be set and is not is noted at the first of the `places` that was set.
-    pub fn fill<S>(&mut self, to: &mut S, table: &str, rows: &[Row<S>], places: &[&str]) {
+    /// Sets every key of a table to its given value or its default. A required key that
+    /// is missing is reported at the first of the keys `near` that was set.
+    pub fn fill<S>(&mut self, to: &mut S, table: &str, rows: &[Row<S>], near: &[&str]) {
         for row in rows {
             let path = join(table, &row.key.path);
             if let Some((given, _)) = self.entries.get(&path) {
@@ -72,33 +72,33 @@ impl Values {
             }
             if let Err(meaning) = row.set_default(to) {
                 let tables = path.match_indices('.').map(|(at, _)| &path[..at]);
-                let read = tables.chain([path.as_str()]).chain(places.iter().copied());
-                if self.sound(&read.collect::<Vec<&str>>()) {
+                let read = tables.chain([path.as_str()]).chain(near.iter().copied());
+                if self.none_rejected(&read.collect::<Vec<&str>>()) {
                     let fault = Fault::Missing {
                         key: path.clone(),
                         meaning: meaning.to_owned(),
                     };
-                    self.complain(places, fault);
+                    self.report(near, fault);
                 }
             }
         }
     }
 
-    /// Notes a problem at the first of the keys that was set, an override before all.
-    pub fn complain(&mut self, keys: &[&str], fault: Fault) {
-        let places = keys.iter().filter_map(|key| self.place(key));
-        let place = places
+    /// Reports a problem at the first of the keys that an override set, else the first that was set.
+    pub fn report(&mut self, keys: &[&str], fault: Fault) {
+        let locations = keys.iter().filter_map(|key| self.location(key));
+        let location = locations
             .clone()
-            .find(|place| matches!(place, Place::Override { .. }))
-            .or_else(|| places.clone().next())
+            .find(|location| matches!(location, Location::Override { .. }))
+            .or_else(|| locations.clone().next())
             .unwrap_or(&self.whole)
             .clone();
-        self.problems.push(Problem { place, fault });
+        self.problems.push(Problem { location, fault });
     }
 
     /// Where a key was set.
-    pub fn place(&self, key: &str) -> Option<&Place> {
-        self.entries.get(key).map(|(_, place)| place)
+    pub fn location(&self, key: &str) -> Option<&Location> {
+        self.entries.get(key).map(|(_, location)| location)
     }
 
     fn walk(&mut self, schema: &Schema, node: &Node, path: &str) {
@@ -109,9 +109,9 @@ impl Values {
             match key.kind.check(&key.unit, path, &node.value) {
                 Ok(given) => {
                     self.entries
-                        .insert(path.to_owned(), (given, node.place.clone()));
+                        .insert(path.to_owned(), (given, node.location.clone()));
                 }
-                Err(fault) => self.refuse(path, node, fault),
+                Err(fault) => self.reject(path, node, fault),
             }
         } else if schema.is_table(path) {
             let Value::Table(entries) = &node.value else {
@@ -119,12 +119,12 @@ impl Values {
                     key: if path.is_empty() { "config" } else { path }.to_owned(),
                     found: node.value.found(),
                     expected: "a table".to_owned(),
-                    meant: None,
+                    suggestion: None,
                 };
-                return self.refuse(path, node, fault);
+                return self.reject(path, node, fault);
             };
             for (name, entry) in entries {
-                // A dot inside a quoted name is not a path, and an empty name is a name.
+                // A quoted name may contain dots or be empty; it is still one name.
                 let name = if name.contains('.') || name.is_empty() {
                     format!("\"{}\"", shortened(name))
                 } else {
@@ -137,34 +137,34 @@ impl Values {
                 key: shortened(path),
                 hints: hints(schema, path, node),
             };
-            self.refuse(path, node, fault);
+            self.reject(path, node, fault);
         }
     }
 
-    fn refuse(&mut self, path: &str, node: &Node, fault: Fault) {
-        self.refused.insert(path.to_owned());
+    fn reject(&mut self, path: &str, node: &Node, fault: Fault) {
+        self.rejected.insert(path.to_owned());
         self.problems.push(Problem {
-            place: node.place.clone(),
+            location: node.location.clone(),
             fault,
         });
     }
 }
 
-/// What an unknown key was probably meant to be.
+/// What the author of an unknown key probably meant.
 fn hints(schema: &Schema, path: &str, node: &Node) -> Vec<Hint> {
     let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
-    if let Some((_, hints)) = keys::ELSEWHERE.iter().find(|(key, _)| *key == name) {
+    if let Some((_, hints)) = keys::TINYWORLDS_KEYS.iter().find(|(key, _)| *key == name) {
         return hints.to_vec();
     }
     let is_stage_table = table.is_empty() && matches!(node.value, Value::Table(_));
     let meant = if let Some(key) = schema.named(name) {
-        format!("it belongs elsewhere: `{key}`")
+        format!("did you mean `{key}`?")
     } else if is_stage_table && keys::STANDARD_STAGES.contains(&name) {
-        format!("`{name}` is not in `stages`")
+        format!("add `{name}` to `stages`")
     } else if let Some(near) = nearest(name, schema.inside(table)) {
         format!("did you mean `{}`?", join(table, near))
     } else if is_stage_table {
-        format!("a stage `{name}` must be in `stages`")
+        format!("to define a stage `{name}`, add it to `stages`")
     } else {
         return Vec::new();
     };

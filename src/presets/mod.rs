@@ -1,11 +1,11 @@
-//! TinyWorlds' three stages, by the two built-in policies `seed` and `strict`, as plain data.
+//! TinyWorlds' three stages under the built-in policies `seed` and `strict`, as plain data.
 //!
-//! A preset is a set of defaults: a config file changes any number of it, and
-//! what comes out stands in a log's first event. Nothing here is read when a
-//! log is replayed. No clock, file, environment or float function is used.
+//! A preset is a set of defaults. A config file can change any of them, and the result is
+//! stored in a log's first event, so a replay reads nothing from here. No clock, file,
+//! environment or float function is used.
 //!
-//! Invariant: every stage lists its criteria in one order: the checkpoint, the
-//! finite loss, the stage's own, skill, and the freshness of what they read.
+//! Invariant: every stage lists its criteria in the same order: the checkpoint, the finite
+//! loss, those specific to the stage, skill, and the freshness of the metrics.
 
 use serde::{Deserialize, Serialize};
 use tinygate_events::metric;
@@ -17,9 +17,9 @@ use tinygate_events::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
-    /// The limits as they were first written down: findings, but no skill asked for.
+    /// The original limits. Skill is reported in findings but not required.
     Seed,
-    /// For real runs: a median instead of the last sample, noise allowed for, skill required.
+    /// For real runs: uses a median instead of the last sample, allows for noise, requires skill.
     Strict,
 }
 
@@ -56,7 +56,7 @@ impl ModelKind {
         ModelKind::Dynamics,
     ];
 
-    /// The config's name of a model, which is also its stage's.
+    /// The config's name of a model, which is also the default name of its stage.
     pub const fn as_str(self) -> &'static str {
         match self {
             ModelKind::VideoTokenizer => "video_tokenizer",
@@ -65,14 +65,14 @@ impl ModelKind {
         }
     }
 
-    /// `None`: no model of TinyWorlds.
+    /// `None`: not a model of TinyWorlds.
     pub fn from_name(name: &str) -> Option<ModelKind> {
         ModelKind::ALL
             .into_iter()
             .find(|model| model.as_str() == name)
     }
 
-    /// The model that a stage trains, where it is one of TinyWorlds.
+    /// The model of a stage, if it is one of TinyWorlds'.
     pub fn of(model: &ModelName) -> Option<ModelKind> {
         ModelKind::from_name(model.as_str())
     }
@@ -109,7 +109,7 @@ pub fn stage(preset: Preset, model: ModelKind) -> StagePolicy {
         settings: settings(model),
         criteria: criteria_names(preset, model)
             .iter()
-            .filter_map(|name| criterion(preset, model, name))
+            .filter_map(|name| criterion(preset, Some(model), name))
             .collect(),
         ladder: ladder(model),
         bounds: bounds(),
@@ -129,8 +129,8 @@ pub fn metrics(model: ModelKind) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Over whole frames, and over the pixels that move, of which there may be none. Dynamics predicts
-/// tokens, which have no pixels.
+/// Skill on whole frames, and on moving pixels, of which there may be none. Dynamics predicts
+/// tokens, so it has no skill on pixels.
 pub fn skills(model: ModelKind) -> Vec<Skill> {
     let frame = Skill {
         name: metric::SKILL.to_owned(),
@@ -150,7 +150,7 @@ pub fn skills(model: ModelKind) -> Vec<Skill> {
     }
 }
 
-/// Latent actions that have collapsed into one have a low loss and say nothing.
+/// Latent actions that have collapsed into a single action can have a low loss but are useless.
 pub fn in_use(model: ModelKind) -> Option<InUse> {
     match model {
         ModelKind::VideoTokenizer | ModelKind::Dynamics => None,
@@ -161,14 +161,19 @@ pub fn in_use(model: ModelKind) -> Option<InUse> {
     }
 }
 
-/// What gates of a model look for. Dynamics may fail by the actions that it is given.
-pub fn findings(model: ModelKind) -> Vec<FindingTest> {
-    let mut findings = vec![
+/// The findings that apply to any stage.
+pub fn common_findings() -> Vec<FindingTest> {
+    vec![
         FindingTest::VacuousLimit,
         FindingTest::DecidedByNoise,
         FindingTest::NoSkill,
         FindingTest::NothingToMeasure,
-    ];
+    ]
+}
+
+/// The findings of a model's gates. Dynamics may also fail because of the actions it is given.
+pub fn findings(model: ModelKind) -> Vec<FindingTest> {
+    let mut findings = common_findings();
     if model == ModelKind::Dynamics {
         findings.push(FindingTest::Cause {
             actions: metric::UNIQUE_ACTIONS.to_owned(),
@@ -180,7 +185,7 @@ pub fn findings(model: ModelKind) -> Vec<FindingTest> {
     findings
 }
 
-/// Fewest windows of a micro-batch: the variance penalty of latent actions needs two.
+/// Smallest micro-batch in windows. The variance penalty of latent actions needs two.
 pub const fn batch_size_min(model: ModelKind) -> u32 {
     match model {
         ModelKind::VideoTokenizer | ModelKind::Dynamics => 1,
@@ -203,7 +208,7 @@ pub fn knobs(model: ModelKind) -> Vec<Knob> {
     }
 }
 
-/// TinyWorlds' settings, with the chunks and targets of the schedule.
+/// TinyWorlds' settings, with the chunk sizes and targets of the gates.
 pub fn settings(model: ModelKind) -> Settings {
     struct Row {
         learning_rate: f64,
@@ -311,9 +316,9 @@ pub const fn criteria_names(preset: Preset, model: ModelKind) -> &'static [&'sta
     }
 }
 
-/// A criterion as the preset has it for a model, or would have it. `None`: no such
-/// criterion, or one whose limit nobody can know but the user.
-pub fn criterion(preset: Preset, model: ModelKind, name: &str) -> Option<Criterion> {
+/// A criterion with the preset's limit. `model` is `None` for a custom stage. The limit is
+/// [unset](unset_limit) if only the user can choose it. `None`: there is no such criterion.
+pub fn criterion(preset: Preset, model: Option<ModelKind>, name: &str) -> Option<Criterion> {
     let strict = preset == Preset::Strict;
     let constant = |limit: f64| Limit::Constant(Scalar::new(limit));
     let test = match name {
@@ -324,11 +329,11 @@ pub fn criterion(preset: Preset, model: ModelKind, name: &str) -> Option<Criteri
             tolerance: Scalar::new(if strict { 0.01 } else { 0.0 }),
         },
         "loss_latest" => CriterionTest::LossLatest {
-            limit: constant(match model {
-                ModelKind::VideoTokenizer => 0.01,
-                ModelKind::LatentActions => 0.06,
-                ModelKind::Dynamics => return None,
-            }),
+            limit: match model {
+                Some(ModelKind::VideoTokenizer) => constant(0.01),
+                Some(ModelKind::LatentActions) => constant(0.06),
+                Some(ModelKind::Dynamics) | None => unset_limit(),
+            },
         },
         "unique_actions" => CriterionTest::MetricAtLeast {
             metric: metric::UNIQUE_ACTIONS.to_owned(),
@@ -337,6 +342,10 @@ pub fn criterion(preset: Preset, model: ModelKind, name: &str) -> Option<Criteri
         "action_entropy" => CriterionTest::MetricAtLeast {
             metric: metric::ACTION_ENTROPY.to_owned(),
             limit: constant(0.4),
+        },
+        "codebook_usage" => CriterionTest::MetricAtLeast {
+            metric: metric::CODEBOOK_USAGE.to_owned(),
+            limit: unset_limit(),
         },
         "loss_not_rising" => CriterionTest::LossNotRising {
             tolerance: Scalar::new(0.02),
@@ -367,29 +376,17 @@ pub fn criterion(preset: Preset, model: ModelKind, name: &str) -> Option<Criteri
     })
 }
 
-/// A criterion that any stage can have, as the preset has it. Where only the user can know the
-/// limit, it is NaN.
-pub fn common_criterion(preset: Preset, name: &str) -> Option<Criterion> {
-    let test = match name {
-        "checkpoint_valid" | "loss_finite" | "loss_trend" | "loss_not_rising" | "loss_delta"
-        | "visual_structure" | "skill" | "metrics_fresh" => {
-            // The same for every model.
-            return criterion(preset, ModelKind::VideoTokenizer, name);
-        }
-        "loss_latest" => CriterionTest::LossLatest {
-            limit: Limit::Constant(Scalar::new(f64::NAN)),
-        },
-        _ => return None,
-    };
-    Some(Criterion {
-        name: name.to_owned(),
-        applies: applies(preset, name),
-        test,
-    })
+/// A limit that the user must still choose. No finished config has one.
+pub fn unset_limit() -> Limit {
+    Limit::Constant(Scalar::new(f64::NAN))
 }
 
-/// When a criterion is asked. An absolute limit needs the whole of the training,
-/// so `strict` asks for it at the target only.
+pub fn is_unset(limit: &Limit) -> bool {
+    matches!(limit, Limit::Constant(x) if x.get().is_nan())
+}
+
+/// When a criterion is evaluated. Reaching an absolute limit takes the whole training, so
+/// `strict` evaluates those only at the target.
 pub fn applies(preset: Preset, name: &str) -> Applies {
     match (preset, name) {
         (Preset::Strict, "loss_latest" | "skill" | "skill_moving") => Applies::AtTarget,
@@ -397,9 +394,9 @@ pub fn applies(preset: Preset, name: &str) -> Applies {
     }
 }
 
-/// When a predicted frame counts as having lost its structure. Found by experiment
-/// on two games, between the fakes and the poorest predictions that still show the
-/// scene; `tests/structure_scores.rs` holds both.
+/// When a predicted frame counts as having lost its structure. Found by experiment on two
+/// games: the limits lie between fake frames and the worst predictions that still show the
+/// scene. `tests/structure_scores.rs` checks both.
 pub const fn structure_limits() -> StructureLimits {
     StructureLimits {
         flatness_min: Scalar::new(0.05),
@@ -448,7 +445,7 @@ pub fn ladder(model: ModelKind) -> Vec<Rung> {
     }
 }
 
-/// Where the actions have collapsed, the next full cycle gets fewer of them.
+/// If the actions have collapsed, the next full cycle uses fewer of them.
 pub fn defer_fewer_actions() -> Rung {
     Rung::DeferPowerOfTwo {
         key: SettingKey::knob(N_ACTIONS),
@@ -458,7 +455,7 @@ pub fn defer_fewer_actions() -> Rung {
     }
 }
 
-/// How far the rungs may go.
+/// Bounds on what rungs change.
 pub const fn bounds() -> Bounds {
     Bounds {
         learning_rate_min: Scalar::new(1e-6),
@@ -480,6 +477,17 @@ mod tests {
                 let stage = stage(preset, model);
                 let names: Vec<&str> = stage.criteria.iter().map(|c| c.name.as_str()).collect();
                 assert_eq!(names, criteria_names(preset, model));
+                for criterion in &stage.criteria {
+                    let limit = if let CriterionTest::LossLatest { limit }
+                    | CriterionTest::MetricAtLeast { limit, .. }
+                    | CriterionTest::SkillAbove { limit, .. } = &criterion.test
+                    {
+                        Some(limit)
+                    } else {
+                        None
+                    };
+                    assert!(!limit.is_some_and(is_unset), "{}", criterion.name);
+                }
             }
         }
     }
@@ -495,24 +503,18 @@ mod tests {
     }
 
     #[test]
-    fn when_each_criterion_is_asked() {
+    fn when_each_criterion_applies() {
         use Applies::{AtTarget, EveryGate};
         use ModelKind::{Dynamics, LatentActions, VideoTokenizer};
         use Preset::{Seed, Strict};
         check(
-            "seed asks at every gate",
+            "seed: at every gate",
             Seed,
             VideoTokenizer,
             "loss_latest",
             Some(EveryGate),
         );
-        check(
-            "seed asks for no skill",
-            Seed,
-            VideoTokenizer,
-            "skill",
-            None,
-        );
+        check("seed: no skill", Seed, VideoTokenizer, "skill", None);
         check(
             "strict: absolute limits late",
             Strict,

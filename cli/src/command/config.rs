@@ -48,9 +48,17 @@ pub fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Every key, its default, its unit.
+/// Every key with its meaning, unit and default.
 fn show_keys() -> anyhow::Result<Exit> {
-    for row in config::describe() {
+    show_rows(config::describe())?;
+    output::data_line("")?;
+    output::data_line("# in the table of a custom stage, which is one that sets `loss`")?;
+    show_rows(config::describe_custom())?;
+    Ok(Exit::Done)
+}
+
+fn show_rows(rows: Vec<config::KeyRow>) -> anyhow::Result<()> {
+    for row in rows {
         output::data_line(&format!("{} ({})", row.key, row.kind))?;
         output::data_line(&format!("    {}", row.meaning))?;
         let unit = if row.unit.is_empty() {
@@ -61,5 +69,5 @@ fn show_keys() -> anyhow::Result<Exit> {
         output::data_line(&format!("    default: {}{unit}", row.default))?;
         output::data_line(&format!("    on resume: {}", row.on_resume))?;
     }
-    Ok(Exit::Done)
+    Ok(())
 }

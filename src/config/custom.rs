@@ -1,25 +1,23 @@
-//! A stage of the user's own: its name, metrics, criteria, knobs and rungs, none of which a model of
-//! TinyWorlds has.
+//! A custom stage: its name, metrics, criteria, knobs and rungs come from the config.
 //!
-//! A table is of such a stage when it names its `loss`. The knobs, and the metrics that a gate
-//! asks for, are keys whose names the user chooses, so they are read from the text before the rows
-//! are made.
+//! A stage is custom if its table has the key `loss`. The user chooses the names of knobs, and of
+//! metrics with a limit; both are keys, so their names are read before the rows are made.
 
 use std::collections::BTreeMap;
 
 use crate::events::{
-    Applies, Criterion, CriterionTest, FindingTest, Knob, KnobName, KnobRange, Limit, ModelName,
-    Rung, Scalar, SettingKey, SettingValue, Settings, StageName, StagePolicy,
+    Applies, Criterion, CriterionTest, Knob, KnobName, KnobRange, ModelName, Rung, Scalar,
+    SettingKey, SettingValue, Settings, StageName, StagePolicy,
 };
 use crate::presets::{self, Preset};
 
 use super::tree::{Node, Value};
 
-/// The key that makes a stage the user's own.
+/// The key that makes a stage custom.
 pub(super) const LOSS: &str = "loss";
 /// The table of the knobs' ranges.
 pub(super) const KNOBS: &str = "knobs";
-/// The criteria that every stage can have.
+/// The criteria that any custom stage can have.
 const CRITERIA: [&str; 9] = [
     "checkpoint_valid",
     "loss_finite",
@@ -31,25 +29,25 @@ const CRITERIA: [&str; 9] = [
     "skill",
     "metrics_fresh",
 ];
-/// The table of the metrics that a gate asks for.
+/// The table of limits on metrics.
 pub(super) const AT_LEAST: &str = "gate.at_least";
 
-/// What a stage of the user's own names by itself.
+/// The names that a custom stage defines.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Own {
-    /// Whether each knob is an integer, by name.
+pub(super) struct CustomStage {
+    /// The knobs; the flag says whether a knob is an integer.
     pub knobs: BTreeMap<String, bool>,
-    /// Metrics that a gate asks for.
+    /// The metrics for which the gate sets a limit.
     pub at_least: Vec<String>,
 }
 
-impl Own {
-    /// `None`: a stage of TinyWorlds.
+impl CustomStage {
+    /// `None`: a built-in stage.
     ///
-    /// `is_taken` says which names are those of other keys.
-    pub fn of_tree(table: &Node, is_taken: impl Fn(&str) -> bool) -> Option<Own> {
+    /// `is_taken` says whether another key of the stage has a name.
+    pub fn of_tree(table: &Node, is_taken: impl Fn(&str) -> bool) -> Option<CustomStage> {
         table.entry(LOSS)?;
-        let mut own = Own::default();
+        let mut custom = CustomStage::default();
         let knobs = table.entry(KNOBS).into_iter().flat_map(Node::entries);
         for (name, range) in knobs.filter(|(name, _)| is_name(name) && !is_taken(name)) {
             let whole = |key: &str| {
@@ -57,17 +55,19 @@ impl Own {
                     .entry(key)
                     .is_some_and(|node| matches!(node.value, Value::Integer(_)))
             };
-            own.knobs.insert(name.clone(), whole("min") && whole("max"));
+            custom
+                .knobs
+                .insert(name.clone(), whole("min") && whole("max"));
         }
         let gate = table.entry("gate").and_then(|gate| gate.entry("at_least"));
-        let asked = gate.into_iter().flat_map(Node::entries);
-        let metrics = asked.map(|(metric, _)| metric.clone());
-        own.at_least = metrics.filter(|metric| is_free(metric)).collect();
-        Some(own)
+        let limits = gate.into_iter().flat_map(Node::entries);
+        let metrics = limits.map(|(metric, _)| metric.clone());
+        custom.at_least = metrics.filter(|metric| is_free(metric)).collect();
+        Some(custom)
     }
 
-    /// `None`: a stage of TinyWorlds.
-    pub fn of_policy(policy: &StagePolicy) -> Option<Own> {
+    /// `None`: a built-in stage.
+    pub fn of_policy(policy: &StagePolicy) -> Option<CustomStage> {
         if presets::ModelKind::of(&policy.model).is_some() {
             return None;
         }
@@ -75,20 +75,20 @@ impl Own {
             let integer = matches!(knob.range, KnobRange::Integer { .. });
             (knob.name.as_str().to_owned(), integer)
         };
-        let asked = policy.criteria.iter().filter_map(|criterion| {
+        let limited = policy.criteria.iter().filter_map(|criterion| {
             if let CriterionTest::MetricAtLeast { metric, .. } = &criterion.test {
                 Some(metric.clone())
             } else {
                 None
             }
         });
-        Some(Own {
+        Some(CustomStage {
             knobs: policy.knobs.iter().map(knob).collect(),
-            at_least: asked.collect(),
+            at_least: limited.collect(),
         })
     }
 
-    /// The stage before its rows are read. What it cannot do without has no default.
+    /// The stage before its keys are read. Placeholders stand for required keys.
     pub fn policy(&self, name: &str, preset: Preset) -> StagePolicy {
         let knob = |(name, integer): (&String, &bool)| Knob {
             name: KnobName::new(name.as_str()),
@@ -117,12 +117,7 @@ impl Own {
             metrics: Vec::new(),
             skills: Vec::new(),
             in_use: None,
-            findings: vec![
-                FindingTest::VacuousLimit,
-                FindingTest::DecidedByNoise,
-                FindingTest::NoSkill,
-                FindingTest::NothingToMeasure,
-            ],
+            findings: presets::common_findings(),
             batch_size_min: 1,
             knobs: self.knobs.iter().map(knob).collect(),
             settings: Settings {
@@ -152,25 +147,25 @@ impl Own {
         }
     }
 
-    /// Names of the criteria that may stand in the stage's gate.
+    /// Names of the criteria that the stage's gate can have.
     pub fn criteria(&self) -> Vec<String> {
         let mut names: Vec<String> = CRITERIA.map(str::to_owned).to_vec();
         names.extend(self.at_least.iter().cloned());
         names
     }
 
-    /// Names of those that its gate asks unless it says otherwise.
+    /// Names of the criteria of its gate if the list is not set.
     pub fn names_by_default(&self) -> Vec<String> {
-        let asked = self.at_least.iter().map(String::as_str);
+        let limited = self.at_least.iter().map(String::as_str);
         ["checkpoint_valid", "loss_finite", "loss_trend"]
             .into_iter()
-            .chain(asked)
+            .chain(limited)
             .chain(["metrics_fresh"])
             .map(str::to_owned)
             .collect()
     }
 
-    /// A criterion of this name, without a limit where only the user can know it.
+    /// The criterion of this name, with an unset limit if there is no default.
     pub fn criterion(&self, preset: Preset, name: &str) -> Option<Criterion> {
         if self.at_least.iter().any(|metric| metric == name) {
             return Some(Criterion {
@@ -178,20 +173,20 @@ impl Own {
                 applies: Applies::EveryGate,
                 test: CriterionTest::MetricAtLeast {
                     metric: name.to_owned(),
-                    limit: Limit::Constant(Scalar::new(f64::NAN)),
+                    limit: presets::unset_limit(),
                 },
             });
         }
-        presets::common_criterion(preset, name)
+        presets::criterion(preset, None, name)
     }
 }
 
-/// Whether a metric can give its name to a criterion.
+/// Whether a criterion can be named after the metric.
 fn is_free(metric: &str) -> bool {
     !metric.is_empty() && !metric.contains('.') && !CRITERIA.contains(&metric)
 }
 
-/// Whether a knob can be written so; it is a key of its stage.
+/// Whether a knob can have this name, which is also a key of its stage.
 fn is_name(name: &str) -> bool {
     let letters = name
         .bytes()

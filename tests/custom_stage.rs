@@ -1,5 +1,5 @@
-//! A stage that a user defined: its own name, metrics, criteria, knobs and rungs. It folds, decides
-//! and replays as TinyWorlds' stages do, and the machine knows it by its policy alone.
+//! A custom stage, with its own name, metrics, criteria, knobs and rungs. It folds, decides and
+//! replays like the built-in stages, and the machine knows nothing of it but its policy.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +10,7 @@
 
 use std::path::Path;
 
-use tinygate::config::Config;
+use tinygate::config::{Config, describe, describe_custom};
 use tinygate::controller::Ending;
 use tinygate::events::{Event, Finding, Metric, Record, Scalar, SettingValue, Verdict, stored};
 use tinygate_replay::{Outcome, audit};
@@ -54,7 +54,7 @@ classes_in_use = 1.0
 "#;
 
 fn config() -> Config {
-    Config::parse(TEXT, "own.toml", Path::new("/data"), &[])
+    Config::parse(TEXT, "custom.toml", Path::new("/data"), &[])
         .unwrap()
         .config
 }
@@ -76,7 +76,7 @@ fn chunk(accuracy: f64, classes: f64, held_out: f64) -> ChunkPlan {
     plan
 }
 
-/// The first chunk falls short twice, then every gate passes; the one whose loss is lowest uses one class.
+/// The first two gates fail, the others pass. The chunk with the lowest loss uses only one class.
 fn run() -> Lived {
     let good = |level: f64| chunk(0.9, 10.0, 0.5).loss(Curve::flat(level));
     let trivial = Metric {
@@ -184,4 +184,33 @@ fn its_config_comes_back_from_the_log() {
     let toml = config.to_toml(&Default::default());
     let again = Config::parse(&toml, "again.toml", Path::new("/data"), &[]).unwrap();
     assert_eq!(again.config, config);
+}
+
+#[test]
+fn its_keys_are_described() {
+    let rows = [describe(), describe_custom()].concat();
+    let placeholders = [
+        ("classifier.", "STAGE."),
+        (".dropout", ".KNOB"),
+        (".depth", ".KNOB"),
+        (".accuracy", ".METRIC"),
+        (".classes_in_use", ".METRIC"),
+    ];
+    for (key, _) in config().entries() {
+        let documented = placeholders
+            .iter()
+            .fold(key.clone(), |key, (name, placeholder)| {
+                key.replace(name, placeholder)
+            });
+        assert!(rows.iter().any(|row| row.key == documented), "{key}");
+    }
+    let default = |key: &str| {
+        let mut custom = describe_custom().into_iter();
+        custom.find(|row| row.key == key).map(|row| row.default)
+    };
+    let required = Some("none: it must be set".to_owned());
+    assert_eq!(default("STAGE.loss"), required);
+    assert_eq!(default("STAGE.KNOB"), required);
+    assert_eq!(default("STAGE.metrics"), Some("[]".to_owned()));
+    assert_eq!(default("STAGE.embed_dim"), None);
 }
