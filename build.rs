@@ -1,6 +1,6 @@
-//! Gives test binaries and examples the folder of libtorch as an rpath, so that they run without
-//! `LD_LIBRARY_PATH`, and the library the version of the libtorch it is linked to. torch-sys names
-//! the folder; without the feature `train` there is none.
+//! With the feature `train`: adds the folder of libtorch, found by torch-sys, as an rpath, so that
+//! test binaries and examples run without `LD_LIBRARY_PATH`, and passes the version of libtorch to
+//! the library.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn main() {
     }
 }
 
-/// As libtorch's own header has it: `#define TORCH_VERSION_MAJOR 2`, and so on.
+/// The version from libtorch's header: `#define TORCH_VERSION_MAJOR 2`, and so on.
 fn version(libraries: &Path) -> Option<String> {
     let header = libraries.join("../include/torch/headeronly/version.h");
     let text = std::fs::read_to_string(header).ok()?;

@@ -1,7 +1,7 @@
-//! Names that survive a power cut.
+//! Creates and syncs folders so that their names survive a power cut.
 //!
-//! A file or folder that was created, or renamed, has its name on the disk once the folder that holds it is synced.
-//! Nothing here creates a folder outside of the one it is given: a run directory that was moved away is not made anew.
+//! The name of a created or renamed file is durable once the folder that contains it is synced. The given root folder is
+//! never created: a run directory that was moved away does not reappear.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,7 +22,7 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 /// Creates the folders of the relative path `below` in `root`, each durably. `root` must exist.
 ///
 /// # Errors
-/// What the file system says, and a path that leads out of `root`.
+/// An error of the file system, or a path that leads out of `root`.
 pub(crate) fn create_folders(root: &Path, below: &Path) -> io::Result<()> {
     let mut folder = root.to_owned();
     for part in below.components() {
@@ -53,21 +53,21 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn each_new_folder_is_durable_in_the_one_above() {
-        let place = tempfile::tempdir().unwrap();
-        let root = place.path();
+    fn each_new_folder_is_synced_in_its_parent() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path();
         SYNCED.take();
         create_folders(root, Path::new("stage/pictures")).unwrap();
         assert!(root.join("stage/pictures").is_dir());
         assert_eq!(SYNCED.take(), [root.to_owned(), root.join("stage")]);
         create_folders(root, Path::new("stage/pictures")).unwrap();
-        assert_eq!(SYNCED.take(), Vec::<PathBuf>::new(), "they are there");
+        assert_eq!(SYNCED.take(), Vec::<PathBuf>::new(), "they already exist");
     }
 
     #[test]
-    fn no_folder_is_made_where_the_root_is_gone_or_outside_of_it() {
-        let place = tempfile::tempdir().unwrap();
-        let root = place.path().join("run");
+    fn nothing_is_created_without_the_root_or_outside_of_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("run");
         let gone = create_folders(&root, Path::new("stage")).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::NotFound);
         assert!(!root.exists());

@@ -1,6 +1,6 @@
-//! Numbers of 16 bits, which tensors and arrays may have.
+//! 16-bit floats, an element type of tensors and arrays.
 
-/// A `float16` (IEEE 754 binary16), exactly.
+/// Converts a `float16` (IEEE 754 binary16) exactly.
 pub fn half(bits: u16) -> f32 {
     let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
     let fraction = f32::from(bits & 0x3FF);

@@ -1,4 +1,4 @@
-//! tinygate trains world models in stages behind gates.
+//! tinygate trains world models in gated stages.
 
 pub mod checkpoint;
 pub mod config;

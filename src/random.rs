@@ -1,13 +1,13 @@
-//! Randomness by counter: a stream is a function of where it is used, not of what was drawn before.
+//! Counter-based randomness: a stream depends on where it is used, not on what was drawn before.
 //!
-//! The key of a [`Place`] (run seed, stage, restart number, absolute update, shard, purpose) is absorbed by BLAKE3 in
-//! its key-derivation mode, and the stream is BLAKE3's extendable output, read as little-endian words. There is no
-//! state to save, so a resumed run draws what an uninterrupted one would have drawn.
+//! A [`StreamKey`] (run seed, stage, restart number, absolute update, shard, purpose) is absorbed by BLAKE3 in its
+//! key-derivation mode, and the stream is BLAKE3's extendable output, read as little-endian words. There is no state to
+//! save, so a resumed run draws the same numbers as an uninterrupted one.
 //!
-//! Nothing here reads a clock, the operating system's randomness or a floating-point function.
+//! Nothing here uses a clock, the operating system's randomness or a floating-point function.
 //!
-//! Invariant: the same place gives the same numbers on every machine and in every version. The golden values in the
-//! tests are part of the format of a run: a change of them needs a new [`CONTEXT`].
+//! Invariant: the same key gives the same numbers on every machine and in every version. The golden values in the tests
+//! are part of the format of a run; changing them requires a new [`CONTEXT`].
 
 use blake3::{Hasher, OutputReader};
 use std::num::NonZeroU64;
@@ -15,28 +15,28 @@ use std::num::NonZeroU64;
 /// Separates these streams from every other use of BLAKE3; the version at the end is the construction's.
 pub const CONTEXT: &str = "tinygate counter-based randomness v1";
 
-/// Bytes taken from the generator at once: sixteen of BLAKE3's output blocks.
+/// Bytes read from the generator at a time: sixteen of BLAKE3's output blocks.
 const BUFFER_BYTES: usize = 1024;
 
-/// What a stream of random numbers belongs to. Two places that differ in any field have independent streams.
+/// Identifies a stream of random numbers. Keys that differ in any field have independent streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place<'a> {
+pub struct StreamKey<'a> {
     /// The run's seed.
     pub seed: u64,
     /// The stage's name.
     pub stage: &'a str,
-    /// How often the stage was restarted.
+    /// How many times the stage was restarted.
     pub restart: u64,
-    /// Absolute update within the stage; what is drawn per epoch or once puts its own counter here.
+    /// Absolute update within the stage. Numbers drawn per epoch or only once use another counter here.
     pub update: u64,
     /// `micro_batch * world_size + rank`.
     pub shard: u64,
-    /// What the numbers are for, as in `"mask"`; one name per use.
+    /// What the numbers are for, such as `"mask"`; one name per use.
     pub purpose: &'a str,
 }
 
-impl Place<'_> {
-    /// The stream that belongs to this place, from its beginning.
+impl StreamKey<'_> {
+    /// The stream of this key, from its beginning.
     pub fn stream(&self) -> Stream {
         let mut hasher = Hasher::new_derive_key(CONTEXT);
         hasher.update(&self.seed.to_le_bytes());
@@ -77,7 +77,7 @@ impl Stream {
     pub fn below(&mut self, n: NonZeroU64) -> u64 {
         let n = n.get();
         let threshold = n.wrapping_neg() % n;
-        // A draw is refused with probability below one half whatever `n` is, so the loop ends.
+        // A draw is rejected with probability below one half for any `n`, so the loop ends.
         loop {
             let product = u128::from(self.next_u64()) * u128::from(n);
             if product as u64 >= threshold {
@@ -96,7 +96,7 @@ impl Stream {
         (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Puts `items` into an order of which each is equally likely (Fisher-Yates, from the end).
+    /// Shuffles `items`; every order is equally likely (Fisher-Yates, from the end).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let choices = NonZeroU64::MIN.saturating_add(last as u64);
@@ -105,8 +105,7 @@ impl Stream {
         }
     }
 
-    /// The next `N` bytes; a word never straddles two fills, because `N` divides the buffer and a fill's rest is
-    /// dropped when it is too short.
+    /// The next `N` bytes. If fewer are left in the buffer, they are dropped and the buffer is filled again.
     fn take<const N: usize>(&mut self) -> [u8; N] {
         if self.used + N > BUFFER_BYTES {
             self.output.fill(&mut self.buffer);
@@ -119,7 +118,7 @@ impl Stream {
     }
 }
 
-/// Text goes in behind its length, so that two neighbouring texts cannot trade letters.
+/// Absorbs the length before the text, so that different pairs of texts cannot give the same bytes.
 fn absorb_text(hasher: &mut Hasher, text: &str) {
     hasher.update(&(text.len() as u64).to_le_bytes());
     hasher.update(text.as_bytes());
@@ -129,8 +128,8 @@ fn absorb_text(hasher: &mut Hasher, text: &str) {
 mod tests {
     use super::*;
 
-    fn place() -> Place<'static> {
-        Place {
+    fn key() -> StreamKey<'static> {
+        StreamKey {
             seed: 7,
             stage: "dynamics",
             restart: 0,
@@ -144,10 +143,10 @@ mod tests {
         NonZeroU64::new(value).unwrap()
     }
 
-    /// Counted by another program from the description above.
+    /// Computed by another program from the description above.
     #[test]
-    fn golden_values_stand_for_ever() {
-        let mut stream = place().stream();
+    fn golden_values_do_not_change() {
+        let mut stream = key().stream();
         assert_eq!(
             [stream.next_u64(), stream.next_u64()],
             [4_217_956_546_755_397_444, 9_944_348_386_134_385_797]
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_are_those_of_blake3_written_out_by_hand() {
+    fn a_stream_is_the_output_of_blake3_for_the_encoded_key() {
         let mut material = Vec::new();
         material.extend(7_u64.to_le_bytes());
         material.extend(8_u64.to_le_bytes());
@@ -180,30 +179,30 @@ mod tests {
             .update(&material)
             .finalize_xof()
             .fill(&mut expected);
-        let mut stream = place().stream();
+        let mut stream = key().stream();
         for word in expected.chunks_exact(8) {
             assert_eq!(stream.next_u64().to_le_bytes(), word);
         }
     }
 
     #[test]
-    fn each_field_of_a_place_changes_the_stream() {
-        let base = place();
+    fn each_field_of_a_key_changes_the_stream() {
+        let base = key();
         let others = [
-            Place { seed: 8, ..base },
-            Place {
+            StreamKey { seed: 8, ..base },
+            StreamKey {
                 stage: "dynamic",
                 purpose: "smask",
                 ..base
             },
-            Place { restart: 1, ..base },
-            Place { update: 13, ..base },
-            Place { shard: 4, ..base },
-            Place {
+            StreamKey { restart: 1, ..base },
+            StreamKey { update: 13, ..base },
+            StreamKey { shard: 4, ..base },
+            StreamKey {
                 purpose: "anchor",
                 ..base
             },
-            Place {
+            StreamKey {
                 update: 3,
                 shard: 12,
                 ..base
@@ -217,19 +216,19 @@ mod tests {
     }
 
     #[test]
-    fn below_stays_below_and_reaches_every_value_about_equally_often() {
-        let mut stream = place().stream();
+    fn below_is_uniform() {
+        let mut stream = key().stream();
         let mut counts = [0_u32; 7];
         for _ in 0..70_000 {
             counts[stream.below(n(7)) as usize] += 1;
         }
-        // Standard deviation 93: five of them.
+        // The standard deviation is 93; this allows five.
         assert!(
             counts.iter().all(|&count| count.abs_diff(10_000) < 465),
             "{counts:?}"
         );
         assert_eq!(stream.below(n(1)), 0);
-        // Two thirds of the range: a modulo would give the lower half twice as often as the upper.
+        // With two thirds of the range, a modulo would give the lower half twice as often as the upper.
         let limit = u64::MAX / 3 * 2;
         let low = (0..10_000)
             .filter(|_| stream.below(n(limit)) < limit / 2)
@@ -238,8 +237,8 @@ mod tests {
     }
 
     #[test]
-    fn floats_lie_in_the_unit_interval_around_one_half() {
-        let mut stream = place().stream();
+    fn floats_are_in_the_unit_interval_with_mean_one_half() {
+        let mut stream = key().stream();
         let (mut sum, mut sum_wide) = (0.0, 0.0);
         for _ in 0..10_000 {
             let (narrow, wide) = (stream.next_f32(), stream.next_f64());
@@ -247,14 +246,14 @@ mod tests {
             sum += f64::from(narrow);
             sum_wide += wide;
         }
-        // Standard error 0.0029.
+        // The standard error is 0.0029; this allows five.
         assert!((sum / 1e4 - 0.5).abs() < 0.015, "{sum}");
         assert!((sum_wide / 1e4 - 0.5).abs() < 0.015, "{sum_wide}");
     }
 
     #[test]
     fn a_shuffle_is_a_permutation_and_every_order_occurs() {
-        let mut stream = place().stream();
+        let mut stream = key().stream();
         let mut counts = std::collections::BTreeMap::new();
         for _ in 0..6_000 {
             let mut items = [0, 1, 2];
@@ -262,7 +261,7 @@ mod tests {
             *counts.entry(items).or_insert(0_u32) += 1;
         }
         assert_eq!(counts.len(), 6);
-        // Standard deviation 29: five of them.
+        // The standard deviation is 29; this allows five.
         assert!(
             counts.values().all(|&count| count.abs_diff(1_000) < 145),
             "{counts:?}"

@@ -1,8 +1,8 @@
-//! What a run knows of its data before anything is trained.
+//! Prepares the data of a run before training.
 //!
-//! Loads the frames a config names, cuts them into windows, and describes both
-//! for the run's first event: the hash by which a resumed run knows its data
-//! again, and the losses of predictors that need no training. No libtorch.
+//! Loads the frames that a config names, cuts them into windows, and describes both for
+//! the run's first event: the hash by which a resumed run recognizes its data, and the
+//! losses of predictors that need no training. No libtorch.
 
 use std::sync::Arc;
 
@@ -34,10 +34,10 @@ impl Advice for SetupError {
     }
 }
 
-/// The frames of a run, as its config names them.
+/// The frames of a run.
 ///
 /// # Errors
-/// A file that is missing, damaged, or holds something else.
+/// A file is missing or damaged, or is not a file of frames.
 pub fn frames(config: &Config) -> Result<Arc<Frames>, SetupError> {
     Ok(Arc::new(Frames::load(
         &config.data.path,
@@ -45,11 +45,11 @@ pub fn frames(config: &Config) -> Result<Arc<Frames>, SetupError> {
     )?))
 }
 
-/// The windows of a run. All stages hold out the same ones, so the largest
-/// configured batch counts; a batch that was halved later changes nothing.
+/// The windows of a run. All stages hold out the same windows, so their number depends on
+/// the largest configured batch; halving a batch later does not change it.
 ///
 /// # Errors
-/// Too few frames for one window, or for a training batch beside the held-out ones.
+/// Too few frames for one window, or for a training batch besides the held-out windows.
 pub fn windows(config: &Config, frames: Arc<Frames>) -> Result<Windows, WindowError> {
     let shape = WindowShape {
         context_length: config.shape.context_length as usize,
@@ -58,7 +58,7 @@ pub fn windows(config: &Config, frames: Arc<Frames>) -> Result<Windows, WindowEr
     Windows::new(frames, shape, largest_batch(config))
 }
 
-/// Windows per micro-batch of the stage that has most.
+/// The largest number of windows per micro-batch of any stage.
 pub fn largest_batch(config: &Config) -> usize {
     let stages = &config.policy.stages;
     stages
@@ -69,7 +69,7 @@ pub fn largest_batch(config: &Config) -> usize {
         .max(1) as usize
 }
 
-/// The data as the first event describes it.
+/// The description of the data in the first event.
 pub fn dataset(config: &Config, windows: &Windows) -> Dataset {
     let frames = windows.frames();
     Dataset {
@@ -113,12 +113,12 @@ fn passed_over(frames: &Frames) -> Vec<PassedOver> {
     frames.passed_over().iter().map(passed_over).collect()
 }
 
-/// Refuses data from which the stages could learn nothing, before a run is created. A run that exists is not asked.
+/// Rejects data from which the stages could learn nothing. Only new runs are checked.
 ///
 /// `trivial` is what [`trivial_predictors`] measured.
 ///
 /// # Errors
-/// Frames that never change.
+/// The frames never change.
 pub fn check_change(
     stages: &[StagePolicy],
     windows: &Windows,
@@ -136,7 +136,7 @@ pub fn check_change(
 /// Held-out losses of the mean image and of the previous frame.
 ///
 /// # Errors
-/// None for windows that were cut from these frames.
+/// A window is out of range; not possible for windows cut from these frames.
 pub fn trivial_predictors(windows: &Windows) -> Result<Vec<Metric>, WindowError> {
     let ids = windows.held_out_spread(windows.held_out_len());
     let measured = trivial::measure(windows, &MeanImage::of(windows), &ids)?;

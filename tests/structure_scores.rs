@@ -15,7 +15,7 @@ use tinygate::data::{Frames, WindowShape, Windows};
 use tinygate::machine::gate::lost_share;
 use tinygate::picture::structure;
 use tinygate::presets::structure_limits;
-use tinygate::random::{Place, Stream};
+use tinygate::random::{Stream, StreamKey};
 
 const SIDE: usize = 64;
 const CHANNELS: usize = 3;
@@ -197,7 +197,7 @@ fn blurred(frame: &[f64], middle: f64) -> Vec<f64> {
 }
 
 fn stream() -> Stream {
-    Place {
+    StreamKey {
         seed: 1,
         stage: "test",
         restart: 0,

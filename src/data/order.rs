@@ -6,7 +6,7 @@
 //!
 //! Invariant: a sample's window depends neither on earlier calls nor on how shards divide the samples.
 
-use crate::random::Place;
+use crate::random::StreamKey;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
@@ -60,7 +60,7 @@ impl Order {
     fn permute(&mut self, epoch: u64) {
         self.permutation.clear();
         self.permutation.extend(0..self.windows.get());
-        let place = Place {
+        let key = StreamKey {
             seed: self.seed,
             stage: &self.stage,
             restart: self.restart,
@@ -68,7 +68,7 @@ impl Order {
             shard: 0,
             purpose: "order",
         };
-        place.stream().shuffle(&mut self.permutation);
+        key.stream().shuffle(&mut self.permutation);
         self.cached = Some(epoch);
     }
 }

@@ -25,9 +25,9 @@ enum Shape {
     },
 }
 
-/// Where in a chunk, and in its stage, a value is asked for.
+/// An update, as a position in its stage and in its chunk.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Moment {
     /// Update of the stage, counted from 1.
     pub update: u64,
     /// Update of the chunk, counted from 1.
@@ -75,21 +75,21 @@ impl Curve {
     }
 
     /// `noise` is in `[-1, 1]`.
-    pub(crate) fn at(&self, place: Place, noise: f64) -> f64 {
+    pub(crate) fn at(&self, moment: Moment, noise: f64) -> f64 {
         let exception = self
             .except
             .iter()
-            .rfind(|(offset, _)| *offset == place.offset);
+            .rfind(|(offset, _)| *offset == moment.offset);
         if let Some((_, value)) = exception {
             return *value;
         }
         let plain = match self.shape {
             Shape::Flat(value) => value,
             Shape::Line { from, to } => {
-                let steps = place.length.saturating_sub(1).max(1) as f64;
-                from + (to - from) * (place.offset.saturating_sub(1) as f64 / steps)
+                let steps = moment.length.saturating_sub(1).max(1) as f64;
+                from + (to - from) * (moment.offset.saturating_sub(1) as f64 / steps)
             }
-            Shape::Decay { start, half } => start * half / (half + place.update as f64),
+            Shape::Decay { start, half } => start * half / (half + moment.update as f64),
         };
         plain + plain * self.noise * noise
     }
@@ -101,12 +101,12 @@ mod tests {
 
     #[track_caller]
     fn check(name: &str, curve: &Curve, offset: u64, want: f64) {
-        let place = Place {
+        let moment = Moment {
             update: 100 + offset,
             offset,
             length: 11,
         };
-        assert_eq!(curve.at(place, 0.5), want, "{name}");
+        assert_eq!(curve.at(moment, 0.5), want, "{name}");
     }
 
     #[test]

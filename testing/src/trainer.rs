@@ -16,7 +16,7 @@ use tinygate::machine::{JudgeCheckpoint, MeasureStage, TrainChunk};
 use tinygate::presets::ModelKind;
 use tinygate::trainer::{Judge, Progress, Report, TrainerCommand, TrainerFact, Verdict};
 
-use crate::curve::{Curve, Place};
+use crate::curve::{Curve, Moment};
 use crate::script::{ChunkPlan, Disturbance, Failure, Files, Script, Trouble};
 
 const MODEL_FILE: &str = "model_state_dict.pt";
@@ -136,11 +136,11 @@ impl ScriptedTrainer {
     }
 
     fn take_trouble(&mut self, stage: &StageName, update: u64) -> Option<Trouble> {
-        let place = self
+        let index = self
             .disturbances
             .iter()
             .position(|disturbance| disturbance.stage == *stage && disturbance.after <= update)?;
-        Some(self.disturbances.remove(place).trouble)
+        Some(self.disturbances.remove(index).trouble)
     }
 }
 
@@ -190,9 +190,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn place(&self) -> Place {
+    fn moment(&self) -> Moment {
         let from = self.train.from.get();
-        Place {
+        Moment {
             update: self.step,
             offset: self.step.saturating_sub(from),
             length: self.train.to.get().saturating_sub(from),
@@ -202,7 +202,7 @@ impl<'a> Session<'a> {
     fn fails_here(&self) -> bool {
         self.plan
             .fails
-            .is_some_and(|(after, _)| after <= self.place().offset)
+            .is_some_and(|(after, _)| after <= self.moment().offset)
     }
 
     fn update(&mut self, update: u64) {
@@ -251,7 +251,7 @@ impl<'a> Session<'a> {
     }
 
     fn value(&self, curve: &Curve, name: &str) -> f64 {
-        curve.at(self.place(), self.noise(name))
+        curve.at(self.moment(), self.noise(name))
     }
 
     /// In `[-1, 1]`, from what it is for.
@@ -304,7 +304,7 @@ impl<'a> Session<'a> {
             .checkpoint_interval
             .unwrap_or(settings.chunk_size / 5)
             .max(1);
-        self.at_end() || self.place().offset.is_multiple_of(interval)
+        self.at_end() || self.moment().offset.is_multiple_of(interval)
     }
 
     fn at_end(&self) -> bool {

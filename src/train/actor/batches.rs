@@ -16,7 +16,7 @@ use crate::data::trivial::MeanImage;
 use crate::data::{Frames, WindowError, WindowId, Windows};
 use crate::events::{HeldOutBatches, StageName};
 use crate::presets::ModelKind;
-use crate::random::Place;
+use crate::random::StreamKey;
 use crate::setup;
 
 /// The most held-out batches that a gate evaluates: enough for a stable mean, for
@@ -91,14 +91,14 @@ impl Batches {
         Ok(Order::new(self.seed(), stage.as_str(), restart, windows))
     }
 
-    /// One micro-batch for a model of `kind`. Its mask, if it has one, depends on `place` alone.
+    /// One micro-batch for a model of `kind`. Its mask, if it has one, depends on `key` alone.
     pub fn micro_batch(
         &self,
         kind: ModelKind,
         ids: &[WindowId],
-        place: Place<'_>,
+        key: StreamKey<'_>,
     ) -> Result<MicroBatch, Failure> {
-        let mask = (kind == ModelKind::Dynamics).then(|| self.token_mask(ids.len(), place));
+        let mask = (kind == ModelKind::Dynamics).then(|| self.token_mask(ids.len(), key));
         Ok(MicroBatch {
             frames: self.frames(ids)?,
             mask,
@@ -127,7 +127,7 @@ impl Batches {
     ) -> impl Iterator<Item = Result<HeldOut, Failure>> {
         let batches = self.held_out_windows(stage).into_iter().enumerate();
         batches.map(move |(number, ids)| {
-            let place = Place {
+            let key = StreamKey {
                 seed: self.seed(),
                 stage: stage.as_str(),
                 restart: 0,
@@ -135,7 +135,7 @@ impl Batches {
                 shard: number as u64,
                 purpose: "held-out mask",
             };
-            let batch = self.micro_batch(kind, &ids, place)?;
+            let batch = self.micro_batch(kind, &ids, key)?;
             let moving = match kind {
                 ModelKind::VideoTokenizer | ModelKind::LatentActions => Some(self.moving(&ids)?),
                 ModelKind::Dynamics => None,
@@ -208,10 +208,10 @@ impl Batches {
     }
 
     /// The MaskGIT mask of one micro-batch.
-    fn token_mask(&self, batch: usize, place: Place<'_>) -> TokenMask {
+    fn token_mask(&self, batch: usize, key: StreamKey<'_>) -> TokenMask {
         let shape = self.config.shape;
         let side = (shape.frame_size / shape.patch_size.max(1)) as usize;
-        let mut stream = place.stream();
+        let mut stream = key.stream();
         maskgit_mask(batch, shape.context_length as usize, side * side, || {
             stream.next_f64()
         })

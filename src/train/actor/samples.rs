@@ -6,7 +6,7 @@ use super::batches::Batches;
 use super::failure::Failure;
 use crate::data::order::{Order, samples_for};
 use crate::presets::ModelKind;
-use crate::random::Place;
+use crate::random::StreamKey;
 use crate::trainer::StopRequest;
 
 /// The updates of a task, one after the other.
@@ -92,7 +92,7 @@ impl<'a> Samples<'a> {
             .into_iter()
             .filter_map(|window| self.data.windows().train(window))
             .collect();
-        let place = Place {
+        let key = StreamKey {
             seed: self.data.seed(),
             stage: self.task.stage.as_str(),
             restart: self.task.restart,
@@ -100,7 +100,7 @@ impl<'a> Samples<'a> {
             shard,
             purpose: "mask",
         };
-        self.data.micro_batch(self.task.model, &ids, place)
+        self.data.micro_batch(self.task.model, &ids, key)
     }
 }
 
