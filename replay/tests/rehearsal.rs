@@ -17,7 +17,7 @@ use tinygate::controller::{ControlError, Controller};
 use tinygate::events::stored::document::{self, Document as _, DocumentError};
 use tinygate::events::stored::{self, StoredError};
 use tinygate::events::{Action, Applies, Event, Policy, Record, Rung, Scalar};
-use tinygate::machine::Known;
+use tinygate::machine::KnownRules;
 use tinygate::machine::rules::{KNOWN, ONE, TWO};
 use tinygate::presets::ModelKind;
 use tinygate::store::MemoryLog;
@@ -63,7 +63,7 @@ fn run(rules: u32) -> Lived {
     lived_by(REHEARSED, &beginning(rules), vec![], script()).unwrap()
 }
 
-fn audited(known: Known, records: &[Record]) -> Audit {
+fn audited(known: KnownRules, records: &[Record]) -> Audit {
     let mut auditor = Auditor::knowing(known);
     for record in records {
         auditor.see(record);
@@ -275,6 +275,6 @@ fn a_first_event_with_a_newer_document_is_not_damaged() {
     );
     assert_eq!(
         error.to_string(),
-        "version of the policy in `run_created` 9 is not known, this build knows up to 2"
+        "the version of the policy in `run_created` is 9, but this build knows only up to 2"
     );
 }

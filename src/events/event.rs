@@ -1,11 +1,11 @@
 //! Everything that can happen in a run, as live types.
 //!
-//! *Facts* come from outside the machine: a chunk's result, a metric, a
-//! checkpoint, a person's change. *Decisions* are what the machine answered;
-//! [`Event::is_decision`] tells them apart, and replay recomputes each of them.
+//! *Facts* come from outside the machine: a chunk's result, a metric, a checkpoint, a
+//! person's change. *Decisions* are the machine's answers, which a replay recomputes.
+//! [`Event::is_decision`] tells them apart.
 //!
-//! These types are what today's code works with. What stands on the disk is
-//! [`super::stored`], frozen by version.
+//! The code works with these types. [`super::stored`] has the forms on disk, frozen by
+//! version.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -19,11 +19,11 @@ use super::policy::Policy;
 use super::scalar::Scalar;
 use super::settings::{SettingKey, SettingValue, Settings};
 
-/// An event at its place in the log.
+/// An event with its position in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub seq: Seq,
-    /// Milliseconds since 1970-01-01 UTC by the writer's clock. For people: no
+    /// Milliseconds since 1970-01-01 UTC by the writer's clock. For display only: no
     /// decision reads it.
     pub time_ms: u64,
     #[serde(flatten)]
@@ -49,7 +49,7 @@ macro_rules! live {
                 }
             }
 
-            /// Who says it.
+            /// Who recorded it.
             pub const fn source(&self) -> Source {
                 match self {
                     $(Event::$kind(_) => Source::$source,)+
@@ -62,13 +62,12 @@ macro_rules! live {
 event_kinds!(live);
 
 impl Event {
-    /// Whether the machine made it: true for what replay recomputes.
+    /// Whether the machine decided it, so that a replay recomputes it.
     pub fn is_decision(&self) -> bool {
         self.source() == Source::Machine
     }
 
-    /// The chunk and attempt that a trainer's report belongs to, or the samples that stop to count. `None` where it
-    /// belongs to none.
+    /// The chunk and attempt of a trainer's report or of superseded samples. `None` for other events.
     pub fn of_chunk(&self) -> Option<(&StageName, ChunkNumber, Attempt)> {
         let (stage, chunk, attempt) = match self {
             Event::MetricsLogged(e) => (&e.stage, e.chunk, e.attempt),
@@ -110,9 +109,9 @@ impl Event {
 pub enum Source {
     /// A process of the program, or the person who started it.
     Process,
-    /// It only speaks when no decision is due.
+    /// The trainer, or the host's verdict on its checkpoints. Recorded only when no decision is due.
     Trainer,
-    /// A decision.
+    /// The machine: a decision.
     Machine,
 }
 
@@ -122,33 +121,33 @@ pub struct RunCreated {
     pub run: String,
     pub tinygate_version: String,
     pub libtorch_version: String,
-    /// Version of the decision rules this log is decided by.
+    /// Version of the decision rules of this log.
     pub rules: u32,
     pub seed: u64,
     /// Ranks whose gradients are averaged.
     pub world_size: u32,
-    /// The whole config with every default filled in.
+    /// The config with all defaults filled in.
     pub config: serde_json::Value,
     pub policy: Policy,
     pub dataset: Dataset,
-    /// Held-out losses of predictors that need no training, where the data alone gives them.
+    /// Held-out losses of predictors that depend only on the data and need no training.
     pub trivial_predictors: Vec<Metric>,
     pub parent: Option<Parent>,
-    /// Checkpoints given by the user; each counts as accepted at its step.
+    /// Checkpoints given by the user. Each counts as accepted at its step.
     pub init_from: Vec<InitFrom>,
-    /// How the held-out windows are cut into batches, at every gate of this run.
+    /// How the held-out windows are split into batches, at every gate of this run.
     #[serde(default, skip_serializing_if = "HeldOutBatches::is_largest")]
     pub held_out_batches: HeldOutBatches,
 }
 
-/// How many windows a held-out batch has, and a batch of those that trivial predictors are measured on.
+/// How many windows are in a held-out batch, including the batches for trivial predictors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeldOutBatches {
-    /// The largest micro-batch of any stage: runs begun by builds before 25 November 2026.
+    /// The largest micro-batch of any stage. Only in runs created by builds before 25 November 2026.
     #[default]
     Largest,
-    /// The stage's own micro-batch, as configured when the run was created.
+    /// The stage's micro-batch, as configured when the run was created.
     Stage,
 }
 
@@ -158,26 +157,26 @@ impl HeldOutBatches {
     }
 }
 
-/// What the run trains on. The lists are empty in logs of older builds.
+/// The training data. `recordings` and `passed_over` are empty in logs of older builds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dataset {
     pub files: Vec<String>,
-    /// BLAKE3 of shape and bytes, hexadecimal.
+    /// BLAKE3 of the shape and the bytes, in hexadecimal.
     pub blake3: String,
     pub frames: u64,
     pub height: u32,
     pub width: u32,
     pub training_windows: u64,
     pub held_out_windows: u64,
-    /// What was read, in the order of the frames.
+    /// The recordings that were read, in the order of their frames.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recordings: Vec<Recording>,
-    /// What stands beside it and was not read.
+    /// The files next to them that were not read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<PassedOver>,
 }
 
-/// Frames that follow each other in time; no window crosses from one recording to the next.
+/// Consecutive frames. No window spans two recordings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recording {
     pub path: String,
@@ -185,7 +184,7 @@ pub struct Recording {
     /// Pixels, as in the file.
     pub height: u32,
     pub width: u32,
-    /// Names of the first and the last image, where the frames are files.
+    /// Names of the first and last image, if the frames are files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -199,10 +198,10 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// Files that were not read, for one reason.
+/// Files that were not read for the same reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassedOver {
-    /// The folder or file they are in.
+    /// The folder or file that contains them.
     pub path: String,
     pub why: String,
     pub count: u64,
@@ -210,12 +209,12 @@ pub struct PassedOver {
     pub example: String,
 }
 
-/// The run this one was made from.
+/// The run that this one continues.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
     pub run: String,
     pub path: String,
-    /// Deferred patches of the parent that this run's config takes over.
+    /// Deferred patches of the parent that this run's config includes.
     pub patches: Vec<SettingPatch>,
 }
 
@@ -224,12 +223,12 @@ pub struct InitFrom {
     pub stage: StageName,
     pub checkpoint: CheckpointRef,
     pub files: Vec<FileRecord>,
-    /// The weights are taken without the optimizer's moments, which start at zero.
+    /// Only the weights are used; the optimizer's moments start at zero.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub fresh_optimizer: bool,
 }
 
-/// A named number. `None`: not applicable (a denominator near 0, say).
+/// A named number. `None`: not applicable, for example because a denominator is near 0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metric {
     pub name: String,
@@ -250,9 +249,9 @@ pub struct ProcessStarted {
     pub tinygate_version: String,
     pub libtorch_version: String,
     pub devices: Vec<String>,
-    /// Threads libtorch computes with.
+    /// Threads that libtorch uses.
     pub threads: u32,
-    /// The hardware behind each device, empty where it has no name. No entries in logs of older builds.
+    /// The hardware of each device; an empty string if it has no name. Empty in logs of older builds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cards: Vec<String>,
 }
@@ -267,7 +266,7 @@ pub struct RunInterrupted {
 pub enum InterruptReason {
     /// SIGINT or SIGTERM.
     Signal { name: String },
-    /// The disk is full, a file is missing: nobody's failure, resumable.
+    /// For example a full disk or a missing file. Not a failure of the chunk; the run can be resumed.
     Environment { detail: String },
 }
 
@@ -288,19 +287,19 @@ pub struct SettingChanged {
 pub struct FallbackGranted {
     pub ranks_wanted: u32,
     pub ranks_available: u32,
-    /// What accumulation is multiplied by to make up for the missing ranks.
+    /// Accumulation is multiplied by this to make up for the missing ranks.
     pub accumulation_factor: u32,
     /// `config` or `command line`.
     pub granted_by: String,
 }
 
-/// Trivial predictors of a stage on its held-out windows, by the stage's own loss.
+/// The losses of a stage's trivial predictors on its held-out windows, by the stage's own loss.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageMeasured {
     pub stage: StageName,
-    /// `trivial_loss`, and `trivial_loss_moving` where the stage has frames.
+    /// `trivial_loss`, and `trivial_loss_moving` if the stage predicts frames.
     pub trivial: Vec<Metric>,
-    /// What the trivial predictor is: `mean_image`, `previous_frame`, `token_marginals`.
+    /// Name of the trivial predictor: `mean_image`, `previous_frame`, `token_marginals`.
     pub predictor: String,
 }
 
@@ -317,14 +316,14 @@ pub struct MetricsLogged {
 pub struct Column {
     pub name: String,
     pub steps: Steps,
-    /// As many as there are steps; raw bits.
+    /// One per step.
     pub values: Vec<Scalar>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Steps {
-    /// `first`, `first + stride`, ... for as many values as there are.
+    /// `first`, `first + stride`, ..., one per value.
     Stride {
         first: u64,
         stride: u64,
@@ -345,7 +344,7 @@ impl Steps {
     }
 }
 
-/// Names of the metrics the trainer logs, and the machine reads.
+/// Names of the metrics that the trainer logs and the machine reads.
 pub mod metric {
     pub const LOSS: &str = "train/loss";
     pub const LEARNING_RATE: &str = "learning_rate";
@@ -366,7 +365,7 @@ pub mod metric {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointRef {
-    /// Relative to the run directory inside it.
+    /// Relative to the run directory, if it is inside.
     pub path: String,
     pub step: Step,
 }
@@ -386,7 +385,7 @@ pub struct CheckpointWritten {
     pub chunk: ChunkNumber,
     pub attempt: Attempt,
     pub checkpoint: CheckpointRef,
-    /// Windows the stage had consumed at this step.
+    /// Windows on which the stage had trained at this step.
     pub samples_seen: u64,
     pub files: Vec<FileRecord>,
 }
@@ -403,7 +402,7 @@ pub struct CheckpointJudged {
 pub struct Rejection {
     /// Stable, for programs: `missing_file`, `too_small`, ...
     pub code: String,
-    /// For people.
+    /// For display.
     pub text: String,
 }
 
@@ -417,7 +416,7 @@ pub struct HeldOutScored {
     pub values: Vec<Metric>,
 }
 
-/// The picture of a gate, and what it scores.
+/// The picture of a gate, and its scores.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PictureScored {
     pub stage: StageName,
@@ -426,18 +425,18 @@ pub struct PictureScored {
     pub step: Step,
     /// Relative to the run directory.
     pub path: String,
-    /// BLAKE3 of the file's bytes, which depend on the compressor that wrote it.
+    /// BLAKE3 of the file's bytes, which depend on the compressor.
     pub blake3: String,
     /// BLAKE3 of the decoded picture; `None` in logs of older builds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pixels: Option<String>,
-    /// Over all held-out frames together.
+    /// Scores of all held-out frames together.
     pub pooled: StructureScores,
     pub frames: Vec<StructureScores>,
 }
 
-/// Structure of predicted against true frames, both without the data's mean image.
-/// `None`: the ratio's denominator is below 1e-12.
+/// Structure of predicted frames compared with true ones, both minus the data's mean image.
+/// `None`: the denominator of the ratio is below 1e-12.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StructureScores {
     pub flatness: Option<Scalar>,
@@ -455,7 +454,7 @@ pub struct ChunkFinished {
     /// The chunk's `to`.
     pub step: Step,
     pub samples_seen: u64,
-    /// Wall-clock seconds of this process in the chunk.
+    /// Wall-clock seconds that this process spent on the chunk.
     pub seconds: Scalar,
 }
 
@@ -464,7 +463,7 @@ pub struct ChunkFailed {
     pub stage: StageName,
     pub chunk: ChunkNumber,
     pub attempt: Attempt,
-    /// Last update done.
+    /// The last completed update.
     pub step: Step,
     pub failure: ChunkFailure,
 }
@@ -483,7 +482,7 @@ pub enum ChunkFailure {
         seconds: u64,
         stderr: String,
     },
-    /// The trainer said nothing for longer than it may.
+    /// The trainer was silent for longer than the limit.
     NoProgress {
         silence_seconds: u64,
         limit_seconds: u64,
@@ -501,13 +500,13 @@ pub struct StoreRepaired {
     /// `journal` or `sled`.
     pub copy: String,
     pub detail: String,
-    /// Where the damaged bytes were put, relative to the run directory.
+    /// Where the damaged bytes were moved, relative to the run directory.
     pub quarantine: Option<String>,
-    /// Events the rebuilt copy got back.
+    /// Events restored in the rebuilt copy.
     pub restored: u64,
 }
 
-/// A person gives up an accepted checkpoint whose files are gone; an older one takes its place.
+/// A person gave up an accepted checkpoint whose files are missing. An older one is used instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointGivenUp {
     pub stage: StageName,
@@ -516,8 +515,8 @@ pub struct CheckpointGivenUp {
     pub why: String,
 }
 
-/// A person asks for disk space: retention deletes all that it may, once, with this `keep_last`.
-/// Holds until an event that is no deletion.
+/// A person asked to free disk space: retention deletes every checkpoint that it may, using this
+/// `keep_last`. In force until an event that is not a deletion.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PruneRequested {
     pub keep_last: u32,
@@ -528,7 +527,7 @@ pub struct PruneRequested {
 pub struct StageStarted {
     pub stage: StageName,
     pub settings: Settings,
-    /// Checkpoints of passed stages this one builds on, in the order of the stages.
+    /// Checkpoints of passed stages that this one builds on, in the order of the stages.
     pub upstream: Vec<Upstream>,
     pub resume_from: Option<CheckpointRef>,
 }
@@ -554,7 +553,7 @@ pub struct ChunkStarted {
     pub settings: Settings,
 }
 
-/// A chunk goes on from a checkpoint; its samples after that step count no more.
+/// A chunk resumes from a checkpoint; its samples after that step no longer count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SamplesSuperseded {
     pub stage: StageName,
@@ -586,7 +585,7 @@ impl Action {
     }
 }
 
-/// A gate's decision with everything it was made from.
+/// A gate's decision, and everything it is based on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateDecided {
     pub stage: StageName,
@@ -594,7 +593,7 @@ pub struct GateDecided {
     pub attempt: Attempt,
     pub gate_step: Step,
     pub decision: Action,
-    /// Gate loss, latest loss, skill values, then each criterion's value by its name.
+    /// Gate loss, latest loss, skills, then the value of each criterion under its name.
     pub metrics: Vec<Metric>,
     pub resume_from: Option<CheckpointRef>,
     pub config_patch_applied: Vec<SettingPatch>,
@@ -602,7 +601,7 @@ pub struct GateDecided {
     pub findings: Vec<Finding>,
     /// Failures of the stage after this gate.
     pub failures: u32,
-    /// Place on the ladder after this gate, counted from 0.
+    /// Position on the ladder after this gate, counted from 0.
     pub cursor: u32,
     /// The rung applied, counted from 1.
     pub rung: Option<u32>,
@@ -638,7 +637,7 @@ pub struct CriterionResult {
     pub verdict: Verdict,
     pub value: Option<Scalar>,
     pub limit: Option<Scalar>,
-    /// Why it failed or does not apply, where the numbers alone do not say it.
+    /// Why it failed or does not apply, if the numbers do not show it.
     pub why: Option<CriterionReason>,
 }
 
@@ -654,7 +653,7 @@ pub enum Verdict {
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum CriterionReason {
     OnlyAtTarget,
-    /// No gate before this one in the lineage.
+    /// There is no earlier gate in the lineage.
     FreshStart,
     PreviousNotFinite,
     NotFinite,
@@ -673,7 +672,7 @@ pub enum CriterionReason {
     NoPicture,
     /// The trivial loss is below 1e-9.
     NoSkillToMeasure,
-    /// Every held-out frame is the mean image. Rules 1 say `NoSkillToMeasure` instead.
+    /// Every held-out frame equals the mean image. Rules version 1 uses `NoSkillToMeasure` instead.
     NoStructureToMeasure,
     NoCheckpoint,
     NotJudged,
@@ -686,7 +685,7 @@ pub enum CriterionReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "finding", rename_all = "snake_case")]
 pub enum Finding {
-    /// The limit is `factor` times looser than a predictor that learned nothing.
+    /// The limit is `factor` times looser than the loss of a predictor that learned nothing.
     VacuousLimit {
         criterion: String,
         limit: Scalar,
@@ -694,16 +693,16 @@ pub enum Finding {
         trivial_loss: Scalar,
         factor: Scalar,
     },
-    /// A passing gate no better than the trivial predictor.
+    /// The gate passed, but the model is no better than the trivial predictor.
     NoSkill {
         metric: String,
         skill: Scalar,
         predictor: String,
     },
-    /// A passing gate says nothing of skill: the predictor's loss is below 1e-9, or no pixel moves.
-    /// Since rules 2.
+    /// The gate passed, but skill cannot be measured: the predictor's loss is below 1e-9, or no pixel
+    /// moves. Since rules version 2.
     NothingToMeasure { metric: String, predictor: String },
-    /// Late samples lie on both sides of the limit.
+    /// The last samples are on both sides of the limit.
     DecidedByNoise {
         criterion: String,
         limit: Scalar,
@@ -751,7 +750,7 @@ pub enum SkipReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartReason {
     pub cause: RestartCause,
-    /// The restart number from here on.
+    /// The restart number from now on.
     pub restart: Restart,
     pub abandoned: Vec<ChunkNumber>,
 }
@@ -783,7 +782,7 @@ pub enum StopReason {
     OutOfMemoryAtFloor {
         batch_size_per_gpu: u32,
     },
-    /// A chunk number, attempt or step past its range.
+    /// A chunk number, attempt or step would overflow.
     CountersExhausted,
 }
 
@@ -794,7 +793,7 @@ pub struct PatchApplied {
     pub patch: SettingPatch,
 }
 
-/// A patch for the next full cycle; this run does not change.
+/// A patch for the next full cycle. It does not change this run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PatchDeferred {
     pub stage: StageName,
@@ -812,10 +811,10 @@ pub struct FailureDecided {
     pub answer: FailureAnswer,
     /// Failures of the stage after this answer.
     pub failures: u32,
-    /// Chunk failures in a row after this answer.
+    /// Consecutive chunk failures after this answer.
     pub chunk_failures: u32,
     pub patches: Vec<SettingPatch>,
-    /// Windows per update before and after, where halving the batch changes it.
+    /// Windows per update before and after, if halving the batch changes them.
     pub effective_batch: Option<EffectiveBatch>,
 }
 
@@ -844,7 +843,7 @@ pub enum FailureAnswer {
     Stop,
 }
 
-/// A stopped stage goes on because a person allowed more.
+/// A stopped stage continues because a person allowed more retries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageReopened {
     pub stage: StageName,
@@ -859,7 +858,7 @@ pub struct StageReopened {
     pub restart: Option<RestartReason>,
 }
 
-/// Retention. The directory goes after this event is durable.
+/// Retention deletes a checkpoint. Its directory is removed once this event is durable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointDeleted {
     pub stage: StageName,
@@ -869,7 +868,7 @@ pub struct CheckpointDeleted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagePassed {
     pub stage: StageName,
-    /// The passing gate's checkpoint, handed on to the next stage.
+    /// The checkpoint of the passing gate, which the next stages use.
     pub checkpoint: CheckpointRef,
 }
 
@@ -887,10 +886,10 @@ pub struct StageStopped {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocking {
     pub criterion: String,
-    /// As at the last gate where it failed.
+    /// The value at the last gate that it failed.
     pub value: Option<Scalar>,
     pub limit: Option<Scalar>,
-    /// Gates of the stage at which it failed.
+    /// Number of the stage's gates that it failed.
     pub gates: u32,
 }
 

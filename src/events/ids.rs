@@ -1,8 +1,8 @@
-//! Names and counts of a run, each a type of its own.
+//! Newtypes for the names and counts of a run.
 //!
-//! A sequence number, an update, a chunk's number and an attempt are all small
-//! integers that are easily swapped. None of them adds: each has a `next` that
-//! answers `None` at the end of its range.
+//! Sequence numbers, updates, chunk numbers and attempts are all small integers that are
+//! easily confused. They have no arithmetic, only `next`, which returns `None` at the end
+//! of the range.
 
 use alloc::string::String;
 
@@ -18,7 +18,7 @@ macro_rules! count {
         pub struct $name($inner);
 
         impl $name {
-            /// The first of its kind.
+            /// The first number.
             pub const FIRST: $name = $name($first);
 
             pub const fn new(value: $inner) -> $name {
@@ -29,7 +29,7 @@ macro_rules! count {
                 self.0
             }
 
-            /// The next one, or `None` when the range is used up.
+            /// The next number, or `None` at the end of the range.
             pub const fn next(self) -> Option<$name> {
                 match self.0.checked_add(1) {
                     Some(value) => Some($name(value)),
@@ -47,11 +47,11 @@ macro_rules! count {
 }
 
 count!(
-    /// Place of an event in its log, counted from 0 without gaps.
+    /// Position of an event in its log, counted from 0 without gaps.
     Seq(u64), first = 0
 );
 count!(
-    /// Updates done in a stage: the optimizer steps behind the present weights.
+    /// Updates done in a stage: the optimizer steps that led to the current weights.
     Step(u64), first = 0
 );
 count!(
@@ -59,12 +59,12 @@ count!(
     ChunkNumber(u32), first = 1
 );
 count!(
-    /// How often a chunk was begun over the same range, counted from 1. A crash
-    /// and resume goes on with the same attempt; a failed chunk gets the next.
+    /// Number of an attempt at a chunk, counted from 1. Resuming after a crash continues
+    /// the same attempt; after a failure the chunk gets the next one.
     Attempt(u32), first = 1
 );
 count!(
-    /// How often a stage was restarted; part of the randomness.
+    /// How many times a stage was restarted; part of the key of all randomness.
     Restart(u32), first = 0
 );
 
@@ -94,14 +94,14 @@ macro_rules! name {
 }
 
 name!(
-    /// Name of a stage, such as `video_tokenizer`: lower case, digits and `_`.
+    /// Name of a stage, such as `video_tokenizer`: lower-case letters, digits and `_`.
     StageName
 );
 name!(
-    /// What a stage trains, in its trainer's own words, such as `dynamics`. Nothing is decided by it.
+    /// What a stage trains, as its trainer calls it, such as `dynamics`. No decision depends on it.
     ModelName
 );
 name!(
-    /// Name of a knob, such as `n_actions`: lower case, digits and `_`, and no name of another setting.
+    /// Name of a knob, such as `n_actions`: lower-case letters, digits and `_`, and not the name of another setting.
     KnobName
 );

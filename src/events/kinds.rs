@@ -1,6 +1,6 @@
-//! The table of event kinds: one row per kind, read by the live types and by the stored forms.
+//! The table of event kinds: one row per kind, used by the live types and the stored forms.
 
-/// Hands every row to the macro `$with`:
+/// Passes all rows to the macro `$with`:
 /// `number "name" source Live(Type): version => Stored, older version => OlderStored;`.
 ///
 /// Numbers and names are never reused. Rows are in the order of the enum: facts, then decisions.

@@ -1,9 +1,9 @@
-//! The vocabulary of a run: every event the log can hold.
+//! Every event that a log can hold.
 //!
-//! Live types stand here and change with the code. What is on the disk stands
-//! in `stored`: one frozen struct per kind and version, upgraded by `From`.
-//! The JSON form of the live types is stable, for people and for tools. Nothing
-//! here reads a file or a clock.
+//! The live types are here and change with the code. The forms on disk are in `stored`:
+//! one frozen struct per kind and version, upgraded by `From` or `TryFrom`. The JSON form
+//! of the live types is stable, for people and tools. Nothing here reads a file or a
+//! clock.
 
 #![cfg_attr(not(test), no_std)]
 

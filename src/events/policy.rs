@@ -1,8 +1,8 @@
-//! The policy of a run: every number by which gates are decided, as data.
+//! The policy of a run: everything that gates are decided by, as data.
 //!
-//! The machine knows kinds of criteria, rungs and findings, and no model: a stage is lists of
-//! these over metrics and settings that it names. The policy in force is part of a log's first event, so it is read by
-//! the rules version that stands beside it and never from today's defaults.
+//! The machine knows kinds of criteria, rungs and findings, but no models: a stage lists these, and
+//! the metrics and settings they use. A log's first event contains the policy and the version of the
+//! rules that reads it, so a replay does not depend on today's defaults.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,34 +13,34 @@ use super::ids::{KnobName, ModelName, StageName};
 use super::scalar::Scalar;
 use super::settings::{Knob, SettingKey, Settings};
 
-/// Version 2 of the document in a log's first event; `stored::document` reads the older ones.
+/// Version 2 of the policy document in a log's first event; `stored::document` reads older ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Name of the preset it was made from: `seed` or `strict`.
     pub preset: String,
-    /// Retries allowed per stage; the failure after the last one stops.
+    /// Retries allowed per stage; the next failure stops the run.
     pub max_retries: u32,
-    /// Chunks that may fail in a row without a gate before the stage stops.
+    /// Consecutive chunks that may fail without a gate; the next failure stops the stage.
     pub max_chunk_failures: u32,
-    /// Interruptions of one chunk without a new checkpoint that count as a failure.
+    /// Interruptions of a chunk without a new checkpoint that count as one failure.
     pub max_interruptions: u32,
     /// Whether a passing gate sets the stage's failures to 0.
     pub reset_on_pass: bool,
     pub retry_from: RetryFrom,
-    /// Samples in the median that is the latest loss.
+    /// The latest loss is the median of this many samples.
     pub latest_window: u32,
-    /// Newest checkpoints kept besides best, passed and resume points.
+    /// Newest checkpoints to keep, besides the best, passed and resume points.
     pub keep_last: u32,
     pub stages: Vec<StagePolicy>,
 }
 
 impl Policy {
-    /// A stage's name that another one has too; no run is made with such a policy.
-    pub fn doubled_stage(&self) -> Option<&StageName> {
+    /// A name that two stages share. Such a policy is invalid.
+    pub fn duplicate_stage(&self) -> Option<&StageName> {
         let names = self.stages.iter().map(|stage| &stage.name);
-        names.enumerate().find_map(|(place, name)| {
-            let before = self.stages.iter().take(place);
+        names.enumerate().find_map(|(index, name)| {
+            let before = self.stages.iter().take(index);
             before
                 .into_iter()
                 .any(|stage| stage.name == *name)
@@ -49,26 +49,26 @@ impl Policy {
     }
 }
 
-/// A stage, as the machine knows it: whatever a trainer trains.
+/// Everything the machine knows about a stage, whatever its trainer trains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagePolicy {
     pub name: StageName,
     pub model: ModelName,
-    /// Metric that is the loss: gates compare it, and the best known checkpoint has the lowest.
+    /// The metric that is the loss. Gates compare it, and the best checkpoint has the lowest.
     pub loss: String,
-    /// Metrics whose samples are kept besides the loss and what criteria name.
+    /// Metrics whose samples are kept, besides the loss and those of the criteria.
     pub metrics: Vec<String>,
-    /// What a gate says of skill, in this order.
+    /// The skills that a gate computes, in this order.
     pub skills: Vec<Skill>,
-    /// The best known checkpoint is one where this holds, as soon as there is one.
+    /// The best checkpoint must satisfy this, once any does.
     pub in_use: Option<InUse>,
-    /// What a gate looks for besides its criteria.
+    /// What a gate reports besides its criteria.
     pub findings: Vec<FindingTest>,
-    /// Fewest windows of a micro-batch that the stage can train with.
+    /// Smallest micro-batch that the stage can train with, in windows.
     pub batch_size_min: u32,
     pub knobs: Vec<Knob>,
-    /// Settings as configured; patches change a copy of them in the state.
+    /// The configured settings. Patches change a copy of them in the state.
     pub settings: Settings,
     pub criteria: Vec<Criterion>,
     pub ladder: Vec<Rung>,
@@ -86,18 +86,17 @@ impl StagePolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Skill {
-    /// Name in the gate's output, and for criteria.
+    /// Name in the gate's output and in criteria.
     pub name: String,
     /// Metric of the model's loss on the held-out windows.
     pub held_out: String,
-    /// Metric of the trivial predictor's loss on the same.
+    /// Metric of the trivial predictor's loss on the same windows.
     pub trivial: String,
-    /// Whether the trivial predictor may have no loss, since there may be nothing to predict:
-    /// no pixel moves, say.
+    /// Whether the trivial predictor may have no loss, for example because no pixel moves.
     pub trivial_may_be_null: bool,
 }
 
-/// What a model has learnt to use: the latest sample of `metric` in the chunk >= `at_least`.
+/// Whether a model uses what it should: the latest sample of `metric` in the chunk is >= `at_least`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InUse {
@@ -105,26 +104,27 @@ pub struct InUse {
     pub at_least: Scalar,
 }
 
-/// What a gate looks for. A finding decides nothing.
+/// A kind of finding that a gate may report. Findings do not affect decisions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FindingTest {
-    /// A limit on the loss that the trivial predictor meets.
+    /// A limit on the loss that the trivial predictor would also meet.
     VacuousLimit,
-    /// The last samples lie on both sides of a limit.
+    /// The last samples are on both sides of a limit.
     DecidedByNoise,
-    /// A passing gate is no better than the trivial predictor.
+    /// The gate passes, but the model is no better than the trivial predictor.
     NoSkill,
-    /// A passing gate where no skill can be measured.
+    /// The gate passes, but skill cannot be measured.
     NothingToMeasure,
-    /// A failing gate: whether the loss follows what the stage is given or its own learning rate.
+    /// The gate fails: whether the loss follows the actions given to the stage or its own learning rate.
     Cause {
-        /// How many actions are in use.
+        /// Metric of the number of actions in use.
         actions: String,
-        /// Their entropy, in nats.
+        /// Metric of their entropy, in nats.
         entropy: String,
-        /// Median entropy below which the actions say nothing.
+        /// If the median entropy is below this, the actions carry no information.
         entropy_max: Scalar,
+        /// Metric of the learning rate.
         learning_rate: String,
     },
 }
@@ -175,7 +175,7 @@ pub enum CriterionTest {
     CheckpointValid,
     /// Every loss sample of the chunk is finite.
     LossFinite,
-    /// gate loss < previous + tolerance * abs(previous).
+    /// Gate loss < previous + tolerance * abs(previous).
     LossTrend { tolerance: Scalar },
     /// Latest loss <= limit.
     LossLatest { limit: Limit },
@@ -198,7 +198,7 @@ pub enum CriterionTest {
     },
     /// `skill` or `skill_moving` of this gate > limit.
     SkillAbove { metric: String, limit: Limit },
-    /// Each metric another criterion needs was logged within the last
+    /// Each metric that another criterion needs was logged within the last
     /// `log_interval` updates of the chunk, and a needed picture is new.
     MetricsFresh,
 }
@@ -208,13 +208,13 @@ pub enum CriterionTest {
 #[serde(untagged)]
 pub enum Limit {
     Constant(Scalar),
-    /// `[[step, limit], ...]`, steps rising: the first entry whose step is not
-    /// below the gate's; past the last entry, the last.
+    /// `[[step, limit], ...]` with increasing steps. The first entry whose step is at
+    /// least the gate's applies; after the last entry, the last.
     Schedule(Vec<(u64, Scalar)>),
 }
 
-/// When a predicted frame counts as having lost its structure. Scores are of the
-/// differences from the data's mean image; the formulas stand with the scores.
+/// When a predicted frame counts as having lost its structure. Scores are computed on the
+/// differences from the data's mean image; see the scores for the formulas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StructureLimits {
@@ -230,14 +230,14 @@ pub struct StructureLimits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Rung {
-    /// Multiplies a setting; counts are rounded down. Held at its bound.
+    /// Multiplies a setting; counts are rounded down. Clamped to the bound.
     Multiply { key: SettingKey, factor: Scalar },
-    /// Adds to a count. Held at its bound.
+    /// Adds to a count. Clamped to the bound.
     Add { key: SettingKey, amount: i64 },
-    /// If the loss is still dropping: target += chunk size, and the rate's curve with it.
+    /// If the loss is still dropping, extends the target and the rate's curve by a chunk.
     ExtendTarget,
-    /// Where a criterion on one of these metrics failed: a count to the next lower power of two, in
-    /// the next full cycle only.
+    /// If a criterion on one of these metrics failed, lowers a count to the next power of two in the
+    /// next full cycle.
     DeferPowerOfTwo {
         key: SettingKey,
         when_failed: Vec<String>,

@@ -1,8 +1,8 @@
-//! A number as it was measured: compared by its bits, never rounded.
+//! An `f64` that is compared by its bits and never rounded.
 //!
-//! `f64` has no `Eq`, and a NaN is unequal to itself, so a log could not be
-//! compared with its replay. [`Scalar`] compares bits. In JSON a finite value is
-//! a shortest-round-trip number and the others are `"nan"`, `"inf"`, `"-inf"`.
+//! `f64` has no `Eq`, and NaN is unequal to itself, so a log could not be compared with
+//! its replay. In JSON, finite values are numbers with the shortest digits that round-trip;
+//! the others are `"nan"`, `"inf"` and `"-inf"`.
 
 use core::fmt;
 
@@ -29,7 +29,7 @@ impl Scalar {
         self.0.to_bits()
     }
 
-    /// The value when it is finite.
+    /// The value, if it is finite.
     pub fn finite(self) -> Option<f64> {
         self.0.is_finite().then_some(self.0)
     }
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn json_form() {
         check(
-            "a third keeps every digit it needs",
+            "a third has all its digits",
             1.0 / 3.0,
             "0.3333333333333333",
         );
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nan_equals_itself_and_not_another() {
+    fn values_are_compared_by_their_bits() {
         assert_eq!(Scalar::new(f64::NAN), Scalar::new(f64::NAN));
         assert_ne!(Scalar::new(0.0), Scalar::new(-0.0));
     }

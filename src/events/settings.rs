@@ -1,4 +1,4 @@
-//! The settings of a stage: the core of its schedule, and the knobs that its policy names.
+//! The settings of a stage: the core settings of every stage, and the knobs of its policy.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -9,27 +9,27 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::ids::KnobName;
 use super::scalar::Scalar;
 
-/// The settings of a stage that a rung or a person may change.
+/// The settings of a stage that rungs and people may change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Base learning rate, before warm-up and cosine.
     pub learning_rate: Scalar,
     /// The target, in updates.
     pub n_updates: u64,
-    /// The updates that shape the learning-rate curve. Equal to the target until
-    /// a failed final gate extends the target without reshaping the curve.
+    /// Length of the learning rate's curve. Equal to the target until a failed final gate
+    /// extends the target without changing the curve.
     pub schedule_updates: u64,
     /// Windows per micro-batch and rank.
     pub batch_size_per_gpu: u32,
     pub gradient_accumulation_steps: u32,
-    /// Updates between samples of the metrics that are not logged at every update.
+    /// Updates between samples of metrics that are not logged at every update.
     pub log_interval: u64,
     /// Updates between two gates.
     pub chunk_size: u64,
-    /// Updates between checkpoints; a fifth of a chunk when not set.
+    /// Updates between checkpoints; a fifth of a chunk if not set.
     pub checkpoint_interval: Option<u64>,
-    /// Values of the knobs, by name. `None`: named, but not a setting of this stage. Older logs name
-    /// `n_actions` in every stage.
+    /// Values of the knobs. `None`: not a setting of this stage; older logs list `n_actions` in
+    /// every stage.
     #[serde(flatten)]
     pub knobs: BTreeMap<KnobName, Option<SettingValue>>,
 }
@@ -48,7 +48,7 @@ impl Settings {
     }
 }
 
-/// A setting that a patch names. Each is the config key of the same name.
+/// A setting that a patch can change. Its name is that of the config key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SettingKey {
     LearningRate,
@@ -60,7 +60,7 @@ pub enum SettingKey {
     ChunkSize,
     CheckpointInterval,
     MaxRetries,
-    /// A knob of the stage's own.
+    /// A knob of the stage.
     Knob(KnobName),
 }
 
@@ -94,7 +94,7 @@ impl SettingKey {
         }
     }
 
-    /// The setting of this name. A name that is not one of [`SettingKey::CORE`] is a knob's.
+    /// The setting of this name. A name that is not in [`SettingKey::CORE`] is a knob.
     pub fn of_name(name: &str) -> SettingKey {
         SettingKey::CORE
             .into_iter()
@@ -120,7 +120,7 @@ impl<'de> Deserialize<'de> for SettingKey {
     }
 }
 
-/// Value of a setting: a count or a real number.
+/// The value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum SettingValue {
@@ -128,17 +128,17 @@ pub enum SettingValue {
     Real(Scalar),
 }
 
-/// A setting of the stage's own, which its trainer knows by name.
+/// A setting that only this stage has, and that its trainer knows by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Knob {
     pub name: KnobName,
     pub range: KnobRange,
-    /// For people, such as `actions`; empty for a plain number.
+    /// For display, such as `actions`; empty if it has none.
     pub unit: String,
 }
 
-/// What values a knob takes. Rungs are held at the bounds.
+/// The range of a knob. Rungs are clamped to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum KnobRange {
@@ -147,7 +147,7 @@ pub enum KnobRange {
 }
 
 impl KnobRange {
-    /// Whether a knob of this range may have the value.
+    /// Whether the value is in the range.
     pub fn contains(self, value: SettingValue) -> bool {
         match (self, value) {
             (KnobRange::Integer { min, max }, SettingValue::Count(count)) => {

@@ -1,8 +1,7 @@
-//! Documents inside an event: JSON text whose version is read before anything else.
+//! Documents inside events: JSON text with a version that is read first.
 //!
-//! A document without a `version` has version 1. One that is newer than this build knows is no
-//! damage: [`DocumentError::Newer`]. An older one is read by the types that it was written with,
-//! which are frozen, and upgraded.
+//! A document without a `version` has version 1. A newer document than this build knows is not
+//! damaged: [`DocumentError::Newer`]. An older one is read by its own frozen types and upgraded.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -14,28 +13,28 @@ use serde_json::Value;
 use super::policy_v1;
 use crate::Policy;
 
-/// Largest document (config, policy) inside an event: 4 MiB. A parsed document
-/// takes some 30 times its text.
+/// Largest document (config, policy) inside an event: 4 MiB. A parsed document takes about
+/// 30 times as much memory.
 pub const MAX_DOCUMENT: usize = 4 << 20;
 
 const VERSION: &str = "version";
 
-/// A document that is kept as versioned JSON.
+/// A document that is stored as versioned JSON.
 pub trait Document: Sized + Serialize + DeserializeOwned + PartialEq {
-    /// For messages, such as `policy`.
+    /// Name in messages, such as `policy`.
     const NAME: &'static str;
-    /// The version that is written: that of `Self`'s own serde form.
+    /// The version that is written, whose form is `Self`'s serde form.
     const VERSION: u32;
 
-    /// Reads a document of a version below [`Document::VERSION`], given without its `version`.
+    /// Reads a document of a version below [`Document::VERSION`], after its `version` was removed.
     fn read_older(version: u32, document: Value) -> Result<Self, DocumentError>;
 }
 
 /// Why a document cannot be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
-    /// A build that knows more wrote it.
-    #[error("version {found} of the {name} is not known, this build knows up to {known}")]
+    /// A newer build wrote it.
+    #[error("the version of the {name} is {found}, but this build knows only up to {known}")]
     Newer {
         name: &'static str,
         found: u32,
@@ -46,7 +45,7 @@ pub enum DocumentError {
 }
 
 impl DocumentError {
-    /// Not a document of this name.
+    /// The document `name` is invalid.
     pub fn malformed(name: &str, why: impl core::fmt::Display) -> DocumentError {
         DocumentError::Malformed(format!("the document `{name}`: {why}"))
     }
@@ -55,24 +54,24 @@ impl DocumentError {
 /// A document as text: canonical JSON, keys sorted, no spaces.
 ///
 /// # Errors
-/// When it would not be read back as it is, or is too large.
+/// It is too large, or does not survive a round trip.
 pub fn write<D: Document>(document: &D) -> Result<String, DocumentError> {
     let mut value =
         serde_json::to_value(document).map_err(|error| DocumentError::malformed(D::NAME, error))?;
     if 1 < D::VERSION {
         let Value::Object(fields) = &mut value else {
-            return Err(DocumentError::malformed(D::NAME, "it is no JSON object"));
+            return Err(DocumentError::malformed(D::NAME, "it is not a JSON object"));
         };
         fields.insert(VERSION.to_string(), D::VERSION.into());
     }
     let text = value.to_string();
-    // One nested too deeply can be written only.
+    // For example, a document that is nested too deeply can be written but not read.
     if read::<D>(&text)? == *document {
         Ok(text)
     } else {
         Err(DocumentError::malformed(
             D::NAME,
-            "it does not survive its JSON form",
+            "it does not survive a round trip through JSON",
         ))
     }
 }
@@ -80,14 +79,14 @@ pub fn write<D: Document>(document: &D) -> Result<String, DocumentError> {
 /// Reads a document of any version.
 ///
 /// # Errors
-/// [`DocumentError::Newer`] before anything else of it is looked at, else
+/// [`DocumentError::Newer`] before anything else is checked, else
 /// [`DocumentError::Malformed`].
 pub fn read<D: Document>(text: &str) -> Result<D, DocumentError> {
     if MAX_DOCUMENT < text.len() {
         return Err(DocumentError::malformed(
             D::NAME,
             format!(
-                "it has {} bytes, at most {MAX_DOCUMENT} are kept",
+                "it has {} bytes, but at most {MAX_DOCUMENT} can be stored",
                 text.len()
             ),
         ));
@@ -121,7 +120,7 @@ fn take_version(name: &'static str, document: &mut Value) -> Result<u32, Documen
     number.filter(|number| 1 <= *number).ok_or_else(|| {
         DocumentError::malformed(
             name,
-            format!("its version is {version}, not a number from 1 on"),
+            format!("its version is {version}, expected an integer of at least 1"),
         )
     })
 }
@@ -137,7 +136,7 @@ impl Document for Policy {
     }
 }
 
-/// The config, which the engine reads: here it is any JSON.
+/// The config. Here it can be any JSON; the engine checks it.
 impl Document for Value {
     const NAME: &'static str = "config";
     const VERSION: u32 = 1;
@@ -163,18 +162,22 @@ mod tests {
     #[test]
     fn versions_are_read_first() {
         check(
-            "none is version 1",
+            "no version means 1",
             r#"{"seed":1}"#,
             Ok(serde_json::json!({"seed": 1})),
         );
         check(
-            "version 1 may be named",
+            "version 1 may be given",
             r#"{"seed":1,"version":1}"#,
             Ok(serde_json::json!({"seed": 1})),
         );
-        check("no object has version 1", "null", Ok(Value::Null));
         check(
-            "a newer one is said to be newer, whatever else it holds",
+            "anything but an object has version 1",
+            "null",
+            Ok(Value::Null),
+        );
+        check(
+            "a newer version is reported whatever else the document has",
             r#"{"version":2,"seed":{}}"#,
             Err(DocumentError::Newer {
                 name: "config",
@@ -183,24 +186,24 @@ mod tests {
             }),
         );
         check(
-            "0 was never a version",
+            "0 is not a version",
             r#"{"version":0}"#,
-            malformed("its version is 0, not a number from 1 on"),
+            malformed("its version is 0, expected an integer of at least 1"),
         );
         check(
-            "a version is a number",
+            "a string is not a version",
             r#"{"version":"two"}"#,
-            malformed("its version is \"two\", not a number from 1 on"),
+            malformed("its version is \"two\", expected an integer of at least 1"),
         );
         check(
-            "nor is a half one a version",
+            "a fraction is not a version",
             r#"{"version":1.5}"#,
-            malformed("its version is 1.5, not a number from 1 on"),
+            malformed("its version is 1.5, expected an integer of at least 1"),
         );
     }
 
     #[test]
-    fn a_newer_policy_is_no_damage() {
+    fn a_newer_policy_is_not_damage() {
         let text = r#"{"version":3,"preset":"seed","a_new_field":[]}"#;
         let newer = DocumentError::Newer {
             name: "policy",

@@ -1,12 +1,12 @@
-//! Why a stored form is refused.
+//! Errors of stored forms.
 
 use alloc::string::String;
 
-/// Why an event cannot be read from its stored form, or given one.
+/// Why an event cannot be decoded or encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoredError {
-    /// Not damage: a build that knows more wrote it.
-    #[error("{what} {found} is not known, this build knows up to {known}")]
+    /// Not damage: a newer build wrote it.
+    #[error("the {what} is {found}, but this build knows only up to {known}")]
     NewerVersion {
         what: String,
         found: u32,
@@ -18,7 +18,7 @@ pub enum StoredError {
         version: u16,
         what: String,
     },
-    #[error("`{kind}` takes {bytes} bytes, at most {limit} can be stored")]
+    #[error("`{kind}` has {bytes} bytes, but at most {limit} can be stored")]
     TooLarge {
         kind: &'static str,
         bytes: usize,

@@ -1,4 +1,4 @@
-//! The header in front of every stored body, read and written by hand.
+//! The header before every stored body, read and written by hand.
 //!
 //! | offset | bytes | |
 //! |---|---|---|
@@ -11,9 +11,9 @@
 //! | 16 | 4 | length of the body |
 //! | 20 | 4 | CRC-32 of bytes 0 to 20 and the body |
 //!
-//! Integers are little-endian. An event that is too long for a block is carried
-//! in several frames with the same kind, version and time; a whole one has both
-//! the first and the last flag.
+//! Integers are little-endian. An event that is too long for a block is split into several
+//! frames with the same kind, version and time; a frame with a whole event has both the
+//! first and the last flag.
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -23,7 +23,7 @@ use crate::Event;
 
 pub const HEADER: usize = 24;
 
-/// The frame format of this build. A new kind or version of a kind does not change it.
+/// The frame format of this build. New kinds, and new versions of kinds, do not change it.
 pub const MAJOR: u8 = 1;
 pub const MINOR: u8 = 0;
 
@@ -31,7 +31,7 @@ const FIRST: u8 = 1;
 const LAST: u8 = 2;
 const MORE: u8 = 4;
 
-/// A frame in somebody's bytes.
+/// A frame, borrowed from the bytes it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     pub form: Form,
@@ -45,18 +45,18 @@ pub struct Frame<'a> {
     pub body: &'a [u8],
 }
 
-/// Why bytes are not a frame, or frames not an event.
+/// Why bytes are not a valid frame, or frames not a valid event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    #[error("a frame needs {needed} bytes, {found} are left")]
+    #[error("a frame needs {needed} bytes, but only {found} are left")]
     Short { needed: usize, found: usize },
-    #[error("frame format {found} is not known, this build knows up to {known}")]
+    #[error("the frame format is {found}, but this build knows only up to {known}")]
     NewerVersion { found: u32, known: u32 },
-    #[error("the frame's checksum is {found:08x}, its bytes give {computed:08x}")]
+    #[error("the frame's checksum is {found:08x}, but its bytes give {computed:08x}")]
     Checksum { found: u32, computed: u32 },
     #[error("{0}")]
     Malformed(&'static str),
-    #[error("a fragmented event passes {limit} bytes")]
+    #[error("a fragmented event has more than {limit} bytes")]
     TooLarge { limit: usize },
     #[error(transparent)]
     Stored(#[from] StoredError),
@@ -75,7 +75,7 @@ impl<'a> Frame<'a> {
         out.extend(self.form.version.to_le_bytes());
         out.extend([flags, 0]);
         out.extend(self.time_ms.to_le_bytes());
-        // a body is at most 64 MiB
+        // A body has at most 64 MiB.
         out.extend((self.body.len() as u32).to_le_bytes());
         let checksum = checksum(&out[start..], self.body);
         out.extend(checksum.to_le_bytes());
@@ -92,10 +92,10 @@ impl<'a> Frame<'a> {
                 computed,
             });
         }
-        // the version is looked at only in bytes that are whole
+        // The version is only meaningful if the bytes are intact.
         if raw.major != MAJOR {
             return Err(match raw.major {
-                0 => FrameError::Malformed("frame formats are counted from 1"),
+                0 => FrameError::Malformed("frame formats start at 1"),
                 major => FrameError::NewerVersion {
                     found: u32::from(major),
                     known: u32::from(MAJOR),
@@ -103,13 +103,13 @@ impl<'a> Frame<'a> {
             });
         }
         if raw.zero != 0 || raw.flags & !(FIRST | LAST | MORE) != 0 {
-            return Err(FrameError::Malformed("the frame has flags of no meaning"));
+            return Err(FrameError::Malformed("the frame has unknown flags"));
         }
         Ok((raw.frame(), raw.rest))
     }
 
-    /// The same without the checksum, for bytes that a hash was checked of.
-    /// `None` for whatever [`Frame::read`] has an error for.
+    /// As [`Frame::read`], but without verifying the checksum, for bytes whose hash was
+    /// verified. `None` for any other error.
     pub fn skim(bytes: &'a [u8]) -> Option<(Frame<'a>, &'a [u8])> {
         let raw = Raw::read(bytes).ok()?;
         let known = raw.major == MAJOR && raw.zero == 0;
@@ -122,7 +122,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A frame's fields as they stand there.
+/// The raw fields of a frame.
 struct Raw<'a> {
     major: u8,
     form: Form,
@@ -206,7 +206,7 @@ impl StoredEvent<'_> {
     }
 }
 
-/// Puts fragments together. Holds at most [`MAX_BODY`] bytes.
+/// Joins fragments into events. Buffers at most [`MAX_BODY`] bytes.
 #[derive(Debug, Default)]
 pub struct Assembler {
     begun: Option<(Form, u64)>,
@@ -214,12 +214,12 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Whether an event was begun and not ended.
+    /// Whether an event has begun but not ended.
     pub fn is_open(&self) -> bool {
         self.begun.is_some()
     }
 
-    /// Takes the next frame; answers with an event when it is whole.
+    /// Takes the next frame, and returns the event that it completes, if any.
     pub fn push<'a>(&mut self, frame: &Frame<'a>) -> Result<Option<StoredEvent<'a>>, FrameError> {
         let head = (frame.form, frame.time_ms);
         match self.begun {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_noticed() {
+    fn every_flipped_bit_and_every_truncation_is_detected() {
         let bytes = written(&frame(true, true, &[3, 1, 4, 1, 5]));
         assert!(Frame::read(&bytes).unwrap().1.is_empty());
         for bit in 0..bytes.len() * 8 {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_no_damage() {
+    fn a_newer_format_is_not_damage() {
         let mut bytes = written(&frame(true, true, &[7]));
         bytes[0] = 2;
         let sum = checksum(&bytes[..20], &bytes[24..]);
@@ -356,11 +356,7 @@ mod tests {
         check("one whole event", &[whole], Ok(&[&[4]]));
         check("two fragments", &[begin, end, whole], Ok(&[&[1, 3], &[4]]));
         check("three fragments", &[begin, middle, end], Ok(&[&[1, 2, 3]]));
-        check(
-            "an end that is missing gives nothing",
-            &[begin, middle],
-            Ok(&[]),
-        );
+        check("a missing end", &[begin, middle], Ok(&[]));
         check("no beginning", &[end], wrong("a fragment has no beginning"));
         check(
             "a middle after an end",

@@ -1,7 +1,7 @@
-//! Between live values and the plain ones that are stored.
+//! Converts live values to plain stored ones and back.
 //!
-//! Stored are text, integers, raw bits of floats, numbers for enums, and lists
-//! and options of them. A type that may change never reaches rkyv.
+//! Only text, integers, bits of floats, numbers of enum variants, and lists and options of
+//! them are stored, so rkyv never sees a type that may change.
 
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -23,10 +23,10 @@ pub trait Freeze<Live>: Sized {
     fn thaw(self) -> Result<Live, Unfit>;
 }
 
-/// Why a value has no place in the other form.
+/// Why a value cannot be converted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    #[error("number {found} of `{what}` is not known, the known ones end at {known}")]
+    #[error("unknown number {found} of `{what}`, the largest known is {known}")]
     UnknownNumber {
         what: &'static str,
         found: u16,
@@ -38,7 +38,7 @@ pub enum Unfit {
     Other(String),
 }
 
-/// For conversions that cannot fail, beside those that can.
+/// Lets conversions that cannot fail be used like those that can.
 impl From<Infallible> for Unfit {
     fn from(never: Infallible) -> Unfit {
         match never {}
@@ -46,6 +46,7 @@ impl From<Infallible> for Unfit {
 }
 
 impl Unfit {
+    /// The error for an event of this kind and version.
     pub fn of(self, kind: &'static str, version: u16) -> StoredError {
         match self {
             Unfit::UnknownNumber { what, found, known } if found != 0 => {
@@ -73,7 +74,7 @@ impl Unfit {
     }
 }
 
-/// Types that are stored as what they are.
+/// Types that are stored as themselves.
 macro_rules! plain {
     ($($stored:ty),+) => {$(
         impl Freeze<$stored> for $stored {
@@ -90,7 +91,7 @@ macro_rules! plain {
 
 plain!(String, u32, u64, bool);
 
-/// Types that are stored as what they wrap.
+/// Newtypes, stored as the type they wrap.
 macro_rules! wrapped {
     ($($live:ident($stored:ty) = $get:ident, $new:ident;)+) => {$(
         impl Freeze<$live> for $stored {
@@ -147,7 +148,7 @@ impl<Live, Stored: Freeze<Live>> Freeze<Box<Live>> for Stored {
     }
 }
 
-/// The documents: versioned JSON text.
+/// Documents, stored as versioned JSON text.
 macro_rules! documents {
     ($($live:ty),+) => {$(
         impl Freeze<$live> for String {
@@ -174,7 +175,7 @@ impl Freeze<SettingKey> for String {
     }
 }
 
-/// An enum without fields: each variant has its number for ever.
+/// Enums without fields: each variant is stored as a number that never changes.
 macro_rules! numbers {
     ($($live:ident { $($variant:ident = $number:literal),+ $(,)? })+) => {$(
         impl $crate::stored::freeze::Freeze<$live> for u16 {
@@ -223,7 +224,7 @@ macro_rules! frozen {
     )+};
 }
 
-/// Structs of older versions: they are read, and become the newest by a `From`.
+/// Structs of older versions, which are only read and are upgraded by `From` or `TryFrom`.
 macro_rules! replaced {
     ($($frozen:ident { $($field:ident: $stored:ty),* $(,)? })+) => {$(
         #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]

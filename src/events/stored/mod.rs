@@ -1,14 +1,13 @@
-//! What stands on the disk: one frozen struct per kind and version of event.
+//! The forms of events on disk: one frozen struct per kind and version.
 //!
-//! A body is rkyv bytes of a struct in [`v1`] or a later module. Which struct, its frame header
-//! says ([`frame`]), read by hand. rkyv has no schema evolution: a struct here
-//! never changes once a log was written with it. A kind that needs another
-//! field gets the next version, a struct of its own, and the old struct a
-//! `From` or `TryFrom` into it; the old struct then loses its `freeze` and is only read.
-//! Kinds, versions and the numbers of enums are never reused.
+//! A body is the rkyv bytes of a struct in [`v1`] or a later module; the frame header
+//! ([`frame`]), parsed by hand, says which. rkyv has no schema evolution, so a struct never
+//! changes once a log has been written with it. A kind that needs another field gets a new
+//! version: a new struct, and a `From` or `TryFrom` from the old one, which then loses its
+//! `freeze` and is only read. Kinds, versions and enum numbers are never reused.
 //!
-//! Invariant: bytes of any kind and content give an event or a
-//! [`StoredError`], in memory that is a small multiple of theirs.
+//! Invariant: any bytes give an event or a [`StoredError`], using memory that is at most a
+//! small multiple of their length.
 
 pub mod document;
 mod error;
@@ -33,10 +32,10 @@ use v1::*;
 use v2::*;
 use v3::*;
 
-/// Largest body of an event, and of everything appended together: 64 MiB.
+/// Largest body of an event, and largest total of one append: 64 MiB.
 pub const MAX_BODY: usize = 64 << 20;
 
-/// Which stored form a body has.
+/// The stored form of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Form {
     pub kind: u16,
@@ -49,7 +48,7 @@ pub struct Kind {
     pub number: u16,
     /// As in the JSON form.
     pub name: &'static str,
-    /// The version that is written; all from 1 on can be read.
+    /// The version that is written. All versions from 1 on can be read.
     pub newest: u16,
 }
 
@@ -61,7 +60,7 @@ macro_rules! stored {
         /// Appends the newest stored form of an event to `out`.
         ///
         /// # Errors
-        /// [`StoredError::TooLarge`] and [`StoredError::Malformed`]; then `out` is of no use.
+        /// [`StoredError::TooLarge`] and [`StoredError::Malformed`]. The contents of `out` are then unspecified.
         pub fn encode_into(event: &Event, out: &mut Vec<u8>) -> Result<Form, StoredError> {
             let start = out.len();
             let form = match event {
@@ -131,17 +130,18 @@ fn malformed(kind: &'static str, version: u16, error: &rkyv::rancor::Error) -> S
     StoredError::Malformed {
         kind,
         version,
-        what: format!("the body is not of this form: {error}"),
+        what: format!("the body is invalid: {error}"),
     }
 }
 
-/// Number 0 was never given to a kind or a version, so it is no newer one.
+/// The error for a kind that this build does not know. No kind or version has the number 0, so that
+/// is damage.
 fn unknown_kind(kind: u16, version: u16) -> StoredError {
     if kind == 0 || version == 0 {
         return StoredError::Malformed {
             kind: name_of(kind),
             version,
-            what: "kinds and versions are counted from 1".to_owned(),
+            what: "kinds and versions start at 1".to_owned(),
         };
     }
     StoredError::NewerVersion {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_that_cannot_be_read() {
+    fn unreadable_forms() {
         check("a kind of a newer build", (114, 1), &[], Some((114, 113)));
         check(
             "a kind between the known ones",
@@ -187,14 +187,14 @@ mod tests {
             &[1; 4],
             Some((2, 1)),
         );
-        check("kind 0 was never given", (0, 1), &[], None);
-        check("version 0 was never given", (112, 0), &[0; 4], None);
+        check("kind 0", (0, 1), &[], None);
+        check("version 0", (112, 0), &[0; 4], None);
         check("a body that is too short", (112, 1), &[0; 3], None);
         check("an empty body", (1, 1), &[], None);
     }
 
     #[test]
-    fn numbers_and_names_are_each_given_once() {
+    fn numbers_and_names_are_unique() {
         for (index, kind) in KINDS.iter().enumerate() {
             for other in &KINDS[index + 1..] {
                 assert_ne!(kind.number, other.number);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_can_follow_other_bytes() {
+    fn a_body_is_appended_after_other_bytes() {
         let event = Event::RunFinished(RunFinished { stages: 3 });
         let mut out = vec![9; 5];
         let form = encode_into(&event, &mut out).unwrap();

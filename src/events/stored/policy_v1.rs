@@ -1,7 +1,7 @@
-//! Version 1 of the policy, as it stands in logs without a version. Frozen, and only read.
+//! Version 1 of the policy, used in logs without a version. Frozen, and only read.
 //!
-//! It knew the three models of TinyWorlds. What the rules had in code for each is
-//! data now: [`of_model`] says it.
+//! It only had the three models of TinyWorlds. What the rules of that time had in code for
+//! each model is data now, which [`of_model`] adds.
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
@@ -240,7 +240,7 @@ impl From<StagePolicy> for live::StagePolicy {
     }
 }
 
-/// What the rules had in code for a model.
+/// What the rules of version 1 had in code for a model.
 struct OfModel {
     name: &'static str,
     skills: Vec<live::Skill>,

@@ -13,7 +13,7 @@ use super::freeze::{Freeze, Unfit, frozen, numbers, replaced};
 use crate::*;
 
 replaced! {
-    // by version 2
+    // upgraded by version 2
     RunCreatedV1 {
         run: String,
         tinygate_version: String,
@@ -347,7 +347,7 @@ numbers! {
     FailureAnswer { RunAgain = 1, Stop = 2 }
 }
 
-/// The setting that version 1 gave this number.
+/// The setting that has this number in version 1.
 pub(super) fn setting_of_number(number: u16) -> Result<String, Unfit> {
     const NAMES: [&str; 10] = [
         "learning_rate",
@@ -372,7 +372,7 @@ pub(super) fn setting_of_number(number: u16) -> Result<String, Unfit> {
         })
 }
 
-/// A count (`number` 1) or the bits of a real (2).
+/// A count (`number` 1) or the bits of a float (2).
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct SettingValueV1 {
     pub number: u16,
@@ -401,7 +401,7 @@ impl Freeze<SettingValue> for SettingValueV1 {
     }
 }
 
-/// First step and stride (`number` 1) or each step (2).
+/// The first step and the stride (`number` 1), or all steps (2).
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct StepsV1 {
     pub number: u16,
@@ -434,16 +434,16 @@ impl Freeze<Steps> for StepsV1 {
     }
 }
 
-/// A value of an enum with fields: the variant's number, then its fields in
-/// order, each in the list of its type. Numbers are never reused, and a variant
-/// that needs other fields gets a new number.
+/// A value of an enum with fields: the variant's number, then its fields in order, each
+/// in the list of its type. Numbers are never reused; a variant that needs other fields
+/// gets a new number.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct TaggedV1 {
     pub number: u16,
     pub texts: Vec<String>,
     /// Counts, steps, flags (0 or 1) and numbers of enums.
     pub counts: Vec<u64>,
-    /// Bits of reals.
+    /// Bits of floats.
     pub reals: Vec<Option<u64>>,
 }
 
@@ -488,10 +488,10 @@ impl TaggedV1 {
     }
 }
 
-/// Takes a [`TaggedV1`] apart; every field must be taken, and no other.
+/// Reads the fields of a [`TaggedV1`]. Exactly the fields that are there must be read.
 struct Fields {
     what: &'static str,
-    /// Highest number known.
+    /// Highest known number.
     known: u16,
     number: u16,
     texts: alloc::vec::IntoIter<String>,

@@ -1,4 +1,4 @@
-//! Version 2 of the kinds that have one. Frozen like [`super::v1`], whose structs stand for what did not change.
+//! Version 2 of the kinds that have one. Frozen like [`super::v1`], whose structs are used for parts that did not change.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -10,7 +10,7 @@ use super::v1::*;
 use crate::*;
 
 replaced! {
-    // by version 3
+    // upgraded by version 3
     RunCreatedV2 {
         run: String,
         tinygate_version: String,
@@ -320,7 +320,7 @@ impl From<SettingsV1> for SettingsV2 {
             log_interval: old.log_interval,
             chunk_size: old.chunk_size,
             checkpoint_interval: old.checkpoint_interval,
-            // Every stage named it.
+            // Version 1 had it in every stage.
             knobs: vec![KnobValueV2 {
                 name: "n_actions".to_owned(),
                 // A count.
