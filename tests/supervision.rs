@@ -82,11 +82,11 @@ impl Trainer for Moody {
     fn end(&self) -> Ended {
         self.ended.set(self.ended.get() + 1);
         if !self.program {
-            return Ended::WithThisProcessOnly;
+            return Ended::OnlyWithThisProcess;
         }
         self.queue.borrow_mut().clear();
         self.talks.set(u64::MAX);
-        Ended::Gone {
+        Ended::Exited {
             output: "Traceback: the loader waits for ever".to_owned(),
         }
     }
@@ -259,7 +259,7 @@ impl Trainer for Lines {
     fn stop(&self, _: &str) {}
 
     fn end(&self) -> Ended {
-        Ended::WithThisProcessOnly
+        Ended::OnlyWithThisProcess
     }
 }
 
@@ -278,7 +278,7 @@ fn check_lie(name: &str, line: String, want: &str) {
     };
     assert_eq!(
         error.to_string(),
-        format!("bug in the trainer: {want}; it was not recorded, and the log is sound"),
+        format!("bug in the trainer: {want}; it was not recorded, and the log is intact"),
         "{name}"
     );
     let last = run.log.records().pop().unwrap();
@@ -299,14 +299,14 @@ fn what_a_trainer_may_not_say_is_refused_and_not_recorded() {
             r#"{{"version":1,"report":"fact","fact":"run_finished","stages":{}}}"#,
             decided["stages"]
         ),
-        "it reported `run_finished`, which no trainer may say",
+        "it reported `run_finished`, which a trainer may not report",
     );
     check_lie(
         "a verdict on its own checkpoint",
         format!(
             r#"{{"version":1,"report":"fact","fact":"checkpoint_judged","stage":"{VIDEO}","rejected":null}}"#
         ),
-        "it reported `checkpoint_judged`, which no trainer may say",
+        "it reported `checkpoint_judged`, which a trainer may not report",
     );
     check_lie(
         "another chunk",

@@ -495,7 +495,7 @@ fn a_model_that_was_replaced_is_not_built_on() {
     run(["resume", &place.arg("run"), "--quiet"]).expect_error(
         2,
         &[
-            "`video_tokenizer/checkpoints/video_tokenizer_step_40` to build on is no longer what the log names",
+            "`video_tokenizer/checkpoints/video_tokenizer_step_40` to build on no longer matches the log",
             "BLAKE3",
         ],
     );
@@ -558,7 +558,7 @@ fn a_given_checkpoint_that_changed_is_not_gone_on_from() {
         fs::copy(other.join(file), given.join(file)).unwrap();
     }
     run(["resume", &place.arg("run"), "--quiet"])
-        .expect_error(2, &["to resume from is no longer what the log names"]);
+        .expect_error(2, &["to resume from no longer matches the log"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A trainer in a thread of this process, at the other end of two channels.
+//! A trainer in a thread of this process, connected by two channels.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// The host's ends, and the trainer's. The trainer looks at `stop` between updates.
+    /// The host's and the trainer's ends. The trainer checks `stop` between updates.
     pub fn new(stop: Arc<StopRequest>) -> (Channels, Receiver<TrainerCommand>, Sender<Report>) {
         let (commands, commanded) = unbounded();
         let (reporting, reports) = unbounded();
@@ -47,6 +47,6 @@ impl Trainer for Channels {
     }
 
     fn end(&self) -> Ended {
-        Ended::WithThisProcessOnly
+        Ended::OnlyWithThisProcess
     }
 }

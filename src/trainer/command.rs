@@ -1,19 +1,19 @@
-//! What a trainer is told to do.
+//! The commands to a trainer.
 
 use crate::machine::{Command, MeasureStage, TrainChunk};
 
-/// What a trainer is told to do. It does one thing at a time.
+/// A command to a trainer, which carries out one at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrainerCommand {
-    /// Measure the trivial predictors of a stage; answered by a measurement.
+    /// Measure the trivial predictors of a stage. The answer is a measurement.
     MeasureStage(MeasureStage),
-    /// Train to the end of a chunk; answered by metrics, checkpoints and scores, and then by the
-    /// chunk's end or its failure.
+    /// Train to the end of a chunk. The answers are metrics, checkpoints and scores, then the end or
+    /// the failure of the chunk.
     TrainChunk(Box<TrainChunk>),
 }
 
 impl TrainerCommand {
-    /// Whether this is what the machine asks for.
+    /// Whether this carries out the machine's command.
     pub fn is(&self, command: &Command) -> bool {
         match (self, command) {
             (TrainerCommand::MeasureStage(given), Command::MeasureStage(due)) => given == due,

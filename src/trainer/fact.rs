@@ -1,7 +1,7 @@
-//! What a trainer may say, and of what.
+//! The facts that a trainer may report, and the check that they are about its commands.
 //!
-//! Facts go into the log as they are, so each is about something that the trainer was told to do.
-//! A late word on an earlier command of this process is let through; the machine makes nothing of it.
+//! Facts are logged unchanged, so each must be about something that the trainer was told to do. A
+//! late report on an earlier command of this process is accepted; the machine ignores it.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,47 +11,48 @@ use crate::events::{
     MetricsLogged, PictureScored, StageMeasured, StageName,
 };
 
-/// All that a trainer may say for the log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "fact", rename_all = "snake_case")]
-pub enum TrainerFact {
-    StageMeasured(StageMeasured),
-    MetricsLogged(MetricsLogged),
-    CheckpointWritten(CheckpointWritten),
-    HeldOutScored(HeldOutScored),
-    PictureScored(PictureScored),
-    ChunkFinished(ChunkFinished),
-    ChunkFailed(ChunkFailed),
+macro_rules! facts {
+    ($($kind:ident = $name:literal,)+) => {
+        /// A fact that a trainer may report. It becomes the event of the same name.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "fact")]
+        pub enum TrainerFact {
+            $(#[serde(rename = $name)] $kind($kind),)+
+        }
+
+        impl From<TrainerFact> for Event {
+            fn from(fact: TrainerFact) -> Event {
+                match fact {
+                    $(TrainerFact::$kind(fact) => Event::$kind(fact),)+
+                }
+            }
+        }
+
+        impl TrainerFact {
+            /// The names of all facts.
+            pub(super) const KINDS: &[&str] = &[$($name),+];
+
+            /// Its name, as in the JSON form of the log.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(TrainerFact::$kind(_) => $name,)+
+                }
+            }
+        }
+    };
 }
 
-impl From<TrainerFact> for Event {
-    fn from(fact: TrainerFact) -> Event {
-        match fact {
-            TrainerFact::StageMeasured(fact) => Event::StageMeasured(fact),
-            TrainerFact::MetricsLogged(fact) => Event::MetricsLogged(fact),
-            TrainerFact::CheckpointWritten(fact) => Event::CheckpointWritten(fact),
-            TrainerFact::HeldOutScored(fact) => Event::HeldOutScored(fact),
-            TrainerFact::PictureScored(fact) => Event::PictureScored(fact),
-            TrainerFact::ChunkFinished(fact) => Event::ChunkFinished(fact),
-            TrainerFact::ChunkFailed(fact) => Event::ChunkFailed(fact),
-        }
-    }
+facts! {
+    StageMeasured = "stage_measured",
+    MetricsLogged = "metrics_logged",
+    CheckpointWritten = "checkpoint_written",
+    HeldOutScored = "held_out_scored",
+    PictureScored = "picture_scored",
+    ChunkFinished = "chunk_finished",
+    ChunkFailed = "chunk_failed",
 }
 
 impl TrainerFact {
-    /// Its name, as in the log's JSON form.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            TrainerFact::StageMeasured(_) => "stage_measured",
-            TrainerFact::MetricsLogged(_) => "metrics_logged",
-            TrainerFact::CheckpointWritten(_) => "checkpoint_written",
-            TrainerFact::HeldOutScored(_) => "held_out_scored",
-            TrainerFact::PictureScored(_) => "picture_scored",
-            TrainerFact::ChunkFinished(_) => "chunk_finished",
-            TrainerFact::ChunkFailed(_) => "chunk_failed",
-        }
-    }
-
     /// What it is about.
     pub fn subject(&self) -> Subject {
         let (stage, chunk, attempt) = match self {
@@ -97,24 +98,24 @@ impl std::fmt::Display for Subject {
     }
 }
 
-/// Why a report is refused.
+/// Why a report is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misreport {
-    #[error("it reported `{kind}`, which no trainer may say")]
+    #[error("it reported `{kind}`, which a trainer may not report")]
     Kind { kind: String },
-    #[error("it reported `{kind}` of {of}, expected a report on {commanded}")]
+    #[error("it reported `{kind}` of {of}, but its command was {commanded}")]
     Subject {
         kind: &'static str,
         of: Subject,
         commanded: Commanded,
     },
-    #[error("it sent a message that cannot be read: {why}")]
+    #[error("it sent an invalid message: {why}")]
     Unreadable { why: String },
-    #[error("it speaks version {found} of the protocol, this build knows up to {known}")]
+    #[error("it uses protocol version {found}, but this build knows only up to {known}")]
     Version { found: u32, known: u32 },
 }
 
-/// The command under way, for messages.
+/// The current command, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commanded(Option<Subject>);
 
@@ -122,25 +123,27 @@ impl std::fmt::Display for Commanded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
             Some(subject) => subject.fmt(f),
-            None => f.write_str("nothing"),
+            None => f.write_str("none"),
         }
     }
 }
 
-/// What a trainer was told to do in this process.
+/// The commands that a trainer was given in this process.
 #[derive(Debug, Default)]
 pub(crate) struct CommandsGiven(Vec<Subject>);
 
 impl CommandsGiven {
     pub fn add(&mut self, command: &TrainerCommand) {
         let subject = Subject::of(command);
-        // The present command is the last.
+        // The current command is the last one.
         self.0.retain(|given| *given != subject);
         self.0.push(subject);
     }
 
+    /// Checks that a fact is about one of the commands.
+    ///
     /// # Errors
-    /// A fact about something that it was not told to do.
+    /// It is about something that the trainer was not told to do.
     pub fn check(&self, fact: &TrainerFact) -> Result<(), Misreport> {
         let of = fact.subject();
         if self.0.contains(&of) {
@@ -215,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trainer_reports_what_it_was_told_to_do() {
+    fn facts_must_be_about_commands() {
         let failed = TrainerFact::ChunkFailed(ChunkFailed {
             stage: StageName::new(STAGE),
             chunk: ChunkNumber::new(2),
@@ -239,7 +242,7 @@ mod tests {
             &[train(2, 1)],
             &logged(STAGE, 3, 1),
             Some(
-                "it reported `metrics_logged` of `video_tokenizer` chunk 3 attempt 1, expected a report on \
+                "it reported `metrics_logged` of `video_tokenizer` chunk 3 attempt 1, but its command was \
                  `video_tokenizer` chunk 2 attempt 1",
             ),
         );
@@ -248,7 +251,7 @@ mod tests {
             &[train(2, 1)],
             &logged(STAGE, 2, 2),
             Some(
-                "it reported `metrics_logged` of `video_tokenizer` chunk 2 attempt 2, expected a report on \
+                "it reported `metrics_logged` of `video_tokenizer` chunk 2 attempt 2, but its command was \
                  `video_tokenizer` chunk 2 attempt 1",
             ),
         );
@@ -257,7 +260,7 @@ mod tests {
             &[measure()],
             &measured("dynamics"),
             Some(
-                "it reported `stage_measured` of the data of `dynamics`, expected a report on the data of \
+                "it reported `stage_measured` of the data of `dynamics`, but its command was the data of \
                  `video_tokenizer`",
             ),
         );
@@ -266,7 +269,7 @@ mod tests {
             &[],
             &measured(STAGE),
             Some(
-                "it reported `stage_measured` of the data of `video_tokenizer`, expected a report on nothing",
+                "it reported `stage_measured` of the data of `video_tokenizer`, but its command was none",
             ),
         );
     }

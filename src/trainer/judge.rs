@@ -1,4 +1,4 @@
-//! Whether a checkpoint is what the log names. The host judges, not the trainer that wrote it.
+//! Checks that a checkpoint matches the log. The host does this, not the trainer that wrote it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,25 +6,25 @@ use crate::checkpoint::{self, Need, OPTIMIZER_FILE, RejectReason};
 use crate::events::{CheckpointJudged, CheckpointRef, FileRecord, Rejection, StageName};
 use crate::machine::JudgeCheckpoint;
 
-/// Who looks at checkpoints.
+/// Judges checkpoints.
 pub trait Judge {
-    /// `weights_only`: the optimizer's file is not asked for.
+    /// With `weights_only`, the optimizer's file is not required.
     fn judge(&self, checkpoint: &JudgeCheckpoint, weights_only: bool) -> Verdict;
 }
 
-/// What was found.
+/// The result of judging a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Judged(CheckpointJudged),
-    /// Its files are missing. Where they were durable when an event named them, the disk is away
-    /// rather than the checkpoint wrong.
+    /// Its files are missing. If they were durable before, the disk is probably not mounted, and
+    /// the checkpoint itself is not at fault.
     Absent {
         verdict: CheckpointJudged,
         detail: String,
     },
 }
 
-/// Reads checkpoints back from a run's directory.
+/// Judges checkpoints by reading them back from the run's directory.
 pub struct FileJudge {
     directory: PathBuf,
 }
@@ -39,7 +39,7 @@ impl FileJudge {
 
 impl Judge for FileJudge {
     fn judge(&self, asked: &JudgeCheckpoint, weights_only: bool) -> Verdict {
-        // One that was given for its weights has no other file in the log.
+        // If only its weights are used, the log does not list the optimizer's file.
         let whole = asked.files.iter().any(|file| file.name == OPTIMIZER_FILE);
         let need = if whole && !weights_only {
             Need::Resume
@@ -57,10 +57,10 @@ impl Judge for FileJudge {
     }
 }
 
-/// Reads a checkpoint of a run back from the disk: it must be what the log names.
+/// Reads a checkpoint of a run back from disk, and checks that it matches the log.
 ///
 /// # Errors
-/// Why it is not accepted.
+/// Why it is rejected.
 pub fn accept(
     directory: &Path,
     need: Need,
@@ -75,7 +75,7 @@ pub fn accept(
     }
 }
 
-/// What was found, for the log.
+/// The event that records a verdict.
 pub fn judged(
     stage: &StageName,
     checkpoint: &CheckpointRef,
@@ -91,7 +91,7 @@ pub fn judged(
     }
 }
 
-/// Whether there is nothing to judge: a file system is not mounted, a folder was moved.
+/// Whether files are missing or unreadable, for example because a file system is not mounted.
 pub fn is_absent(reason: &RejectReason) -> bool {
     matches!(
         reason,
@@ -99,12 +99,12 @@ pub fn is_absent(reason: &RejectReason) -> bool {
     )
 }
 
-/// That a checkpoint cannot be used for something, in words.
+/// The message that a checkpoint cannot be used for a purpose.
 pub fn refusal(checkpoint: &CheckpointRef, purpose: &str, reason: &RejectReason) -> String {
     let found = if is_absent(reason) {
-        "is not there"
+        "is missing"
     } else {
-        "is no longer what the log names"
+        "no longer matches the log"
     };
     format!(
         "the checkpoint `{}` {purpose} {found}: {reason}",

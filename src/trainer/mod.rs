@@ -1,9 +1,9 @@
-//! What trains, seen from the host: commands go to it, reports come back.
+//! The host's interface to a trainer, which takes commands and returns reports.
 //!
-//! A [`Trainer`] may be a thread of this process (libtorch's actor behind [`Channels`]), a script in
-//! a test, or a program that speaks JSON lines ([`wire`]). It says [`TrainerFact`]s, which are all
-//! that a trainer may say; whether a checkpoint is what it should be, and whether the trainer still
-//! makes progress, the host judges ([`Judge`], [`Patience`]). Nothing here needs libtorch.
+//! A [`Trainer`] can be a thread of this process (libtorch's actor behind [`Channels`]), a script in
+//! a test, or a program that speaks JSON lines ([`wire`]). It can only report [`TrainerFact`]s. The
+//! host judges checkpoints ([`Judge`]), and whether the trainer still makes progress ([`Patience`]).
+//! Nothing here needs libtorch.
 
 mod channels;
 mod command;
@@ -24,16 +24,16 @@ pub use fact::{Misreport, Subject, TrainerFact};
 pub use judge::{FileJudge, Judge, Verdict, accept, is_absent, refusal};
 pub use patience::{NoProgress, Patience, TICK};
 
-/// What a trainer says.
+/// A message from a trainer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
-    /// Something that happened, for the log.
+    /// A fact, which is logged.
     Fact(TrainerFact),
-    /// For the progress line only; never logged.
+    /// For the progress line; not logged.
     Progress(Progress),
-    /// It stopped because it was asked to; a checkpoint was written if an update was done.
+    /// It stopped on request. It wrote a checkpoint if it had done any update.
     Interrupted { signal: String },
-    /// The disk is full, a file is missing: nobody's failure.
+    /// For example a full disk or a missing file. Not a failure of the chunk.
     Environment { detail: String },
 }
 
@@ -41,7 +41,7 @@ pub enum Report {
 pub struct Progress {
     pub stage: StageName,
     pub step: Step,
-    /// The present chunk's end.
+    /// The end of the current chunk.
     pub gate: Step,
     /// The stage's target.
     pub target: Step,
@@ -49,36 +49,36 @@ pub struct Progress {
     pub updates_per_second: f64,
 }
 
-/// What carries out commands.
+/// Carries out commands.
 pub trait Trainer {
-    /// Gives it a command. It has carried out the one before, or was ended.
+    /// Sends a command. The trainer must have carried out the previous one, or have been ended.
     ///
     /// # Errors
-    /// [`TrainerError::Lost`] when nobody is there to take it.
+    /// [`TrainerError::Lost`] if the trainer has exited.
     fn send(&self, command: TrainerCommand) -> Result<(), TrainerError>;
 
-    /// Waits for what it says next, at most for `patience`. `None`: it said nothing.
+    /// Waits for the next report for at most `patience`. `None`: there was none.
     ///
     /// # Errors
-    /// [`TrainerError::Lost`] when nobody is there to say anything any more, and
-    /// [`TrainerError::Misreported`] for what no trainer may say.
+    /// [`TrainerError::Lost`] if the trainer has exited, and [`TrainerError::Misreported`] for an
+    /// invalid report.
     fn receive(&self, patience: Duration) -> Result<Option<Report>, TrainerError>;
 
-    /// Asks it to stop at the next update, with a checkpoint. It answers by
+    /// Asks it to write a checkpoint and stop at the next update. It answers with
     /// [`Report::Interrupted`].
     fn stop(&self, signal: &str);
 
-    /// Ends it whatever it is doing; the next command begins with a new one.
+    /// Ends it whatever it is doing. The next command starts a new trainer.
     fn end(&self) -> Ended;
 }
 
-/// What came of ending a trainer.
+/// The result of ending a trainer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It is gone; `output` is the end of what it wrote.
-    Gone { output: String },
-    /// A thread cannot be ended from outside: this process must exit.
-    WithThisProcessOnly,
+    /// It has exited; `output` is the end of its output.
+    Exited { output: String },
+    /// It is a thread, which cannot be ended from outside: this process must exit.
+    OnlyWithThisProcess,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,18 +89,18 @@ pub enum TrainerError {
     Misreported(#[from] Misreport),
 }
 
-/// A request to stop at the next update, with a checkpoint. Set once, by a signal;
-/// the trainer looks at it between updates.
+/// A request to write a checkpoint and stop at the next update. A signal sets it once; the
+/// trainer checks it between updates.
 #[derive(Debug, Default)]
 pub struct StopRequest(OnceLock<String>);
 
 impl StopRequest {
-    /// Asks the trainer to stop; the first signal's name stays.
+    /// Asks the trainer to stop. Later signals do not replace the first one's name.
     pub fn request(&self, signal: &str) {
         let _ = self.0.set(signal.to_owned());
     }
 
-    /// The signal that asked, if one did.
+    /// The signal that requested it, if any.
     pub fn requested(&self) -> Option<String> {
         self.0.get().cloned()
     }

@@ -1,12 +1,12 @@
-//! How long a trainer may say nothing.
+//! Limits how long a trainer may be silent.
 //!
-//! A trainer that hangs says nothing at all: no update, no checkpoint, no score. How long that may
-//! last is set by the user, or learnt from the longest silence that the stage itself needed
-//! so far, times a factor and never below a floor. Silence is counted in ticks that the host waited
-//! in vain. A tick that took longer, because the whole machine was busy or the process was stopped,
-//! counts as one tick, so that load beside the trainer does not look like a trainer that hangs.
+//! A trainer that hangs sends no updates, checkpoints or scores. The user sets the limit, or it is
+//! learned: a multiple of the longest silence of the stage so far, but at least a floor. Silence is
+//! counted in ticks for which the host waited without a report. A tick that took longer, because the
+//! machine was busy or the process was stopped, still counts as one, so that load does not look like
+//! a hang.
 //!
-//! Only the host knows any of this. What it found stands in an event; no decision reads a clock.
+//! Only the host knows about this. The result is recorded in an event; no decision reads a clock.
 
 use std::time::Duration;
 
@@ -15,80 +15,80 @@ use crate::events::StageName;
 /// How long the host waits for one report at a time.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// Seconds that a trainer may say nothing before the stage has finished a chunk: data are read and
-/// libraries are loaded, and nobody knows how long a checkpoint and the scores of a gate take.
+/// Smallest learned limit in seconds until the stage has finished a chunk. Until then data and
+/// libraries are loaded, and the time for a checkpoint and a gate's scores is unknown.
 const FIRST: u64 = 3600;
-/// Seconds that it may say nothing at least, once the stage has shown how long all of it takes.
+/// Smallest learned limit in seconds once the stage has finished a chunk.
 const FLOOR: u64 = 600;
-/// How many times the longest silence so far may last.
+/// The learned limit is this many times the longest silence so far.
 const FACTOR: u64 = 20;
 
-/// A trainer said nothing for longer than it may.
+/// A trainer was silent for longer than the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoProgress {
     pub silence_seconds: u64,
     pub limit_seconds: u64,
 }
 
-/// Counts a trainer's silence.
+/// Measures a trainer's silence.
 #[derive(Debug)]
 pub struct Patience {
     /// The user's limit, in seconds.
     set: Option<u64>,
     stage: Option<StageName>,
-    /// Seconds that the limit never falls below, unless the user set it.
+    /// Smallest limit in seconds, unless the user set one.
     floor: u64,
     /// Longest silence that ended with a report, in ticks.
     longest: u64,
-    /// The stage has finished a chunk, so all that it does was seen.
-    whole: bool,
+    /// Whether the stage has finished a chunk, so that each kind of work was timed.
+    finished_chunk: bool,
     silence: u64,
 }
 
 impl Patience {
-    /// With the limit that the user set, in seconds; `None`: it is learnt.
+    /// `set` is the user's limit in seconds; with `None` the limit is learned.
     pub fn new(set: Option<u32>) -> Patience {
         Patience {
             set: set.map(u64::from),
             stage: None,
             floor: FLOOR,
             longest: 0,
-            whole: false,
+            finished_chunk: false,
             silence: 0,
         }
     }
 
-    /// With a floor of at least so many seconds, where the trainer itself may wait that long for something.
+    /// Raises the floor to at least `seconds`, for a trainer that may itself wait that long.
     #[must_use]
     pub fn with_floor(mut self, seconds: u64) -> Patience {
         self.floor = self.floor.max(seconds);
         self
     }
 
-    /// A command is given. What was learnt of another stage says nothing of this one.
+    /// Call when a command is sent. A new stage starts learning anew.
     pub fn begin(&mut self, stage: &StageName) {
         if self.stage.as_ref() != Some(stage) {
             self.stage = Some(stage.clone());
             self.longest = 0;
-            self.whole = false;
+            self.finished_chunk = false;
         }
         self.silence = 0;
     }
 
-    /// The trainer said something.
-    pub fn heard(&mut self) {
+    /// Call for each report of the trainer.
+    pub fn reported(&mut self) {
         self.longest = self.longest.max(std::mem::take(&mut self.silence));
     }
 
-    /// It finished a chunk of the stage.
+    /// Call when the trainer has finished a chunk of the stage.
     pub fn finished_chunk(&mut self) {
-        self.whole = true;
+        self.finished_chunk = true;
     }
 
-    /// It said nothing for another tick.
+    /// Call after each tick without a report.
     ///
     /// # Errors
-    /// That is longer than it may.
+    /// The silence has reached the limit.
     pub fn waited(&mut self) -> Result<(), NoProgress> {
         self.silence = self.silence.saturating_add(1);
         let (silence_seconds, limit_seconds) = (self.silence * TICK.as_secs(), self.limit());
@@ -101,13 +101,13 @@ impl Patience {
         })
     }
 
-    /// Seconds that the trainer may say nothing now.
+    /// The current limit, in seconds.
     pub fn limit(&self) -> u64 {
-        let learnt = FACTOR.saturating_mul(self.longest * TICK.as_secs());
+        let learned = FACTOR.saturating_mul(self.longest * TICK.as_secs());
         match self.set {
             Some(set) => set,
-            None if self.whole => self.floor.max(learnt),
-            None => self.floor.max(learnt).max(FIRST),
+            None if self.finished_chunk => self.floor.max(learned),
+            None => self.floor.max(learned).max(FIRST),
         }
     }
 }
@@ -116,7 +116,7 @@ impl Patience {
 mod tests {
     use super::*;
 
-    /// Waits `seconds` in vain.
+    /// Waits `seconds` without a report.
     fn wait(patience: &mut Patience, seconds: u64) -> Option<NoProgress> {
         (0..seconds).find_map(|_| patience.waited().err())
     }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_limit_holds_from_the_first_command_on() {
+    fn a_set_limit_applies_from_the_first_command() {
         let mut patience = begun(Some(5));
         assert_eq!(wait(&mut patience, 4), None);
         let silent = NoProgress {
@@ -143,26 +143,26 @@ mod tests {
         let mut patience = begun(Some(5));
         for _ in 0..3 {
             assert_eq!(wait(&mut patience, 4), None);
-            patience.heard();
+            patience.reported();
         }
     }
 
     #[test]
-    fn the_limit_is_learnt_from_the_longest_silence() {
+    fn the_limit_is_learned_from_the_longest_silence() {
         let mut patience = begun(None);
         assert_eq!(patience.limit(), FIRST, "nothing is known yet");
-        patience.heard();
+        patience.reported();
         assert_eq!(
             patience.limit(),
             FIRST,
-            "updates alone say nothing of a gate"
+            "updates do not show how long a gate takes"
         );
         patience.finished_chunk();
         assert_eq!(patience.limit(), FLOOR, "quick reports");
         assert_eq!(wait(&mut patience, 40), None);
-        patience.heard();
+        patience.reported();
         assert_eq!(patience.limit(), 800, "a checkpoint took 40 s");
-        patience.heard();
+        patience.reported();
         assert_eq!(patience.limit(), 800, "the longest counts");
         patience.begin(&StageName::new("dynamics"));
         assert_eq!(patience.limit(), 800, "the same stage");
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_learnt_limit_is_reached() {
+    fn a_learned_limit_is_reached() {
         let mut patience = begun(None);
         patience.finished_chunk();
         let silent = NoProgress {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trainer_that_may_wait_itself_has_a_higher_floor() {
+    fn the_floor_can_be_raised() {
         let mut patience = begun(None).with_floor(1200);
         patience.finished_chunk();
         assert_eq!(patience.limit(), 1200);

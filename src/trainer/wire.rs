@@ -1,8 +1,7 @@
-//! Commands and reports as JSON, one object a line, with the version of the protocol in each.
+//! The protocol of commands and reports: one JSON object per line, each with the protocol version.
 //!
-//! The forms here are of the protocol and not of the live types: commands have structs of their own,
-//! and facts are in the JSON form of the log's events, which is stable. The version is read
-//! before anything else.
+//! The protocol does not depend on live types: commands have their own structs, and facts use the
+//! stable JSON form of the log's events. The version is read first.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,19 +14,8 @@ use crate::events::{
 };
 use crate::machine::{MeasureStage, ResumePoint, TrainChunk, UpstreamModel};
 
-/// The version that this build speaks.
+/// The protocol version of this build.
 pub const VERSION: u32 = 1;
-
-/// Facts that a trainer may report, by name.
-const FACTS: [&str; 7] = [
-    "stage_measured",
-    "metrics_logged",
-    "checkpoint_written",
-    "held_out_scored",
-    "picture_scored",
-    "chunk_finished",
-    "chunk_failed",
-];
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -93,10 +81,10 @@ struct ProgressV1 {
     updates_per_second: Scalar,
 }
 
-/// A command as a line, without its end.
+/// A command as a line, without the line break.
 ///
 /// # Errors
-/// What JSON cannot hold; no command has it.
+/// The command cannot be written as JSON; does not happen.
 pub fn command_to_json(command: &TrainerCommand) -> Result<String, serde_json::Error> {
     let command = match command {
         TrainerCommand::MeasureStage(measure) => CommandV1::MeasureStage(MeasureStageV1 {
@@ -127,10 +115,10 @@ pub fn command_to_json(command: &TrainerCommand) -> Result<String, serde_json::E
     write(&command)
 }
 
-/// Reads a command.
+/// Parses a command.
 ///
 /// # Errors
-/// A line that is none, or of a newer version.
+/// The line is not a command, or has a newer version.
 pub fn command_from_json(line: &str) -> Result<TrainerCommand, Misreport> {
     Ok(match read(versioned(line)?)? {
         CommandV1::MeasureStage(measure) => TrainerCommand::MeasureStage(MeasureStage {
@@ -160,10 +148,10 @@ pub fn command_from_json(line: &str) -> Result<TrainerCommand, Misreport> {
     })
 }
 
-/// A report as a line, without its end.
+/// A report as a line, without the line break.
 ///
 /// # Errors
-/// What JSON cannot hold; no report has it.
+/// The report cannot be written as JSON; does not happen.
 pub fn report_to_json(report: &Report) -> Result<String, serde_json::Error> {
     let report = match report {
         Report::Fact(fact) => ReportV1::Fact(fact.clone()),
@@ -185,16 +173,15 @@ pub fn report_to_json(report: &Report) -> Result<String, serde_json::Error> {
     write(&report)
 }
 
-/// Reads a report.
+/// Parses a report.
 ///
 /// # Errors
-/// [`Misreport`]: a line that is no report, of a newer version, or with a fact that no trainer may
-/// say.
+/// The line is not a report, has a newer version, or has a fact that a trainer may not report.
 pub fn report_from_json(line: &str) -> Result<Report, Misreport> {
     let value = versioned(line)?;
-    let said = |key: &str| value.get(key).and_then(Value::as_str);
-    if let (Some("fact"), Some(kind)) = (said("report"), said("fact"))
-        && !FACTS.contains(&kind)
+    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    if let (Some("fact"), Some(kind)) = (text("report"), text("fact"))
+        && !TrainerFact::KINDS.contains(&kind)
     {
         return Err(Misreport::Kind {
             kind: kind.chars().take(64).collect(),
@@ -247,13 +234,13 @@ fn write<T: Serialize>(message: &T) -> Result<String, serde_json::Error> {
     })
 }
 
-/// The message without its version, once that is known.
+/// Checks and removes the version of a message.
 fn versioned(line: &str) -> Result<Value, Misreport> {
     let unreadable = |why: String| Misreport::Unreadable { why };
     let mut value: Value =
         serde_json::from_str(line).map_err(|error| unreadable(error.to_string()))?;
     let Some(fields) = value.as_object_mut() else {
-        return Err(unreadable("it is no JSON object".to_owned()));
+        return Err(unreadable("it is not a JSON object".to_owned()));
     };
     let version = fields.remove("version").unwrap_or(Value::Null);
     match version.as_u64().and_then(|found| u32::try_from(found).ok()) {
@@ -308,7 +295,7 @@ mod tests {
         }
     }
 
-    /// What a version-1 trainer was promised. A change here needs another version.
+    /// The form of version 1. Changing it requires a new version.
     #[test]
     fn a_command_in_version_1() {
         let line = command_to_json(&train()).unwrap();
@@ -326,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_come_back() {
+    fn reports_survive_a_round_trip() {
         let logged = TrainerFact::MetricsLogged(MetricsLogged {
             stage: StageName::new("classifier"),
             chunk: ChunkNumber::new(1),
@@ -369,42 +356,42 @@ mod tests {
     }
 
     #[test]
-    fn what_no_trainer_may_say() {
+    fn invalid_reports() {
         check(
             "a decision",
             r#"{"version":1,"report":"fact","fact":"stage_stopped","stage":"dynamics"}"#,
-            "it reported `stage_stopped`, which no trainer may say",
+            "it reported `stage_stopped`, which a trainer may not report",
         );
         check(
             "a verdict on its own checkpoint",
             r#"{"version":1,"report":"fact","fact":"checkpoint_judged","stage":"dynamics"}"#,
-            "it reported `checkpoint_judged`, which no trainer may say",
+            "it reported `checkpoint_judged`, which a trainer may not report",
         );
         check(
-            "a newer protocol, whatever it holds",
+            "a newer protocol, whatever the rest of the message",
             r#"{"version":2,"report":[]}"#,
-            "it speaks version 2 of the protocol, this build knows up to 1",
+            "it uses protocol version 2, but this build knows only up to 1",
         );
         check(
             "no version",
             r#"{"report":"interrupted","signal":"SIGINT"}"#,
-            "it sent a message that cannot be read: its `version` is null, expected 1",
+            "it sent an invalid message: its `version` is null, expected 1",
         );
         check(
-            "no object",
+            "not an object",
             "[]",
-            "it sent a message that cannot be read: it is no JSON object",
+            "it sent an invalid message: it is not a JSON object",
         );
         check(
             "an unknown report",
             r#"{"version":1,"report":"hello"}"#,
-            "it sent a message that cannot be read: unknown variant `hello`, expected one of `fact`, `progress`, \
+            "it sent an invalid message: unknown variant `hello`, expected one of `fact`, `progress`, \
              `interrupted`, `environment`",
         );
         check(
             "a fact without its fields",
             r#"{"version":1,"report":"fact","fact":"chunk_finished"}"#,
-            "it sent a message that cannot be read: missing field `stage`",
+            "it sent an invalid message: missing field `stage`",
         );
     }
 }
