@@ -321,7 +321,7 @@ fn a_log_whose_policy_names_a_stage_twice_is_refused() {
     let log = MemoryLog::with([(0, created(policy, 7))]);
     let directory = tempfile::tempdir().unwrap();
     let refused = Controller::open(&log, directory.path(), || 5).err();
-    let Some(ControlError::DoubledStage { stage }) = refused else {
+    let Some(ControlError::DuplicateStage { stage }) = refused else {
         panic!("not refused: {refused:?}");
     };
     assert_eq!(stage.as_str(), "video_tokenizer");
@@ -329,12 +329,12 @@ fn a_log_whose_policy_names_a_stage_twice_is_refused() {
 
 #[test]
 fn a_machine_that_rests_where_no_run_ends_is_an_error_in_words() {
-    use tinygate::machine::rules::{KNOWN, Known, Rules};
+    use tinygate::machine::rules::{KNOWN, KnownRules, Rules};
     for rests in [
         (|_: &RunState| Decision::Idle(Idle::Stopped)) as fn(&RunState) -> Decision,
         |_: &RunState| Decision::Idle(Idle::Finished),
     ] {
-        let known = Known {
+        let known = KnownRules {
             older: &[],
             newest: Rules {
                 decide: rests,
@@ -343,7 +343,8 @@ fn a_machine_that_rests_where_no_run_ends_is_an_error_in_words() {
         };
         let log = MemoryLog::with([(0, created(short_policy(), 7))]);
         let directory = tempfile::tempdir().unwrap();
-        let mut controller = Controller::open_knowing(known, &log, directory.path(), || 5).unwrap();
+        let mut controller =
+            Controller::open_with_rules(known, &log, directory.path(), || 5).unwrap();
         let stop = Arc::new(StopRequest::default());
         let (trainer, _commanded, _reporting) = Channels::new(Arc::clone(&stop));
         let ended = controller.run(process(1), host(&trainer, &stop), &mut Quiet);
@@ -353,7 +354,7 @@ fn a_machine_that_rests_where_no_run_ends_is_an_error_in_words() {
         assert!(
             error
                 .to_string()
-                .starts_with("bug: nothing is due while the run is running"),
+                .starts_with("bug: there is nothing to do, but the run is running"),
             "{error}"
         );
     }

@@ -163,13 +163,13 @@ fn of_control(error: &ControlError) -> Exit {
         ControlError::Read(error) => of_read(error),
         ControlError::UnknownRules { found, known } if known < found => Exit::NewerBuild,
         ControlError::NoRun => Exit::NothingChecked,
-        ControlError::DoubledStage { .. } => Exit::LogDamaged,
+        ControlError::DuplicateStage { .. } => Exit::LogDamaged,
         ControlError::Append(_)
         | ControlError::UnknownRules { .. }
         | ControlError::TrainerLost
         | ControlError::Misreported { .. }
         | ControlError::Stuck { .. }
-        | ControlError::NeverAtRest { .. } => Exit::Environment,
+        | ControlError::EndlessDecisions { .. } => Exit::Environment,
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
         let stage = tinygate::events::StageName::new("twice");
         check(
             "a log no run makes",
-            ControlError::DoubledStage { stage },
+            ControlError::DuplicateStage { stage },
             Exit::LogDamaged,
         );
         let newer = ControlError::UnknownRules { found: 9, known: 1 };

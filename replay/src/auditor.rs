@@ -11,7 +11,7 @@ use serde_json::Value;
 use tinygate_advice::{Advice, Hint};
 use tinygate_events::{Event, Record, Seq, Source};
 use tinygate_machine::rules::KNOWN;
-use tinygate_machine::{Decision, Idle, Known, Machine, RunState};
+use tinygate_machine::{Decision, Idle, KnownRules, Machine, RunState};
 use tinygate_store::{LogFile, ReadError};
 
 use crate::audit::{
@@ -77,7 +77,7 @@ impl Auditor {
     }
 
     /// Audits with other known rules than those of this build.
-    pub fn knowing(known: Known) -> Auditor {
+    pub fn knowing(known: KnownRules) -> Auditor {
         Auditor {
             machine: Machine::new(known),
             alternative: None,
@@ -108,7 +108,7 @@ impl Auditor {
             return self.end(Outcome::Damaged, text, Vec::new());
         };
         if let Event::RunCreated(created) = &record.event
-            && let Some(stage) = created.policy.doubled_stage()
+            && let Some(stage) = created.policy.duplicate_stage()
         {
             let text =
                 format!("the policy names the stage `{stage}` twice, which tinygate never does");

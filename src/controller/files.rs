@@ -1,9 +1,9 @@
-//! What the run directory's files owe to recorded decisions.
+//! Applies recorded decisions to the files of the run directory.
 //!
-//! Everything here may be done twice, or late: it follows from events that are
-//! durable already, and a new process does again what the last one may not have
-//! got to. A failure is said and changes no decision: a directory that could
-//! not be removed costs space, nothing else.
+//! Everything here may be done twice or late: it depends only on events that are already
+//! durable, and a new process repeats what the last one may not have finished. Failures
+//! are warnings and affect no decision: a directory that cannot be removed only costs
+//! space.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::durable;
 use crate::events::{CheckpointRef, Event, StageName};
 use crate::machine::{Phase, RunState};
 
-/// Does what one recorded event asks of the files.
+/// Applies one recorded event to the files.
 pub fn follow(directory: &Path, event: &Event) {
     if let Event::CheckpointDeleted(deleted) = event {
         remove(directory, &deleted.stage, &deleted.checkpoint);
@@ -25,13 +25,13 @@ pub fn follow(directory: &Path, event: &Event) {
     }
 }
 
-/// Does again what the whole state asks of the files, and removes what a process that
-/// went away had begun to write. Nobody may be writing.
+/// Applies the whole state to the files again, and removes incomplete checkpoints of a
+/// process that ended. No other process may be writing.
 pub fn sweep(directory: &Path, state: &RunState) {
     for stage in &state.stages {
         let checkpoints = directory.join(stage.name().as_str()).join("checkpoints");
         if let Err(error) = checkpoint::remove_leftovers(&checkpoints) {
-            tracing::warn!("a leftover could not be removed: {error}");
+            tracing::warn!("cannot remove an incomplete checkpoint: {error}");
         }
         for checkpoint in stage.lineage.all().filter(|checkpoint| checkpoint.deleted) {
             remove(directory, stage.name(), &checkpoint.reference);
@@ -42,13 +42,13 @@ pub fn sweep(directory: &Path, state: &RunState) {
     }
 }
 
-/// Where a checkpoint's path, relative or not, points.
+/// The absolute path of a checkpoint whose path may be relative.
 pub fn resolve(directory: &Path, path: &str) -> PathBuf {
     directory.join(path)
 }
 
-/// Only `<stage>/checkpoints/<name>` is the run's to remove, whatever a log says: a
-/// checkpoint elsewhere was given by the user.
+/// Whether the run may remove the path: only `<stage>/checkpoints/<name>`, whatever a log
+/// says. A checkpoint elsewhere was given by the user.
 fn is_ours(stage: &StageName, path: &Path) -> bool {
     let parts: Option<Vec<&OsStr>> = path.components().map(plain).collect();
     parts.is_some_and(|parts| {
@@ -56,7 +56,7 @@ fn is_ours(stage: &StageName, path: &Path) -> bool {
     })
 }
 
-/// A name, and no way up or to the root.
+/// The name, unless the component is `..`, `.` or the root.
 fn plain<'a>(component: Component<'a>) -> Option<&'a OsStr> {
     if let Component::Normal(name) = component {
         Some(name)
@@ -73,37 +73,37 @@ fn remove(directory: &Path, stage: &StageName, checkpoint: &CheckpointRef) {
     match fs::remove_dir_all(&path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!("`{}` could not be removed: {error}", path.display()),
+        Err(error) => tracing::warn!("cannot remove `{}`: {error}", path.display()),
     }
 }
 
-/// `<run>/<stage>/best` points to the checkpoint handed on.
+/// Makes `<run>/<stage>/best` a link to the checkpoint of a passed stage.
 fn link_best(directory: &Path, stage: &StageName, checkpoint: &CheckpointRef) {
     let mut parts = Path::new(stage.as_str()).components();
     if parts.next().and_then(plain).is_none() || parts.next().is_some() {
         return;
     }
-    let place = directory.join(stage.as_str());
+    let folder = directory.join(stage.as_str());
     let target = match Path::new(&checkpoint.path).strip_prefix(stage.as_str()) {
         Ok(inside) => inside.to_owned(),
         Err(_) => PathBuf::from(&checkpoint.path),
     };
-    let link = place.join("best");
+    let link = folder.join("best");
     if fs::read_link(&link).is_ok_and(|now| now == target) {
         return;
     }
-    let fresh = place.join(".tmp-best");
+    let temporary = folder.join(".tmp-best");
     let linked = durable::create_folders(directory, Path::new(stage.as_str()))
-        .and_then(|()| match fs::remove_file(&fresh) {
+        .and_then(|()| match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
-        .and_then(|()| std::os::unix::fs::symlink(&target, &fresh))
-        .and_then(|()| fs::rename(&fresh, &link))
-        .and_then(|()| durable::sync_folder(&place));
+        .and_then(|()| std::os::unix::fs::symlink(&target, &temporary))
+        .and_then(|()| fs::rename(&temporary, &link))
+        .and_then(|()| durable::sync_folder(&folder));
     if let Err(error) = linked {
         tracing::warn!(
-            "`{}` could not be pointed to `{}`: {error}",
+            "cannot link `{}` to `{}`: {error}",
             link.display(),
             target.display()
         );
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_link_to_the_best_checkpoint_survives_a_power_cut() {
+    fn the_link_to_the_best_checkpoint_is_durable() {
         let place = tempfile::tempdir().unwrap();
         let run = place.path();
         let passed = |step: u64| {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_moved_away_is_not_made_anew() {
+    fn a_run_directory_that_was_moved_away_is_not_created() {
         let place = tempfile::tempdir().unwrap();
         let gone = place.path().join("run");
         let passed = crate::events::StagePassed {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_removed_but_a_checkpoint_of_the_stage() {
+    fn only_checkpoints_of_the_stage_are_removed() {
         check(
             "a checkpoint",
             "video",
@@ -195,7 +195,7 @@ mod tests {
         );
         check("all checkpoints", "video", "video/checkpoints", false);
         check(
-            "all of them, said otherwise",
+            "all checkpoints, with a dot",
             "video",
             "video/checkpoints/.",
             false,
@@ -203,16 +203,16 @@ mod tests {
         check("the run", "video", "", false);
         check("the log", "log", "log/sled/x", false);
         check(
-            "a file of one",
+            "a file of a checkpoint",
             "video",
             "video/checkpoints/video_step_5/x",
             false,
         );
         check("up", "video", "video/checkpoints/../../x", false);
-        check("beside the run", "..", "../checkpoints/x", false);
-        check("the upper folder", "video", "..", false);
+        check("a sibling of the run", "..", "../checkpoints/x", false);
+        check("the parent folder", "video", "..", false);
         let elsewhere = tempfile::tempdir().unwrap();
         let given = elsewhere.path().to_str().unwrap().to_owned();
-        check("a given one", "video", &given, false);
+        check("a checkpoint given by the user", "video", &given, false);
     }
 }

@@ -1,14 +1,14 @@
 //! Drives a run: facts in, decisions recorded, commands out.
 //!
-//! The order of effects is fixed: a fact arrives, is appended and made durable,
-//! is folded; the machine decides; its decisions are appended and made durable;
-//! then, and only then, the command goes to the trainer and a person hears of
-//! it. So what was ever acted upon is in the log, and a process that goes away
-//! between any two steps leaves a log from which the next one goes on.
+//! The order of effects is fixed: a fact arrives, is appended and made durable, and is
+//! folded; the machine decides; its decisions are appended and made durable; only then is
+//! the command sent to the trainer and the observer notified. So the log has everything
+//! that was acted upon, and if a process dies between any two steps, the next one can
+//! resume from the log.
 //!
-//! What trains is a [`Trainer`](crate::trainer::Trainer): libtorch's actor, a program, a script in a
-//! test. It is supervised: what it says is checked, its checkpoints are judged here, and its silence is
-//! limited. This module decides nothing and trains nothing.
+//! A [`Trainer`](crate::trainer::Trainer) does the training: libtorch's actor, a program, or a script
+//! in a test. It is supervised: its reports are checked, its checkpoints are judged, and its silence is
+//! limited. This module makes no decisions itself.
 
 mod files;
 mod supervised;
@@ -24,43 +24,43 @@ use crate::events::{
 };
 use crate::machine::rules::KNOWN;
 use crate::machine::{
-    Command, Decision, Idle, JudgeCheckpoint, Known, Machine, RunPhase, RunState,
+    Command, Decision, Idle, JudgeCheckpoint, KnownRules, Machine, RunPhase, RunState,
 };
 use crate::store::{AppendError, Durability, EventLog, ReadError};
 
 use crate::trainer::{
     Ended, Misreport, NoProgress, Progress, TrainerCommand, TrainerError, TrainerFact, Verdict,
 };
-use supervised::{Heard, Supervised};
+use supervised::{Received, Supervised};
 
 pub use supervised::Host;
 
-/// Decisions that may follow one another without a command. A run of a thousand
-/// checkpoints to delete stays far below it; a machine that never comes to rest does not.
+/// Most consecutive decisions without a command. Deleting a thousand checkpoints stays far
+/// below it; a machine with a bug that decides without end does not.
 const DECISIONS_MAX: usize = 100_000;
 
-/// Hears of what happened, after it is durable.
+/// Is notified of events once they are durable.
 pub trait Observer {
-    /// An event that is durable, and the state after it and all events known by then.
+    /// A durable event, and the state after it and possibly later events.
     fn recorded(&mut self, record: &Record, state: &RunState);
     fn progressed(&mut self, progress: &Progress);
 }
 
-/// How a process's part of a run ended.
+/// How a process's work on a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
     Finished,
     /// A stage stopped at a gate.
     Stopped,
-    /// By a signal; resumable.
+    /// By a signal. The run can be resumed.
     Interrupted {
         signal: String,
     },
-    /// Resumable once it is mended.
+    /// The run can be resumed once the problem is fixed.
     Environment {
         detail: String,
     },
-    /// The trainer hangs in this process, which must exit without waiting for it; resumable.
+    /// The trainer hangs in this process, which must exit without waiting for it. The run can be resumed.
     NoProgress(NoProgress),
 }
 
@@ -70,21 +70,23 @@ pub enum ControlError {
     Append(#[from] AppendError),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("the log is decided by rules {found}, this build knows rules {known}")]
+    #[error("the log uses version {found} of the rules, but this build knows only up to {known}")]
     UnknownRules { found: u32, known: u32 },
-    #[error("the log is empty, so there is no run to go on with")]
+    #[error("the log is empty, so there is no run to resume")]
     NoRun,
-    #[error("the log is not one that a run makes: its policy names the stage `{stage}` twice")]
-    DoubledStage { stage: StageName },
-    #[error("the trainer exited without a report; the log is sound")]
+    #[error("the log is invalid: its policy has the stage `{stage}` twice")]
+    DuplicateStage { stage: StageName },
+    #[error("the trainer exited without a report; the log is intact")]
     TrainerLost,
     #[error(
-        "bug: {DECISIONS_MAX} decisions in a row without a command; the log is sound up to {head}"
+        "bug: {DECISIONS_MAX} consecutive decisions without a command; the log is intact up to event {head}"
     )]
-    NeverAtRest { head: Seq },
-    #[error("bug in the trainer: {why}; it was not recorded, and the log is sound")]
+    EndlessDecisions { head: Seq },
+    #[error("bug in the trainer: {why}; it was not recorded, and the log is intact")]
     Misreported { why: Misreport },
-    #[error("bug: nothing is due while the run is {phase}; the log is sound up to {head}")]
+    #[error(
+        "bug: there is nothing to do, but the run is {phase}; the log is intact up to event {head}"
+    )]
     Stuck { phase: String, head: Seq },
 }
 
@@ -94,14 +96,16 @@ impl Advice for ControlError {
             ControlError::Append(error) => error.hints(),
             ControlError::Read(error) => error.hints(),
             ControlError::UnknownRules { .. } => {
-                vec![Hint::text("resume it with the version that made it")]
+                vec![Hint::text(
+                    "resume the run with the version of tinygate that created it",
+                )]
             }
             ControlError::NoRun => vec![Hint::StartRun],
-            ControlError::DoubledStage { .. } => vec![Hint::text(
-                "it was edited or damaged; take a copy of the run that was not",
+            ControlError::DuplicateStage { .. } => vec![Hint::text(
+                "the log was edited or damaged; restore an intact copy of the run",
             )],
             ControlError::TrainerLost => vec![Hint::Resume],
-            ControlError::NeverAtRest { .. } | ControlError::Misreported { .. } => {
+            ControlError::EndlessDecisions { .. } | ControlError::Misreported { .. } => {
                 vec![Hint::ReportWithLog]
             }
             ControlError::Stuck { .. } => vec![Hint::AuditLog, Hint::ReportWithLog],
@@ -118,12 +122,12 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// Of a log without an event.
+    /// The fold of an empty log.
     pub fn new() -> Fold {
-        Fold::knowing(KNOWN)
+        Fold::with_rules(KNOWN)
     }
 
-    fn knowing(known: Known) -> Fold {
+    fn with_rules(known: KnownRules) -> Fold {
         Fold {
             machine: Machine::new(known),
             next: Seq::FIRST,
@@ -131,7 +135,7 @@ impl Fold {
         }
     }
 
-    /// Takes the next event of the log. An error is kept, and nothing is taken after it.
+    /// Adds the next event of the log. After an error, which is kept, later events are ignored.
     pub fn add(&mut self, record: Result<Record, ReadError>) {
         match record {
             Ok(record) if self.failed.is_none() => {
@@ -182,49 +186,48 @@ pub struct Controller<'a> {
     log: Log<'a>,
     directory: PathBuf,
     machine: Machine,
-    /// The next event's number, counted here: what the log lost must not go unseen.
+    /// The number of the next event, counted here so that events lost by the log are detected.
     next: Seq,
     /// Milliseconds since 1970-01-01 UTC.
     clock: Box<dyn Fn() -> u64 + 'a>,
-    /// Recorded but perhaps not durable yet, so nobody has heard of it.
-    unheard: Vec<Record>,
+    /// Recorded events that may not be durable yet, so nothing has acted on them.
+    unannounced: Vec<Record>,
 }
 
 impl<'a> Controller<'a> {
-    /// Folds what `log` holds. `directory` is the run's.
+    /// Folds `log`. `directory` is the run directory.
     ///
     /// # Errors
-    /// A log that cannot be read, that no run makes, or of rules this build does not know.
+    /// The log cannot be read, is invalid, or uses rules that this build does not know.
     pub fn open(
         log: &'a dyn EventLog,
         directory: &Path,
         clock: impl Fn() -> u64 + 'a,
     ) -> Result<Controller<'a>, ControlError> {
-        Controller::open_knowing(KNOWN, log, directory, clock)
+        Controller::open_with_rules(KNOWN, log, directory, clock)
     }
 
-    /// [`Controller::open`], to go on by other rules than this build's.
+    /// As [`Controller::open`], with other rules than those of this build.
     ///
     /// # Errors
-    /// As there.
-    pub fn open_knowing(
-        known: Known,
+    /// As [`Controller::open`].
+    pub fn open_with_rules(
+        known: KnownRules,
         log: &'a dyn EventLog,
         directory: &Path,
         clock: impl Fn() -> u64 + 'a,
     ) -> Result<Controller<'a>, ControlError> {
-        let mut fold = Fold::knowing(known);
+        let mut fold = Fold::with_rules(known);
         for record in log.read(Seq::FIRST)? {
             fold.add(record);
         }
         Controller::resume(fold, log, directory, clock)
     }
 
-    /// [`Controller::open`] for whoever has folded all that `log` holds, so that it is not read
-    /// again.
+    /// As [`Controller::open`], for a caller that has already folded the whole log.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Controller::open`].
     pub fn resume(
         fold: Fold,
         log: &'a dyn EventLog,
@@ -261,9 +264,9 @@ impl<'a> Controller<'a> {
         if let Some(error) = failed {
             return Err(error.into());
         }
-        if let Some(stage) = machine.state().policy().and_then(Policy::doubled_stage) {
+        if let Some(stage) = machine.state().policy().and_then(Policy::duplicate_stage) {
             let stage = stage.clone();
-            return Err(ControlError::DoubledStage { stage });
+            return Err(ControlError::DuplicateStage { stage });
         }
         if let Decision::Idle(Idle::UnknownRules { rules }) = machine.decide() {
             return Err(ControlError::UnknownRules {
@@ -277,7 +280,7 @@ impl<'a> Controller<'a> {
             machine,
             next,
             clock: Box::new(clock),
-            unheard: Vec::new(),
+            unannounced: Vec::new(),
         })
     }
 
@@ -291,7 +294,7 @@ impl<'a> Controller<'a> {
         self.append(fact, Durability::Durable)
     }
 
-    /// Runs until the run ends or this process must. A new process says so first.
+    /// Records that this process started, then works until the run ends or the process must end.
     pub fn run(
         &mut self,
         started: ProcessStarted,
@@ -306,15 +309,15 @@ impl<'a> Controller<'a> {
         let mut trainer = Supervised::new(host);
         let mut judged = None;
         loop {
-            let command = match self.settle(trainer.under_way(), observer)? {
+            let command = match self.settle(trainer.in_progress(), observer)? {
                 Settled::Ended(ending) => return Ok(ending),
                 Settled::Command(command) => *command,
             };
             let command = match command {
-                // The host judges, so that no trainer passes its own checkpoints.
+                // The host judges checkpoints, so a trainer cannot accept its own.
                 Command::JudgeCheckpoint(asked) => {
                     if judged.as_ref() == Some(&asked) {
-                        return Err(self.never_at_rest());
+                        return Err(self.endless_decisions());
                     }
                     match trainer.judge(&asked) {
                         Verdict::Judged(verdict) => {
@@ -331,16 +334,18 @@ impl<'a> Controller<'a> {
                 Command::TrainChunk(train) => TrainerCommand::TrainChunk(train),
             };
             trainer.command(command)?;
-            match trainer.hear(|progress| observer.progressed(progress))? {
-                Heard::Fact(fact) => self.take(fact, &trainer)?,
-                Heard::Interrupted { signal } => {
+            match trainer.receive(|progress| observer.progressed(progress))? {
+                Received::Fact(fact) => self.record_report(fact, &trainer)?,
+                Received::Interrupted { signal } => {
                     let name = signal.clone();
                     self.interrupt(InterruptReason::Signal { name }, observer)?;
                     return Ok(Ending::Interrupted { signal });
                 }
-                Heard::Environment { detail } => return self.environment(detail, observer),
-                Heard::NoProgress(silent, ended) => {
-                    if let Some(ending) = self.give_up(silent, ended, &mut trainer, observer)? {
+                Received::Environment { detail } => return self.environment(detail, observer),
+                Received::NoProgress(silent, ended) => {
+                    if let Some(ending) =
+                        self.record_no_progress(silent, ended, &mut trainer, observer)?
+                    {
                         return Ok(ending);
                     }
                 }
@@ -348,16 +353,20 @@ impl<'a> Controller<'a> {
         }
     }
 
-    /// Records a trainer's fact, and what the host makes of it: a verdict on each checkpoint.
-    fn take(&mut self, fact: TrainerFact, trainer: &Supervised<'_>) -> Result<(), ControlError> {
+    /// Records a fact from the trainer, and the host's verdict if it is about a checkpoint.
+    fn record_report(
+        &mut self,
+        fact: TrainerFact,
+        trainer: &Supervised<'_>,
+    ) -> Result<(), ControlError> {
         let written = match &fact {
             TrainerFact::CheckpointWritten(written) => Some(JudgeCheckpoint {
                 stage: written.stage.clone(),
                 checkpoint: written.checkpoint.clone(),
                 files: written.files.clone(),
             }),
-            // The checkpoint that it could not start from is judged first: the answer to the failure
-            // depends on it.
+            // The checkpoint that could not be loaded is judged first, since the answer to the failure
+            // depends on the verdict.
             TrainerFact::ChunkFailed(failed) => {
                 if let Some(verdict) = trainer.judge_start(&failed.failure) {
                     self.record_fact(Event::CheckpointJudged(verdict))?;
@@ -373,15 +382,15 @@ impl<'a> Controller<'a> {
         self.append_fact(fact.into())?;
         match written.map(|asked| trainer.judge(&asked)) {
             None => Ok(()),
-            // Files that are not there a moment after they were written were not written.
+            // If files are missing right after they were reported, they were never written.
             Some(Verdict::Judged(verdict) | Verdict::Absent { verdict, .. }) => {
                 self.record_fact(Event::CheckpointJudged(verdict))
             }
         }
     }
 
-    /// Records that the trainer made no progress. `None`: it was ended, and another takes its place.
-    fn give_up(
+    /// Records that the trainer made no progress. `None`: it was ended, and a new one takes over.
+    fn record_no_progress(
         &mut self,
         silent: NoProgress,
         ended: Ended,
@@ -393,13 +402,13 @@ impl<'a> Controller<'a> {
             limit_seconds,
         } = silent;
         let (stderr, ending) = match ended {
-            Ended::Gone { output } => (output, None),
-            Ended::WithThisProcessOnly => (String::new(), Some(Ending::NoProgress(silent))),
+            Ended::Exited { output } => (output, None),
+            Ended::OnlyWithThisProcess => (String::new(), Some(Ending::NoProgress(silent))),
         };
         let Some(train) = trainer.chunk() else {
             let detail = format!(
-                "the trainer made no progress for {silence_seconds} s while a stage was measured; {limit_seconds} s \
-                 are allowed"
+                "the trainer made no progress for {silence_seconds} s while it measured a stage; the limit is \
+                 {limit_seconds} s"
             );
             let interrupted = self.environment(detail, observer)?;
             return Ok(Some(ending.unwrap_or(interrupted)));
@@ -416,7 +425,7 @@ impl<'a> Controller<'a> {
             },
         };
         self.record_fact(Event::ChunkFailed(failed))?;
-        self.tell(observer)?;
+        self.announce(observer)?;
         trainer.forget();
         Ok(ending)
     }
@@ -433,37 +442,42 @@ impl<'a> Controller<'a> {
         Ok(Ending::Environment { detail })
     }
 
-    /// Records decisions until a command or the end is due, and makes all durable;
-    /// but metrics of the command under way may wait, as the log lets them.
+    /// Records decisions until a command is due or the run ends, and makes everything durable.
+    /// Metrics of a command that continues may stay lazy.
     fn settle(
         &mut self,
-        under_way: Option<&TrainerCommand>,
+        in_progress: Option<&TrainerCommand>,
         observer: &mut dyn Observer,
     ) -> Result<Settled, ControlError> {
         let next = self.record_due()?;
         let continues = match &next {
-            Next::Command(due) => under_way.is_some_and(|command| command.is(due)),
-            Next::Rest(_) => false,
+            Next::Command(due) => in_progress.is_some_and(|command| command.is(due)),
+            Next::Idle(_) => false,
         };
-        if !continues || !self.unheard.iter().all(|record| may_wait(&record.event)) {
-            self.tell(observer)?;
+        if !continues
+            || !self
+                .unannounced
+                .iter()
+                .all(|record| may_wait(&record.event))
+        {
+            self.announce(observer)?;
         }
         match next {
             Next::Command(command) => Ok(Settled::Command(command)),
-            Next::Rest(idle @ (Idle::Finished | Idle::Stopped)) => self.ended(idle),
-            Next::Rest(Idle::NoRun) => Err(ControlError::NoRun),
-            Next::Rest(Idle::UnknownRules { rules }) => Err(ControlError::UnknownRules {
+            Next::Idle(idle @ (Idle::Finished | Idle::Stopped)) => self.ended(idle),
+            Next::Idle(Idle::NoRun) => Err(ControlError::NoRun),
+            Next::Idle(Idle::UnknownRules { rules }) => Err(ControlError::UnknownRules {
                 found: rules,
                 known: self.machine.known().newest.number,
             }),
         }
     }
 
-    /// A run rests only where it ended: a log that no run makes could lead the machine elsewhere.
+    /// The ending of an idle run. In an invalid log the machine can be idle before the run has ended.
     fn ended(&self, idle: Idle) -> Result<Settled, ControlError> {
         match (self.state().phase, idle) {
             (RunPhase::Finished, Idle::Finished) => Ok(Settled::Ended(Ending::Finished)),
-            (RunPhase::Stopped(place), Idle::Stopped) if place < self.state().stages.len() => {
+            (RunPhase::Stopped(stage), Idle::Stopped) if stage < self.state().stages.len() => {
                 Ok(Settled::Ended(Ending::Stopped))
             }
             (phase, _) => Err(ControlError::Stuck {
@@ -473,23 +487,23 @@ impl<'a> Controller<'a> {
         }
     }
 
-    /// Records decisions until none is due, and says what is due then.
+    /// Records decisions until none is due, and returns what is due next.
     fn record_due(&mut self) -> Result<Next, ControlError> {
         for _ in 0..DECISIONS_MAX {
             match self.machine.decide() {
                 Decision::Record(event) => self.append(*event, Durability::Lazy)?,
                 Decision::Act(command) => return Ok(Next::Command(Box::new(command))),
-                Decision::Idle(idle) => return Ok(Next::Rest(idle)),
+                Decision::Idle(idle) => return Ok(Next::Idle(idle)),
             }
         }
-        Err(self.never_at_rest())
+        Err(self.endless_decisions())
     }
 
-    fn never_at_rest(&self) -> ControlError {
-        ControlError::NeverAtRest { head: self.next }
+    fn endless_decisions(&self) -> ControlError {
+        ControlError::EndlessDecisions { head: self.next }
     }
 
-    /// Metrics may wait for the next durable append; every other fact is acknowledged.
+    /// Metrics may wait for the next durable append; any other fact is made durable at once.
     fn append_fact(&mut self, fact: Event) -> Result<(), ControlError> {
         let durability = if may_wait(&fact) {
             Durability::Lazy
@@ -506,7 +520,7 @@ impl<'a> Controller<'a> {
         let [(time_ms, event)] = timed;
         self.next = Seq::new(seq.get().saturating_add(1));
         self.machine.apply(&event);
-        self.unheard.push(Record {
+        self.unannounced.push(Record {
             seq,
             time_ms,
             event,
@@ -514,14 +528,14 @@ impl<'a> Controller<'a> {
         Ok(())
     }
 
-    /// Makes everything durable, then acts on it: files that retention lets go,
-    /// the link to a passed stage's checkpoint, and the observer.
-    fn tell(&mut self, observer: &mut dyn Observer) -> Result<(), ControlError> {
-        if self.unheard.is_empty() {
+    /// Makes all events durable, then acts on them: deletes checkpoints, links the checkpoint
+    /// of a passed stage, and notifies the observer.
+    fn announce(&mut self, observer: &mut dyn Observer) -> Result<(), ControlError> {
+        if self.unannounced.is_empty() {
             return Ok(());
         }
         self.log.sync()?;
-        for record in std::mem::take(&mut self.unheard) {
+        for record in std::mem::take(&mut self.unannounced) {
             files::follow(&self.directory, &record.event);
             observer.recorded(&record, self.state());
         }
@@ -537,10 +551,10 @@ impl<'a> Controller<'a> {
             Event::RunInterrupted(RunInterrupted { reason }),
             Durability::Durable,
         )?;
-        self.tell(observer)
+        self.announce(observer)
     }
 
-    /// Records repairs the store made when it was opened.
+    /// Records the repairs that the store made when it was opened.
     pub fn record_repairs(
         &mut self,
         repairs: impl IntoIterator<Item = StoreRepaired>,
@@ -550,16 +564,16 @@ impl<'a> Controller<'a> {
             .try_for_each(|repair| self.record_fact(Event::StoreRepaired(repair)))
     }
 
-    /// Records the decisions the last process did not get to, up to the start of a
-    /// chunk, which is the next process's. What a person changes comes after them: a
-    /// stage must have stopped before more retries can open it, and a rung that is
-    /// due must not undo the change. They are told at once: this process may end before it trains,
-    /// and the next one does not tell what it finds recorded.
+    /// Records the decisions that the last process did not get to, but does not start a chunk. A
+    /// person's changes must come after them: a stage must have stopped before more retries
+    /// can reopen it, and a rung that is due must not undo the change. The observer is
+    /// notified at once, since this process may end before it trains, and the next one does
+    /// not repeat notifications.
     pub fn catch_up(&mut self, observer: &mut dyn Observer) -> Result<(), ControlError> {
         let before = self.next;
         self.record_undecided()?;
         if before < self.next {
-            self.tell(observer)?;
+            self.announce(observer)?;
         }
         Ok(())
     }
@@ -573,11 +587,11 @@ impl<'a> Controller<'a> {
                 Decision::Record(_) | Decision::Act(_) | Decision::Idle(_) => return Ok(()),
             }
         }
-        Err(self.never_at_rest())
+        Err(self.endless_decisions())
     }
 
-    /// Records a person's request for disk space and the deletions that follow from it, then
-    /// deletes. Other decisions that are due wait for the process that trains.
+    /// Records a person's request to free disk space and the resulting deletions, then deletes.
+    /// Other decisions that are due are left to the process that trains.
     pub fn prune(
         &mut self,
         asked: PruneRequested,
@@ -589,13 +603,13 @@ impl<'a> Controller<'a> {
         {
             self.append(*event, Durability::Lazy)?;
         }
-        self.tell(observer)?;
-        // A process that was killed between a deletion's event and the deletion left files.
+        self.announce(observer)?;
+        // A process that was killed after recording a deletion may have left the files.
         files::sweep(&self.directory, self.state());
         Ok(())
     }
 
-    /// Records what a person changed while resuming.
+    /// Records a person's changes on resume.
     pub fn record_changes(
         &mut self,
         changes: impl IntoIterator<Item = SettingChanged>,
@@ -614,7 +628,7 @@ const fn may_wait(fact: &Event) -> bool {
 /// What is due when no decision is.
 enum Next {
     Command(Box<Command>),
-    Rest(Idle),
+    Idle(Idle),
 }
 
 enum Settled {

@@ -1,4 +1,4 @@
-//! A trainer as the host supervises it: one command at a time, checked reports, limited silence.
+//! Supervises a trainer: sends one command at a time, checks reports, limits silence.
 
 use crate::events::{CheckpointJudged, ChunkFailure, Step};
 use crate::machine::{JudgeCheckpoint, TrainChunk};
@@ -7,26 +7,26 @@ use crate::trainer::{
     Trainer, TrainerCommand, TrainerError, TrainerFact, Verdict,
 };
 
-/// What a controller drives a run with.
+/// What a controller needs to drive a run.
 pub struct Host<'a> {
     pub trainer: &'a dyn Trainer,
     pub judge: &'a dyn Judge,
     pub patience: Patience,
-    /// Set by a signal; passed on to the trainer.
+    /// Set by a signal; forwarded to the trainer.
     pub stop: &'a StopRequest,
 }
 
 pub(super) struct Supervised<'a> {
     host: Host<'a>,
     given: CommandsGiven,
-    under_way: Option<TrainerCommand>,
-    /// Last update that it reported of the chunk under way.
+    in_progress: Option<TrainerCommand>,
+    /// The last update that the trainer reported for the current chunk.
     step: Step,
-    told_to_stop: bool,
+    stop_requested: bool,
 }
 
-/// What came of waiting for a trainer.
-pub(super) enum Heard {
+/// The result of waiting for a trainer.
+pub(super) enum Received {
     Fact(TrainerFact),
     Interrupted { signal: String },
     Environment { detail: String },
@@ -38,35 +38,35 @@ impl<'a> Supervised<'a> {
         Supervised {
             host,
             given: CommandsGiven::default(),
-            under_way: None,
+            in_progress: None,
             step: Step::FIRST,
-            told_to_stop: false,
+            stop_requested: false,
         }
     }
 
-    pub fn under_way(&self) -> Option<&TrainerCommand> {
-        self.under_way.as_ref()
+    pub fn in_progress(&self) -> Option<&TrainerCommand> {
+        self.in_progress.as_ref()
     }
 
-    /// The chunk under way, if it is a chunk.
+    /// The current command, if it is a chunk.
     pub fn chunk(&self) -> Option<&TrainChunk> {
-        match &self.under_way {
+        match &self.in_progress {
             Some(TrainerCommand::TrainChunk(train)) => Some(train),
             Some(TrainerCommand::MeasureStage(_)) | None => None,
         }
     }
 
-    /// Last update done of the chunk under way, as far as the trainer said.
+    /// The last update that the trainer reported for the current chunk.
     pub fn step(&self) -> Step {
         self.step
     }
 
-    /// Gives a command, unless it is under way already.
+    /// Sends a command, unless it is already in progress.
     ///
     /// # Errors
-    /// A trainer that is gone.
+    /// The trainer has exited.
     pub fn command(&mut self, command: TrainerCommand) -> Result<(), TrainerError> {
-        if self.under_way.as_ref() == Some(&command) {
+        if self.in_progress.as_ref() == Some(&command) {
             return Ok(());
         }
         self.given.add(&command);
@@ -79,29 +79,34 @@ impl<'a> Supervised<'a> {
         };
         self.host.patience.begin(stage);
         self.host.trainer.send(command.clone())?;
-        self.under_way = Some(command);
+        self.in_progress = Some(command);
         Ok(())
     }
 
-    /// Forgets the command under way, since its trainer was ended.
+    /// Forgets the command in progress, since its trainer was ended.
     pub fn forget(&mut self) {
-        self.under_way = None;
+        self.in_progress = None;
     }
 
-    /// Waits for something that the log must know, and passes on what it need not.
+    /// Waits for a report that must be recorded; passes progress reports to `progressed`.
     ///
     /// # Errors
-    /// A trainer that is gone, or that says what it may not.
-    pub fn hear(&mut self, mut progressed: impl FnMut(&Progress)) -> Result<Heard, TrainerError> {
+    /// The trainer has exited, or its report is invalid.
+    pub fn receive(
+        &mut self,
+        mut progressed: impl FnMut(&Progress),
+    ) -> Result<Received, TrainerError> {
         loop {
-            self.pass_on_stop();
+            self.forward_stop();
             let Some(report) = self.host.trainer.receive(TICK)? else {
                 match self.host.patience.waited() {
                     Ok(()) => continue,
-                    Err(silent) => return Ok(Heard::NoProgress(silent, self.host.trainer.end())),
+                    Err(silent) => {
+                        return Ok(Received::NoProgress(silent, self.host.trainer.end()));
+                    }
                 }
             };
-            self.host.patience.heard();
+            self.host.patience.reported();
             match report {
                 Report::Progress(progress) => {
                     self.step = progress.step;
@@ -112,20 +117,20 @@ impl<'a> Supervised<'a> {
                     if matches!(fact, TrainerFact::ChunkFinished(_)) {
                         self.host.patience.finished_chunk();
                     }
-                    return Ok(Heard::Fact(fact));
+                    return Ok(Received::Fact(fact));
                 }
-                Report::Interrupted { signal } => return Ok(Heard::Interrupted { signal }),
-                Report::Environment { detail } => return Ok(Heard::Environment { detail }),
+                Report::Interrupted { signal } => return Ok(Received::Interrupted { signal }),
+                Report::Environment { detail } => return Ok(Received::Environment { detail }),
             }
         }
     }
 
-    fn pass_on_stop(&mut self) {
-        if !self.told_to_stop
+    fn forward_stop(&mut self) {
+        if !self.stop_requested
             && let Some(signal) = self.host.stop.requested()
         {
             self.host.trainer.stop(&signal);
-            self.told_to_stop = true;
+            self.stop_requested = true;
         }
     }
 
@@ -133,7 +138,8 @@ impl<'a> Supervised<'a> {
         self.host.judge.judge(asked, false)
     }
 
-    /// What is wrong with the checkpoint that the chunk under way starts from, where it failed by that.
+    /// The verdict that rejects the checkpoint from which the current chunk starts, if the chunk failed
+    /// to load it.
     pub fn judge_start(&self, failure: &ChunkFailure) -> Option<CheckpointJudged> {
         let ChunkFailure::CheckpointUnloadable { path, .. } = failure else {
             return None;

@@ -1,9 +1,8 @@
-//! What is known of the chunk in training: its range, samples and scores.
+//! The state of the chunk in training: its range, samples and scores.
 //!
-//! Samples arrive in blocks and may arrive twice, late, or for steps that a
-//! resume has made void. A column keeps its samples in rising steps, each step
-//! once, so that a chunk which was interrupted folds to what one that was not
-//! folds to.
+//! Samples arrive in blocks, possibly twice, late, or for steps that a resume has
+//! superseded. A column keeps one sample per step in increasing order, so an interrupted
+//! chunk folds to the same state as an uninterrupted one.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -25,28 +24,28 @@ pub struct ChunkState {
     pub settings: Settings,
     /// Where training resumes: at the start, or at a checkpoint inside the range.
     pub resume_from: Option<CheckpointRef>,
-    /// Gate loss of the gate this chunk's start belongs to.
+    /// The gate loss that this chunk is compared with.
     pub previous: Previous,
-    /// Paths of checkpoints past the start that events name already.
+    /// Paths of recorded checkpoints past the start, which new checkpoints cannot use.
     pub taken: Vec<String>,
     pub held_out: Option<HeldOutScored>,
     pub picture: Option<PictureScored>,
-    /// Why it failed without a gate, until it is run again.
+    /// Why it failed without a gate, until its next attempt starts.
     pub failed: Option<FailureCause>,
     columns: BTreeMap<String, Vec<(Step, Scalar)>>,
 }
 
-/// The gate a chunk's loss is compared with.
+/// The gate with which a chunk's loss is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Previous {
-    /// Fresh weights, a checkpoint from elsewhere, or the first gate after a restart.
+    /// There is none: fresh weights, a checkpoint given by the user, or the first gate after a restart.
     None,
     GateLoss(Option<Scalar>),
 }
 
 impl ChunkState {
-    /// Begins a chunk, or its next attempt, which keeps the samples up to its
-    /// resume point.
+    /// Starts a chunk, or its next attempt, which keeps the samples up to its resume
+    /// point.
     pub fn begin(
         started: &ChunkStarted,
         previous: Previous,
@@ -76,7 +75,7 @@ impl ChunkState {
         chunk
     }
 
-    /// Goes on from `resume_from`: what was sampled after it counts no more.
+    /// Resumes from `resume_from` and drops later samples.
     pub fn supersede(&mut self, resume_from: Option<CheckpointRef>, taken: Vec<String>) {
         self.resume_from = resume_from;
         self.taken = taken;
@@ -88,8 +87,7 @@ impl ChunkState {
         self.picture = None;
     }
 
-    /// Forgets where it was resumed: an ended chunk that was interrupted on its way
-    /// equals one that was not.
+    /// Forgets where it was resumed, so that a finished chunk does not depend on interruptions.
     pub fn forget_resumes(&mut self) {
         self.resume_from = None;
         self.taken = Vec::new();
@@ -102,7 +100,7 @@ impl ChunkState {
             .map_or(Step::FIRST, |checkpoint| checkpoint.step)
     }
 
-    /// Takes the samples that are new and inside the chunk.
+    /// Adds the samples that are new and inside the chunk.
     pub fn add(&mut self, column: &Column) {
         let samples = self.columns.entry(column.name.clone()).or_default();
         for (index, value) in column.values.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What the machine asks of the world. It performs none of it.
+//! What the machine decides and commands. It performs nothing itself.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -9,18 +9,18 @@ use tinygate_events::{
     StageName, Step,
 };
 
-/// What comes next. The driver records until there is nothing to record, makes
-/// that durable, and only then acts.
+/// What to do next. The driver records events until there is none to record, makes them
+/// durable, and only then acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Append this event; it is a decision.
     Record(Box<Event>),
-    /// Send this command, unless it is under way already, and wait for facts.
+    /// Send this command, unless it is already in progress, and wait for facts.
     Act(Command),
     Idle(Idle),
 }
 
-/// Why nothing is to be done.
+/// Why there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
     /// The log is empty.
@@ -28,7 +28,7 @@ pub enum Idle {
     Finished,
     /// Stopped at a gate; a person may allow more retries.
     Stopped,
-    /// The log was made by decision rules this build does not know.
+    /// The log uses decision rules that this build does not know.
     UnknownRules {
         rules: u32,
     },
@@ -36,13 +36,13 @@ pub enum Idle {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Measure the trivial predictors of a stage; answered by `StageMeasured`.
+    /// Measure the trivial predictors of a stage. The answer is `StageMeasured`.
     MeasureStage(MeasureStage),
-    /// Check a checkpoint that was written but not judged when the process went
-    /// away; answered by `CheckpointJudged`.
+    /// Check a checkpoint that was written but not yet judged, because the process ended
+    /// in between. The answer is `CheckpointJudged`.
     JudgeCheckpoint(JudgeCheckpoint),
-    /// Train to the end of a chunk; answered by metrics, checkpoints, scores and
-    /// then `ChunkFinished` or `ChunkFailed`.
+    /// Train to the end of a chunk. The answers are metrics, checkpoints and scores, then
+    /// `ChunkFinished` or `ChunkFailed`.
     TrainChunk(Box<TrainChunk>),
 }
 
@@ -75,7 +75,7 @@ pub struct TrainChunk {
     /// `None`: fresh weights at step 0.
     pub resume: Option<ResumePoint>,
     pub upstream: Vec<UpstreamModel>,
-    /// Checkpoint paths that events name already; a new one takes another name.
+    /// Paths of recorded checkpoints, which new ones cannot use.
     pub taken: Vec<String>,
 }
 
@@ -91,11 +91,11 @@ pub struct UpstreamModel {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumePoint {
     pub checkpoint: CheckpointRef,
-    /// Windows the stage had consumed there.
+    /// Windows on which the stage had trained at this point.
     pub samples_seen: u64,
     /// Files with their hashes, as the log has them.
     pub files: Vec<FileRecord>,
-    /// The moments start at zero: a checkpoint given by the user for its weights.
+    /// The optimizer's moments start at zero, since the user gave the checkpoint only for its weights.
     pub fresh_optimizer: bool,
 }
 

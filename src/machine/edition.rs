@@ -1,17 +1,17 @@
-//! Where the versions of the rules differ.
+//! The differences between versions of the rules.
 
-/// Which version of the rules a function of the machine works by, where versions differ.
+/// The version of the rules, for functions whose behaviour depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Edition {
     One,
-    /// A restart goes back to the checkpoint that the stage was given, where no checkpoint of its
-    /// own has passed a gate. Missing structure has a reason of its own, and a gate where no skill
-    /// can be measured says so.
+    /// If no checkpoint of the stage has passed a gate, a restart starts from the checkpoint that the
+    /// user gave. Missing structure has its own reason, and a finding reports gates where skill cannot
+    /// be measured.
     Two,
 }
 
 impl Edition {
-    /// The edition of rules with this number; of later rules, the newest.
+    /// The edition of the rules with this number. Unknown later rules have the newest.
     pub const fn of(number: u32) -> Edition {
         match number {
             0 | 1 => Edition::One,

@@ -1,17 +1,19 @@
-//! What a gate finds besides its criteria. A finding decides nothing.
+//! What a gate reports besides its criteria. Findings do not affect decisions.
 
 use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
 
 use super::edition::Edition;
-use super::gate_inputs::{Gate, Skill, TRIVIAL_LOSS_MIN, exceeds, falls_short, limit_at, stored};
+use super::gate_inputs::{
+    Gate, Skill, TRIVIAL_LOSS_MIN, canonical, exceeds, falls_short, limit_at,
+};
 use super::statistics::{self, windows};
 use tinygate_events::{
     Cause, Criterion, CriterionResult, CriterionTest, Finding, FindingTest, Metric, Scalar,
     StageMeasured, StagePolicy, Step, Verdict,
 };
 
-/// What a gate's policy looks for and its evaluation shows.
+/// The findings of a gate.
 pub(super) fn of_gate(gate: &Gate<'_>, criteria: &[CriterionResult], passed: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let policy = gate.policy;
@@ -52,7 +54,7 @@ pub(super) fn of_gate(gate: &Gate<'_>, criteria: &[CriterionResult], passed: boo
     findings
 }
 
-/// What a finding says of one criterion that applied.
+/// The finding of this kind about one criterion that applied.
 fn of_criterion(gate: &Gate<'_>, criterion: &Criterion, test: &FindingTest) -> Option<Finding> {
     let step = gate.chunk().to;
     match (test, &criterion.test) {
@@ -77,8 +79,8 @@ fn of_criterion(gate: &Gate<'_>, criterion: &Criterion, test: &FindingTest) -> O
     }
 }
 
-/// Which of a stage's limits at its target a trivial predictor meets: known as soon as the
-/// predictor is measured, before anything is trained.
+/// The stage's limits at its target that a trivial predictor meets. They are known once the
+/// predictor is measured, before any training.
 pub fn vacuous_limits(policy: &StagePolicy, measured: &StageMeasured) -> Vec<Finding> {
     let target = Step::new(policy.settings.n_updates);
     let vacuous = |criterion: &Criterion| {
@@ -114,10 +116,10 @@ fn looser_than_trivial(
         .filter(|loss| TRIVIAL_LOSS_MIN <= *loss)?;
     (trivial_loss < limit).then(|| Finding::VacuousLimit {
         criterion: criterion.to_owned(),
-        limit: stored(limit),
+        limit: canonical(limit),
         predictor: predictor.to_owned(),
-        trivial_loss: stored(trivial_loss),
-        factor: stored(limit / trivial_loss),
+        trivial_loss: canonical(trivial_loss),
+        factor: canonical(limit / trivial_loss),
     })
 }
 
@@ -132,7 +134,7 @@ fn decided_by_noise(
     let within = tenth.len() - beyond;
     (0 < beyond && 0 < within).then(|| Finding::DecidedByNoise {
         criterion: criterion.to_owned(),
-        limit: stored(limit),
+        limit: canonical(limit),
         within: within as u32,
         beyond: beyond as u32,
     })
@@ -142,15 +144,15 @@ fn no_skill(gate: &Gate<'_>, name: &str, skill: Skill) -> Option<Finding> {
     match skill {
         Skill::Measured(skill) if skill <= 0.0 => Some(Finding::NoSkill {
             metric: name.to_owned(),
-            skill: stored(skill),
+            skill: canonical(skill),
             predictor: gate.inputs.predictor.to_owned(),
         }),
         Skill::Measured(_) | Skill::NothingToMeasure | Skill::Missing | Skill::NotFinite => None,
     }
 }
 
-/// Without a loss to be better than, a passing gate says nothing of what was learnt. The first
-/// such skill is named.
+/// Without a trivial loss to compare with, a passing gate does not show that anything was learned.
+/// The finding names the first such skill.
 fn nothing_to_measure(gate: &Gate<'_>) -> Option<Finding> {
     let (name, _) = gate
         .skills()
@@ -161,7 +163,7 @@ fn nothing_to_measure(gate: &Gate<'_>) -> Option<Finding> {
     })
 }
 
-/// Whether a failed gate is the fault of the actions that the stage is given, or its own.
+/// Whether a gate failed because of the actions given to the stage, or because of the stage itself.
 fn cause(
     gate: &Gate<'_>,
     actions: &str,
@@ -197,10 +199,10 @@ fn cause(
             (false, true) => Cause::Dynamics,
             (false, false) => Cause::Undetermined,
         },
-        single_action_share: single_share.map(stored),
-        median_entropy: median_entropy.map(stored),
+        single_action_share: single_share.map(canonical),
+        median_entropy: median_entropy.map(canonical),
         rising,
-        r2_learning_rate: r2_rate.map(stored),
-        r2_entropy: r2_entropy.map(stored),
+        r2_learning_rate: r2_rate.map(canonical),
+        r2_entropy: r2_entropy.map(canonical),
     }
 }

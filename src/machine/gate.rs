@@ -1,8 +1,8 @@
-//! The evaluation of a chunk: each criterion, then what the gate is worth.
+//! Evaluates a chunk at its gate: each criterion, then metrics and findings.
 //!
-//! A criterion passes, fails or does not apply, always with its value, its limit
-//! and, where the numbers do not say it, the reason. A missing, stale or
-//! non-finite value never passes. Findings are said and decide nothing.
+//! A criterion passes, fails or does not apply, always with its value, its limit and, if
+//! the numbers do not show it, the reason. A missing, stale or non-finite value never
+//! passes. Findings do not affect the decision.
 
 use alloc::borrow::ToOwned;
 use alloc::vec;
@@ -12,7 +12,7 @@ use super::chunk::Previous;
 use super::edition::Edition;
 use super::findings;
 pub use super::gate_inputs::GateInputs;
-use super::gate_inputs::{Gate, Skill, exceeds, falls_short, limit_at, stored};
+use super::gate_inputs::{Gate, Skill, canonical, exceeds, falls_short, limit_at};
 use super::lineage::Judgement;
 use super::statistics::{self, windows};
 use tinygate_events::{
@@ -20,12 +20,12 @@ use tinygate_events::{
     Scalar, StagePolicy, Step, StructureLimits, StructureScores, Verdict, metric,
 };
 
-/// Name of the criterion that holds whether or not the policy has it.
+/// Name of the criterion that applies even if the policy does not list it.
 const CHECKPOINT_VALID: &str = "checkpoint_valid";
-/// Fewest finite samples that windows of a chunk are compared by.
+/// Smallest number of finite samples with which windows of a chunk can be compared.
 pub const WINDOW_SAMPLES_MIN: u64 = 10;
 
-/// All that a gate's evaluation says.
+/// The result of evaluating a gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
     pub criteria: Vec<CriterionResult>,
@@ -53,7 +53,7 @@ pub fn window_criterion(criteria: &[Criterion]) -> Option<&Criterion> {
     })
 }
 
-/// Fewest updates of a chunk that these criteria can pass.
+/// Smallest number of updates with which a chunk can pass these criteria.
 pub fn updates_min(criteria: &[Criterion]) -> u64 {
     if window_criterion(criteria).is_some() {
         WINDOW_SAMPLES_MIN
@@ -77,7 +77,7 @@ pub fn evaluate(policy: &StagePolicy, inputs: &GateInputs<'_>) -> Evaluation {
     Evaluation {
         metrics: metrics(&gate, &criteria),
         findings: findings::of_gate(&gate, &criteria, passed),
-        gate_loss: gate.gate_loss.map(stored),
+        gate_loss: gate.gate_loss.map(canonical),
         criteria,
     }
 }
@@ -91,26 +91,26 @@ fn judge(gate: &Gate<'_>, criterion: &Criterion) -> CriterionResult {
     CriterionResult {
         name: criterion.name.clone(),
         verdict: outcome.verdict,
-        value: outcome.value.map(stored),
-        limit: outcome.limit.map(stored),
+        value: outcome.value.map(canonical),
+        limit: outcome.limit.map(canonical),
         why: outcome.why,
     }
 }
 
-/// A gate passes only with an accepted checkpoint, even where the policy does not ask for one:
-/// without it there is nothing to continue from, and nothing for the next stage.
+/// A gate passes only with an accepted checkpoint, even if the policy does not require one: otherwise
+/// there would be nothing to continue from, and nothing for the next stage.
 fn checkpoint_needed(gate: &Gate<'_>) -> Option<CriterionResult> {
     let implied = Criterion {
         name: CHECKPOINT_VALID.to_owned(),
         applies: Applies::EveryGate,
         test: CriterionTest::CheckpointValid,
     };
-    let asked = gate.policy.criteria.iter().any(|criterion| {
+    let is_listed = gate.policy.criteria.iter().any(|criterion| {
         criterion.test == CriterionTest::CheckpointValid
             && (criterion.applies == Applies::EveryGate || gate.at_target)
     });
     let result = judge(gate, &implied);
-    (!asked && result.verdict == Verdict::Fail).then_some(result)
+    (!is_listed && result.verdict == Verdict::Fail).then_some(result)
 }
 
 struct Outcome {
@@ -139,7 +139,7 @@ impl Outcome {
         }
     }
 
-    /// A comparison; a value that is not finite fails whatever it compares to.
+    /// The outcome of a comparison. A value that is not finite always fails.
     fn compared(value: f64, limit: f64, passes: bool) -> Outcome {
         if !value.is_finite() {
             return Outcome::fail(Some(value), Some(limit), CriterionReason::NotFinite);
@@ -203,21 +203,21 @@ fn checkpoint_valid(gate: &Gate<'_>) -> Outcome {
     Outcome::fail(Some(0.0), None, why)
 }
 
-/// Its value is how many samples are not finite.
+/// The value is the number of samples that are not finite.
 fn loss_finite(gate: &Gate<'_>) -> Outcome {
     if gate.losses.is_empty() {
         return Outcome::fail(None, Some(0.0), missing(&gate.policy.loss));
     }
-    let broken = gate.losses.iter().filter(|loss| !loss.is_finite()).count() as f64;
-    let why = (0.0 < broken).then_some(CriterionReason::NotFinite);
-    let verdict = if broken == 0.0 {
+    let not_finite = gate.losses.iter().filter(|loss| !loss.is_finite()).count() as f64;
+    let why = (0.0 < not_finite).then_some(CriterionReason::NotFinite);
+    let verdict = if not_finite == 0.0 {
         Verdict::Pass
     } else {
         Verdict::Fail
     };
     Outcome {
         verdict,
-        value: Some(broken),
+        value: Some(not_finite),
         limit: Some(0.0),
         why,
     }
@@ -318,14 +318,14 @@ fn loss_delta(gate: &Gate<'_>, tolerance: f64, standard_errors: f64) -> Outcome 
     Outcome::compared(delta, limit, delta <= limit)
 }
 
-/// Its value is the share of held-out frames that have lost their structure.
+/// The value is the share of held-out frames that have lost their structure.
 fn visual_structure(gate: &Gate<'_>, limits: &StructureLimits, share: f64) -> Outcome {
     let Some(picture) = gate.picture() else {
         return Outcome::fail(None, Some(share), CriterionReason::NoPicture);
     };
     match lost_share(&picture.frames, limits) {
         Some(lost_share) => Outcome::compared(lost_share, share, lost_share < share),
-        // Every held-out frame equals the mean image: there is nothing to keep.
+        // Every held-out frame equals the mean image, so there is no structure to lose.
         None => Outcome::not_applicable(match gate.inputs.edition {
             Edition::One => CriterionReason::NoSkillToMeasure,
             Edition::Two => CriterionReason::NoStructureToMeasure,
@@ -333,7 +333,7 @@ fn visual_structure(gate: &Gate<'_>, limits: &StructureLimits, share: f64) -> Ou
     }
 }
 
-/// Share of the frames that have lost their structure, among those with any score.
+/// The share of frames that have lost their structure, among those with any score.
 pub fn lost_share(frames: &[StructureScores], limits: &StructureLimits) -> Option<f64> {
     let is_scored = |scores: &&StructureScores| {
         let StructureScores {
@@ -355,7 +355,7 @@ pub fn lost_share(frames: &[StructureScores], limits: &StructureLimits) -> Optio
     (0 < scored).then(|| lost as f64 / scored as f64)
 }
 
-/// Whether a frame has lost its structure: any score that applies is past its limit.
+/// Whether a frame has lost its structure: any of its scores is past its limit.
 pub fn structure_lost(scores: &StructureScores, limits: &StructureLimits) -> bool {
     let above = |score: Option<Scalar>, limit: Scalar| {
         score.is_some_and(|score| exceeds(score.get(), limit.get()))
@@ -384,7 +384,7 @@ fn skill_above(gate: &Gate<'_>, name: &str, limit: &Limit) -> Outcome {
     }
 }
 
-/// Its value is how many needed metrics are missing or stale.
+/// The value is the number of needed metrics that are missing or stale.
 fn metrics_fresh(gate: &Gate<'_>) -> Outcome {
     let chunk = gate.chunk();
     let needed_after = Step::new(
@@ -453,15 +453,15 @@ fn needed<'a>(policy: &'a StagePolicy, test: &'a CriterionTest) -> Needed<'a> {
     }
 }
 
-/// Metrics the stage's chunk must keep samples of.
-pub fn is_wanted(policy: &StagePolicy, name: &str) -> bool {
+/// Whether the stage's chunks keep samples of this metric.
+pub fn keeps_samples(policy: &StagePolicy, name: &str) -> bool {
     let by_criterion = |criterion: &Criterion| matches!(needed(policy, &criterion.test), Needed::Samples(needed) if needed == name);
     policy.loss == name
         || policy.metrics.iter().any(|metric| metric == name)
         || policy.criteria.iter().any(by_criterion)
 }
 
-/// Gate loss, latest loss, skill values, then each criterion's value by its name.
+/// Gate loss, latest loss, skills, then the value of each criterion under its name.
 fn metrics(gate: &Gate<'_>, criteria: &[CriterionResult]) -> Vec<Metric> {
     let finite = |value: Option<f64>| value.filter(|value| value.is_finite()).map(Scalar::new);
     let of_skill = |skill: Skill| match skill {

@@ -1,4 +1,4 @@
-//! What a gate sees, and the numbers that criteria and findings read from it.
+//! The inputs of a gate, and the values that criteria and findings derive from them.
 
 use alloc::vec::Vec;
 
@@ -10,28 +10,28 @@ use tinygate_events::{
     Limit, Metric, PictureScored, Scalar, Skill as SkillMeasure, StagePolicy, Step,
 };
 
-/// A trivial loss below this leaves no skill to measure.
+/// With a trivial loss below this, skill cannot be measured.
 pub const TRIVIAL_LOSS_MIN: f64 = 1e-9;
 
-/// All that a gate may see, besides the stage's policy.
+/// Everything a gate may depend on, besides the stage's policy.
 #[derive(Clone, Copy, Debug)]
 pub struct GateInputs<'a> {
     pub chunk: &'a ChunkState,
-    /// The target in force, which a person may have moved since the chunk began.
+    /// The current target, which a person may have changed since the chunk started.
     pub target: Step,
     /// The verdict on the checkpoint at the gate. `None`: there is no checkpoint.
     pub checkpoint: Option<&'a Judgement>,
     /// Losses of the trivial predictor, and its name.
     pub trivial: &'a [Metric],
     pub predictor: &'a str,
-    /// Samples in the median that is the latest loss.
+    /// The latest loss is the median of this many samples.
     pub latest_window: u32,
     pub edition: Edition,
 }
 
-/// A number as a decision keeps it: machines differ in the bits of the NaN that they
-/// compute, so there is one.
-pub fn stored(value: f64) -> Scalar {
+/// A number as decisions record it. All NaNs become the same one, since machines compute
+/// different NaN bits.
+pub fn canonical(value: f64) -> Scalar {
     Scalar::new(if value.is_nan() {
         f64::from_bits(0x7ff8_0000_0000_0000)
     } else {
@@ -39,7 +39,7 @@ pub fn stored(value: f64) -> Scalar {
     })
 }
 
-/// What every criterion and finding reads, computed once.
+/// The values that criteria and findings read, computed once.
 pub struct Gate<'a> {
     pub policy: &'a StagePolicy,
     pub inputs: &'a GateInputs<'a>,
@@ -94,7 +94,7 @@ impl<'a> Gate<'a> {
         found.map_or(Skill::Missing, |(_, skill)| skill)
     }
 
-    /// The picture drawn at this gate.
+    /// The picture of this gate.
     pub fn picture(&self) -> Option<&'a PictureScored> {
         let chunk = self.chunk();
         chunk
@@ -104,7 +104,7 @@ impl<'a> Gate<'a> {
     }
 }
 
-/// One sample stays as it is, so that a NaN is shown as one; more give their median.
+/// The median; a single sample is returned unchanged, so that a NaN stays visible.
 fn latest(samples: &[f64]) -> Option<f64> {
     match samples {
         [only] => Some(*only),
@@ -134,7 +134,7 @@ fn skill(inputs: &GateInputs<'_>, measure: &SkillMeasure) -> Skill {
     }
 }
 
-/// The loss that skill is measured by, or why there is no skill.
+/// The trivial loss with which skill is computed, or the reason why there is none.
 fn trivial_loss(trivial: &[Metric], measure: &SkillMeasure) -> Result<f64, Skill> {
     let measured = trivial.iter().find(|metric| metric.name == measure.trivial);
     let value = measured.ok_or(Skill::Missing)?.value;
@@ -147,7 +147,7 @@ fn trivial_loss(trivial: &[Metric], measure: &SkillMeasure) -> Result<f64, Skill
     }
 }
 
-/// The limit for a gate at `step`; an empty schedule has none, and fails.
+/// The limit for a gate at `step`. `None` for an empty schedule, with which a criterion fails.
 pub fn limit_at(limit: &Limit, step: Step) -> Option<f64> {
     match limit {
         Limit::Constant(limit) => Some(limit.get()),
@@ -159,12 +159,12 @@ pub fn limit_at(limit: &Limit, step: Step) -> Option<f64> {
     }
 }
 
-/// Above its limit, or not a number.
+/// Whether a value is above its limit or NaN.
 pub fn exceeds(value: f64, limit: f64) -> bool {
     value.is_nan() || limit < value
 }
 
-/// Below its limit, or not a number.
+/// Whether a value is below its limit or NaN.
 pub fn falls_short(value: f64, limit: f64) -> bool {
     value.is_nan() || value < limit
 }

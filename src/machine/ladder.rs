@@ -1,9 +1,9 @@
-//! The ladder of a stage: which rung a failed gate applies.
+//! The ladder of a stage: selects the rung that a failed gate applies.
 //!
-//! Rungs are tried from the cursor on, wrapping round once. The first that
-//! applies is applied and the cursor moves behind it; the ones passed over are
-//! on record. A rung does not apply when its condition is false or its value
-//! stands at its bound already; a value that would pass its bound is held there.
+//! Rungs are tried from the cursor on, wrapping around once. The first that applies is
+//! used, and the cursor moves past it; the skipped ones are recorded. A rung does not
+//! apply if its condition is false or its value is already at the bound. A value that
+//! would pass its bound is clamped.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,18 +13,18 @@ use tinygate_events::{
     SettingValue, Settings, SkipReason, StagePolicy,
 };
 
-/// What rungs may ask about, besides the settings.
+/// What rungs may depend on, besides the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Situation<'a> {
-    /// Gate loss < that of the previous gate; `None` without one.
+    /// Whether the gate loss is below that of the previous gate. `None`: there is no previous gate.
     pub loss_dropping: Option<bool>,
     /// Metrics whose criterion failed at this gate.
     pub failed_metrics: Vec<&'a str>,
-    /// The run has deferred a patch before.
+    /// The run has already deferred a patch.
     pub deferred_before: bool,
     /// The target may be extended once more.
     pub may_extend: bool,
-    /// Fewest updates of a chunk that its gate can pass.
+    /// Smallest number of updates with which a chunk can pass its gate.
     pub chunk_size_min: u64,
 }
 
@@ -97,12 +97,12 @@ fn try_rung(
         }
     };
     let to = to.ok_or(SkipReason::NotASettingOfThisStage)?;
-    let held = Held {
+    let clamp = Clamp {
         policy,
         settings,
         chunk_size_min: situation.chunk_size_min,
     };
-    change(key, to, why, held)
+    change(key, to, why, clamp)
 }
 
 fn multiplied(value: Option<SettingValue>, factor: Scalar) -> Option<SettingValue> {
@@ -158,9 +158,10 @@ fn defer_power_of_two(
     let Some(SettingValue::Count(from)) = value_of(settings, key) else {
         return Err(SkipReason::NotASettingOfThisStage);
     };
-    let least = match key_range(policy, key) {
-        Some(KnobRange::Integer { min, .. }) => min.max(1),
-        Some(KnobRange::Number { .. }) | None => 1,
+    let least = if let Some(KnobRange::Integer { min, .. }) = key_range(policy, key) {
+        min.max(1)
+    } else {
+        1
     };
     let to = lower_power_of_two(from)
         .filter(|to| least <= *to)
@@ -171,41 +172,34 @@ fn defer_power_of_two(
     })
 }
 
-/// The range of a knob; the core's settings have bounds of their own.
+/// The range of a knob. Core settings have other bounds.
 fn key_range(policy: &StagePolicy, key: &SettingKey) -> Option<KnobRange> {
-    match key {
-        SettingKey::Knob(name) => policy.knob(name).map(|knob| knob.range),
-        SettingKey::LearningRate
-        | SettingKey::NUpdates
-        | SettingKey::ScheduleUpdates
-        | SettingKey::BatchSizePerGpu
-        | SettingKey::GradientAccumulationSteps
-        | SettingKey::LogInterval
-        | SettingKey::ChunkSize
-        | SettingKey::CheckpointInterval
-        | SettingKey::MaxRetries => None,
+    if let SettingKey::Knob(name) = key {
+        policy.knob(name).map(|knob| knob.range)
+    } else {
+        None
     }
 }
 
-/// What values are held by.
+/// What the bounds of a setting depend on.
 #[derive(Clone, Copy)]
-struct Held<'a> {
+struct Clamp<'a> {
     policy: &'a StagePolicy,
     settings: &'a Settings,
     chunk_size_min: u64,
 }
 
-/// Holds `to` at its bound; at the bound already, the rung does not apply.
+/// Clamps `to`. If the setting is already at its bound, the rung does not apply.
 fn change(
     key: &SettingKey,
     to: SettingValue,
     why: PatchReason,
-    held: Held<'_>,
+    clamp: Clamp<'_>,
 ) -> Result<Applied, SkipReason> {
-    let from = value_of(held.settings, key).ok_or(SkipReason::NotASettingOfThisStage)?;
+    let from = value_of(clamp.settings, key).ok_or(SkipReason::NotASettingOfThisStage)?;
     let to = match to {
-        SettingValue::Real(value) => SettingValue::Real(hold_real(key, value, held)),
-        SettingValue::Count(count) => SettingValue::Count(hold_count(key, count, held)),
+        SettingValue::Real(value) => SettingValue::Real(clamp_real(key, value, clamp)),
+        SettingValue::Count(count) => SettingValue::Count(clamp_count(key, count, clamp)),
     };
     if from == to {
         return Err(SkipReason::AtBound);
@@ -221,18 +215,18 @@ fn change(
     })
 }
 
-/// A value configured beyond its bound is never moved away from it by holding.
-fn hold_real(key: &SettingKey, value: Scalar, held: Held<'_>) -> Scalar {
+/// Clamping never changes a value that was configured beyond its bound.
+fn clamp_real(key: &SettingKey, value: Scalar, clamp: Clamp<'_>) -> Scalar {
     if *key == SettingKey::LearningRate {
-        let least = held
+        let least = clamp
             .policy
             .bounds
             .learning_rate_min
             .get()
-            .min(held.settings.learning_rate.get());
+            .min(clamp.settings.learning_rate.get());
         return Scalar::new(value.get().max(least));
     }
-    match (key_range(held.policy, key), value_of(held.settings, key)) {
+    match (key_range(clamp.policy, key), value_of(clamp.settings, key)) {
         (Some(KnobRange::Number { min, max }), Some(SettingValue::Real(now))) => {
             let (least, most) = (min.get().min(now.get()), max.get().max(now.get()));
             Scalar::new(value.get().max(least).min(most))
@@ -241,10 +235,10 @@ fn hold_real(key: &SettingKey, value: Scalar, held: Held<'_>) -> Scalar {
     }
 }
 
-fn hold_count(key: &SettingKey, count: u64, held: Held<'_>) -> u64 {
-    let Held {
+fn clamp_count(key: &SettingKey, count: u64, clamp: Clamp<'_>) -> u64 {
+    let Clamp {
         policy, settings, ..
-    } = held;
+    } = clamp;
     let bounds = &policy.bounds;
     match key {
         SettingKey::GradientAccumulationSteps => {
@@ -259,7 +253,7 @@ fn hold_count(key: &SettingKey, count: u64, held: Held<'_>) -> u64 {
         }
         SettingKey::ChunkSize => {
             let least = share(policy.settings.chunk_size, bounds.chunk_size_min_share);
-            count.max(least.max(held.chunk_size_min).min(settings.chunk_size))
+            count.max(least.max(clamp.chunk_size_min).min(settings.chunk_size))
         }
         SettingKey::BatchSizePerGpu => count.clamp(1, u64::from(u32::MAX)),
         SettingKey::Knob(_) => match (key_range(policy, key), value_of(settings, key)) {
@@ -276,7 +270,7 @@ fn hold_count(key: &SettingKey, count: u64, held: Held<'_>) -> u64 {
     }
 }
 
-/// The smallest count not below `share` of `whole`, at least 1.
+/// `share` of `whole`, rounded up, at least 1.
 fn share(whole: u64, share: Scalar) -> u64 {
     let exact = whole as f64 * share.get();
     let down = exact as u64;
@@ -289,7 +283,7 @@ fn share(whole: u64, share: Scalar) -> u64 {
 }
 
 fn scale(count: u64, factor: f64) -> u64 {
-    // A float-to-integer cast rounds towards zero and saturates; a NaN becomes 0.
+    // The cast rounds towards zero and saturates; NaN becomes 0.
     (count as f64 * factor) as u64
 }
 
@@ -308,7 +302,7 @@ fn count_patch(key: SettingKey, from: u64, to: u64, why: PatchReason) -> Setting
     }
 }
 
-/// The present value of a setting; `None` where a stage has no such setting.
+/// The current value of a setting. `None`: the stage does not have this setting.
 pub fn value_of(settings: &Settings, key: &SettingKey) -> Option<SettingValue> {
     match key {
         SettingKey::LearningRate => Some(SettingValue::Real(settings.learning_rate)),
@@ -328,8 +322,8 @@ pub fn value_of(settings: &Settings, key: &SettingKey) -> Option<SettingValue> {
     }
 }
 
-/// Sets a setting. A value of the wrong kind or range changes nothing: no count of the core is 0,
-/// a learning rate is finite and above 0, and a knob keeps its kind.
+/// Sets a setting. An invalid value is ignored: core counts must not be 0, a learning rate must be
+/// finite and above 0, and a knob keeps its type.
 pub fn set(settings: &mut Settings, key: &SettingKey, value: SettingValue) {
     match (key, value) {
         (SettingKey::Knob(name), value) => set_knob(settings, name, value),

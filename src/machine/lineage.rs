@@ -1,8 +1,8 @@
-//! The checkpoints of a stage, and which of them lead to the present weights.
+//! The checkpoints of a stage, and which of them led to the current weights.
 //!
-//! Checkpoints are kept in the order in which they were written. The lineage is the chain of
-//! those that training continued from, up to the newest; a retry or a restart cuts it back.
-//! Checkpoints that it leaves behind stay known, since one of them may still be the best.
+//! Checkpoints are kept in the order in which they were written. The present lineage is the
+//! chain that training went through, up to the newest; a retry or a restart cuts it back.
+//! Checkpoints outside the lineage are kept too, since one of them may still be the best.
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -14,18 +14,18 @@ use tinygate_events::{
     Scalar, Step,
 };
 
-/// Every checkpoint of a stage, and the present lineage among them.
+/// All checkpoints of a stage, and the present lineage among them.
 ///
-/// Invariant: no two checkpoints have the same reference, and every place is one of a checkpoint.
+/// Invariant: no two checkpoints have the same reference, and every index in `present` is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lineage {
     /// In the order in which they were written.
     checkpoints: Vec<Checkpoint>,
-    /// Places in `checkpoints` that lead to the present weights, oldest first.
-    places: Vec<usize>,
-    /// Chunks that lead to the present weights, for a restart to name.
+    /// Indices in `checkpoints` of those that led to the current weights, oldest first.
+    present: Vec<usize>,
+    /// Chunks that led to the current weights; a restart lists those that it abandons.
     chunks: Vec<ChunkNumber>,
-    /// While a checkpoint's actions are in use, only such a one is the best.
+    /// Once any checkpoint is in use, only such a checkpoint can be the best.
     prefer_in_use: bool,
 }
 
@@ -51,23 +51,23 @@ pub enum Judgement {
     Rejected(Rejection),
 }
 
-/// What a gate said of its checkpoint.
+/// The result of a gate for its checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointGate {
     pub gate_loss: Option<Scalar>,
     pub passed: bool,
-    /// What the policy's `in_use` asks for holds, or it asks for nothing.
+    /// The policy's `in_use` is satisfied or not set.
     pub in_use: bool,
 }
 
-/// What retention is asked for.
+/// What retention must keep.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention<'a> {
-    /// How many accepted checkpoints stay besides those that are never deleted.
+    /// How many accepted checkpoints to keep, besides those that are never deleted.
     pub keep_last: u32,
-    /// The checkpoint that comes next needs.
+    /// The checkpoint that the next step needs.
     pub needed: Option<&'a CheckpointRef>,
-    /// Whether checkpoints that nobody has judged yet may go.
+    /// Whether checkpoints that were not judged yet may be deleted.
     pub unjudged: bool,
 }
 
@@ -80,19 +80,19 @@ impl Checkpoint {
         self.gate.is_some_and(|gate| gate.passed)
     }
 
-    /// Retention never deletes it.
+    /// Whether retention never deletes it.
     fn is_protected(&self) -> bool {
         self.chunk.is_none() || self.has_passed() || self.resumed
     }
 }
 
 impl Lineage {
-    /// No checkpoint. With `prefer_in_use`, a checkpoint whose actions are in use is better
-    /// than any whose are not.
+    /// An empty lineage. With `prefer_in_use`, a checkpoint that is in use is better than any
+    /// that is not.
     pub const fn new(prefer_in_use: bool) -> Lineage {
         Lineage {
             checkpoints: Vec::new(),
-            places: Vec::new(),
+            present: Vec::new(),
             chunks: Vec::new(),
             prefer_in_use,
         }
@@ -103,11 +103,11 @@ impl Lineage {
         self.checkpoints.iter()
     }
 
-    /// The checkpoints that lead to the present weights, oldest first.
+    /// The checkpoints that led to the current weights, oldest first.
     pub fn present(&self) -> impl DoubleEndedIterator<Item = &Checkpoint> {
-        self.places
+        self.present
             .iter()
-            .filter_map(|place| self.checkpoints.get(*place))
+            .filter_map(|index| self.checkpoints.get(*index))
     }
 
     pub fn find(&self, reference: &CheckpointRef) -> Option<&Checkpoint> {
@@ -120,12 +120,12 @@ impl Lineage {
         self.present().rfind(|checkpoint| checkpoint.is_usable())
     }
 
-    /// [`Lineage::newest_accepted`], as events name it.
+    /// The reference of [`Lineage::newest_accepted`].
     pub fn newest_reference(&self) -> Option<CheckpointRef> {
         Some(self.newest_accepted()?.reference.clone())
     }
 
-    /// The step of the newest accepted checkpoint; the first without one.
+    /// The step of the newest accepted checkpoint, or the first step if there is none.
     pub fn newest_step(&self) -> Step {
         step_of(
             self.newest_accepted()
@@ -133,53 +133,53 @@ impl Lineage {
         )
     }
 
-    /// The checkpoint with the lowest finite gate loss, the earlier of two equal ones.
+    /// The checkpoint with the lowest finite gate loss; of equal ones, the earlier.
     pub fn best(&self) -> Option<&Checkpoint> {
         self.lowest(self.all().map(|checkpoint| (checkpoint, checkpoint.gate)))
     }
 
-    /// The best checkpoint whose own gate passed, of any lineage.
+    /// The best checkpoint that passed its gate, in the present lineage or not.
     pub fn best_passed(&self) -> Option<&Checkpoint> {
         let passed = self.all().filter(|checkpoint| checkpoint.has_passed());
         self.lowest(passed.map(|checkpoint| (checkpoint, checkpoint.gate)))
     }
 
-    /// The best checkpoint of the present lineage, once `gate` is noted on the one at `step`.
+    /// The best checkpoint of the present lineage, if the one at `step` had the result `gate`.
     pub fn best_present_with(&self, step: Step, gate: CheckpointGate) -> Option<&Checkpoint> {
-        let here = self.place_at(step);
-        let with_gates = self.places.iter().filter_map(|place| {
-            let checkpoint = self.checkpoints.get(*place)?;
-            let noted = (Some(*place) == here).then_some(gate);
+        let here = self.index_at(step);
+        let with_gates = self.present.iter().filter_map(|index| {
+            let checkpoint = self.checkpoints.get(*index)?;
+            let noted = (Some(*index) == here).then_some(gate);
             Some((checkpoint, noted.or(checkpoint.gate)))
         });
         self.lowest(with_gates)
     }
 
-    /// The newest checkpoint of the present lineage whose own gate passed.
+    /// The newest checkpoint of the present lineage that passed its gate.
     pub fn newest_passed(&self) -> Option<&Checkpoint> {
         self.present()
             .rfind(|checkpoint| checkpoint.is_usable() && checkpoint.has_passed())
     }
 
-    /// The checkpoint that the user gave the stage to begin from, while it can be used.
+    /// The usable checkpoint that the user gave the stage to start from.
     pub fn given(&self) -> Option<&Checkpoint> {
         self.all()
             .find(|checkpoint| checkpoint.chunk.is_none() && checkpoint.is_usable())
     }
 
-    /// The checkpoint of the gate at `step`: the last the lineage has there.
+    /// The checkpoint of the gate at `step`: the last one of the lineage at that step.
     pub fn at_gate(&self, step: Step) -> Option<&Checkpoint> {
-        self.checkpoints.get(self.place_at(step)?)
+        self.checkpoints.get(self.index_at(step)?)
     }
 
-    /// The first of the lineage that nobody has judged: its writer went away, or was faster.
+    /// The first checkpoint of the lineage that was not judged yet, for example after a crash.
     pub fn unjudged(&self) -> Option<&Checkpoint> {
         self.present()
             .find(|checkpoint| checkpoint.judgement == Judgement::Pending)
     }
 
-    /// Paths of checkpoints past `resume_from`: a new checkpoint at the same step takes
-    /// another name.
+    /// Paths of checkpoints past `resume_from`. A new checkpoint at the same step needs another
+    /// name.
     pub fn taken_after(&self, resume_from: Option<&CheckpointRef>) -> Vec<String> {
         let start = step_of(resume_from);
         let after = self.all().map(|checkpoint| &checkpoint.reference);
@@ -189,7 +189,7 @@ impl Lineage {
             .collect()
     }
 
-    /// Chunks of the lineage, `chunk` being its newest, that do not lead to `resume_from`.
+    /// The chunks of the lineage, including the newest, `chunk`, that do not lead to `resume_from`.
     pub fn abandoned_by(
         &self,
         chunk: ChunkNumber,
@@ -203,8 +203,8 @@ impl Lineage {
         chunks.split_off(kept)
     }
 
-    /// The next checkpoint that retention lets go, besides those that are never deleted: one
-    /// that was not accepted, then the oldest but the newest `keep_last`.
+    /// The next checkpoint that retention may delete: first those that were not accepted, then
+    /// the oldest, except the newest `keep_last`.
     pub fn expendable(&self, retention: Retention<'_>) -> Option<&Checkpoint> {
         let best = self.best().map(|checkpoint| &checkpoint.reference);
         let is_free = |checkpoint: &&Checkpoint| {
@@ -225,7 +225,7 @@ impl Lineage {
         others.into_iter().chain(old).next()
     }
 
-    /// Begins with a checkpoint that the user gave, unless it is known.
+    /// Adds a checkpoint given by the user, unless it is already known.
     pub fn give(&mut self, reference: &CheckpointRef) {
         self.push(Checkpoint {
             reference: reference.clone(),
@@ -239,7 +239,7 @@ impl Lineage {
         });
     }
 
-    /// Adds a checkpoint, unless it is known: a fact may be told twice.
+    /// Adds a checkpoint, unless it is already known, since a fact may be repeated.
     pub fn write(&mut self, written: &CheckpointWritten) {
         self.push(Checkpoint {
             reference: written.checkpoint.clone(),
@@ -253,7 +253,7 @@ impl Lineage {
         });
     }
 
-    /// An accepted checkpoint may turn out damaged later; a rejected one stays rejected.
+    /// Records a verdict. An accepted checkpoint may be rejected later, but not the reverse.
     pub fn judge(&mut self, reference: &CheckpointRef, rejected: Option<&Rejection>) {
         let Some(checkpoint) = self.find_mut(reference) else {
             return;
@@ -267,7 +267,7 @@ impl Lineage {
         }
     }
 
-    /// Rejects a checkpoint that a person gave up. `false`: it is not known.
+    /// Rejects a checkpoint that a person gave up. `false`: there is no such checkpoint.
     pub fn give_up(&mut self, given_up: &CheckpointGivenUp) -> bool {
         let rejection = Rejection {
             code: "given_up".to_owned(),
@@ -277,23 +277,23 @@ impl Lineage {
         self.find(&given_up.checkpoint).is_some()
     }
 
-    /// Its files are deleted.
+    /// Marks a checkpoint as deleted.
     pub fn delete(&mut self, reference: &CheckpointRef) {
         if let Some(checkpoint) = self.find_mut(reference) {
             checkpoint.deleted = true;
         }
     }
 
-    /// Notes what a gate at `step` said of its checkpoint.
+    /// Sets the gate result of the checkpoint at `step`.
     pub fn note_gate(&mut self, step: Step, gate: Option<CheckpointGate>) {
-        let place = self.place_at(step);
-        if let Some(checkpoint) = place.and_then(|place| self.checkpoints.get_mut(place)) {
+        let index = self.index_at(step);
+        if let Some(checkpoint) = index.and_then(|index| self.checkpoints.get_mut(index)) {
             checkpoint.gate = gate;
         }
     }
 
-    /// A chunk starts from `resume_from`: what came after it leads nowhere any more. Without
-    /// one the lineage is empty again.
+    /// Starts a chunk from `resume_from`. Later checkpoints leave the lineage; without
+    /// `resume_from` all of them do.
     pub fn start_chunk(&mut self, chunk: ChunkNumber, resume_from: Option<&CheckpointRef>) {
         self.cut_back_to(resume_from);
         if let Some(checkpoint) = resume_from.and_then(|reference| self.find_mut(reference)) {
@@ -302,29 +302,29 @@ impl Lineage {
         self.note_chunk(chunk);
     }
 
-    /// An interrupted chunk continues from `resume_from`. The checkpoints that it will write
-    /// again, none of them accepted, are forgotten, as its samples are: a run that was
-    /// interrupted folds to what one that was not does.
+    /// Resumes an interrupted chunk from `resume_from`. Like its samples, later checkpoints, none
+    /// of them accepted, are forgotten, since the chunk will write them again. So an interrupted
+    /// run folds to the same state as an uninterrupted one.
     pub fn rewind_chunk(&mut self, chunk: ChunkNumber, resume_from: Option<&CheckpointRef>) {
-        let before = self.places.clone();
+        let before = self.present.clone();
         self.cut_back_to(resume_from);
         while let Some(last) = self.checkpoints.len().checked_sub(1)
             && before.contains(&last)
-            && !self.places.contains(&last)
+            && !self.present.contains(&last)
         {
             self.checkpoints.pop();
         }
         self.note_chunk(chunk);
     }
 
-    /// A restart leaves these chunks behind.
+    /// Removes chunks that a restart abandons.
     pub fn abandon(&mut self, chunks: &[ChunkNumber]) {
         self.chunks.retain(|chunk| !chunks.contains(chunk));
     }
 
     fn push(&mut self, checkpoint: Checkpoint) {
         if self.find(&checkpoint.reference).is_none() {
-            self.places.push(self.checkpoints.len());
+            self.present.push(self.checkpoints.len());
             self.checkpoints.push(checkpoint);
         }
     }
@@ -339,35 +339,35 @@ impl Lineage {
         let kept = leading_to(&self.chunks, self.chunk_of(resume_from));
         self.chunks.truncate(kept);
         let Some(reference) = resume_from else {
-            self.places.clear();
+            self.present.clear();
             return;
         };
-        let found = self.place_of(reference);
-        let within = self.places.iter().position(|place| Some(*place) == found);
+        let found = self.index_of(reference);
+        let within = self.present.iter().position(|index| Some(*index) == found);
         match within {
-            Some(last) => self.places.truncate(last + 1),
-            None => self.places = found.into_iter().collect(),
+            Some(last) => self.present.truncate(last + 1),
+            None => self.present = found.into_iter().collect(),
         }
     }
 
     fn find_mut(&mut self, reference: &CheckpointRef) -> Option<&mut Checkpoint> {
-        let place = self.place_of(reference)?;
-        self.checkpoints.get_mut(place)
+        let index = self.index_of(reference)?;
+        self.checkpoints.get_mut(index)
     }
 
-    fn place_of(&self, reference: &CheckpointRef) -> Option<usize> {
+    fn index_of(&self, reference: &CheckpointRef) -> Option<usize> {
         self.checkpoints
             .iter()
             .position(|checkpoint| checkpoint.reference == *reference)
     }
 
-    fn place_at(&self, step: Step) -> Option<usize> {
-        let is_at = |place: &&usize| {
+    fn index_at(&self, step: Step) -> Option<usize> {
+        let is_at = |index: &&usize| {
             self.checkpoints
-                .get(**place)
+                .get(**index)
                 .is_some_and(|checkpoint| checkpoint.reference.step == step)
         };
-        self.places.iter().rfind(is_at).copied()
+        self.present.iter().rfind(is_at).copied()
     }
 
     /// The chunk that wrote a checkpoint.
@@ -375,7 +375,7 @@ impl Lineage {
         self.find(reference?)?.chunk
     }
 
-    /// The usable checkpoint with the lowest finite gate loss among these and their gates.
+    /// Among these checkpoints with their gates, the usable one with the lowest finite gate loss.
     fn lowest<'a>(
         &self,
         with_gates: impl Iterator<Item = (&'a Checkpoint, Option<CheckpointGate>)>,
@@ -398,11 +398,11 @@ impl Lineage {
     }
 }
 
-/// How many of `chunks` lead to what `chunk` wrote.
+/// How many of `chunks` come up to and including `chunk`.
 fn leading_to(chunks: &[ChunkNumber], chunk: Option<ChunkNumber>) -> usize {
     chunk
         .and_then(|chunk| chunks.iter().position(|number| *number == chunk))
-        .map_or(0, |place| place + 1)
+        .map_or(0, |index| index + 1)
 }
 
 fn step_of(reference: Option<&CheckpointRef>) -> Step {

@@ -1,16 +1,16 @@
-//! A run's state, folded and decided by the rules that its log names.
+//! Folds and decides a run by the rules that its log requires.
 
 use super::command::{Command, Decision, Idle};
-use super::rules::{KNOWN, Known, Rules};
+use super::rules::{KNOWN, KnownRules, Rules};
 use super::run::RunState;
 use tinygate_events::Event;
 
-/// The state of a run, and the versions of the rules it may be decided by.
+/// The state of a run, and the known versions of the rules.
 ///
-/// The state is plain data. The rules are those whose number stands in the log's first event.
+/// The state is plain data. The log's first event gives the version of its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    known: Known,
+    known: KnownRules,
     state: RunState,
 }
 
@@ -23,12 +23,12 @@ impl Default for Machine {
 
 impl Machine {
     /// A machine before the first event.
-    pub const fn new(known: Known) -> Machine {
+    pub const fn new(known: KnownRules) -> Machine {
         Machine::at(known, RunState::empty())
     }
 
-    /// A machine that continues from a state.
-    pub const fn at(known: Known, state: RunState) -> Machine {
+    /// A machine with a given state.
+    pub const fn at(known: KnownRules, state: RunState) -> Machine {
         Machine { known, state }
     }
 
@@ -40,12 +40,12 @@ impl Machine {
         self.state
     }
 
-    pub const fn known(&self) -> Known {
+    pub const fn known(&self) -> KnownRules {
         self.known
     }
 
-    /// Folds an event into the state. Total: whatever arrives, there is a state after it. Where
-    /// the log's rules are not known it is folded by the newest, so that people can read it.
+    /// Folds an event into the state. Every sequence of events gives a state. If the log's rules
+    /// are unknown, the newest fold it, so that people can still read it.
     pub fn apply(&mut self, event: &Event) {
         let first = if let Event::RunCreated(created) = event {
             Some(created.rules)
@@ -60,7 +60,7 @@ impl Machine {
         (rules.apply)(&mut self.state, event);
     }
 
-    /// What comes next. By rules that are not known nothing is decided.
+    /// What to do next. If the log's rules are unknown, nothing.
     pub fn decide(&self) -> Decision {
         match self.rules() {
             None => Decision::Idle(Idle::NoRun),
@@ -69,7 +69,7 @@ impl Machine {
         }
     }
 
-    /// The command that waits for facts, if one is due.
+    /// The command that is due, if any.
     pub fn command(&self) -> Option<Command> {
         match self.decide() {
             Decision::Act(command) => Some(command),
@@ -77,12 +77,12 @@ impl Machine {
         }
     }
 
-    /// The number of the log's rules, where they are not known.
+    /// The version of the log's rules, if it is unknown.
     pub fn unknown_rules(&self) -> Option<u32> {
         self.rules()?.err()
     }
 
-    /// The log's rules, or their number where they are not known. `None`: the log is empty.
+    /// The log's rules, or their version if it is unknown. `None`: the log is empty.
     fn rules(&self) -> Option<Result<Rules, u32>> {
         let number = self.number()?;
         Some(self.known.find(number).ok_or(number))

@@ -1,16 +1,15 @@
-//! Decides what happens in a run. Two pure functions over plain data.
+//! Decides what happens in a run, with two pure functions on plain data.
 //!
-//! [`Machine::apply`] folds an event into the state; it is total and cannot fail.
-//! [`Machine::decide`] reads the state and says what comes next. Neither touches a
-//! clock, a file, a random number, a tensor or the environment: every such value
-//! reaches them inside an event. On numbers they use only `+ - * /`, square root
-//! and comparisons.
+//! [`Machine::apply`] folds an event into the state and cannot fail. [`Machine::decide`]
+//! reads the state and returns what to do next. Neither uses a clock, a file, a random
+//! number, a tensor or the environment: all such values arrive in events. Their arithmetic
+//! is limited to `+ - * /`, square root and comparisons.
 //!
-//! Invariant: for given rules, the same events in the same order give the same
-//! decisions, byte for byte, on every computer. [`rules`] holds the versions of the
-//! rules; a [`Machine`] folds and decides a log by those that its first event names.
+//! Invariant: for the same rules, the same events in the same order give the same
+//! decisions, byte for byte, on every computer. [`rules`] has the versions of the rules; a
+//! log's first event says which of them applies.
 //!
-//! The transition tables stand at the top of [`run`] and [`stage`].
+//! The transition tables are at the top of [`run`] and [`stage`].
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -41,6 +40,6 @@ pub use edition::Edition;
 pub use findings::vacuous_limits;
 pub use lineage::{Checkpoint, CheckpointGate, Judgement, Lineage};
 pub use machine::Machine;
-pub use rules::{Known, RULES, Rules};
+pub use rules::{KnownRules, RULES, Rules};
 pub use run::{ProcessState, RunPhase, RunState};
 pub use stage::{Phase, StageState};

@@ -1,7 +1,7 @@
-//! The versions of the rules that a build knows.
+//! The versions of the rules that this build knows.
 //!
-//! Invariant: what stands in a version of [`KNOWN`] and is released stays. A change that
-//! alters any decision is a new version behind the last.
+//! Invariant: a released version in [`KNOWN`] never changes. Any change to decisions needs a
+//! new version after the last.
 
 use core::fmt;
 
@@ -13,11 +13,11 @@ use tinygate_events::Event;
 /// One version of the rules.
 #[derive(Clone, Copy)]
 pub struct Rules {
-    /// What the first event of a log says.
+    /// The version, as in the first event of a log.
     pub number: u32,
     /// Folds an event into the state.
     pub apply: fn(&mut RunState, &Event),
-    /// Says what comes next.
+    /// Returns what to do next.
     pub decide: fn(&RunState) -> Decision,
 }
 
@@ -28,7 +28,7 @@ pub const ONE: Rules = Rules {
     decide: |state| run::decide(state, Edition::One),
 };
 
-/// Those of new runs. They freeze with the first release.
+/// Used for new runs. Frozen with the first release.
 pub const TWO: Rules = Rules {
     number: 2,
     apply: run::apply,
@@ -36,23 +36,23 @@ pub const TWO: Rules = Rules {
 };
 
 /// The rules that this build knows.
-pub const KNOWN: Known = Known {
+pub const KNOWN: KnownRules = KnownRules {
     older: &[ONE],
     newest: TWO,
 };
 
-/// Version of the rules that new runs are decided by.
+/// Version of the rules for new runs.
 pub const RULES: u32 = KNOWN.newest.number;
 
-/// Versions of the rules. A [`Machine`](super::Machine) carries those it may decide by, so
-/// that others can be tried on a log without a build of their own.
+/// A set of versions of the rules. A [`Machine`](super::Machine) holds one, so that other rules
+/// can be tried on a log without another build.
 #[derive(Clone, Copy)]
-pub struct Known {
+pub struct KnownRules {
     pub older: &'static [Rules],
     pub newest: Rules,
 }
 
-impl Known {
+impl KnownRules {
     pub fn find(self, number: u32) -> Option<Rules> {
         self.all().find(|rules| rules.number == number)
     }
@@ -62,18 +62,18 @@ impl Known {
     }
 }
 
-// Functions have no equality that holds, and nothing to show: the numbers stand for them.
+// Functions cannot be compared or printed, so the version numbers represent them.
 
-impl PartialEq for Known {
-    fn eq(&self, other: &Known) -> bool {
-        let numbers = |known: Known| known.all().map(|rules| rules.number);
+impl PartialEq for KnownRules {
+    fn eq(&self, other: &KnownRules) -> bool {
+        let numbers = |known: KnownRules| known.all().map(|rules| rules.number);
         numbers(*self).eq(numbers(*other))
     }
 }
 
-impl Eq for Known {}
+impl Eq for KnownRules {}
 
-impl fmt::Debug for Known {
+impl fmt::Debug for KnownRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
             .entries(self.all().map(|rules| rules.number))

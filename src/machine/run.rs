@@ -1,4 +1,4 @@
-//! The run: its stages in order, then finished, or stopped.
+//! The run: its stages in order, then finished or stopped.
 //!
 //! ```text
 //! phase     awaits or records                      next phase
@@ -15,29 +15,29 @@
 //! finished  nothing
 //! ```
 //!
-//! Every other event leaves the phase as it is. [`TRANSITIONS`] is the same table
-//! as data; a test holds [`Machine::apply`](super::Machine::apply) to it.
+//! Every other event leaves the phase unchanged. [`TRANSITIONS`] is the same table as
+//! data; a test checks [`Machine::apply`](super::Machine::apply) against it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::command::{Command, Decision, Idle, UpstreamModel};
 use super::edition::Edition;
-use super::stage::{self, Folding, Phase, RunPolicy, StageState};
+use super::stage::{self, FoldContext, Phase, RunPolicy, StageState};
 use tinygate_events::{
     CheckpointDeleted, CheckpointRef, Event, FallbackGranted, FileRecord, InitFrom,
     InterruptReason, Policy, RunCreated, RunFinished, RunStopped, SettingChanged, SettingKey,
     SettingValue, StageName, StageStarted, Upstream,
 };
 
-/// Everything known of a run: the fold of its log, as plain data.
+/// The state of a run: the fold of its log, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunState {
     pub phase: RunPhase,
     pub created: Option<Box<RunCreated>>,
     pub stages: Vec<StageState>,
     pub fallback: Option<FallbackGranted>,
-    /// A person asked for disk space: `keep_last`, until an event other than a deletion.
+    /// `keep_last` of a person's request to free disk space, until an event other than a deletion.
     pub prune: Option<u32>,
     pub process: ProcessState,
 }
@@ -45,7 +45,7 @@ pub struct RunState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunPhase {
     Empty,
-    /// The stage at this place is under way.
+    /// The stage with this index is running.
     Running(usize),
     Finishing,
     Stopping(usize),
@@ -53,7 +53,7 @@ pub enum RunPhase {
     Stopped(usize),
 }
 
-/// A phase without what it carries.
+/// A phase without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RunPhaseKind {
     Empty,
@@ -77,8 +77,8 @@ impl RunPhase {
     }
 }
 
-/// Every pair of phase and event that changes the phase, or may: the phases it
-/// may lead to. A pair that is not here leaves the phase as it is.
+/// Every pair of phase and event that can change the phase, with the phases that can
+/// follow. Any other pair leaves the phase unchanged.
 pub const TRANSITIONS: &[(RunPhaseKind, &str, &[RunPhaseKind])] = {
     use RunPhaseKind::*;
     &[
@@ -92,14 +92,14 @@ pub const TRANSITIONS: &[(RunPhaseKind, &str, &[RunPhaseKind])] = {
     ]
 };
 
-/// Processes and interruptions, the part of the state in which a run that was
-/// killed may differ from one that was not.
+/// Processes and interruptions: the part of the state that depends on whether a run was
+/// killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessState {
     pub starts: u32,
-    /// Interruptions of the present chunk without a new checkpoint.
+    /// Interruptions of the current chunk without a new checkpoint.
     pub interruptions: u32,
-    /// The last process said why it ended, so its end is no failure.
+    /// The last process recorded why it ended, so its end does not count as an interruption.
     pub excused: bool,
 }
 
@@ -120,11 +120,11 @@ impl RunState {
         }
     }
 
-    /// The stage under way, or the one the run stopped in.
+    /// The current stage, or the one in which the run stopped.
     pub fn stage(&self) -> Option<&StageState> {
         match self.phase {
-            RunPhase::Running(place) | RunPhase::Stopping(place) | RunPhase::Stopped(place) => {
-                self.stages.get(place)
+            RunPhase::Running(index) | RunPhase::Stopping(index) | RunPhase::Stopped(index) => {
+                self.stages.get(index)
             }
             RunPhase::Empty | RunPhase::Finishing | RunPhase::Finished => None,
         }
@@ -138,14 +138,14 @@ impl RunState {
         self.created.as_ref().map(|created| &created.policy)
     }
 
-    /// The state without what a kill may change: two runs are alike when these are equal.
+    /// The state without the parts that a kill may change, for comparing runs.
     pub fn without_process(&self) -> RunState {
         let mut state = RunState {
             process: RunState::empty().process,
             ..self.clone()
         };
         for stage in &mut state.stages {
-            // A stopped stage keeps its chunk; where its last process went on from no longer matters.
+            // A stopped stage keeps its chunk, but where the chunk was last resumed no longer matters.
             if let (Phase::Stopped { .. }, Some(chunk)) = (&stage.phase, &mut stage.chunk) {
                 chunk.resume_from = None;
                 chunk.taken.clear();
@@ -155,7 +155,7 @@ impl RunState {
     }
 }
 
-/// The fold, the same by every version of the rules.
+/// The fold, which is the same in every version of the rules.
 pub(super) fn apply(state: &mut RunState, event: &Event) {
     if !matches!(event, Event::CheckpointDeleted(_)) {
         state.prune = None;
@@ -191,13 +191,13 @@ pub(super) fn apply(state: &mut RunState, event: &Event) {
         }
         Event::StageStopped(stopped) => {
             to_stage(state, &stopped.stage, event);
-            if let RunPhase::Running(place) = state.phase
+            if let RunPhase::Running(index) = state.phase
                 && state
                     .stages
-                    .get(place)
+                    .get(index)
                     .is_some_and(|stage| matches!(stage.phase, Phase::Stopped { .. }))
             {
-                state.phase = RunPhase::Stopping(place);
+                state.phase = RunPhase::Stopping(index);
             }
         }
         Event::RunFinished(_) => {
@@ -206,8 +206,8 @@ pub(super) fn apply(state: &mut RunState, event: &Event) {
             }
         }
         Event::RunStopped(_) => {
-            if let RunPhase::Stopping(place) = state.phase {
-                state.phase = RunPhase::Stopped(place);
+            if let RunPhase::Stopping(index) = state.phase {
+                state.phase = RunPhase::Stopped(index);
             }
         }
         Event::ChunkStarted(started) => {
@@ -239,7 +239,7 @@ pub(super) fn apply(state: &mut RunState, event: &Event) {
     }
 }
 
-/// What comes next.
+/// What to do next.
 pub(super) fn decide(state: &RunState, edition: Edition) -> Decision {
     let Some(created) = &state.created else {
         return Decision::Idle(Idle::NoRun);
@@ -254,13 +254,13 @@ pub(super) fn decide(state: &RunState, edition: Edition) -> Decision {
         RunPhase::Finishing => record(Event::RunFinished(RunFinished {
             stages: state.stages.len() as u32,
         })),
-        RunPhase::Stopping(place) => match state.stages.get(place) {
+        RunPhase::Stopping(index) => match state.stages.get(index) {
             Some(stage) => record(Event::RunStopped(RunStopped {
                 stage: stage.name().clone(),
             })),
             None => Decision::Idle(Idle::Stopped),
         },
-        RunPhase::Running(place) => match state.stages.get(place) {
+        RunPhase::Running(index) => match state.stages.get(index) {
             Some(stage) if stage.phase == Phase::Pending => {
                 record(start_stage(state, created, stage))
             }
@@ -273,7 +273,7 @@ pub(super) fn decide(state: &RunState, edition: Edition) -> Decision {
     }
 }
 
-/// Adds what the log says of the files of checkpoints that another stage wrote or the user gave.
+/// Adds the recorded files of checkpoints that another stage wrote or the user gave.
 fn with_files(state: &RunState, created: &RunCreated, decision: Decision) -> Decision {
     let files = |stage: &StageName, reference: &CheckpointRef| -> Vec<FileRecord> {
         let given = created
@@ -329,14 +329,14 @@ fn run_policy<'a>(created: &'a RunCreated, state: &RunState, edition: Edition) -
     }
 }
 
-fn folding(created: &RunCreated, state: &RunState) -> Folding {
-    Folding {
+fn fold_context(created: &RunCreated, state: &RunState) -> FoldContext {
+    FoldContext {
         max_chunk_failures: created.policy.max_chunk_failures,
         pruning: state.prune.is_some(),
     }
 }
 
-/// The next checkpoint that goes because a person asked for disk space.
+/// The next deletion that a person's request to free disk space causes.
 fn pruned(state: &RunState) -> Option<Event> {
     let keep_last = state.prune?;
     state.stages.iter().find_map(|stage| {
@@ -412,15 +412,15 @@ fn newest_accepted(state: &RunState) -> Option<CheckpointRef> {
 }
 
 fn on_stage_passed(state: &mut RunState) {
-    if let RunPhase::Running(place) = state.phase {
+    if let RunPhase::Running(index) = state.phase {
         if state
             .stages
-            .get(place)
+            .get(index)
             .is_none_or(|stage| stage.passed().is_none())
         {
             return;
         }
-        let next = place + 1;
+        let next = index + 1;
         state.phase = if next < state.stages.len() {
             RunPhase::Running(next)
         } else {
@@ -437,13 +437,13 @@ fn on_setting_changed(state: &mut RunState, changed: &SettingChanged, event: &Ev
             to_unfinished_stages(state, event);
         }
     }
-    if let RunPhase::Stopping(place) | RunPhase::Stopped(place) = state.phase {
+    if let RunPhase::Stopping(index) | RunPhase::Stopped(index) = state.phase {
         let reopened = state
             .stages
-            .get(place)
+            .get(index)
             .is_some_and(|stage| matches!(stage.phase, Phase::Reopening { .. }));
         if reopened {
-            state.phase = RunPhase::Running(place);
+            state.phase = RunPhase::Running(index);
         }
     }
 }
@@ -461,21 +461,21 @@ fn to_stage(state: &mut RunState, name: &StageName, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = folding(created, state);
+    let run = fold_context(created, state);
     if let Some(stage) = state.stages.iter_mut().find(|stage| stage.name() == name) {
         stage::evolve(run, stage, event);
     }
 }
 
 fn to_current_stage(state: &mut RunState, event: &Event) {
-    let RunPhase::Running(place) = state.phase else {
+    let RunPhase::Running(index) = state.phase else {
         return;
     };
     let Some(created) = &state.created else {
         return;
     };
-    let run = folding(created, state);
-    if let Some(stage) = state.stages.get_mut(place) {
+    let run = fold_context(created, state);
+    if let Some(stage) = state.stages.get_mut(index) {
         stage::evolve(run, stage, event);
     }
 }
@@ -484,7 +484,7 @@ fn to_unfinished_stages(state: &mut RunState, event: &Event) {
     let Some(created) = &state.created else {
         return;
     };
-    let run = folding(created, state);
+    let run = fold_context(created, state);
     for stage in state
         .stages
         .iter_mut()

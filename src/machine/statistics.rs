@@ -1,19 +1,19 @@
-//! The few statistics gates need, exact on every machine.
+//! The statistics that gates need, with the same bits on every machine.
 //!
-//! Only `+ - * /`, square root and comparisons: IEEE 754 fixes their bits, so
-//! a decision does not depend on a maths library. Sums run in the order given.
+//! They use only `+ - * /`, square root and comparisons, whose results IEEE 754 defines
+//! exactly, so decisions do not depend on a maths library. Sums add in the given order.
 
 use alloc::vec::Vec;
 
 use tinygate_sqrt::sqrt;
 
-/// Arithmetic mean; `None` of nothing.
+/// Arithmetic mean. `None` for no values.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| sum(values) / values.len() as f64)
 }
 
-/// Median, with a NaN sorted as plus infinity; the mean of the middle two when
-/// their number is even. `None` of nothing.
+/// Median, with NaN sorted as plus infinity. For an even number of values, the mean of the
+/// middle two. `None` for no values.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted: Vec<f64> = values
         .iter()
@@ -59,7 +59,7 @@ pub fn standard_error_of_difference(a: &[f64], b: &[f64]) -> f64 {
     sqrt(share(a) + share(b))
 }
 
-/// Squared Pearson correlation; `None` where a variance is 0 or a value is not finite.
+/// Squared Pearson correlation. `None` if a variance is 0 or a value is not finite.
 pub fn r_squared(pairs: &[(f64, f64)]) -> Option<f64> {
     let xs: Vec<f64> = pairs.iter().map(|pair| pair.0).collect();
     let ys: Vec<f64> = pairs.iter().map(|pair| pair.1).collect();
@@ -78,12 +78,12 @@ pub fn r_squared(pairs: &[(f64, f64)]) -> Option<f64> {
     (xx > 0.0 && yy > 0.0 && r_squared.is_finite()).then_some(r_squared)
 }
 
-/// Its variance is 0 in truth, where rounding may make the computed one larger.
+/// Whether the exact variance is 0; the computed one may be larger because of rounding.
 fn is_constant(values: &[f64]) -> bool {
     values.windows(2).all(|pair| pair[0] == pair[1])
 }
 
-/// The windows of the dynamics criteria over `n` samples, by integer division.
+/// The windows of samples that criteria compare.
 pub struct Windows<'a> {
     pub middle_third: &'a [f64],
     pub last_third: &'a [f64],
@@ -91,7 +91,7 @@ pub struct Windows<'a> {
     pub last_tenth: &'a [f64],
 }
 
-/// `[n/3, 2n/3)`, `[2n/3, n)`, and tenths of `max(1, n/10)`.
+/// For `n` samples, with integer division: `[n/3, 2n/3)`, `[2n/3, n)`, and tenths of `max(1, n/10)`.
 pub fn windows(samples: &[f64]) -> Windows<'_> {
     let n = samples.len();
     let (first, second) = (n / 3, 2 * n / 3);
@@ -119,10 +119,10 @@ mod tests {
 
     #[test]
     fn medians() {
-        check_median("of nothing there is none", &[], None);
-        check_median("of one it is that one", &[3.0], Some(3.0));
+        check_median("no values", &[], None);
+        check_median("one value", &[3.0], Some(3.0));
         check_median("order does not matter", &[3.0, 1.0, 2.0], Some(2.0));
-        check_median("of two it is their mean", &[1.0, 2.0], Some(1.5));
+        check_median("the mean of two values", &[1.0, 2.0], Some(1.5));
         check_median(
             "a NaN sorts as plus infinity",
             &[f64::NAN, 1.0, 2.0],
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn window_sizes_follow_integer_division() {
+    fn window_sizes_use_integer_division() {
         check_windows(0, (0, 0), 0);
         check_windows(1, (0, 1), 1);
         check_windows(10, (3, 4), 1);
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(
             r_squared(&[tenth(1), tenth(2), tenth(4), tenth(8), tenth(9), tenth(11)]),
             None,
-            "nor one whose mean is rounded"
+            "nor has a constant whose mean is rounded"
         );
         assert_eq!(r_squared(&[]), None);
         assert_eq!(r_squared(&[(1.0, f64::NAN), (2.0, 3.0)]), None);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tinygate::controller::{ControlError, Controller, Ending, Host, Observer};
 use tinygate::events::{Event, Record, Seq};
 use tinygate::machine::rules::KNOWN;
-use tinygate::machine::{Known, RunState};
+use tinygate::machine::{KnownRules, RunState};
 use tinygate::store::{AppendError, EventLog, MemoryLog};
 use tinygate::trainer::{Channels, Patience, Progress, StopRequest, Trainer};
 
@@ -105,7 +105,7 @@ pub fn lived(before: &[Record], facts: Vec<Event>, script: Script) -> Result<Liv
 /// # Errors
 /// As there.
 pub fn lived_by(
-    known: Known,
+    known: KnownRules,
     before: &[Record],
     facts: Vec<Event>,
     script: Script,
@@ -118,7 +118,7 @@ pub fn lived_by(
     let clock = Ticks::from(last.saturating_add(1000));
     // Nothing is kept in it but the links to passed stages' checkpoints.
     let directory = tempfile::tempdir().map_err(no_directory)?;
-    let controller = Controller::open_knowing(known, &log, directory.path(), || clock.read())?;
+    let controller = Controller::open_with_rules(known, &log, directory.path(), || clock.read())?;
     let life = live_on(controller, facts, ScriptedTrainer::new(script), &mut Quiet)?;
     Ok(Lived {
         ending: life.ending?,

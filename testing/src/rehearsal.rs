@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tinygate::events::stored::document::{Document, DocumentError};
 use tinygate::events::{Action, Applies, CriterionTest, Event, Policy, Rung, Scalar};
-use tinygate::machine::rules::{KNOWN, Known, ONE, Rules, TWO};
+use tinygate::machine::rules::{KNOWN, KnownRules, ONE, Rules, TWO};
 use tinygate::machine::{Decision, RunState};
 
 /// What a build knows that has all of them.
-pub const REHEARSED: Known = Known {
+pub const REHEARSED: KnownRules = KnownRules {
     older: &[ONE, TWO],
     newest: NEXT,
 };

@@ -1,13 +1,13 @@
-//! The one function of a maths library that a decision may call.
+//! The square root: the only maths-library function that a decision may call.
 //!
-//! IEEE 754 fixes the bits of a square root, as it does those of `+ - * /`. It fixes those of no
-//! other function here, so this crate exports nothing else, and the machine depends on no
-//! maths library itself.
+//! IEEE 754 defines the result of a square root exactly, as it does for `+ - * /`, but not those of
+//! other functions. So this crate exports nothing else, and the machine itself depends on no maths
+//! library.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-/// The square root, rounded to nearest, ties to even. NaN below 0.
+/// The square root, rounded to nearest, ties to even. NaN for negative values.
 pub fn sqrt(value: f64) -> f64 {
     libm::sqrt(value)
 }
@@ -31,7 +31,7 @@ mod tests {
     }
 
     #[test]
-    fn values_at_the_edges() {
+    fn edge_cases() {
         for value in [
             0.0,
             -0.0,
@@ -54,7 +54,7 @@ mod tests {
         }
     }
 
-    /// Squares and their neighbours are where rounding is decided.
+    /// Rounding errors show at squares and their neighbours.
     #[test]
     fn squares_and_their_neighbours() {
         for root in 1..20_000_u32 {
@@ -66,8 +66,8 @@ mod tests {
     }
 
     #[test]
-    fn bit_patterns_of_every_kind() {
-        // A multiplicative sequence modulo 2^64 reaches every exponent and both signs.
+    fn many_bit_patterns() {
+        // A linear congruential sequence modulo 2^64 reaches every exponent and both signs.
         let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
         for _ in 0..1_000_000 {
             check(f64::from_bits(bits));

@@ -1,4 +1,4 @@
-//! What a gate is answered with, and what a stage that stopped there is reopened with.
+//! The answer to a gate, and to reopening a stage that stopped there.
 
 use alloc::vec::Vec;
 
@@ -19,7 +19,7 @@ fn evaluate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> Evalu
     gate::evaluate(&stage.policy, &inputs)
 }
 
-/// Evaluates the gate and decides; precedence: stop, restart, rung.
+/// Evaluates the gate and decides. A stop takes precedence over a restart, and a restart over a rung.
 pub fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -> GateDecided {
     let evaluation = evaluate(run, stage, chunk);
     if evaluation.passed() {
@@ -39,8 +39,8 @@ pub fn decide_gate(run: RunPolicy<'_>, stage: &StageState, chunk: &ChunkState) -
     fail_gate(stage, chunk, decided, start, climb)
 }
 
-/// No checkpoint is left from which a failed chunk could run again. The stage restarts from fresh
-/// weights, with one more failure and one rung, recorded as a gate's decision.
+/// Restarts the stage from fresh weights, since no checkpoint is left from which the failed chunk could
+/// run again. Counts as a failure, applies a rung, and is recorded as a gate's decision.
 pub fn restart_without_gate(
     run: RunPolicy<'_>,
     stage: &StageState,
@@ -57,7 +57,7 @@ pub fn restart_without_gate(
     )
 }
 
-/// One more failure: a rung and the checkpoint to resume from, or the stop.
+/// Counts a failure: applies a rung and chooses the checkpoint to resume from, or stops.
 fn fail_gate(
     stage: &StageState,
     chunk: &ChunkState,
@@ -97,7 +97,7 @@ fn fail_gate(
     decided
 }
 
-/// A decision to continue; a failed gate changes it.
+/// A decision to continue, which a failed gate changes.
 fn undecided(stage: &StageState, chunk: &ChunkState, evaluation: Evaluation) -> GateDecided {
     GateDecided {
         decision: Action::Continue,
@@ -108,7 +108,7 @@ fn undecided(stage: &StageState, chunk: &ChunkState, evaluation: Evaluation) -> 
     }
 }
 
-/// A failed chunk stops its stage: the stop, recorded as a gate's decision.
+/// The stop of a stage after a failed chunk, recorded as a gate's decision.
 pub fn stop_without_gate(
     stage: &StageState,
     chunk: &ChunkState,
@@ -120,7 +120,7 @@ pub fn stop_without_gate(
     decided
 }
 
-/// A gate's decision for a chunk that has no gate. It stops; the caller may change that.
+/// A gate's decision for a chunk without a gate. It stops, unless the caller changes that.
 fn without_gate(stage: &StageState, chunk: &ChunkState, step: Step) -> GateDecided {
     GateDecided {
         stage: stage.name().clone(),
@@ -143,12 +143,12 @@ fn without_gate(stage: &StageState, chunk: &ChunkState, step: Step) -> GateDecid
     }
 }
 
-/// What was due when the stage stopped.
+/// Does what was due when the stage stopped.
 ///
-/// After a gate: its rung, and the checkpoint to resume from. Where no rung applies, the stage
-/// continues without one, and its target is extended beyond the limit if need be, since a person
-/// asked for it. After a chunk that failed without a gate: that chunk again, or a restart where
-/// no checkpoint is left to run it from.
+/// After a gate: applies its rung and resumes from a checkpoint. If no rung applies, the stage
+/// continues without one. The target may be extended beyond the limit, since a person asked for it.
+/// After a chunk that failed without a gate: runs the chunk again, or restarts if no checkpoint is
+/// left to run it from.
 pub fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopened {
     let mut reopened = StageReopened {
         stage: stage.name().clone(),
@@ -168,7 +168,7 @@ pub fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopen
     if stage.is_start_lost(chunk) {
         let climb = climb_without_gate(run, stage);
         if let Ok(retry) = Retry::new(stage, chunk, Start::FRESH, climb, true) {
-            take(&mut reopened, retry);
+            apply_retry(&mut reopened, retry);
         }
         return reopened;
     }
@@ -182,12 +182,12 @@ pub fn reopen(run: RunPolicy<'_>, stage: &StageState, step: Step) -> StageReopen
     reopened.resume_from = start.resume_from().cloned();
     let climb = climb_after_gate(run, stage, chunk, &evaluation);
     if let Ok(retry) = Retry::new(stage, chunk, start, climb, true) {
-        take(&mut reopened, retry);
+        apply_retry(&mut reopened, retry);
     }
     reopened
 }
 
-fn take(reopened: &mut StageReopened, retry: Retry) {
+fn apply_retry(reopened: &mut StageReopened, retry: Retry) {
     reopened.decision = retry.action();
     reopened.config_patch_applied = retry.patches;
     reopened.cursor = retry.climb.cursor;
@@ -197,8 +197,8 @@ fn take(reopened: &mut StageReopened, retry: Retry) {
     reopened.restart = retry.restart;
 }
 
-/// Criteria that failed at the last gate, each with the number of gates at which it did. Empty
-/// where no gate is the cause of the stop. The decision on a failed chunk is not a gate.
+/// The criteria that failed at the last gate, each with the number of gates at which it failed. Empty
+/// if the stage did not stop because of gates. The decision on a failed chunk is not a gate.
 pub fn blocking(stage: &StageState, reason: &StopReason) -> Vec<Blocking> {
     let by_gates = match reason {
         StopReason::RetriesExceeded { .. }

@@ -1,24 +1,24 @@
-//! What a stage is told of its run.
+//! The parts of the run that a stage depends on.
 
 use crate::edition::Edition;
 use tinygate_events::Policy;
 
-/// Policy of the whole run that a stage is decided by.
+/// The parts of the run that a stage's decisions depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct RunPolicy<'a> {
     pub policy: &'a Policy,
-    /// Interruptions of the present chunk without a new checkpoint.
+    /// Interruptions of the current chunk without a new checkpoint.
     pub interruptions: u32,
-    /// A stage of the run has deferred fewer actions.
+    /// A stage of the run has deferred a patch.
     pub deferred: bool,
     pub edition: Edition,
 }
 
-/// The part of the run that folding a stage's events depends on. Folding is the same by every
+/// The parts of the run that folding a stage's events depends on. Folding is the same in every
 /// version of the rules.
 #[derive(Clone, Copy, Debug)]
-pub struct Folding {
+pub struct FoldContext {
     pub max_chunk_failures: u32,
-    /// Retention deletes on a person's request.
+    /// A person's request to free disk space is in force.
     pub pruning: bool,
 }

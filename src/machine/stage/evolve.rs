@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::context::Folding;
+use super::context::FoldContext;
 use super::failure::stop_reason;
 use super::state::{GateSummary, Next, Phase, StageState, effective_batch};
 use crate::chunk::{ChunkState, Previous};
@@ -17,7 +17,7 @@ use tinygate_events::{
 };
 
 /// Folds an event that concerns this stage.
-pub fn evolve(run: Folding, stage: &mut StageState, event: &Event) {
+pub fn evolve(run: FoldContext, stage: &mut StageState, event: &Event) {
     match event {
         Event::StageStarted(event) => on_stage_started(stage, event),
         Event::StageMeasured(event) => on_stage_measured(stage, event),
@@ -39,7 +39,7 @@ pub fn evolve(run: Folding, stage: &mut StageState, event: &Event) {
         }
         Event::ChunkFinished(event) => on_chunk_finished(stage, event),
         Event::ChunkFailed(event) => on_chunk_failed(stage, event),
-        // The process that trained is gone.
+        // The process that was training has ended.
         Event::ProcessStarted(_) => {
             if stage.phase == Phase::Training {
                 stage.phase = Phase::Rewinding;
@@ -107,7 +107,7 @@ fn on_stage_measured(stage: &mut StageState, event: &StageMeasured) {
 
 fn on_metrics_logged(stage: &mut StageState, event: &MetricsLogged) {
     for column in &event.columns {
-        if gate::is_wanted(&stage.policy, &column.name)
+        if gate::keeps_samples(&stage.policy, &column.name)
             && let Some(chunk) = stage.current(event.chunk, event.attempt)
         {
             chunk.add(column);
@@ -115,7 +115,7 @@ fn on_metrics_logged(stage: &mut StageState, event: &MetricsLogged) {
     }
 }
 
-fn on_checkpoint_deleted(run: Folding, stage: &mut StageState, event: &CheckpointDeleted) {
+fn on_checkpoint_deleted(run: FoldContext, stage: &mut StageState, event: &CheckpointDeleted) {
     if run.pruning || matches!(stage.phase, Phase::Recording { .. }) {
         stage.lineage.delete(&event.checkpoint);
     }
@@ -160,8 +160,8 @@ fn on_chunk_started(stage: &mut StageState, event: &ChunkStarted) {
     stage.phase = Phase::Training;
 }
 
-/// The gate that the chunk's start belongs to: that of the chunk which wrote the
-/// checkpoint, whether at its end or on its way.
+/// The gate of the chunk that wrote the checkpoint from which this chunk starts, whether it
+/// wrote it at its end or before.
 fn previous_of(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Previous {
     if stage.trend_reset {
         return Previous::None;
@@ -184,8 +184,8 @@ fn on_checkpoint_written(stage: &mut StageState, event: &CheckpointWritten) {
     }
 }
 
-/// Rejects the checkpoint. What was about to start from it, or to hand it on, starts from the
-/// newest that is left instead; a chunk in training is rewound by the next process.
+/// Rejects the checkpoint. If the stage was about to start a chunk from it or to pass with it, it
+/// starts a chunk from the newest remaining one instead. The next process rewinds a chunk in training.
 fn on_checkpoint_given_up(stage: &mut StageState, event: &CheckpointGivenUp) {
     if !stage.lineage.give_up(event) {
         return;
@@ -232,8 +232,8 @@ fn on_chunk_failed(stage: &mut StageState, event: &ChunkFailed) {
     }
 }
 
-/// The rest of the chunk is trained by the settings in force: a person may have
-/// changed some while no process ran.
+/// The rest of the chunk uses the current settings, since a person may have changed some
+/// while no process was running.
 fn on_samples_superseded(stage: &mut StageState, event: &SamplesSuperseded) {
     if stage.phase != Phase::Rewinding {
         return;
@@ -300,7 +300,7 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
             event.restart.as_ref(),
             event.resume_from.as_ref(),
         ),
-        // The chunk stays, so that a person who allows more gets what was due.
+        // The chunk is kept, so that a reopened stage can do what was due.
         Action::Stop => {
             if let Some(chunk) = &mut stage.chunk {
                 chunk.forget_resumes();
@@ -313,8 +313,8 @@ fn on_gate_decided(stage: &mut StageState, event: &GateDecided) {
     }
 }
 
-/// Notes what a gate said, on its checkpoint too. What puts a failed chunk into
-/// words has no criteria, and is no gate of a checkpoint.
+/// Records a gate's result, also on its checkpoint. A decision without criteria is about a
+/// failed chunk, not a gate, so it does not concern a checkpoint.
 fn note_gate(stage: &mut StageState, event: &GateDecided) {
     let failed: Vec<CriterionResult> = event
         .criteria
@@ -380,7 +380,7 @@ fn on_patch_applied(stage: &mut StageState, patch: &SettingPatch) {
     if target < stage.settings.n_updates {
         stage.extensions = stage.extensions.saturating_add(1);
     }
-    // A rung reshapes the curve; a failed final gate leaves the rate at its end value.
+    // A rung also extends the curve; after a failed final gate the rate stays at its end value.
     if patch.key == SettingKey::NUpdates && matches!(patch.why, PatchReason::Rung(_)) {
         stage.settings.schedule_updates = stage.settings.n_updates;
     }
@@ -403,7 +403,7 @@ fn on_patch_deferred(stage: &mut StageState, patch: &SettingPatch) {
     }
 }
 
-fn on_failure_decided(run: Folding, stage: &mut StageState, event: &FailureDecided) {
+fn on_failure_decided(run: FoldContext, stage: &mut StageState, event: &FailureDecided) {
     let failed_at = if let Phase::Failed { step, .. } = stage.phase {
         Some(step)
     } else {

@@ -1,4 +1,4 @@
-//! What a chunk that failed without a gate is answered with.
+//! The answer to a chunk that failed without a gate.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use tinygate_events::{
     SettingPatch, SettingValue, StopReason,
 };
 
-/// Runs the chunk again, or stops the stage.
+/// Decides whether to run the chunk again or to stop the stage.
 pub fn decide_failure(
     policy: &Policy,
     stage: &StageState,
@@ -55,7 +55,7 @@ pub fn decide_failure(
     decided
 }
 
-/// Half the batch, and accumulation raised to make up for it. `None` at the floor.
+/// Halves the batch and raises accumulation to compensate. `None`: the batch is at its minimum.
 pub fn halve_batch(stage: &StageState) -> Option<(Vec<SettingPatch>, EffectiveBatch)> {
     let floor = u64::from(stage.policy.batch_size_min.max(1));
     let batch = u64::from(stage.settings.batch_size_per_gpu);

@@ -1,4 +1,4 @@
-//! One stage: from its start through chunks and gates to passed or stopped.
+//! A stage: from its start through chunks and gates until it has passed or stopped.
 //!
 //! ```text
 //! phase       awaits or records                        next phase
@@ -33,9 +33,9 @@
 //!
 //! recording   sees    checkpoint_given_up              recording, from an older one
 //!
-//! Every other event leaves the phase as it is: a fact of another chunk or
-//! attempt is late, doubled or void, and changes nothing. [`TRANSITIONS`] is the
-//! same table as data; a test holds [`evolve`] to it.
+//! Every other event leaves the phase unchanged: a fact about another chunk or attempt is
+//! late, repeated or superseded. [`TRANSITIONS`] is the same table as data; a test checks
+//! [`evolve`] against it.
 
 mod answer;
 mod context;
@@ -49,7 +49,7 @@ mod state;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-pub use context::{Folding, RunPolicy};
+pub use context::{FoldContext, RunPolicy};
 pub use evolve::evolve;
 pub(super) use next::prunable;
 pub use state::{GateSummary, Next, Phase, PhaseKind, StageState};
@@ -63,8 +63,8 @@ use tinygate_events::{
     Upstream,
 };
 
-/// Every pair of phase and event that changes the phase, or may: the phases it
-/// may lead to. A pair that is not here leaves the phase as it is.
+/// Every pair of phase and event that can change the phase, with the phases that can
+/// follow. Any other pair leaves the phase unchanged.
 pub const TRANSITIONS: &[(PhaseKind, &str, &[PhaseKind])] = {
     use PhaseKind::*;
     &[
@@ -92,11 +92,11 @@ pub const TRANSITIONS: &[(PhaseKind, &str, &[PhaseKind])] = {
     ]
 };
 
-/// What the stage does next. `None`: it has ended.
+/// What to do next. `None`: nothing, since the stage has not started or has ended.
 pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
     let name = stage.name().clone();
     match &stage.phase {
-        // The run starts a stage, since it knows what came before.
+        // The run starts a stage, since it knows the stages before.
         Phase::Pending | Phase::Passed { .. } | Phase::Stopped { .. } => None,
         Phase::Measuring => Some(Decision::Act(Command::MeasureStage(MeasureStage {
             stage: name,
@@ -124,7 +124,7 @@ pub fn decide(run: RunPolicy<'_>, stage: &StageState) -> Option<Decision> {
         Phase::Rewinding => Some(judge_first(stage).unwrap_or_else(|| {
             let often = run.policy.max_interruptions.max(1) <= run.interruptions;
             match &stage.chunk {
-                // Its process went away before it could say so.
+                // The process ended before it could report this.
                 Some(chunk) if stage.lineage.newest_step() < chunk.from => {
                     fail(run.policy, stage, chunk, FailureCause::CheckpointUnloadable)
                 }
@@ -175,7 +175,7 @@ fn train(stage: &StageState, chunk: &ChunkState) -> Decision {
             files: known
                 .map(|checkpoint| checkpoint.files.clone())
                 .unwrap_or_default(),
-            // What the user gave is known to the run, not to the stage.
+            // Set by the run, which knows the checkpoints given by the user.
             fresh_optimizer: false,
         }
     });
@@ -194,7 +194,7 @@ fn train(stage: &StageState, chunk: &ChunkState) -> Decision {
     })))
 }
 
-/// The models a stage builds on. Their hashes are known to the run, not to the stage.
+/// The models that a stage builds on. The run, which knows their files, adds them.
 fn upstream(stage: &StageState) -> Vec<UpstreamModel> {
     let model = |upstream: &Upstream| UpstreamModel {
         stage: upstream.stage.clone(),
@@ -210,7 +210,7 @@ fn fail(policy: &Policy, stage: &StageState, chunk: &ChunkState, cause: FailureC
     )))
 }
 
-/// A checkpoint that nobody has judged yet has to be judged first.
+/// The command to judge the first checkpoint that was not judged yet, if any.
 fn judge_first(stage: &StageState) -> Option<Decision> {
     let waiting = stage.lineage.unjudged()?;
     Some(Decision::Act(Command::JudgeCheckpoint(JudgeCheckpoint {
@@ -220,7 +220,7 @@ fn judge_first(stage: &StageState) -> Option<Decision> {
     })))
 }
 
-/// Continues the chunk from the newest accepted checkpoint.
+/// Resumes the chunk from the newest accepted checkpoint.
 fn rewind(stage: &StageState) -> Decision {
     let (chunk, attempt) = stage
         .chunk

@@ -1,4 +1,4 @@
-//! What follows the recording of patches: deletions, then a chunk, or the end of the stage.
+//! What is recorded after a decision: patches, deletions, then a chunk or the end of the stage.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -13,7 +13,7 @@ use tinygate_events::{
     PatchDeferred, SettingPatch, StagePassed, StageStopped, Step, StopReason,
 };
 
-/// The next event to record while patches are.
+/// The next event in the phase `Recording`.
 pub fn next_record(
     run: RunPolicy<'_>,
     stage: &StageState,
@@ -60,7 +60,7 @@ pub fn next_record(
     }
 }
 
-/// The next checkpoint that retention lets go, given what comes next.
+/// The next checkpoint that retention may delete, given what comes next.
 fn expendable<'a>(
     keep_last: u32,
     stage: &'a StageState,
@@ -82,8 +82,8 @@ fn expendable<'a>(
     })
 }
 
-/// The next checkpoint that may go when a person asks for disk space, whatever the phase.
-/// One that waits for its verdict stays.
+/// The next checkpoint to delete when a person asks to free disk space, in any phase. Checkpoints
+/// that were not judged yet are kept.
 pub fn prunable(keep_last: u32, stage: &StageState) -> Option<&Checkpoint> {
     let next = match &stage.phase {
         Phase::Recording { next, .. } => Some(next),
@@ -124,9 +124,9 @@ fn start_chunk(stage: &StageState, resume_from: Option<&CheckpointRef>) -> Event
     })
 }
 
-/// A chunk further, or at the target: no chunk is too short for its gate to pass, nor
-/// leaves one that is. Past the target (a checkpoint given there, a target that a
-/// person lowered) it is a whole chunk further.
+/// The step of the next gate: one chunk further, but at most the target. Neither this chunk
+/// nor the one after it may be too short for its gate to pass. Past the target, for example
+/// because a person lowered it, the gate is always one chunk further.
 fn next_gate(stage: &StageState, from: u64) -> u64 {
     let target = stage.settings.n_updates;
     let least = gate::updates_min(&stage.policy.criteria);
@@ -144,7 +144,7 @@ fn run_again(stage: &StageState) -> Event {
     let resume_from = stage.lineage.newest_reference();
     let start = stage.lineage.newest_step();
     if start < chunk.from {
-        // The checkpoint the chunk began from is gone: its range cannot be had again.
+        // The checkpoint from which the chunk started is gone, so its range cannot be trained again.
         return start_chunk(stage, resume_from.as_ref());
     }
     let Some(attempt) = chunk.attempt.next() else {

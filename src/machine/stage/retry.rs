@@ -21,8 +21,8 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Fails where the target would have to be extended and may not be, or where the restarts
-    /// are used up.
+    /// Fails if the target would have to be extended but must not be, or if there are no more restart
+    /// numbers.
     pub fn new(
         stage: &StageState,
         chunk: &ChunkState,
@@ -70,7 +70,7 @@ pub fn climb_without_gate(run: RunPolicy<'_>, stage: &StageState) -> Climb {
     climb(stage, &situation_without_gate(run, stage))
 }
 
-/// The stage's target may be extended once more.
+/// Whether the stage's target may be extended once more.
 pub fn may_extend(stage: &StageState) -> bool {
     stage.extensions < stage.max_retries
 }
@@ -108,7 +108,7 @@ fn climb(stage: &StageState, situation: &Situation<'_>) -> Climb {
     ladder::climb(&stage.policy, stage.cursor, &stage.settings, situation)
 }
 
-/// Metrics that a criterion asked for in vain.
+/// The metrics whose criterion failed.
 fn failed_metrics<'a>(policy: &'a StagePolicy, criteria: &[CriterionResult]) -> Vec<&'a str> {
     let failed = |(criterion, result): (&'a Criterion, &CriterionResult)| {
         if let CriterionTest::MetricAtLeast { metric, .. } = &criterion.test
@@ -127,8 +127,8 @@ fn failed_metrics<'a>(policy: &'a StagePolicy, criteria: &[CriterionResult]) -> 
         .collect()
 }
 
-/// A failed gate whose resume step is at or past the target extends it, so that
-/// there is a next chunk. A rung that extends too, but not as far, goes as far.
+/// If the resume step of a failed gate is at or past the target, extends the target so that
+/// there is a next chunk. A rung that extends it less is raised to the same target.
 fn with_extension(
     stage: &StageState,
     resume_from: Option<&CheckpointRef>,

@@ -1,4 +1,4 @@
-//! Where the chunk after a failed gate starts.
+//! Chooses where the chunk after a failed gate starts.
 
 use super::context::RunPolicy;
 use super::state::StageState;
@@ -7,10 +7,10 @@ use crate::edition::Edition;
 use crate::lineage::Checkpoint;
 use tinygate_events::{CheckpointRef, RestartCause, RetryFrom, Scalar};
 
-/// A start, and whether it is a restart.
+/// Where a chunk starts, and whether that is a restart.
 #[derive(Clone, Copy)]
 pub struct Start<'a> {
-    /// Why it is a restart.
+    /// Why it is a restart. `None`: it is not.
     pub cause: Option<RestartCause>,
     resume_from: Option<&'a Checkpoint>,
 }
@@ -22,8 +22,8 @@ impl<'a> Start<'a> {
         resume_from: None,
     };
 
-    /// After a failed gate. `streak` counts the gates in a row, with this one, at which the
-    /// structure was lost.
+    /// The start after a failed gate. `streak` is the number of consecutive gates, including this one,
+    /// at which the structure was lost.
     pub fn after_gate(
         run: RunPolicy<'_>,
         stage: &'a StageState,
@@ -63,8 +63,8 @@ impl<'a> Start<'a> {
     }
 }
 
-/// Where a retry starts; each choice falls back to the newest accepted checkpoint.
-/// The gate that just failed is not noted on its checkpoint yet, and counts.
+/// Where a retry starts. Each choice falls back to the newest accepted checkpoint. The gate
+/// that just failed counts, although its checkpoint does not have the result yet.
 fn retry_point<'a>(
     retry_from: RetryFrom,
     stage: &'a StageState,

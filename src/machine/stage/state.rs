@@ -1,4 +1,4 @@
-//! What is known of a stage, as plain data.
+//! The state of a stage, as plain data.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,29 +13,29 @@ use tinygate_events::{
     StopReason, Upstream, Verdict,
 };
 
-/// Everything known of a stage.
+/// The state of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageState {
     pub policy: StagePolicy,
     pub phase: Phase,
-    /// The settings in force: as configured, then patched.
+    /// The current settings: as configured, then patched.
     pub settings: Settings,
-    /// Windows per update that were asked for: as configured, then as rungs, people
-    /// and a grant changed them; lack of memory does not.
+    /// The intended windows per update: as configured, then as changed by rungs, people and a
+    /// fallback to fewer devices, but not by a lack of memory.
     pub effective_batch: u64,
     pub max_retries: u32,
     pub failures: u32,
-    /// Place on the ladder, counted from 0.
+    /// Position on the ladder, counted from 0.
     pub cursor: u32,
-    /// Chunks that failed in a row without a gate.
+    /// Consecutive chunks that failed without a gate.
     pub chunk_failures: u32,
-    /// How often the target was extended.
+    /// How many times the target was extended.
     pub extensions: u32,
     pub restart: Restart,
     pub last_chunk: Option<ChunkNumber>,
-    /// Failing `visual_structure` gates in a row.
+    /// Consecutive gates at which `visual_structure` failed.
     pub visual_streak: u32,
-    /// The next gate after a restart has no previous one.
+    /// Set after a restart: the next gate has no previous one.
     pub trend_reset: bool,
     pub deferred: Option<SettingPatch>,
     pub trivial: Vec<Metric>,
@@ -50,7 +50,7 @@ pub struct StageState {
 pub enum Phase {
     Pending,
     Measuring,
-    /// Patches are recorded one by one, then retention, then what is next.
+    /// Records patches one by one, then deletions, then what is next.
     Recording {
         patches: Vec<SettingPatch>,
         deferred: Option<SettingPatch>,
@@ -64,7 +64,7 @@ pub enum Phase {
         cause: FailureCause,
         step: Step,
     },
-    /// A failed chunk ends the stage. The stop is recorded as a gate's decision first.
+    /// A failed chunk ends the stage; first the stop is recorded as a gate's decision.
     Ending {
         reason: StopReason,
         step: Step,
@@ -85,7 +85,7 @@ pub enum Phase {
     },
 }
 
-/// A phase without what it carries.
+/// A phase without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PhaseKind {
     Pending,
@@ -121,7 +121,7 @@ impl Phase {
     }
 }
 
-/// What follows the recording of patches.
+/// What follows once patches and deletions are recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     StartChunk {
@@ -129,6 +129,7 @@ pub enum Next {
     },
     /// The same range again, with the next attempt.
     RunAgain,
+    /// The stage passes with this checkpoint.
     HandOn {
         checkpoint: CheckpointRef,
     },
@@ -177,7 +178,7 @@ impl StageState {
         Some(self.lineage.best()?.reference.clone())
     }
 
-    /// What the gate of a chunk may see.
+    /// The inputs of a chunk's gate.
     pub fn gate_inputs<'a>(
         &'a self,
         chunk: &'a ChunkState,
@@ -196,7 +197,7 @@ impl StageState {
         }
     }
 
-    /// The checkpoint it handed on, once it has passed.
+    /// The checkpoint with which it passed, if it has passed.
     pub fn passed(&self) -> Option<&CheckpointRef> {
         if let Phase::Passed { checkpoint } = &self.phase {
             Some(checkpoint)
@@ -205,7 +206,7 @@ impl StageState {
         }
     }
 
-    /// Updates done that the present weights stand for.
+    /// The number of updates that led to the current weights.
     pub fn step(&self) -> Step {
         match (&self.phase, &self.chunk) {
             (Phase::Passed { checkpoint }, _) => checkpoint.step,
@@ -217,12 +218,12 @@ impl StageState {
         }
     }
 
-    /// No checkpoint of the lineage is accepted any more, and the chunk began from one.
+    /// Whether the chunk started from a checkpoint, but the lineage has no accepted one left.
     pub(super) fn is_start_lost(&self, chunk: &ChunkState) -> bool {
         self.lineage.newest_accepted().is_none() && Step::FIRST < chunk.from
     }
 
-    /// Failing `visual_structure` gates in a row, with one of these results.
+    /// Consecutive gates at which `visual_structure` failed, including one with these results.
     pub(super) fn streak_with(&self, criteria: &[CriterionResult]) -> u32 {
         let failed = self.policy.criteria.iter().any(|criterion| {
             matches!(criterion.test, CriterionTest::VisualStructure { .. })
@@ -237,25 +238,25 @@ impl StageState {
         }
     }
 
-    /// What the gate of a chunk says of its checkpoint.
+    /// The result of a chunk's gate for its checkpoint.
     pub(super) fn checkpoint_gate(
         &self,
         chunk: &ChunkState,
         gate_loss: Option<Scalar>,
         passed: bool,
     ) -> CheckpointGate {
-        let in_use = |asked: &InUse| {
-            let latest = chunk.samples(&asked.metric).last();
-            latest.is_some_and(|(_, value)| asked.at_least.get() <= value.get())
+        let is_met = |in_use: &InUse| {
+            let latest = chunk.samples(&in_use.metric).last();
+            latest.is_some_and(|(_, value)| in_use.at_least.get() <= value.get())
         };
         CheckpointGate {
             gate_loss,
             passed,
-            in_use: self.policy.in_use.as_ref().is_none_or(in_use),
+            in_use: self.policy.in_use.as_ref().is_none_or(is_met),
         }
     }
 
-    /// Is this fact about the chunk that is in training now?
+    /// Whether a fact about this chunk and attempt is about the one in training.
     pub(super) fn is_current(&self, chunk: ChunkNumber, attempt: Attempt) -> bool {
         self.phase == Phase::Training
             && self
@@ -278,7 +279,7 @@ impl StageState {
     }
 }
 
-/// Windows per update that these settings come to.
+/// Windows per update with these settings.
 pub(super) fn effective_batch(settings: &Settings) -> u64 {
     u64::from(settings.batch_size_per_gpu) * u64::from(settings.gradient_accumulation_steps)
 }

@@ -557,7 +557,7 @@ impl Trainer for Desk<'_> {
     fn stop(&self, _: &str) {}
 
     fn end(&self) -> Ended {
-        Ended::WithThisProcessOnly
+        Ended::OnlyWithThisProcess
     }
 }
 

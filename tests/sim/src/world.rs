@@ -879,6 +879,6 @@ impl Trainer for Undisturbed {
     fn stop(&self, _: &str) {}
 
     fn end(&self) -> Ended {
-        Ended::WithThisProcessOnly
+        Ended::OnlyWithThisProcess
     }
 }
