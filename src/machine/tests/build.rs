@@ -1,8 +1,8 @@
 //! Policies, facts and whole runs to test the machine with.
 //!
-//! A [`Run`] folds what a scripted trainer says, as the controller would, and
-//! keeps the log. [`facts`] is that trainer: the same command and outcome give
-//! the same facts, whatever was interrupted before.
+//! A [`Run`] folds the facts of a scripted trainer, as the controller would, and keeps the
+//! log. [`facts`] is that trainer: the same command and outcome give the same facts,
+//! whatever was interrupted before.
 
 use crate::rules::KNOWN;
 use crate::*;
@@ -29,7 +29,7 @@ pub fn apply(state: &mut RunState, event: &Event) {
     *state = evolve(before, event);
 }
 
-/// [`apply`] to a state of one's own.
+/// As [`apply`], but returns the state.
 pub fn evolve(state: RunState, event: &Event) -> RunState {
     let mut machine = Machine::at(KNOWN, state);
     machine.apply(event);
@@ -41,7 +41,7 @@ pub fn decide(state: &RunState) -> Decision {
     Machine::at(KNOWN, state.clone()).decide()
 }
 
-/// Decisions and commands in a row after which a run is taken to be stuck.
+/// Consecutive decisions or commands after which a run counts as stuck.
 const STEPS_MAX: usize = 10_000;
 /// Hash of the files of a checkpoint that is accepted.
 const SOUND: &str = "sound";
@@ -77,7 +77,7 @@ pub fn settings() -> Settings {
     }
 }
 
-/// With so many latent actions.
+/// Sets the number of latent actions.
 pub fn with_actions(mut settings: Settings, actions: u64) -> Settings {
     settings
         .knobs
@@ -147,7 +147,7 @@ pub fn process() -> Event {
     })
 }
 
-/// A person's change; no stage: of the whole policy.
+/// A person's change of a stage's setting, or of one of the whole policy.
 pub fn change(stage: Option<&str>, key: SettingKey, to: SettingValue) -> Event {
     Event::SettingChanged(SettingChanged {
         stage: stage.map(StageName::new),
@@ -194,7 +194,7 @@ pub fn sound_frame() -> StructureScores {
     }
 }
 
-/// All of them reached by a frame that is as bad as allowed.
+/// Limits that a frame can reach exactly.
 pub fn structure_limits() -> StructureLimits {
     StructureLimits {
         flatness_min: scalar(0.2),
@@ -206,7 +206,7 @@ pub fn structure_limits() -> StructureLimits {
     }
 }
 
-/// Its truth is the mean image.
+/// A frame whose true image is the mean image.
 pub fn unscored_frame() -> StructureScores {
     StructureScores {
         flatness: None,
@@ -224,20 +224,20 @@ pub fn lost_frame() -> StructureScores {
     }
 }
 
-/// What the scripted trainer finds in a chunk.
+/// What the scripted trainer reports of a chunk.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub loss: f64,
-    /// The loss of the chunk's last update, if it is another.
+    /// The loss of the chunk's last update, if it differs.
     pub last: Option<f64>,
     pub unique_actions: f64,
     pub action_entropy: f64,
     pub held_out_loss: f64,
     pub structure_lost: bool,
-    /// Whether the checkpoint half-way, and the one at the gate, are accepted.
+    /// Whether the checkpoints half-way and at the gate are accepted.
     pub middle_accepted: bool,
     pub gate_accepted: bool,
-    /// It fails after this many updates of the chunk.
+    /// Fails after this many updates of the chunk.
     pub failure: Option<(u64, ChunkFailure)>,
 }
 
@@ -256,7 +256,7 @@ pub fn good() -> Outcome {
     }
 }
 
-/// Fails by its loss alone.
+/// Fails only because of its loss.
 pub fn high(loss: f64) -> Outcome {
     Outcome { loss, ..good() }
 }
@@ -274,7 +274,7 @@ pub fn exited() -> ChunkFailure {
     }
 }
 
-/// What the trainer says to a command.
+/// The trainer's answer to a command.
 pub fn facts(command: &Command, outcome: impl Fn(&TrainChunk) -> Outcome) -> Vec<Event> {
     match command {
         Command::MeasureStage(measure) => vec![Event::StageMeasured(StageMeasured {
@@ -374,7 +374,7 @@ pub fn metrics(train: &TrainChunk, first: u64, last: u64, outcome: &Outcome) -> 
     })
 }
 
-/// Its verdict, whoever judges it, hangs on the file's hash.
+/// A checkpoint whose verdict depends on the file's hash.
 pub fn written(train: &TrainChunk, reference: &CheckpointRef, sound: bool) -> Event {
     Event::CheckpointWritten(CheckpointWritten {
         stage: train.stage.clone(),
@@ -390,7 +390,7 @@ pub fn written(train: &TrainChunk, reference: &CheckpointRef, sound: bool) -> Ev
     })
 }
 
-/// What a gate looks at, and the chunk's end.
+/// The scores of a gate, and the chunk's end.
 pub fn gate_facts(train: &TrainChunk, outcome: &Outcome) -> Vec<Event> {
     let frame = if outcome.structure_lost {
         lost_frame()
@@ -437,7 +437,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Created, started, measured: about to train its first chunk.
+    /// A run that is about to train its first chunk.
     pub fn start(policy: Policy) -> Run {
         Run::create(created(policy))
     }
@@ -447,13 +447,13 @@ impl Run {
             state: RunState::empty(),
             log: Vec::new(),
         };
-        run.tell(Event::RunCreated(Box::new(created)));
-        run.tell(process());
+        run.report(Event::RunCreated(Box::new(created)));
+        run.report(process());
         run.measure();
         run
     }
 
-    /// Answers a command to measure, if that is what is asked.
+    /// Answers a command to measure, if one is due.
     pub fn measure(&mut self) {
         if let Some(command @ Command::MeasureStage(_)) = self.command() {
             self.obey(&command, |_| good());
@@ -465,7 +465,7 @@ impl Run {
         self.log.push(event);
     }
 
-    /// Records decisions until a command or the end is due.
+    /// Records decisions until a command is due or the run ends.
     pub fn settle(&mut self) {
         for _ in 0..STEPS_MAX {
             match decide(&self.state) {
@@ -473,11 +473,11 @@ impl Run {
                 Decision::Act(_) | Decision::Idle(_) => return,
             }
         }
-        panic!("the machine never comes to rest");
+        panic!("the machine decides without end");
     }
 
-    /// A fact, and the decisions that follow from it.
-    pub fn tell(&mut self, fact: Event) {
+    /// Appends a fact and the decisions that follow from it.
+    pub fn report(&mut self, fact: Event) {
         self.append(fact);
         self.settle();
     }
@@ -495,7 +495,7 @@ impl Run {
         }
     }
 
-    /// Feeds the answer to a command. While it is under way, it stays the one that is due.
+    /// Appends the answer to a command, which stays due until the answer is complete.
     pub fn obey(&mut self, command: &Command, outcome: impl Fn(&TrainChunk) -> Outcome) {
         let facts = facts(command, outcome);
         let last = facts.len().saturating_sub(1);
@@ -509,7 +509,7 @@ impl Run {
         self.settle();
     }
 
-    /// Trains the present chunk to this outcome; the decisions that follow.
+    /// Trains the current chunk with this outcome; returns the decisions that follow.
     #[track_caller]
     pub fn train(&mut self, outcome: &Outcome) -> Vec<Event> {
         let before = self.log.len();
@@ -522,7 +522,7 @@ impl Run {
             .collect()
     }
 
-    /// Trains the present chunk to its gate.
+    /// Trains the current chunk to its gate.
     #[track_caller]
     pub fn gate(&mut self, outcome: &Outcome) -> GateDecided {
         let decisions = self.train(outcome);
@@ -530,7 +530,7 @@ impl Run {
         gate.expect("no gate was decided").clone()
     }
 
-    /// Lets the present chunk fail after some updates.
+    /// Makes the current chunk fail after some updates.
     #[track_caller]
     pub fn fail(&mut self, updates: u64, failure: ChunkFailure) -> FailureDecided {
         let decisions = self.train(&Outcome {
@@ -541,7 +541,7 @@ impl Run {
         decided.expect("no failure was decided").clone()
     }
 
-    /// Goes on to the end, whatever the log holds so far.
+    /// Continues to the end of the run.
     pub fn finish(&mut self, outcome: impl Fn(&TrainChunk) -> Outcome) {
         for _ in 0..STEPS_MAX {
             self.settle();
@@ -553,7 +553,7 @@ impl Run {
         panic!("the run never ends");
     }
 
-    /// The stage under way, or the last one.
+    /// The current stage, or the last one.
     pub fn stage(&self) -> &StageState {
         let last = self.state.stages.last();
         self.state.stage().or(last).expect("the run has no stage")
@@ -563,13 +563,13 @@ impl Run {
         self.log.iter().map(Event::kind).collect()
     }
 
-    /// Allows more retries of the stage it stopped in.
+    /// Allows more retries in the stage where the run stopped.
     pub fn allow(&mut self, more: u32) -> StageReopened {
         let stage = self.stage();
         let name = stage.name().as_str().to_owned();
         let retries = u64::from(stage.max_retries + more);
         self.append(process());
-        self.tell(change(Some(&name), SettingKey::MaxRetries, count(retries)));
+        self.report(change(Some(&name), SettingKey::MaxRetries, count(retries)));
         let reopened = pick!(self.log, StageReopened).last();
         reopened.expect("the stage stays stopped").clone()
     }
@@ -590,7 +590,7 @@ pub fn shown(patches: &[SettingPatch]) -> Vec<String> {
         .collect()
 }
 
-/// Where a gate goes on, by the checkpoint's step.
+/// The step of the checkpoint from which a run resumes.
 pub fn step_of(reference: &Option<CheckpointRef>) -> Option<u64> {
     reference.as_ref().map(|checkpoint| checkpoint.step.get())
 }

@@ -1,4 +1,5 @@
-//! A run killed at any moment decides and folds to what one never killed does.
+//! A run that is killed at any moment makes the same decisions, and folds to the same state, as one
+//! that is never killed.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,7 @@ use super::build::*;
 use crate::*;
 use tinygate_events::*;
 
-/// Fails, restarts, lacks memory, loses a worker, and passes in the end.
+/// Fails, restarts, runs out of memory, loses a worker, and finally passes.
 fn eventful(train: &TrainChunk) -> Outcome {
     let late = high(0.009 / train.to.get() as f64);
     match (train.stage.as_str(), train.chunk.get(), train.attempt.get()) {
@@ -39,7 +40,7 @@ fn eventful(train: &TrainChunk) -> Outcome {
     }
 }
 
-/// Never passes: stops at its sixth failure.
+/// Never passes, and stops at the sixth failure.
 fn hopeless(train: &TrainChunk) -> Outcome {
     Outcome {
         middle_accepted: train.chunk.get() != 2,
@@ -59,7 +60,7 @@ fn run(outcome: fn(&TrainChunk) -> Outcome) -> Run {
     run
 }
 
-/// Decisions but for what a resume alone makes.
+/// Decisions, except those caused by a resume.
 fn decisions(log: &[Event]) -> Vec<&Event> {
     let decisions = log.iter().filter(|event| event.is_decision());
     decisions
@@ -67,7 +68,7 @@ fn decisions(log: &[Event]) -> Vec<&Event> {
         .collect()
 }
 
-/// The first `length` events, a new process each `times`, and on to the end.
+/// Replays the first `length` events, starts `times` new processes, and continues to the end.
 fn killed(log: &[Event], length: usize, times: u32, outcome: fn(&TrainChunk) -> Outcome) -> Run {
     let mut run = Run {
         state: RunState::empty(),
@@ -101,7 +102,7 @@ fn check_kills(outcome: fn(&TrainChunk) -> Outcome) {
             rewound += u32::from(killed.kinds().contains(&"samples_superseded"));
         }
     }
-    assert!(0 < rewound, "no kill fell into a chunk");
+    assert!(0 < rewound, "no kill happened during a chunk");
 }
 
 #[test]
@@ -144,11 +145,11 @@ fn a_run_survives_a_kill_in_every_chunk() {
             run.obey(&command, eventful);
             continue;
         }
-        // Once it has written its first checkpoint, if it gets so far.
+        // After its first checkpoint, if it writes one.
         for fact in facts(&command, eventful).into_iter().take(2) {
-            run.tell(fact);
+            run.report(fact);
         }
-        run.tell(process());
+        run.report(process());
     }
     assert!(10 < killed.len(), "{killed:?}");
     assert!(decisions(&run.log) == decisions(&whole.log));

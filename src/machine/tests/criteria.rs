@@ -1,4 +1,4 @@
-//! Every criterion at its boundary.
+//! Each criterion at its boundaries.
 
 use super::build::*;
 use crate::chunk::{ChunkState, Previous};
@@ -8,8 +8,8 @@ use crate::{Judgement, Lineage, StageState};
 use tinygate_events::CriterionReason::*;
 use tinygate_events::*;
 
-/// One criterion over the chunk (100, 200] of a stage with the target 300, whose
-/// gate's checkpoint is accepted. Nothing is logged yet.
+/// One criterion for the chunk (100, 200] of a stage with the target 300, whose checkpoint at
+/// the gate is accepted. Nothing is logged yet.
 struct Bench {
     stage: StageState,
     chunk: ChunkState,
@@ -62,7 +62,7 @@ fn with_checkpoint(step: u64, judgement: &Judgement) -> Lineage {
 }
 
 impl Bench {
-    /// The chunk's newest losses, one an update, up to its end.
+    /// The chunk's last losses, one per update, up to its end.
     fn losses(self, values: &[f64]) -> Bench {
         let first = 201 - values.len() as u64;
         self.samples(metric::LOSS, first, values)
@@ -120,7 +120,7 @@ impl Bench {
         self
     }
 
-    /// A held-out loss at `step`, against a trivial one.
+    /// A held-out loss at `step`, and a trivial loss.
     fn held_out(mut self, step: u64, loss: f64, trivial: f64) -> Bench {
         self.stage.trivial = vec![metric_of(metric::TRIVIAL_LOSS, trivial)];
         self.chunk.held_out = Some(HeldOutScored {
@@ -133,7 +133,7 @@ impl Bench {
         self
     }
 
-    /// Another trivial loss, or the first of its name no more.
+    /// Adds a trivial loss, or sets the first of its name to null.
     fn trivial(mut self, name: &str, value: Option<f64>) -> Bench {
         self.stage.trivial.retain(|metric| metric.name != name);
         self.stage.trivial.push(Metric {
@@ -143,8 +143,8 @@ impl Bench {
         self
     }
 
-    /// A second criterion, so that `metrics_fresh` has something to need.
-    fn beside(mut self, test: CriterionTest) -> Bench {
+    /// Adds a second criterion, so that `metrics_fresh` has something to check.
+    fn and_criterion(mut self, test: CriterionTest) -> Bench {
         let other = criterion("other", test);
         self.stage.policy.criteria.push(other);
         self
@@ -193,7 +193,7 @@ fn missing(metric: &str) -> Option<CriterionReason> {
     })
 }
 
-/// The next number above, and below, for a positive one.
+/// The next larger or smaller number.
 fn above(value: f64) -> f64 {
     f64::from_bits(value.to_bits() + 1)
 }
@@ -218,14 +218,14 @@ fn checkpoint_valid() {
     );
     let unjudged = valid().judgement(Judgement::Pending);
     check(
-        "one that nobody judged fails",
+        "one that was not judged fails",
         unjudged,
         Err(Some(NotJudged)),
     );
     let mut elsewhere = valid();
     elsewhere.stage.lineage = with_checkpoint(199, &Judgement::Accepted);
     check(
-        "one of another step is none",
+        "one of another step does not count",
         elsewhere,
         Err(Some(NoCheckpoint)),
     );
@@ -235,14 +235,14 @@ fn checkpoint_valid() {
         .lineage
         .start_chunk(ChunkNumber::FIRST, None);
     check(
-        "one of another lineage is none",
+        "one of another lineage does not count",
         abandoned,
         Err(Some(NoCheckpoint)),
     );
 }
 
 #[test]
-fn a_gate_needs_an_accepted_checkpoint_even_if_the_policy_does_not_ask() {
+fn a_gate_needs_an_accepted_checkpoint_even_if_the_policy_does_not_list_it() {
     let evaluate = |bench: Bench| bench.evaluate();
     let silent = || bench(CriterionTest::LossFinite).losses(&[1.0]);
     assert!(evaluate(silent()).passed(), "accepted: nothing to add");
@@ -252,15 +252,12 @@ fn a_gate_needs_an_accepted_checkpoint_even_if_the_policy_does_not_ask() {
     assert_eq!(rejected.criteria[1].name, "checkpoint_valid");
     let late = || bench(CriterionTest::CheckpointValid).at_target_only();
     let early = evaluate(late().judgement(Judgement::Pending));
-    assert!(
-        !early.passed(),
-        "asked at the target only, and this is not it"
-    );
+    assert!(!early.passed(), "the criterion applies only at the target");
     let asked = evaluate(late().target(200).judgement(Judgement::Pending));
     assert_eq!(
         asked.criteria.len(),
         1,
-        "the policy's own criterion says it"
+        "the policy's own criterion reports it"
     );
 }
 
@@ -273,7 +270,7 @@ fn loss_finite() {
         Ok(()),
     );
     let nan = finite().losses(&[1.0, f64::NAN, 1.0]);
-    check("one NaN on the way fails", nan, Err(Some(NotFinite)));
+    check("a NaN before the end fails", nan, Err(Some(NotFinite)));
     let infinite = finite().losses(&[f64::NEG_INFINITY, 1.0]);
     check("an infinite one fails", infinite, Err(Some(NotFinite)));
     check("no sample fails", finite(), Err(missing("train/loss")));
@@ -302,19 +299,23 @@ fn loss_trend() {
         Ok(()),
     );
     check(
-        "at the tolerance's end fails",
+        "exactly the tolerance fails",
         half(0.5).losses(&[0.75]),
         Err(None),
     );
     let negative = || trend(0.5).previous(-1.0);
     check(
-        "tolerance widens below zero too",
+        "tolerance applies to negative losses too",
         negative().losses(&[-0.75]),
         Ok(()),
     );
-    check("and ends there", negative().losses(&[-0.5]), Err(None));
+    check(
+        "exactly the tolerance fails there too",
+        negative().losses(&[-0.5]),
+        Err(None),
+    );
     let mean = half(0.0).losses(&[0.25, 0.25, 0.875]);
-    check("it is the mean that counts, not the last", mean, Ok(()));
+    check("the mean counts, not the last", mean, Ok(()));
     check(
         "a NaN fails",
         half(0.0).losses(&[0.1, f64::NAN]),
@@ -332,7 +333,11 @@ fn loss_trend() {
         FreshStart,
     );
     let after_nan = trend(0.0).previous(f64::NAN).losses(&[9.0]);
-    check_not_applicable("nor has one after a NaN", after_nan, PreviousNotFinite);
+    check_not_applicable(
+        "a start after a NaN has no trend",
+        after_nan,
+        PreviousNotFinite,
+    );
 }
 
 #[test]
@@ -371,30 +376,26 @@ fn loss_latest() {
     check("no sample fails", latest(), Err(missing("train/loss")));
     let median = |losses: &[f64]| latest().window(3).losses(losses);
     check(
-        "a median forgives a spike",
+        "a median ignores a spike",
         median(&[0.25, 0.1, 9.0]),
         Ok(()),
     );
-    check("and not two", median(&[0.1, 9.0, 9.0]), Err(None));
+    check("but not two", median(&[0.1, 9.0, 9.0]), Err(None));
     check(
-        "it looks no further back",
+        "older samples do not count",
         median(&[0.1, 0.1, 9.0, 0.2, 9.0]),
         Err(None),
     );
-    check(
-        "a NaN in it sorts above all",
-        median(&[f64::NAN, 0.1, 0.25]),
-        Ok(()),
-    );
+    check("a NaN sorts last", median(&[f64::NAN, 0.1, 0.25]), Ok(()));
     let mostly = median(&[f64::NAN, f64::NAN, 0.1]);
     check("mostly NaN never passes", mostly, Err(Some(NotFinite)));
     check(
-        "fewer samples than the window: all",
+        "with fewer samples than the window, all count",
         median(&[0.25]),
         Ok(()),
     );
     check(
-        "of two it is the mean",
+        "the median of two is their mean",
         median(&[0.25, above(0.25)]),
         Ok(()),
     );
@@ -416,11 +417,15 @@ fn metric_at_least() {
     check("the latest may fail alone", entropy(&[0.5, 0.1]), Err(None));
     check("a NaN fails", entropy(&[f64::NAN]), Err(Some(NotFinite)));
     check(
-        "infinity is no entropy",
+        "infinity fails",
         entropy(&[f64::INFINITY]),
         Err(Some(NotFinite)),
     );
-    check("none fails", entropy(&[]), Err(missing("action_entropy")));
+    check(
+        "no sample fails",
+        entropy(&[]),
+        Err(missing("action_entropy")),
+    );
 }
 
 #[test]
@@ -431,22 +436,22 @@ fn limits_by_step() {
         bench(CriterionTest::LossLatest { limit }).losses(&[0.5])
     };
     check(
-        "an entry at the gate's step is its",
+        "an entry at the gate's step applies",
         entries(&[(200, 0.5), (300, 0.1)]),
         Ok(()),
     );
     check(
-        "one before it is past",
+        "an entry before it does not",
         entries(&[(199, 0.5), (300, 0.1)]),
         Err(None),
     );
     check(
-        "the first not below it counts",
+        "the first entry not below it applies",
         entries(&[(100, 0.1), (201, 0.5), (300, 0.1)]),
         Ok(()),
     );
     check(
-        "past the last, the last counts",
+        "past the last entry, the last applies",
         entries(&[(50, 0.1), (100, 0.5)]),
         Ok(()),
     );
@@ -459,7 +464,7 @@ fn limits_by_step() {
         limit: constant(f64::NAN),
     });
     check(
-        "a limit that is no number never passes",
+        "a limit that is not a number never passes",
         nan.losses(&[0.5]),
         Err(None),
     );
@@ -474,11 +479,11 @@ fn only_at_the_target() {
         bench(test).at_target_only().target(target).losses(&[0.5])
     };
     check_not_applicable("an update before the target", late(201), OnlyAtTarget);
-    check("at the target it counts", late(200), Err(None));
+    check("at the target it applies", late(200), Err(None));
     check("past the target too", late(199), Err(None));
 }
 
-/// Thirty samples, ten in each third; a tenth are three.
+/// Thirty samples, ten in each third; a tenth is three.
 fn thirds(first: f64, middle: f64, last: f64) -> Vec<f64> {
     [[first; 10], [middle; 10], [last; 10]].concat()
 }
@@ -506,7 +511,7 @@ fn loss_not_rising() {
         Err(None),
     );
     check(
-        "the first third is not looked at",
+        "the first third does not count",
         strict(&thirds(0.0, 1.0, 1.0)),
         Ok(()),
     );
@@ -530,7 +535,7 @@ fn loss_not_rising() {
         rising(0.02, 2.0, &noisy),
         Ok(()),
     );
-    check("within one it is not", rising(0.02, 1.0, &noisy), Err(None));
+    check("but not within one", rising(0.02, 1.0, &noisy), Err(None));
     check("nine samples are too few", strict(&[1.0; 9]), few(9));
     check("ten are enough", strict(&[1.0; 10]), Ok(()));
     check("none are too few", strict(&[]), few(0));
@@ -550,7 +555,7 @@ fn loss_not_rising() {
     );
     let infinite = strict(&thirds(1.0, f64::INFINITY, 1.0));
     check(
-        "coming down from infinity fails",
+        "falling from infinity fails",
         infinite,
         Err(Some(NotFinite)),
     );
@@ -607,7 +612,7 @@ fn loss_delta() {
     check("ten are enough", strict(&[1.0; 10]), Ok(()));
     let infinite = strict(&thirds(f64::INFINITY, 1.0, 1.0));
     check(
-        "coming down from infinity fails",
+        "falling from infinity fails",
         infinite,
         Err(Some(NotFinite)),
     );
@@ -650,7 +655,7 @@ fn visual_structure() {
     let mut by_rules_1 = drawn(&[blank; 2]);
     by_rules_1.edition = Edition::One;
     check_not_applicable(
-        "by rules 1 it has the reason of skill",
+        "rules version 1 give the reason for skill",
         by_rules_1,
         NoSkillToMeasure,
     );
@@ -669,7 +674,7 @@ fn visual_structure() {
 }
 
 #[test]
-fn what_makes_a_frame_lose_its_structure() {
+fn when_a_frame_has_lost_its_structure() {
     let limits = structure_limits();
     let check = |name: &str, scores: StructureScores, want: bool| {
         assert_eq!(gate::structure_lost(&scores, &limits), want, "{name}");
@@ -710,9 +715,13 @@ fn what_makes_a_frame_lose_its_structure() {
     check("as wrong as allowed", wrong(1.2), false);
     check("more wrong", wrong(above(1.2)), true);
     check("a NaN is lost", alike(f64::NAN), true);
-    check("also where only a largest counts", striped(f64::NAN), true);
     check(
-        "a score that does not apply loses nothing",
+        "also where there is only an upper limit",
+        striped(f64::NAN),
+        true,
+    );
+    check(
+        "a score that does not apply does not count",
         unscored_frame(),
         false,
     );
@@ -736,13 +745,13 @@ fn skill_above() {
     check("worse fails", scored(above(1.0)), Err(None));
     check("a NaN fails", scored(f64::NAN), Err(Some(NotFinite)));
     check(
-        "a held-out loss of before fails",
+        "an earlier held-out loss fails",
         skill().held_out(199, 0.1, 1.0),
         Err(missing("skill")),
     );
     let mut unscored = scored(0.1);
     unscored.chunk.held_out = None;
-    check("none fails", unscored, Err(missing("skill")));
+    check("no held-out loss fails", unscored, Err(missing("skill")));
     check(
         "a trivial loss of 1e-9 is measured",
         skill().held_out(200, 0.0, 1e-9),
@@ -750,7 +759,7 @@ fn skill_above() {
     );
     let none = skill().held_out(200, 0.0, below(1e-9));
     check_not_applicable(
-        "a smaller one leaves nothing to measure",
+        "with a smaller one nothing can be measured",
         none,
         NoSkillToMeasure,
     );
@@ -758,11 +767,15 @@ fn skill_above() {
     check("an infinite one fails", infinite, Err(Some(NotFinite)));
     let broken = skill().held_out(200, 0.0, f64::NAN);
     check("a NaN too", broken, Err(Some(NotFinite)));
-    check("one not measured fails", skill(), Err(missing("skill")));
+    check(
+        "a missing trivial loss fails",
+        skill(),
+        Err(missing("skill")),
+    );
     let null = skill()
         .held_out(200, 0.0, 1.0)
         .trivial(metric::TRIVIAL_LOSS, None);
-    check("as does one left out", null, Err(missing("skill")));
+    check("a null one fails too", null, Err(missing("skill")));
     let moving = || {
         let test = CriterionTest::SkillAbove {
             metric: "skill_moving".to_owned(),
@@ -771,12 +784,12 @@ fn skill_above() {
         bench(test).held_out(200, 0.0, 1.0)
     };
     check(
-        "skill and skill_moving are apart",
+        "skill and skill_moving are independent",
         moving(),
         Err(missing("skill_moving")),
     );
     check_not_applicable(
-        "a null says that no pixel moves",
+        "null means that no pixel moves",
         moving().trivial(metric::TRIVIAL_LOSS_MOVING, None),
         NoSkillToMeasure,
     );
@@ -785,7 +798,7 @@ fn skill_above() {
 #[test]
 fn metrics_fresh() {
     let fresh = || bench(CriterionTest::MetricsFresh);
-    let loss = || fresh().beside(CriterionTest::LossFinite);
+    let loss = || fresh().and_criterion(CriterionTest::LossFinite);
     let at = |step: u64| loss().samples("train/loss", step, &[1.0]);
     let stale = |last| {
         Err(Some(Stale {
@@ -800,7 +813,7 @@ fn metrics_fresh() {
     check("logged an interval ago", at(190), stale(190));
     check("logged long ago", at(101), stale(101));
     check("never logged", loss(), Err(missing("train/loss")));
-    let entropy = fresh().beside(CriterionTest::MetricAtLeast {
+    let entropy = fresh().and_criterion(CriterionTest::MetricAtLeast {
         metric: "action_entropy".to_owned(),
         limit: constant(0.4),
     });
@@ -810,7 +823,7 @@ fn metrics_fresh() {
         Err(missing("action_entropy")),
     );
     let visual = || {
-        fresh().beside(CriterionTest::VisualStructure {
+        fresh().and_criterion(CriterionTest::VisualStructure {
             limits: structure_limits(),
             share: scalar(0.5),
         })
@@ -827,7 +840,7 @@ fn metrics_fresh() {
     );
     check("no picture", visual(), Err(Some(NoPicture)));
     let skill = || {
-        fresh().beside(CriterionTest::SkillAbove {
+        fresh().and_criterion(CriterionTest::SkillAbove {
             metric: "skill".to_owned(),
             limit: constant(0.0),
         })
@@ -844,11 +857,11 @@ fn metrics_fresh() {
         Err(missing("skill")),
     );
     check(
-        "one that leaves nothing to measure is enough",
+        "one with which nothing can be measured is enough",
         skill().held_out(199, 1.0, 0.0),
         Ok(()),
     );
-    let both = loss().beside(CriterionTest::LossLatest {
+    let both = loss().and_criterion(CriterionTest::LossLatest {
         limit: constant(1.0),
     });
     assert_eq!(
@@ -859,7 +872,7 @@ fn metrics_fresh() {
 }
 
 #[test]
-fn every_nan_is_stored_alike() {
+fn every_nan_is_stored_with_the_same_bits() {
     let least = || {
         bench(CriterionTest::MetricAtLeast {
             metric: "action_entropy".to_owned(),
@@ -890,7 +903,7 @@ fn every_nan_is_stored_alike() {
         tolerance: scalar(0.02),
         standard_errors: scalar(0.0),
     });
-    // Ten finite samples, and an infinite difference of two infinite means.
+    // Ten finite samples, but the means and their difference overflow.
     let mut losses = vec![1.0; 12];
     losses[0] = f64::INFINITY;
     losses[11] = f64::INFINITY;

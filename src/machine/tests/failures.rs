@@ -20,10 +20,10 @@ fn batch(batch: u32, accumulation: u32) -> impl Fn(&mut Policy) {
 
 fn stage_stop(run: &Run) -> StopReason {
     let stopped = pick!(run.log, StageStopped).last();
-    stopped.expect("the stage goes on").reason.clone()
+    stopped.expect("the stage has not stopped").reason.clone()
 }
 
-/// What lack of memory does to batch and accumulation, and windows per update.
+/// Checks how running out of memory changes batch, accumulation and windows per update.
 #[track_caller]
 fn check_memory(
     name: &str,
@@ -58,7 +58,7 @@ fn check_memory(
 }
 
 #[test]
-fn lack_of_memory() {
+fn out_of_memory_halves_the_batch() {
     use ModelKind::{Dynamics, LatentActions, VideoTokenizer};
     fn both(size: &str, accumulation: &str) -> [String; 2] {
         [
@@ -99,7 +99,7 @@ fn lack_of_memory() {
         (6, 6),
     );
     row(
-        "three latent ones to two",
+        "latent actions keep two",
         LatentActions,
         (3, 2),
         &both("3 -> 2", "2 -> 3"),
@@ -112,13 +112,18 @@ fn lack_of_memory() {
         &both("8 -> 4", "60 -> 120"),
         (480, 480),
     );
-    check_memory("one is the floor", VideoTokenizer, (1, 1), None);
-    check_memory("two is the latent floor", LatentActions, (2, 1), None);
+    check_memory("one is the minimum", VideoTokenizer, (1, 1), None);
+    check_memory(
+        "two is the minimum of latent actions",
+        LatentActions,
+        (2, 1),
+        None,
+    );
     check_memory("below it too", LatentActions, (1, 1), None);
 }
 
 #[test]
-fn the_batch_that_was_asked_for_does_not_creep_up() {
+fn repeated_halving_does_not_raise_the_effective_batch() {
     let mut run = run_of(ModelKind::VideoTokenizer, batch(5, 1));
     let first = run.fail(10, out_of_memory());
     assert_eq!(
@@ -134,7 +139,7 @@ fn the_batch_that_was_asked_for_does_not_creep_up() {
         "gradient_accumulation_steps 3 -> 5",
     ];
     assert_eq!(shown(&second.patches), want);
-    // A rung, a grant and a person ask for other ones.
+    // A rung, a fallback and a person change it.
     let granted = Event::FallbackGranted(FallbackGranted {
         ranks_wanted: 3,
         ranks_available: 1,
@@ -152,7 +157,7 @@ fn the_batch_that_was_asked_for_does_not_creep_up() {
 }
 
 #[test]
-fn a_failed_chunk_runs_again_over_its_range_from_where_it_got_to() {
+fn a_failed_chunk_runs_again_from_its_newest_checkpoint() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     run.gate(&high(0.008));
     run.fail(70, out_of_memory());
@@ -191,7 +196,7 @@ fn a_failed_chunk_runs_again_over_its_range_from_where_it_got_to() {
 }
 
 #[test]
-fn failures_of_the_worker_run_again_three_times_in_a_row() {
+fn a_chunk_runs_again_after_three_consecutive_worker_failures() {
     let timed_out = ChunkFailure::WorkerTimedOut {
         seconds: 60,
         stderr: String::new(),
@@ -217,7 +222,7 @@ fn failures_of_the_worker_run_again_three_times_in_a_row() {
 }
 
 #[test]
-fn a_finished_chunk_ends_the_row() {
+fn a_finished_chunk_resets_the_count() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     for _ in 0..3 {
         run.fail(10, exited());
@@ -227,7 +232,7 @@ fn a_finished_chunk_ends_the_row() {
 }
 
 #[test]
-fn a_stop_without_a_gate_is_put_into_a_gates_words() {
+fn a_stop_without_a_gate_is_recorded_as_a_gate_decision() {
     let mut run = run_of(ModelKind::VideoTokenizer, batch(1, 1));
     run.gate(&high(0.5));
     run.fail(70, out_of_memory());
@@ -278,7 +283,7 @@ fn as_many_failures_as_retries_are_allowed() {
     let floor = StopReason::OutOfMemoryAtFloor {
         batch_size_per_gpu: 1,
     };
-    assert_eq!(stage_stop(&run), floor, "it is the floor that stops");
+    assert_eq!(stage_stop(&run), floor, "the minimum batch causes the stop");
 }
 
 #[test]
@@ -287,7 +292,7 @@ fn a_checkpoint_found_damaged_is_not_started_from_again() {
     run.gate(&high(0.008));
     let train = run.training();
     let start = train.resume.clone().unwrap().checkpoint;
-    run.tell(judged(&train.stage, &start, false));
+    run.report(judged(&train.stage, &start, false));
     run.fail(
         0,
         ChunkFailure::CheckpointUnloadable {
@@ -297,10 +302,14 @@ fn a_checkpoint_found_damaged_is_not_started_from_again() {
     );
     let again = run.training();
     let found = (again.chunk.get(), again.from.get(), again.to.get());
-    assert_eq!(found, (3, 50, 150), "another chunk, from further back");
+    assert_eq!(
+        found,
+        (3, 50, 150),
+        "a new chunk, from an earlier checkpoint"
+    );
 }
 
-/// The second chunk's start, the only checkpoint that is kept, turns out damaged.
+/// The start of the second chunk, the only checkpoint that is left, turns out to be damaged.
 fn lose_start(run: &mut Run) -> FailureDecided {
     let train = run.training();
     let start = train.resume.unwrap().checkpoint;
@@ -314,7 +323,7 @@ fn lose_start(run: &mut Run) -> FailureDecided {
     )
 }
 
-/// Only the gate's checkpoint is left of the first chunk.
+/// A run that has only the checkpoint at the first gate.
 fn one_checkpoint(change: impl Fn(&mut Policy)) -> Run {
     let mut run = run_of(ModelKind::VideoTokenizer, |policy| {
         policy.keep_last = 0;
@@ -325,7 +334,7 @@ fn one_checkpoint(change: impl Fn(&mut Policy)) -> Run {
 }
 
 #[test]
-fn with_no_checkpoint_left_the_stage_restarts_on_record() {
+fn without_any_checkpoint_the_stage_restarts_by_a_recorded_decision() {
     let mut run = one_checkpoint(|_| {});
     let decided = lose_start(&mut run);
     let found = (decided.answer, decided.failures, decided.chunk_failures);
@@ -352,7 +361,7 @@ fn with_no_checkpoint_left_the_stage_restarts_on_record() {
 }
 
 #[test]
-fn a_given_checkpoint_that_is_lost_is_not_silently_left_out() {
+fn losing_a_given_checkpoint_is_recorded() {
     let mut created = created(policy_of(ModelKind::VideoTokenizer));
     created.init_from = vec![InitFrom {
         stage: StageName::new("video_tokenizer"),
@@ -370,20 +379,20 @@ fn a_given_checkpoint_that_is_lost_is_not_silently_left_out() {
 }
 
 #[test]
-fn a_kill_before_the_loss_is_said_decides_the_same() {
+fn a_kill_before_the_failure_is_reported_gives_the_same_decision() {
     let mut whole = one_checkpoint(|_| {});
     lose_start(&mut whole);
     let mut killed = one_checkpoint(|_| {});
     let train = killed.training();
     let start = train.resume.unwrap().checkpoint;
     killed.append(judged(&train.stage, &start, false));
-    killed.tell(process());
+    killed.report(process());
     assert!(whole.state.without_process() == killed.state.without_process());
     assert!(!killed.kinds().contains(&"samples_superseded"));
 }
 
 #[test]
-fn a_restart_for_want_of_a_checkpoint_may_be_one_failure_too_many() {
+fn a_restart_without_a_checkpoint_counts_as_a_failure() {
     let mut run = one_checkpoint(|policy| policy.max_retries = 0);
     lose_start(&mut run);
     let exceeded = StopReason::RetriesExceeded {
@@ -415,13 +424,13 @@ fn a_fresh_chunk_that_fails_is_run_again_without_a_restart() {
 
 // ------------------------------------------------------------ interruptions
 
-/// Kills the process in the present chunk, after some of its facts.
+/// Kills the process in the current chunk, after some of its facts.
 fn kill(run: &mut Run, facts_before: usize) {
     let command = run.command().unwrap();
     for fact in facts(&command, |_| good()).into_iter().take(facts_before) {
-        run.tell(fact);
+        run.report(fact);
     }
-    run.tell(process());
+    run.report(process());
 }
 
 fn failures(run: &Run) -> Vec<FailureCause> {
@@ -435,25 +444,29 @@ fn three_interruptions_without_a_checkpoint_are_one_failure() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     kill(&mut run, 1);
     kill(&mut run, 1);
-    assert_eq!(failures(&run), [], "twice is none");
-    assert_eq!(run.training().attempt.get(), 1, "the same attempt goes on");
+    assert_eq!(failures(&run), [], "two are not a failure");
+    assert_eq!(
+        run.training().attempt.get(),
+        1,
+        "the same attempt continues"
+    );
     kill(&mut run, 1);
     assert_eq!(failures(&run), [FailureCause::Interrupted]);
     assert_eq!(run.stage().failures, 1);
     assert_eq!(run.training().attempt.get(), 2);
     kill(&mut run, 1);
     kill(&mut run, 1);
-    assert_eq!(failures(&run).len(), 1, "it counts from there anew");
+    assert_eq!(failures(&run).len(), 1, "the count starts again");
     kill(&mut run, 1);
     assert_eq!(failures(&run).len(), 2);
 }
 
 #[test]
-fn a_new_checkpoint_begins_the_count_anew() {
+fn a_new_checkpoint_resets_the_count() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     kill(&mut run, 0);
     kill(&mut run, 0);
-    // Metrics, a checkpoint and its verdict: there is something to go on from.
+    // Metrics, a checkpoint and its verdict: the chunk can resume from it.
     kill(&mut run, 3);
     assert_eq!(failures(&run), []);
     assert_eq!(run.training().start().get(), 50);
@@ -479,13 +492,13 @@ fn a_checkpoint_that_was_not_judged_in_time_is_judged_first() {
 }
 
 #[test]
-fn a_rejected_checkpoint_is_none() {
+fn a_rejected_checkpoint_does_not_reset_the_count() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     kill(&mut run, 0);
     kill(&mut run, 0);
     kill(&mut run, 2);
     let stage = run.stage().name().clone();
-    run.tell(judged(&stage, &checkpoint(stage.as_str(), 50), false));
+    run.report(judged(&stage, &checkpoint(stage.as_str(), 50), false));
     assert_eq!(failures(&run), [FailureCause::Interrupted]);
     let train = run.training();
     assert_eq!(train.resume, None);
@@ -497,7 +510,7 @@ fn a_rejected_checkpoint_is_none() {
 }
 
 #[test]
-fn an_end_that_was_announced_is_no_failure() {
+fn a_recorded_interruption_is_not_counted() {
     let signal = InterruptReason::Signal {
         name: "SIGTERM".to_owned(),
     };
@@ -508,7 +521,7 @@ fn an_end_that_was_announced_is_no_failure() {
         let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
         for _ in 0..5 {
             let reason = reason.clone();
-            run.tell(Event::RunInterrupted(RunInterrupted { reason }));
+            run.report(Event::RunInterrupted(RunInterrupted { reason }));
             kill(&mut run, 0);
         }
         assert_eq!(failures(&run), [], "{reason:?}");
@@ -517,7 +530,7 @@ fn an_end_that_was_announced_is_no_failure() {
 }
 
 #[test]
-fn interruptions_at_a_gate_count_for_no_chunk() {
+fn interruptions_at_a_gate_do_not_count() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     let facts = facts(&run.command().unwrap(), |_| good());
     for fact in facts {
@@ -534,7 +547,7 @@ fn interruptions_at_a_gate_count_for_no_chunk() {
     assert_eq!(failures(&run), []);
 }
 
-/// A stage that begins from a checkpoint of the user's, by these rules.
+/// A stage that starts from a checkpoint given by the user, under these rules.
 fn begun_from_given(rules: u32) -> Run {
     let mut created = created(policy_of(ModelKind::VideoTokenizer));
     created.rules = rules;
@@ -563,7 +576,11 @@ fn a_restart_goes_back_to_the_given_checkpoint() {
         (from, train, gate.restart.map(|restart| restart.cause))
     };
     let cause = Some(RestartCause::NonFiniteLoss);
-    assert_eq!(start(1), (None, (0, 1), cause), "rules 1 begin anew");
+    assert_eq!(
+        start(1),
+        (None, (0, 1), cause),
+        "rules version 1 start fresh"
+    );
     assert_eq!(start(2), (Some(40), (40, 1), cause));
 }
 
@@ -580,7 +597,7 @@ fn a_restart_prefers_a_checkpoint_whose_gate_passed_to_the_given_one() {
 }
 
 #[test]
-fn a_restart_without_the_given_checkpoint_begins_anew() {
+fn a_restart_without_the_given_checkpoint_starts_fresh() {
     let nan = Outcome {
         last: Some(f64::NAN),
         ..good()
@@ -600,7 +617,7 @@ fn give_up(run: &mut Run, checkpoint: &CheckpointRef) {
     }));
 }
 
-/// The newest accepted checkpoint of the stage under way.
+/// The newest accepted checkpoint of the current stage.
 fn newest(run: &Run) -> CheckpointRef {
     run.stage()
         .lineage
@@ -615,11 +632,11 @@ fn a_checkpoint_that_a_person_gives_up_is_replaced_by_an_older_one() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     run.gate(&high(0.008));
     let gone = run.training().resume.unwrap().checkpoint;
-    // The process found it gone, said so and ended; the next one starts.
+    // The process found that it is gone and ended; the next one starts.
     give_up(&mut run, &gone);
     let older = newest(&run);
     assert!(older.step < gone.step, "an older one is left");
-    run.tell(process());
+    run.report(process());
     let train = run.training();
     assert_eq!(train.from, older.step);
     assert_eq!(train.resume.unwrap().checkpoint, older);
@@ -641,7 +658,7 @@ fn a_checkpoint_given_up_before_its_chunk_starts_is_replaced_too() {
             policy.stages[0].settings.n_updates = target;
         });
         run.gate(&high(0.008));
-        // As a process that ended behind the gate leaves it.
+        // The state that a process leaves if it ends after the gate.
         let end = run
             .log
             .iter()
@@ -658,7 +675,7 @@ fn a_checkpoint_given_up_before_its_chunk_starts_is_replaced_too() {
         let mut run = cut(target);
         let gone = newest(&run);
         give_up(&mut run, &gone);
-        run.tell(process());
+        run.report(process());
         let train = run.training();
         let resumed = train.resume.unwrap().checkpoint;
         assert!(resumed.step < gone.step, "{name}");
@@ -676,7 +693,7 @@ fn a_checkpoint_that_waits_for_its_verdict_can_be_given_up() {
     let start = newest(&run);
     let unjudged = checkpoint(train.stage.as_str(), train.from.get() + 50);
     run.append(written(&train, &unjudged, true));
-    run.tell(process());
+    run.report(process());
     assert!(matches!(run.command(), Some(Command::JudgeCheckpoint(_))));
     give_up(&mut run, &unjudged);
     run.settle();
@@ -684,7 +701,7 @@ fn a_checkpoint_that_waits_for_its_verdict_can_be_given_up() {
 }
 
 #[test]
-fn giving_up_what_is_not_there_changes_nothing() {
+fn giving_up_an_unknown_checkpoint_changes_nothing() {
     let mut run = run_of(ModelKind::VideoTokenizer, |_| {});
     run.gate(&high(0.008));
     let before = run.state.clone();
@@ -694,7 +711,7 @@ fn giving_up_what_is_not_there_changes_nothing() {
 
 fn prune(run: &mut Run, keep_last: u32) -> Vec<String> {
     let before = run.log.len();
-    run.tell(Event::PruneRequested(PruneRequested {
+    run.report(Event::PruneRequested(PruneRequested {
         keep_last,
         who: "somebody".to_owned(),
     }));
@@ -732,13 +749,9 @@ fn pruning_deletes_what_retention_may_delete_and_no_more() {
     assert_eq!(prune(&mut run, 0).len(), 1);
     let left = run.stage().lineage.all().filter(|one| !one.deleted);
     assert_eq!(left.count(), protected);
-    run.tell(process());
+    run.report(process());
     run.finish(|train| high(0.7 / train.to.get() as f64));
-    assert_eq!(
-        run.state.phase,
-        RunPhase::Finished,
-        "the run is none the worse"
-    );
+    assert_eq!(run.state.phase, RunPhase::Finished, "the run continues");
     let handed_on = run.state.stages[0].passed().unwrap().clone();
     prune(&mut run, 0);
     let stage = &run.state.stages[0];
@@ -747,7 +760,7 @@ fn pruning_deletes_what_retention_may_delete_and_no_more() {
 }
 
 #[test]
-fn a_checkpoint_that_waits_for_its_verdict_does_not_keep_others_from_being_pruned() {
+fn a_checkpoint_without_a_verdict_does_not_prevent_pruning() {
     let mut run = with_many_checkpoints();
     let train = run.training();
     let unjudged = checkpoint(train.stage.as_str(), train.from.get() + 50);
@@ -761,7 +774,7 @@ fn a_checkpoint_that_waits_for_its_verdict_does_not_keep_others_from_being_prune
 fn pruning_ends_with_the_next_event() {
     let mut run = with_many_checkpoints();
     prune(&mut run, 0);
-    run.tell(process());
+    run.report(process());
     let before = run.log.len();
     run.gate(&high(0.006));
     let deleted = pick!(run.log[before..], CheckpointDeleted).count();

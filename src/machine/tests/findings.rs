@@ -1,4 +1,4 @@
-//! What a gate says besides its verdict.
+//! The findings of gates.
 
 use super::build::*;
 use crate::vacuous_limits;
@@ -26,7 +26,7 @@ fn check(name: &str, outcome: Outcome, want: &[&str]) {
     assert_eq!(names(ModelKind::VideoTokenizer, &outcome), want, "{name}");
 }
 
-// The scripted trivial losses are 0.01, and 0.02 where something moves; the video limit is 0.01.
+// The scripted trivial losses are 0.01, and 0.02 for moving pixels; the video limit is 0.01.
 
 #[test]
 fn skill_of_a_passing_gate() {
@@ -34,10 +34,10 @@ fn skill_of_a_passing_gate() {
         held_out_loss,
         ..good()
     };
-    check("skill is nothing to remark", good(), &[]);
+    check("skill gives no finding", good(), &[]);
     check("as good as the mean image", held_out(0.01), &["no_skill"]);
     check(
-        "none where it moves either",
+        "none on moving pixels either",
         held_out(0.02),
         &["no_skill", "no_skill"],
     );
@@ -45,12 +45,12 @@ fn skill_of_a_passing_gate() {
         loss: 0.5,
         ..held_out(0.02)
     };
-    check("a failing gate says enough", failing, &[]);
+    check("a failing gate has no such finding", failing, &[]);
 }
 
-/// A trivial loss of 0 is the one case in which a passing gate would say nothing of its worth.
+/// With a trivial loss of 0, passing a gate does not show whether the model has any skill.
 #[test]
-fn a_passing_gate_whose_skill_cannot_be_measured_says_so() {
+fn a_passing_gate_reports_that_skill_cannot_be_measured() {
     let found = |rules: u32, trivial: f64, moving: Option<f64>, outcome: &Outcome| {
         let mut created = created(policy_of(ModelKind::VideoTokenizer));
         created.rules = rules;
@@ -79,7 +79,11 @@ fn a_passing_gate_whose_skill_cannot_be_measured_says_so() {
         [nothing("skill_moving")],
         "no pixel moves"
     );
-    assert_eq!(found(1, 0.0, None, &scored), [], "rules 1 say nothing");
+    assert_eq!(
+        found(1, 0.0, None, &scored),
+        [],
+        "rules version 1 do not report it"
+    );
     let failing = Outcome {
         loss: 0.5,
         ..scored
@@ -87,7 +91,7 @@ fn a_passing_gate_whose_skill_cannot_be_measured_says_so() {
     assert_eq!(
         found(2, 0.0, None, &failing),
         [],
-        "a failing gate says enough"
+        "a failing gate has no such finding"
     );
 }
 
@@ -108,7 +112,7 @@ fn a_limit_looser_than_the_trivial_predictor() {
     assert_eq!(
         found(0.01, 0.01),
         [],
-        "the trivial loss is no looser than itself"
+        "a limit equal to the trivial loss is not looser"
     );
     let vacuous = Finding::VacuousLimit {
         criterion: "loss_latest".to_owned(),
@@ -122,7 +126,7 @@ fn a_limit_looser_than_the_trivial_predictor() {
     assert_eq!(found(0.04, 0.99e-9), [], "a smaller one is none");
 }
 
-/// Said when the predictor is measured, also by a policy that asks at the target only.
+/// Known once the predictor is measured, even if the policy applies the limit only at the target.
 #[test]
 fn limits_that_are_vacuous_before_anything_is_trained() {
     let measured = |loss| StageMeasured {
@@ -165,7 +169,7 @@ fn samples_on_both_sides_of_the_limit() {
     };
     check("one late spike", ending(0.5), &["decided_by_noise"]);
     check(
-        "a late NaN lies beyond",
+        "a late NaN counts as beyond",
         ending(f64::NAN),
         &["decided_by_noise"],
     );
@@ -186,8 +190,8 @@ fn samples_on_both_sides_of_the_limit() {
     assert_eq!(gate.findings, [noise], "a tenth of 100 updates");
 }
 
-/// The cause found at a failed dynamics gate of 96 samples: losses, rate (0.25, 0.25,
-/// 0.5) and entropy by thirds, actions in use by halves.
+/// The cause found at a failed dynamics gate of 96 samples. Losses, learning rate (0.25, 0.25,
+/// 0.5) and entropy are given by thirds, actions in use by halves.
 fn cause(losses: [f64; 3], unique: [f64; 2], entropy: [f64; 3]) -> Cause {
     let mut run = run_of(ModelKind::Dynamics);
     let train = run.training();
@@ -209,14 +213,14 @@ fn cause(losses: [f64; 3], unique: [f64; 2], entropy: [f64; 3]) -> Cause {
             values: spread.collect(),
         }
     });
-    run.tell(Event::MetricsLogged(MetricsLogged {
+    run.report(Event::MetricsLogged(MetricsLogged {
         stage: train.stage.clone(),
         chunk: train.chunk,
         attempt: train.attempt,
         columns: columns.to_vec(),
     }));
     for fact in gate_facts(&train, &good()) {
-        run.tell(fact);
+        run.report(fact);
     }
     let gate = pick!(run.log, GateDecided).last().unwrap();
     match &gate.findings[..] {
@@ -279,7 +283,7 @@ fn a_passing_dynamics_gate_has_no_cause() {
 }
 
 #[test]
-fn the_metrics_of_a_gate_stand_in_order() {
+fn the_metrics_of_a_gate_are_ordered() {
     let nan = Outcome {
         last: Some(f64::NAN),
         held_out_loss: 0.0025,

@@ -35,7 +35,7 @@ fn lost() -> Outcome {
     }
 }
 
-/// Decision, failures, rung, and the step it goes on from.
+/// Checks the decision, failures, rung, and the step to resume from.
 #[track_caller]
 fn check(name: &str, gate: &GateDecided, want: (Action, u32, Option<u32>, Option<u64>)) {
     let found = (
@@ -56,7 +56,7 @@ fn passing_gates_lead_to_the_target() {
     for (step, loss) in [(100, 0.006), (200, 0.005), (300, 0.004)] {
         let train = run.training();
         chunks.push((train.chunk.get(), train.from.get(), train.to.get()));
-        assert_eq!(train.taken, Vec::<String>::new(), "all names lie behind");
+        assert_eq!(train.taken, Vec::<String>::new(), "no later names are used");
         check(
             "a pass",
             &run.gate(&high(loss)),
@@ -80,7 +80,7 @@ fn the_last_chunk_ends_at_the_target() {
 }
 
 #[test]
-fn failures_climb_the_ladder_until_the_sixth_stops() {
+fn failures_climb_the_ladder_and_the_sixth_stops() {
     let mut run = video();
     let gates: Vec<GateDecided> = (0..6).map(|_| run.gate(&high(0.5))).collect();
     let patches: Vec<String> = gates
@@ -99,7 +99,7 @@ fn failures_climb_the_ladder_until_the_sixth_stops() {
     assert_eq!(patches, want);
     check("the first", &gates[0], (Retune, 1, Some(1), Some(100)));
     check(
-        "the fourth wraps round",
+        "the fourth wraps around",
         &gates[3],
         (Retune, 4, Some(1), Some(400)),
     );
@@ -114,7 +114,7 @@ fn failures_climb_the_ladder_until_the_sixth_stops() {
         max_retries: 5,
     };
     assert_eq!(gates[5].stop, Some(exceeded));
-    assert_eq!(gates[5].cursor, gates[4].cursor, "the rung due stays due");
+    assert_eq!(gates[5].cursor, gates[4].cursor, "the next rung stays due");
     assert_eq!(run.log.last().map(Event::kind), Some("run_stopped"));
 }
 
@@ -136,7 +136,7 @@ fn patches_are_recorded_before_the_chunk_they_change() {
 }
 
 #[test]
-fn a_stop_names_what_blocked_and_the_best_checkpoint() {
+fn a_stop_lists_the_blocking_criteria_and_the_best_checkpoint() {
     let mut run = video();
     for loss in [0.9, 0.5, 0.7, 0.6, 0.6, f64::NAN] {
         run.gate(&high(loss));
@@ -163,9 +163,9 @@ fn a_stop_names_what_blocked_and_the_best_checkpoint() {
 }
 
 #[test]
-fn what_passed_at_the_last_gate_does_not_block() {
+fn criteria_that_passed_at_the_last_gate_do_not_block() {
     let mut run = video();
-    // Rises once, then sinks: the trend fails at the second gate alone.
+    // The loss rises once, then falls: the trend fails only at the second gate.
     for loss in [0.5, 0.6, 0.5, 0.4, 0.3, 0.2] {
         run.gate(&high(loss));
     }
@@ -189,7 +189,7 @@ fn ties_for_the_best_go_to_the_earlier() {
 }
 
 #[test]
-fn the_best_latent_checkpoint_uses_two_actions_while_there_is_one() {
+fn the_best_latent_checkpoint_uses_two_actions_if_any_does() {
     let acting = |loss, unique_actions| Outcome {
         loss,
         unique_actions,
@@ -204,13 +204,13 @@ fn the_best_latent_checkpoint_uses_two_actions_while_there_is_one() {
     };
     run.gate(&acting(0.2, 1.0));
     run.gate(&acting(0.1, 1.0));
-    assert_eq!(best(&run), Some(200), "as long as there is none");
+    assert_eq!(best(&run), Some(200), "none uses two");
     run.gate(&acting(0.3, 2.0));
     assert_eq!(best(&run), Some(300), "two are in use");
 }
 
 #[test]
-fn no_rung_that_applies_stops() {
+fn a_failure_stops_if_no_rung_applies() {
     let mut policy = policy_of(VIDEO);
     policy.stages[0].ladder = vec![Rung::Add {
         key: SettingKey::GradientAccumulationSteps,
@@ -227,7 +227,7 @@ fn no_rung_that_applies_stops() {
 }
 
 #[test]
-fn a_passing_gate_may_forget_failures_but_not_the_cursor() {
+fn a_passing_gate_may_reset_failures_but_not_the_cursor() {
     for (reset_on_pass, failures) in [(false, 1), (true, 0)] {
         let mut policy = policy_of(VIDEO);
         policy.reset_on_pass = reset_on_pass;
@@ -240,13 +240,17 @@ fn a_passing_gate_may_forget_failures_but_not_the_cursor() {
     }
 }
 
-// ------------------------------------------------------------ where it goes on
+// ------------------------------------------------------------ where a retry starts
 
 #[test]
-fn a_retry_goes_on_from_the_newest_accepted_checkpoint() {
+fn a_retry_starts_from_the_newest_accepted_checkpoint() {
     let mut run = video();
     let gate = run.gate(&rejected_at_gate(0.5));
-    check("half-way counts", &gate, (Retune, 1, Some(1), Some(50)));
+    check(
+        "a checkpoint half-way counts",
+        &gate,
+        (Retune, 1, Some(1), Some(50)),
+    );
     let train = run.training();
     assert_eq!(
         (train.from.get(), train.to.get()),
@@ -261,7 +265,7 @@ fn a_retry_goes_on_from_the_newest_accepted_checkpoint() {
     assert_eq!(train.resume.map(|resume| resume.samples_seen), Some(400));
 }
 
-/// Gate losses of three failed chunks, and where the third goes on.
+/// Checks where the run resumes after three failed chunks.
 #[track_caller]
 fn check_retry_from(name: &str, retry_from: RetryFrom, outcomes: &[Outcome], want: u64) {
     let mut policy = policy_of(VIDEO);
@@ -285,14 +289,19 @@ fn where_a_retry_starts() {
     check_retry_from("none passed: the newest", LastPassed, &sinking, 300);
     check_retry_from("the gate that just failed may be best", Best, &sinking, 300);
     let spoiled = [high(0.5), high(0.4), rejected_at_gate(0.3)];
-    check_retry_from("a rejected one is never best", Best, &spoiled, 200);
-    check_retry_from("nor is it the newest", Newest, &spoiled, 250);
+    check_retry_from("a rejected one is not the best", Best, &spoiled, 200);
+    check_retry_from("a rejected one is not the newest", Newest, &spoiled, 250);
     let hopeless = [rejected_at_gate(0.5)];
-    check_retry_from("no gate's is accepted: the newest", Best, &hopeless, 50);
+    check_retry_from(
+        "none at a gate is accepted: the newest",
+        Best,
+        &hopeless,
+        50,
+    );
 }
 
 #[test]
-fn a_retry_from_further_back_ends_the_lineage_there() {
+fn a_retry_from_an_earlier_checkpoint_cuts_the_lineage_back() {
     let mut policy = policy_of(VIDEO);
     policy.retry_from = RetryFrom::LastPassed;
     let mut run = Run::start(policy);
@@ -345,7 +354,7 @@ fn the_trend_compares_with_the_gate_it_started_from() {
         Ok(0.5),
     );
     check(
-        "half-way belongs to its chunk",
+        "a checkpoint half-way belongs to its chunk",
         &[rejected_at_gate(0.5), high(0.25)],
         Ok(0.5),
     );
@@ -355,7 +364,7 @@ fn the_trend_compares_with_the_gate_it_started_from() {
         fresh(),
     );
     check(
-        "the one after that again",
+        "the gate after that has one again",
         &[high(0.007), nan(), high(0.5), high(0.25)],
         Ok(0.5),
     );
@@ -378,7 +387,7 @@ fn without_an_accepted_checkpoint_the_weights_are_fresh() {
     };
     let gate = run.gate(&hopeless);
     check(
-        "a failure and a rung like any",
+        "it counts as a failure and applies a rung",
         &gate,
         (RestartStage, 1, Some(1), None),
     );
@@ -394,7 +403,7 @@ fn without_an_accepted_checkpoint_the_weights_are_fresh() {
 }
 
 #[test]
-fn a_non_finite_loss_goes_back_to_the_best_that_passed() {
+fn a_non_finite_loss_restarts_from_the_best_checkpoint_that_passed() {
     let mut run = video();
     run.gate(&high(0.006));
     run.gate(&high(0.005));
@@ -413,7 +422,7 @@ fn a_collapse_before_any_pass_starts_fresh() {
     run.gate(&high(0.5));
     let gate = run.gate(&nan());
     check(
-        "a best that failed is no refuge",
+        "a checkpoint that failed its gate is not used",
         &gate,
         (RestartStage, 2, Some(2), None),
     );
@@ -424,7 +433,7 @@ fn a_collapse_before_any_pass_starts_fresh() {
 }
 
 #[test]
-fn a_collapse_may_go_back_to_an_earlier_lineage() {
+fn a_collapse_may_restart_from_an_abandoned_checkpoint() {
     let mut policy = policy_of(VIDEO);
     policy.stages[0].criteria.truncate(2);
     let mut run = Run::start(policy);
@@ -439,7 +448,7 @@ fn a_collapse_may_go_back_to_an_earlier_lineage() {
     assert_eq!(restarted(&first).2, [2, 3]);
     run.gate(&high(0.6));
     let stage = run.stage().name().clone();
-    run.tell(judged(&stage, &checkpoint(stage.as_str(), 100), false));
+    run.report(judged(&stage, &checkpoint(stage.as_str(), 100), false));
     let second = run.gate(&nan());
     check(
         "to what was abandoned",
@@ -447,11 +456,7 @@ fn a_collapse_may_go_back_to_an_earlier_lineage() {
         (RestartStage, 2, Some(2), Some(200)),
     );
     assert_eq!(second.resume_from, Some(checkpoint(stage.as_str(), 200)));
-    assert_eq!(
-        restarted(&second).2,
-        [1, 4, 5],
-        "nothing of the present lineage stays"
-    );
+    assert_eq!(restarted(&second).2, [1, 4, 5], "the lineage is replaced");
     let train = run.training();
     assert_eq!((train.from.get(), train.restart.get()), (200, 2));
     let lineage: Vec<&str> = run
@@ -467,7 +472,7 @@ fn a_collapse_may_go_back_to_an_earlier_lineage() {
 }
 
 #[test]
-fn structure_lost_at_two_gates_in_a_row_restarts() {
+fn structure_lost_at_two_consecutive_gates_restarts() {
     let mut run = dynamics();
     run.gate(&good());
     check(
@@ -476,7 +481,7 @@ fn structure_lost_at_two_gates_in_a_row_restarts() {
         (Retune, 1, Some(1), Some(200)),
     );
     let gate = run.gate(&lost());
-    // Accumulation stands at 1 already, so the second rung is passed over.
+    // Accumulation is already 1, so the second rung is skipped.
     check(
         "twice is a collapse",
         &gate,
@@ -487,11 +492,11 @@ fn structure_lost_at_two_gates_in_a_row_restarts() {
         (RestartCause::StructureLost, 1, vec![2, 3])
     );
     let next = run.gate(&lost());
-    assert_eq!(next.decision, Retune, "a restart begins to count anew");
+    assert_eq!(next.decision, Retune, "a restart resets the count");
 }
 
 #[test]
-fn structure_lost_twice_with_a_gate_between_is_no_collapse() {
+fn structure_lost_twice_with_a_gate_in_between_is_not_a_collapse() {
     let mut run = dynamics();
     run.gate(&lost());
     run.gate(&good());
@@ -511,7 +516,7 @@ fn structure_lost_twice_with_a_gate_between_is_no_collapse() {
 }
 
 #[test]
-fn a_stop_comes_before_a_restart_and_a_restart_before_a_rung() {
+fn a_stop_takes_precedence_over_a_restart_and_a_restart_over_a_rung() {
     let mut policy = policy_of(VIDEO);
     policy.max_retries = 1;
     let mut run = Run::start(policy);
@@ -549,7 +554,7 @@ fn slower() -> Rung {
 }
 
 #[test]
-fn a_failed_gate_at_the_target_moves_it_and_not_the_rate() {
+fn a_failed_gate_at_the_target_extends_it_but_not_the_rate_curve() {
     let mut run = at_target(vec![slower()], 5);
     let gate = run.gate(&high(0.5));
     let want = ["learning_rate 0.001 -> 0.0005", "n_updates 100 -> 200"];
@@ -561,7 +566,7 @@ fn a_failed_gate_at_the_target_moves_it_and_not_the_rate() {
 }
 
 #[test]
-fn a_failed_gate_that_goes_on_below_the_target_does_not_move_it() {
+fn a_failed_gate_that_resumes_below_the_target_does_not_extend_it() {
     let mut run = at_target(vec![slower()], 5);
     let gate = run.gate(&rejected_at_gate(0.5));
     assert_eq!(gate.config_patch_applied.len(), 1, "50 is below 100");
@@ -576,7 +581,7 @@ fn a_failed_gate_that_goes_on_below_the_target_does_not_move_it() {
 }
 
 #[test]
-fn the_target_moves_by_the_chunk_as_configured() {
+fn the_target_is_extended_by_the_configured_chunk_size() {
     let halve = Rung::Multiply {
         key: SettingKey::ChunkSize,
         factor: scalar(0.5),
@@ -589,7 +594,7 @@ fn the_target_moves_by_the_chunk_as_configured() {
 }
 
 #[test]
-fn a_rung_that_extends_is_the_one_extension_and_reshapes_the_rate() {
+fn a_rung_that_extends_is_the_only_extension_and_extends_the_rate_curve() {
     let mut run = at_target(vec![slower(), Rung::ExtendTarget], 5);
     run.gate(&high(0.5));
     let gate = run.gate(&high(0.4));
@@ -601,19 +606,19 @@ fn a_rung_that_extends_is_the_one_extension_and_reshapes_the_rate() {
 }
 
 #[test]
-fn a_rung_that_does_not_extend_far_enough_goes_as_far_as_is_needed() {
+fn a_rung_that_does_not_extend_far_enough_is_raised() {
     let mut run = at_target(vec![slower(), Rung::ExtendTarget], 5);
     run.gate(&high(0.5));
-    run.tell(change(None, SettingKey::NUpdates, count(50)));
+    run.report(change(None, SettingKey::NUpdates, count(50)));
     let gate = run.gate(&high(0.4));
     assert_eq!(shown(&gate.config_patch_applied), ["n_updates 50 -> 300"]);
     assert_eq!(run.stage().extensions, 2);
 }
 
 #[test]
-fn extensions_end() {
+fn extensions_are_limited() {
     let mut run = at_target(vec![slower()], 2);
-    // A failure that is forgotten leaves its extension.
+    // Resetting failures does not reset extensions.
     run.state.stages[0].extensions = 1;
     assert_eq!(run.gate(&high(0.5)).decision, Retune, "the second of two");
     let gate = run.gate(&high(0.5));
@@ -630,7 +635,10 @@ fn extensions_end() {
         rung: 2,
         why: SkipReason::ExtensionsUsedUp,
     };
-    assert_eq!(gate.decision, Stop, "no rung saves it from its extension");
+    assert_eq!(
+        gate.decision, Stop,
+        "the needed extension is not allowed, although a rung applies"
+    );
     assert_eq!(gate.failures, 2);
     assert!(gate.skipped.is_empty() || gate.skipped == [used_up]);
 }
@@ -638,7 +646,7 @@ fn extensions_end() {
 // ------------------------------------------------------------ deferral
 
 #[test]
-fn fewer_actions_are_deferred_once_and_change_nothing_now() {
+fn fewer_actions_are_deferred_once_and_do_not_change_this_run() {
     let collapsed = |loss| Outcome {
         loss,
         unique_actions: 1.0,
@@ -676,7 +684,7 @@ fn fewer_actions_are_deferred_once_and_change_nothing_now() {
 }
 
 #[test]
-fn what_a_collapse_of_entropy_is() {
+fn when_entropy_has_collapsed() {
     #[track_caller]
     fn check(name: &str, outcome: Outcome, want: Option<u32>) {
         let mut policy = policy_of(ModelKind::LatentActions);
@@ -736,7 +744,7 @@ fn fewer_actions_are_deferred_once_in_a_run() {
 // ------------------------------------------------------------ retention
 
 #[test]
-fn old_checkpoints_go_but_for_best_passed_and_resumed_ones() {
+fn old_checkpoints_are_deleted_except_best_passed_and_resumed_ones() {
     let mut policy = policy_of(VIDEO);
     policy.keep_last = 1;
     policy.stages[0].settings.n_updates = 600;
@@ -753,7 +761,7 @@ fn old_checkpoints_go_but_for_best_passed_and_resumed_ones() {
     assert_eq!(
         kept(&run),
         [100, 150, 200, 250],
-        "a rejected one goes, and does not count"
+        "a rejected one is deleted and does not count"
     );
     run.gate(&high(0.4));
     assert_eq!(
@@ -777,7 +785,7 @@ fn nothing_is_deleted_while_there_are_few() {
     assert!(!run.kinds().contains(&"checkpoint_deleted"));
 }
 
-/// Ranges of a stage's chunks that all pass, from its start or a given checkpoint.
+/// The ranges of a stage's chunks if all gates pass, from the start or from a given checkpoint.
 fn ranges(
     model: ModelKind,
     given: Option<u64>,

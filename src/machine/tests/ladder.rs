@@ -5,7 +5,7 @@ use crate::ladder::{self, Climb, Situation};
 use tinygate_events::SkipReason::*;
 use tinygate_events::*;
 
-/// A failed gate like any other.
+/// An ordinary failed gate.
 const PLAIN: Situation<'static> = Situation {
     loss_dropping: Some(false),
     failed_metrics: Vec::new(),
@@ -21,7 +21,7 @@ fn climb(ladder: &[Rung], cursor: u32, now: &Settings, situation: Situation<'_>)
     ladder::climb(&policy, cursor, now, &situation)
 }
 
-/// What one rung does: its patch in words, or why it is passed over.
+/// The patch of one rung as text, or why it is skipped.
 fn one(rung: Rung, now: &Settings, situation: Situation<'_>) -> Result<String, SkipReason> {
     let climb = climb(&[rung], 0, now, situation);
     match climb.skipped.first() {
@@ -61,7 +61,7 @@ fn learning_rate() {
         Ok("learning_rate 0.001 -> 0.0005"),
     );
     check(
-        "it is held at its bound",
+        "it is clamped to its bound",
         half(1.5e-6),
         Ok("learning_rate 0.0000015 -> 0.000001"),
     );
@@ -94,7 +94,7 @@ fn accumulation() {
     );
     check("and no further", add(64, 1), Err(AtBound));
     check(
-        "held at its bound",
+        "clamped to its bound",
         add(60, 10),
         Ok("gradient_accumulation_steps 60 -> 64"),
     );
@@ -126,14 +126,14 @@ fn log_interval_and_chunk() {
     );
     check("rounded down", interval(7), Ok("log_interval 7 -> 3"));
     check(
-        "held at 1 % of the chunk",
+        "clamped to 1 % of the chunk",
         interval(3),
         Ok("log_interval 3 -> 2"),
     );
     check("there it stays", interval(2), Err(AtBound));
     check("a chunk is halved", chunk(100), Ok("chunk_size 100 -> 50"));
     check(
-        "held at an eighth, rounded up",
+        "clamped to an eighth, rounded up",
         chunk(25),
         Ok("chunk_size 25 -> 13"),
     );
@@ -150,12 +150,12 @@ fn log_interval_and_chunk() {
         one(times(SettingKey::ChunkSize, 0.5), &now, long_enough.clone())
     };
     check(
-        "held where its gate can still pass",
+        "clamped to where its gate can still pass",
         held(25),
         Ok("chunk_size 25 -> 20"),
     );
     check("there it stays too", held(20), Err(AtBound));
-    check("shorter as configured it stays", held(9), Err(AtBound));
+    check("configured shorter it stays", held(9), Err(AtBound));
     let share = halve(SettingKey::LogInterval, 4, 201);
     check(
         "1 % of 201 is more than 2",
@@ -190,7 +190,7 @@ fn extending_the_target() {
         Err(NoPreviousGate),
     );
     check(
-        "not for ever",
+        "not when extensions are used up",
         extend(Some(true), false),
         Err(ExtensionsUsedUp),
     );
@@ -239,7 +239,7 @@ fn fewer_actions() {
     check("one stays one", defer(Some(1), true, false), Err(AtBound));
     check("none stay none", defer(Some(0), true, false), Err(AtBound));
     check(
-        "not while entropy stands",
+        "not while entropy is high",
         defer(Some(8), false, false),
         Err(EntropyNotCollapsed),
     );
@@ -266,13 +266,13 @@ fn a_setting_the_stage_does_not_have() {
     );
     let retries = one(plus(SettingKey::MaxRetries, 1), &now, PLAIN);
     check(
-        "what is no setting of a stage",
+        "a setting of the policy",
         retries,
         Err(NotASettingOfThisStage),
     );
     let huge = one(times(SettingKey::BatchSizePerGpu, 1e30), &now, PLAIN);
     check(
-        "a count has its range",
+        "a count is clamped to its type",
         huge,
         Ok("batch_size_per_gpu 8 -> 4294967295"),
     );
@@ -280,7 +280,7 @@ fn a_setting_the_stage_does_not_have() {
     check("no count becomes 0", nothing, Ok("n_updates 300 -> 1"));
 }
 
-/// The rung applied, the cursor after it, and the rungs passed over.
+/// Checks the rung applied, the cursor after it, and the skipped rungs.
 #[track_caller]
 fn check_climb(name: &str, cursor: u32, now: &Settings, want: (Option<u32>, u32, &[u32])) {
     let climb = climb(&presets::ladder(ModelKind::Dynamics), cursor, now, PLAIN);
@@ -313,27 +313,27 @@ fn the_cursor() {
     check_climb("the first rung first", 0, &plain, (Some(1), 1, &[]));
     check_climb("then the next", 1, &plain, (Some(2), 2, &[]));
     check_climb(
-        "behind the last comes the first",
+        "after the last comes the first",
         3,
         &plain,
         (Some(4), 0, &[]),
     );
     check_climb(
-        "a rung at its bound is passed over",
+        "a rung at its bound is skipped",
         1,
         &settings(),
         (Some(3), 3, &[2]),
     );
     check_climb(
-        "as many as there are",
+        "several are skipped",
         0,
         &chunk_only,
         (Some(4), 0, &[1, 2, 3]),
     );
-    check_climb("it wraps round", 1, &rate_only, (Some(1), 1, &[2, 3, 4]));
+    check_climb("it wraps around", 1, &rate_only, (Some(1), 1, &[2, 3, 4]));
     check_climb("once only", 2, &bottom, (None, 2, &[3, 4, 1, 2]));
     check_climb(
-        "a cursor past the ladder is inside it",
+        "a cursor past the ladder wraps",
         5,
         &plain,
         (Some(2), 2, &[]),
@@ -347,7 +347,7 @@ fn the_cursor() {
 }
 
 #[test]
-fn settings_refuse_what_they_cannot_be() {
+fn invalid_values_are_ignored() {
     #[track_caller]
     fn check(name: &str, key: SettingKey, to: SettingValue) {
         let mut changed = settings();
@@ -375,11 +375,7 @@ fn settings_refuse_what_they_cannot_be() {
     );
     check("no rate of 0", SettingKey::LearningRate, real(0.0));
     check("no negative rate", SettingKey::LearningRate, real(-1.0));
-    check(
-        "no rate that is no number",
-        SettingKey::LearningRate,
-        real(f64::NAN),
-    );
+    check("no NaN rate", SettingKey::LearningRate, real(f64::NAN));
     check(
         "no infinite rate",
         SettingKey::LearningRate,
@@ -416,7 +412,7 @@ fn a_setting_reads_as_it_was_set() {
     );
 }
 
-/// A knob from 0.1 to 0.9 that stands at `now`.
+/// A stage with a knob from 0.1 to 0.9 that has the value `now`.
 fn dropout(now: f64) -> StagePolicy {
     let mut policy = stage_policy(ModelKind::VideoTokenizer);
     let name = KnobName::new("dropout");
@@ -434,7 +430,7 @@ fn dropout(now: f64) -> StagePolicy {
 }
 
 #[test]
-fn a_knob_of_the_users_own() {
+fn a_custom_knob() {
     let halve = |now: f64, factor| {
         let mut policy = dropout(now);
         policy.ladder = vec![times(SettingKey::knob("dropout"), factor)];
@@ -446,13 +442,13 @@ fn a_knob_of_the_users_own() {
     };
     check("it is halved", halve(0.8, 0.5), Ok("dropout 0.8 -> 0.4"));
     check(
-        "held at its lower bound",
+        "clamped to its lower bound",
         halve(0.15, 0.5),
         Ok("dropout 0.15 -> 0.1"),
     );
     check("there it stays", halve(0.1, 0.5), Err(AtBound));
     check(
-        "held at its upper bound",
+        "clamped to its upper bound",
         halve(0.5, 4.0),
         Ok("dropout 0.5 -> 0.9"),
     );
@@ -467,6 +463,6 @@ fn a_knob_of_the_users_own() {
     assert_eq!(
         ladder::value_of(&settings, &key),
         Some(SettingValue::Real(scalar(0.5))),
-        "a knob keeps its kind"
+        "a knob keeps its type"
     );
 }

@@ -1,4 +1,4 @@
-//! What holds for the checkpoints of a stage, whatever happened to them.
+//! Properties of a stage's checkpoints that hold after any events.
 
 use proptest::prelude::*;
 
@@ -140,7 +140,7 @@ proptest! {
     })]
 
     #[test]
-    fn the_lineage_is_some_of_the_checkpoints_in_their_order(lineage in lineage()) {
+    fn the_lineage_is_an_ordered_subset_of_the_checkpoints(lineage in lineage()) {
         let all = references(lineage.all());
         for (place, reference) in all.iter().enumerate() {
             prop_assert!(!all[..place].contains(reference), "{reference:?} is there twice");
@@ -185,7 +185,7 @@ proptest! {
     }
 
     #[test]
-    fn the_best_once_a_gate_is_noted_is_what_it_will_be(
+    fn the_best_with_a_hypothetical_gate_is_the_best_once_it_is_recorded(
         lineage in lineage(),
         step in (1..=STEPS).prop_map(Step::new),
         gate in gate(),
@@ -193,7 +193,7 @@ proptest! {
         let expected = lineage.best_present_with(step, gate).map(|best| best.reference.clone());
         let mut noted = lineage.clone();
         noted.note_gate(step, Some(gate));
-        // As a lineage of its own, without the checkpoints that were left behind.
+        // Compare with a lineage without the checkpoints outside it.
         let present: Vec<CheckpointRef> =
             references(noted.present()).into_iter().cloned().collect();
         for left in references(lineage.all()).into_iter().filter(|one| !present.contains(one)) {
@@ -203,7 +203,7 @@ proptest! {
     }
 
     #[test]
-    fn retention_deletes_nothing_that_is_needed_and_comes_to_an_end(
+    fn retention_deletes_nothing_that_is_needed_and_terminates(
         lineage in lineage(),
         keep_last in 0..4_u32,
         needed in proptest::option::of(reference()),
@@ -216,11 +216,11 @@ proptest! {
             let Some(goes) = lineage.expendable(retention) else {
                 break;
             };
-            prop_assert!(!goes.deleted, "it is gone already");
+            prop_assert!(!goes.deleted, "it is already deleted");
             prop_assert!(!goes.resumed, "a chunk started from it");
             prop_assert!(goes.chunk.is_some(), "the user gave it");
             prop_assert!(goes.gate.is_none_or(|gate| !gate.passed), "it passed its gate");
-            prop_assert!(unjudged || goes.judgement != Judgement::Pending, "nobody judged it");
+            prop_assert!(unjudged || goes.judgement != Judgement::Pending, "it was not judged");
             prop_assert_ne!(Some(&goes.reference), needed.as_ref());
             let best = lineage.best().map(|best| best.reference.clone());
             prop_assert_ne!(Some(&goes.reference), best.as_ref());
@@ -242,7 +242,7 @@ proptest! {
         let mut anew = lineage.clone();
         anew.start_chunk(chunk, None);
         prop_assert_eq!(anew.present().count(), 0);
-        prop_assert_eq!(anew.all().count(), lineage.all().count(), "all stay known");
+        prop_assert_eq!(anew.all().count(), lineage.all().count(), "all are kept");
         if before.is_empty() {
             return Ok(());
         }
@@ -251,7 +251,7 @@ proptest! {
         cut.start_chunk(chunk, Some(&before[start]));
         let kept: Vec<&CheckpointRef> = before[..=start].iter().collect();
         prop_assert_eq!(references(cut.present()), kept);
-        prop_assert_eq!(cut.all().count(), lineage.all().count(), "all stay known");
+        prop_assert_eq!(cut.all().count(), lineage.all().count(), "all are kept");
         prop_assert!(cut.find(&before[start]).unwrap().resumed);
     }
 
@@ -276,7 +276,7 @@ proptest! {
         let kept = lineage.newest_accepted().and_then(|newest| newest.chunk);
         prop_assert!(kept.is_none_or(|kept| !abandoned.contains(&kept)));
         let all = lineage.abandoned_by(chunk, None);
-        prop_assert!(all.contains(&chunk), "a start anew abandons the chunk that failed");
+        prop_assert!(all.contains(&chunk), "a fresh start abandons the failed chunk");
         prop_assert!(all.ends_with(&abandoned));
         let mut restarted = lineage;
         restarted.abandon(&all);
@@ -284,7 +284,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_told_twice_counts_once(lineage in lineage(), change in change()) {
+    fn repeated_changes_count_once(lineage in lineage(), change in change()) {
         let mut once = lineage.clone();
         change.apply(&mut once);
         let mut twice = once.clone();

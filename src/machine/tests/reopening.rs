@@ -29,7 +29,7 @@ fn gates(outcome: impl Fn(usize) -> Outcome, count: usize) -> impl Fn(&mut Run) 
 }
 
 #[test]
-fn after_too_many_failures_the_rung_that_was_due() {
+fn after_too_many_failures_the_due_rung_is_applied() {
     let mut run = stopped(|_| {}, gates(|_| high(0.5), 6));
     let stop = pick!(run.log, GateDecided)
         .last()
@@ -45,10 +45,13 @@ fn after_too_many_failures_the_rung_that_was_due() {
         shown(&reopened.config_patch_applied),
         ["log_interval 5 -> 2"]
     );
-    assert_eq!(reopened.resume_from, stop, "from where the stop said");
+    assert_eq!(
+        reopened.resume_from, stop,
+        "from the checkpoint of the stop"
+    );
     let train = run.training();
     assert_eq!((train.from.get(), train.settings.log_interval), (600, 2));
-    assert_eq!(run.stage().failures, 6, "no failure is forgotten");
+    assert_eq!(run.stage().failures, 6, "failures are kept");
     assert_eq!(
         run.gate(&high(0.5)).decision,
         Action::Stop,
@@ -60,7 +63,7 @@ fn after_too_many_failures_the_rung_that_was_due() {
 }
 
 #[test]
-fn after_a_collapse_the_restart_that_was_due() {
+fn after_a_collapse_the_due_restart_happens() {
     let nan = Outcome {
         last: Some(f64::NAN),
         ..good()
@@ -79,7 +82,7 @@ fn after_a_collapse_the_restart_that_was_due() {
 }
 
 #[test]
-fn the_gate_that_stopped_counts_in_the_row_of_lost_structure() {
+fn the_gate_that_stopped_counts_towards_lost_structure() {
     let lost = Outcome {
         structure_lost: true,
         ..good()
@@ -89,7 +92,7 @@ fn the_gate_that_stopped_counts_in_the_row_of_lost_structure() {
     let mut run = Run::start(policy);
     run.gate(&lost);
     let reopened = run.allow(1);
-    assert_eq!(reopened.decision, Action::Retune, "the first of a row");
+    assert_eq!(reopened.decision, Action::Retune, "the first in a row");
     assert_eq!(run.gate(&lost).decision, Action::Stop);
     let reopened = run.allow(1);
     assert_eq!(reopened.decision, Action::RestartStage, "the second");
@@ -98,12 +101,12 @@ fn the_gate_that_stopped_counts_in_the_row_of_lost_structure() {
     assert_eq!(
         run.allow(1).decision,
         Action::Retune,
-        "a restart begins to count anew"
+        "a restart resets the count"
     );
 }
 
 #[test]
-fn where_no_rung_applies_it_goes_on_without() {
+fn if_no_rung_applies_the_stage_continues_without_one() {
     let no_ladder = |policy: &mut Policy| policy.stages[0].ladder.clear();
     let mut run = stopped(no_ladder, gates(|_| high(0.5), 1));
     let reopened = run.allow(1);
@@ -127,7 +130,7 @@ fn where_no_rung_applies_it_goes_on_without() {
 }
 
 #[test]
-fn after_too_many_extensions_one_more() {
+fn after_too_many_extensions_one_more_is_allowed() {
     let forgetful = |policy: &mut Policy| {
         policy.max_retries = 1;
         policy.stages[0].settings.n_updates = 100;
@@ -147,7 +150,7 @@ fn after_too_many_extensions_one_more() {
 }
 
 #[test]
-fn extensions_past_their_number_are_a_persons_to_allow() {
+fn a_person_can_allow_more_extensions() {
     let mut policy = policy_of(VIDEO);
     policy.max_retries = 1;
     policy.stages[0].settings.n_updates = 100;
@@ -162,7 +165,7 @@ fn extensions_past_their_number_are_a_persons_to_allow() {
 }
 
 #[test]
-fn after_failures_of_the_worker_the_same_chunk_again() {
+fn after_worker_failures_the_same_chunk_runs_again() {
     let exits = |run: &mut Run| {
         run.gate(&high(0.008));
         for _ in 0..4 {
@@ -187,7 +190,7 @@ fn after_failures_of_the_worker_the_same_chunk_again() {
 }
 
 #[test]
-fn after_lack_of_memory_the_halving_that_was_due() {
+fn after_running_out_of_memory_the_due_halving_happens() {
     let memory = |run: &mut Run| {
         run.fail(10, out_of_memory());
     };
@@ -206,18 +209,18 @@ fn after_lack_of_memory_the_halving_that_was_due() {
     assert_eq!(
         run.allow(1).config_patch_applied,
         [],
-        "at the floor it is tried as it is"
+        "at the minimum the batch is kept"
     );
     assert_eq!(run.training().attempt.get(), 2);
 }
 
 #[test]
-fn after_interruptions_the_same_chunk_again() {
+fn after_interruptions_the_same_chunk_runs_again() {
     let mut policy = policy_of(VIDEO);
     policy.max_retries = 0;
     let mut run = Run::start(policy);
     for _ in 0..3 {
-        run.tell(process());
+        run.report(process());
     }
     assert!(matches!(run.state.phase, RunPhase::Stopped(0)));
     run.allow(1);
@@ -230,7 +233,7 @@ fn only_more_retries_reopen() {
     let base = || stopped(|_| {}, gates(|_| high(0.5), 6));
     let stays = |name: &str, event: Event| {
         let mut run = base();
-        run.tell(event);
+        run.report(event);
         assert!(matches!(run.state.phase, RunPhase::Stopped(0)), "{name}");
     };
     let video = Some("video_tokenizer");
@@ -252,12 +255,12 @@ fn only_more_retries_reopen() {
         change(video, SettingKey::NUpdates, count(9000)),
     );
     let mut run = base();
-    run.tell(change(None, SettingKey::MaxRetries, count(6)));
+    run.report(change(None, SettingKey::MaxRetries, count(6)));
     assert_eq!(run.training().from.get(), 600, "the whole policy's");
 }
 
 #[test]
-fn a_change_between_the_stop_of_stage_and_run_reopens_too() {
+fn a_change_after_the_stage_but_before_the_run_has_stopped_reopens_too() {
     let mut run = stopped(|_| {}, gates(|_| high(0.5), 6));
     let last = run.log.pop().unwrap();
     assert_eq!(last.kind(), "run_stopped");
@@ -269,7 +272,7 @@ fn a_change_between_the_stop_of_stage_and_run_reopens_too() {
         killed.append(event);
     }
     killed.append(process());
-    killed.tell(change(
+    killed.report(change(
         Some("video_tokenizer"),
         SettingKey::MaxRetries,
         count(6),
@@ -278,7 +281,7 @@ fn a_change_between_the_stop_of_stage_and_run_reopens_too() {
 }
 
 #[test]
-fn other_changes_of_the_same_resume_count() {
+fn other_changes_of_the_same_resume_apply() {
     let mut run = stopped(|_| {}, gates(|_| high(0.5), 6));
     let rate = SettingValue::Real(scalar(0.25));
     run.append(change(

@@ -1,4 +1,4 @@
-//! Whole runs: stages in their order, given checkpoints, people's changes, stray facts.
+//! Whole runs: stages in order, given checkpoints, people's changes, stray facts.
 
 use super::build::*;
 use crate::*;
@@ -38,7 +38,7 @@ fn three_stages_one_after_the_other() {
 }
 
 #[test]
-fn the_upstream_a_chunk_is_told_is_what_was_handed_on() {
+fn a_chunk_gets_the_checkpoints_of_passed_stages_as_upstream() {
     let mut run = Run::start(three());
     for loss in [0.007, 0.006, 0.005] {
         run.gate(&high(loss));
@@ -130,7 +130,7 @@ fn a_given_checkpoint_counts_as_accepted_at_its_step() {
 }
 
 #[test]
-fn moments_are_fresh_while_the_weights_are_the_given_ones() {
+fn the_optimizer_is_fresh_as_long_as_the_weights_are_the_given_ones() {
     let mut created = created(policy_of(ModelKind::VideoTokenizer));
     created.init_from = vec![InitFrom {
         fresh_optimizer: true,
@@ -138,13 +138,16 @@ fn moments_are_fresh_while_the_weights_are_the_given_ones() {
     }];
     let mut run = Run::create(created);
     assert!(run.training().resume.unwrap().fresh_optimizer);
-    // The next process finds no other checkpoint, and begins in the same way.
-    run.tell(process());
+    // The next process has no other checkpoint, and starts in the same way.
+    run.report(process());
     assert!(run.training().resume.unwrap().fresh_optimizer);
     run.gate(&good());
     let own = run.training().resume.unwrap();
     assert_ne!(own.checkpoint.path, "/elsewhere/checkpoint");
-    assert!(!own.fresh_optimizer, "a checkpoint of its own has moments");
+    assert!(
+        !own.fresh_optimizer,
+        "the stage's own checkpoint has moments"
+    );
 }
 
 #[test]
@@ -198,7 +201,7 @@ fn a_run_without_stages_finishes() {
 }
 
 #[test]
-fn an_empty_log_and_foreign_rules_decide_nothing() {
+fn an_empty_log_and_unknown_rules_decide_nothing() {
     assert_eq!(decide(&RunState::empty()), Decision::Idle(Idle::NoRun));
     let mut created = created(three());
     created.rules = RULES + 1;
@@ -214,52 +217,52 @@ fn video() -> Run {
 }
 
 #[test]
-fn a_change_counts_from_the_next_process_or_chunk_on() {
+fn a_change_applies_from_the_next_process_or_chunk() {
     let accumulate = change(None, SettingKey::GradientAccumulationSteps, count(4));
     let mut run = video();
-    run.tell(accumulate.clone());
+    run.report(accumulate.clone());
     let now = |run: &Run| run.training().settings.gradient_accumulation_steps;
-    assert_eq!(now(&run), 1, "the chunk under way is not changed");
-    run.tell(process());
+    assert_eq!(now(&run), 1, "the current chunk is not changed");
+    run.report(process());
     assert_eq!(now(&run), 4, "a resumed one is");
     let mut run = video();
-    run.tell(accumulate);
+    run.report(accumulate);
     run.gate(&high(0.008));
     assert_eq!(now(&run), 4, "so is the next");
 }
 
 #[test]
-fn a_new_target_reshapes_the_rate_and_counts_at_the_next_gate() {
+fn a_new_target_changes_the_rate_curve_and_applies_at_the_next_gate() {
     let mut run = video();
-    run.tell(change(None, SettingKey::NUpdates, count(0)));
-    assert_eq!(run.stage().settings, settings(), "there is no target of 0");
-    run.tell(change(None, SettingKey::NUpdates, count(100)));
+    run.report(change(None, SettingKey::NUpdates, count(0)));
+    assert_eq!(run.stage().settings, settings(), "a target of 0 is ignored");
+    run.report(change(None, SettingKey::NUpdates, count(100)));
     assert_eq!(run.stage().settings.schedule_updates, 100);
     run.gate(&good());
     assert_eq!(run.log.last().map(Event::kind), Some("run_finished"));
 }
 
 #[test]
-fn a_target_lowered_on_the_way_is_a_target_for_every_criterion() {
+fn a_lowered_target_applies_to_every_criterion() {
     let mut policy = policy_of(ModelKind::VideoTokenizer);
     policy.stages[0].criteria[3].applies = Applies::AtTarget;
     let mut run = Run::start(policy.clone());
     assert_eq!(
         run.gate(&high(0.5)).decision,
         Action::Continue,
-        "not asked yet"
+        "does not apply yet"
     );
     let mut run = Run::start(policy);
-    run.tell(change(None, SettingKey::NUpdates, count(60)));
+    run.report(change(None, SettingKey::NUpdates, count(60)));
     assert_eq!(
         run.gate(&high(0.5)).decision,
         Action::Retune,
-        "asked at 100, past 60"
+        "applies at 100, past 60"
     );
 }
 
 #[test]
-fn a_grant_of_fewer_ranks_multiplies_accumulation_once() {
+fn a_fallback_to_fewer_ranks_multiplies_accumulation_once() {
     let granted = |accumulation_factor| {
         Event::FallbackGranted(FallbackGranted {
             ranks_wanted: 4,
@@ -269,16 +272,16 @@ fn a_grant_of_fewer_ranks_multiplies_accumulation_once() {
         })
     };
     let mut run = Run::start(three());
-    run.tell(granted(2));
-    run.tell(granted(2));
-    run.tell(process());
+    run.report(granted(2));
+    run.report(granted(2));
+    run.report(process());
     let accumulation = |stage: &StageState| stage.settings.gradient_accumulation_steps;
     assert_eq!(run.training().settings.gradient_accumulation_steps, 2);
     let all: Vec<u32> = run.state.stages.iter().map(accumulation).collect();
     assert_eq!(all, [2, 2, 2]);
     let mut run = video();
-    run.tell(granted(0));
-    assert_eq!(accumulation(run.stage()), 1, "a factor of 0 is none");
+    run.report(granted(0));
+    assert_eq!(accumulation(run.stage()), 1, "a factor of 0 counts as 1");
 }
 
 // ------------------------------------------------------------ stray facts
@@ -289,7 +292,7 @@ fn half_way() -> Run {
     run.gate(&high(0.008));
     let command = run.command().unwrap();
     for fact in facts(&command, |_| good()).into_iter().take(3) {
-        run.tell(fact);
+        run.report(fact);
     }
     run
 }
@@ -322,7 +325,10 @@ fn stray_facts_change_nothing() {
             "another stage's",
             with(&|train| train.stage = StageName::new("dynamics")),
         ),
-        ("nobody's", with(&|train| train.stage = StageName::new(""))),
+        (
+            "a stage without a name",
+            with(&|train| train.stage = StageName::new("")),
+        ),
     ];
     for (name, other) in &strangers {
         let fresh = checkpoint(other.stage.as_str(), 170);
@@ -347,11 +353,11 @@ fn stray_facts_change_nothing() {
 }
 
 #[test]
-fn what_was_said_before_changes_nothing() {
+fn repeated_events_change_nothing() {
     let run = half_way();
     for (place, event) in run.log.iter().enumerate() {
         let again = evolve(run.state.clone(), event);
-        // Every process that starts is counted; the rest is said and done.
+        // Only process starts are counted each time.
         let counts = matches!(event, Event::ProcessStarted(_));
         assert!(counts || again == run.state, "{} at {place}", event.kind());
     }
@@ -371,18 +377,21 @@ fn facts_outside_of_the_chunk_change_nothing() {
     });
     let stray = [
         ("an end before the end", early),
-        ("samples of before", metrics(&train, 1, 150, &good())),
-        ("samples of after", metrics(&train, 201, 300, &good())),
+        ("samples before the chunk", metrics(&train, 1, 150, &good())),
         (
-            "a checkpoint of before",
+            "samples after the chunk",
+            metrics(&train, 201, 300, &good()),
+        ),
+        (
+            "a checkpoint before the chunk",
             written(&train, &checkpoint("x", 100), true),
         ),
         (
-            "a checkpoint of after",
+            "a checkpoint after the chunk",
             written(&train, &checkpoint("x", 201), true),
         ),
         (
-            "a verdict on nothing",
+            "a verdict on an unknown checkpoint",
             judged(&train.stage, &checkpoint("x", 150), true),
         ),
     ];
@@ -392,7 +401,7 @@ fn facts_outside_of_the_chunk_change_nothing() {
 }
 
 #[test]
-fn a_rejected_checkpoint_stays_rejected_and_an_accepted_one_may_fall() {
+fn a_rejected_checkpoint_stays_rejected_but_an_accepted_one_may_be_rejected() {
     let run = half_way();
     let stage = run.stage().name().clone();
     let reference = checkpoint(stage.as_str(), 150);
@@ -428,7 +437,7 @@ fn samples_are_kept_once_and_in_order() {
         })
     };
     for steps in [&[1, 2, 5][..], &[2, 5, 6], &[4, 9, 8], &[9, 101, 10]] {
-        run.tell(told(steps));
+        run.report(told(steps));
     }
     let chunk = run.stage().chunk.as_ref().unwrap();
     let kept: Vec<u64> = chunk
@@ -441,7 +450,7 @@ fn samples_are_kept_once_and_in_order() {
 }
 
 #[test]
-fn only_what_decides_is_kept() {
+fn only_metrics_that_matter_are_kept() {
     let mut policy = policy_of(ModelKind::LatentActions);
     let test = CriterionTest::MetricAtLeast {
         metric: metric::CODEBOOK_USAGE.to_owned(),
@@ -456,7 +465,7 @@ fn only_what_decides_is_kept() {
         values: vec![scalar(1.0)],
     };
     let logged = [metric::LOSS, metric::CODEBOOK_USAGE, metric::GRAD_NORM];
-    run.tell(Event::MetricsLogged(MetricsLogged {
+    run.report(Event::MetricsLogged(MetricsLogged {
         stage: train.stage.clone(),
         chunk: train.chunk,
         attempt: train.attempt,
@@ -464,9 +473,5 @@ fn only_what_decides_is_kept() {
     }));
     let chunk = run.stage().chunk.as_ref().unwrap();
     let kept = logged.map(|name| chunk.samples(name).len());
-    assert_eq!(
-        kept,
-        [1, 1, 0],
-        "the loss, what a criterion asks for, no more"
-    );
+    assert_eq!(kept, [1, 1, 0], "the loss and the metrics of criteria");
 }

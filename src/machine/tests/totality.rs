@@ -1,4 +1,4 @@
-//! Whatever a log holds, in whatever order, folding and deciding end without a panic.
+//! Folding and deciding terminate without a panic for any events in any order.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::build::*;
 use crate::*;
 use tinygate_events::*;
 
-/// Decisions that may follow one event: every checkpoint deleted, and some.
+/// Most decisions after one event: enough to delete every checkpoint.
 const DECISIONS_MAX: usize = 100;
 
 fn stage_name() -> impl Strategy<Value = StageName> {
@@ -142,7 +142,7 @@ fn fact() -> BoxedStrategy<Event> {
     .boxed()
 }
 
-/// Decisions that nobody made: a log may hold anything.
+/// Decisions that the machine did not make: a log may contain anything.
 fn forged() -> BoxedStrategy<Event> {
     let started = (
         stage_name(),
@@ -272,7 +272,7 @@ fn forged() -> BoxedStrategy<Event> {
     .boxed()
 }
 
-/// What happens next: a stray event, or some of the answer to the command that is due.
+/// What happens next: a stray event, or part of the answer to the due command.
 #[derive(Clone, Debug)]
 enum Happening {
     Stray(Box<Event>),
@@ -312,7 +312,7 @@ fn happening() -> BoxedStrategy<Happening> {
     .boxed()
 }
 
-/// Any numbers in the policy, and a cursor of stages as they come.
+/// A policy with arbitrary numbers and stages.
 fn any_policy() -> BoxedStrategy<Policy> {
     let numbers = (0..3_u32, 0..3_u32, 0..3_u32, 0..3_u32, 0..30_u32);
     let retry_from = prop_oneof![
@@ -343,7 +343,7 @@ fn any_policy() -> BoxedStrategy<Policy> {
         .boxed()
 }
 
-/// Lets everything due be decided; how many decisions that were.
+/// Records all due decisions; returns how many.
 fn settle(run: &mut Run) -> usize {
     for count in 0..=DECISIONS_MAX {
         match decide(&run.state) {
@@ -382,7 +382,7 @@ proptest! {
             for event in events {
                 run.append(event);
                 let decisions = settle(&mut run);
-                prop_assert!(decisions <= DECISIONS_MAX, "never at rest: {:?}", run.kinds());
+                prop_assert!(decisions <= DECISIONS_MAX, "decides without end: {:?}", run.kinds());
             }
         }
         let mut again = RunState::empty();

@@ -1,8 +1,8 @@
-//! The tables of transitions are complete and true.
+//! The transition tables match the code.
 //!
-//! Samples are made by driving a run into each phase; every kind of event is then
-//! applied to each. A pair of the table must lead to its phases, and to each of
-//! them from some sample; any other pair must leave the phase as it is.
+//! Runs are driven into each phase to get sample states, and every kind of event is applied
+//! to each. A pair in a table must lead to its phases, and to each of them from some sample;
+//! any other pair must leave the phase unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,29 +36,29 @@ const RUN_PHASES: [RunPhaseKind; 6] = [
     RunPhaseKind::Stopped,
 ];
 
-/// Logs that between them hold every kind of event.
+/// Logs that together contain every kind of event.
 fn logs() -> Vec<Vec<Event>> {
     let mut policy = policy(ModelKind::ALL.map(stage_policy).to_vec());
     policy.keep_last = 0;
     let mut passing = Run::start(policy.clone());
-    passing.tell(Event::StoreRepaired(StoreRepaired {
+    passing.report(Event::StoreRepaired(StoreRepaired {
         copy: "sled".to_owned(),
         detail: String::new(),
         quarantine: None,
         restored: 0,
     }));
-    passing.tell(Event::FallbackGranted(FallbackGranted {
+    passing.report(Event::FallbackGranted(FallbackGranted {
         ranks_wanted: 2,
         ranks_available: 1,
         accumulation_factor: 2,
         granted_by: "config".to_owned(),
     }));
-    passing.tell(Event::RunInterrupted(RunInterrupted {
+    passing.report(Event::RunInterrupted(RunInterrupted {
         reason: InterruptReason::Signal {
             name: "SIGINT".to_owned(),
         },
     }));
-    passing.tell(process());
+    passing.report(process());
     passing.fail(10, exited());
     passing.finish(|train| match (train.stage.as_str(), train.chunk.get()) {
         ("latent_actions", 1 | 2) => Outcome {
@@ -88,14 +88,14 @@ fn logs() -> Vec<Vec<Event>> {
     ]
 }
 
-/// A crash after which the checkpoint the chunk began from is found damaged.
+/// After a crash, the checkpoint from which the chunk started turns out to be damaged.
 fn lost_start(policy: Policy) -> Vec<Event> {
     let mut run = Run::start(policy);
     run.gate(&high(0.5));
     let train = run.training();
     let start = train.resume.clone().unwrap().checkpoint;
     run.append(process());
-    run.tell(judged(&train.stage, &start, false));
+    run.report(judged(&train.stage, &start, false));
     for _ in 0..3 {
         run.append(process());
     }
@@ -103,7 +103,7 @@ fn lost_start(policy: Policy) -> Vec<Event> {
     run.log
 }
 
-/// A person gives up the checkpoint that a chunk began from, and asks for disk space.
+/// A person gives up the checkpoint from which a chunk started, and asks to free disk space.
 fn given_up(policy: Policy) -> Vec<Event> {
     let mut run = Run::start(policy);
     run.gate(&high(0.5));
@@ -114,16 +114,16 @@ fn given_up(policy: Policy) -> Vec<Event> {
         who: "somebody".to_owned(),
         why: "its files are gone".to_owned(),
     }));
-    run.tell(Event::PruneRequested(PruneRequested {
+    run.report(Event::PruneRequested(PruneRequested {
         keep_last: 0,
         who: "somebody".to_owned(),
     }));
-    run.tell(process());
+    run.report(process());
     run.finish(|_| high(0.5));
     run.log
 }
 
-/// The target is the end of the range of steps.
+/// The target is the largest step.
 fn counters() -> Vec<Event> {
     let mut created = created(policy_of(ModelKind::VideoTokenizer));
     created.init_from = vec![InitFrom {
@@ -135,7 +135,7 @@ fn counters() -> Vec<Event> {
     Run::create(created).log
 }
 
-/// Every state on the way of the logs.
+/// Every state that folding the logs goes through.
 fn states(logs: &[Vec<Event>]) -> Vec<RunState> {
     let fold = |log: &Vec<Event>| {
         let mut state = RunState::empty();
@@ -149,7 +149,7 @@ fn states(logs: &[Vec<Event>]) -> Vec<RunState> {
     logs.iter().flat_map(fold).collect()
 }
 
-/// Of many alike, some: whichever are first and last of their kind are there.
+/// At most `most` items of each kind, including the first and the last.
 fn some<K: Ord, T>(all: Vec<T>, kind: impl Fn(&T) -> K, most: usize) -> Vec<T> {
     let mut taken: BTreeMap<K, usize> = BTreeMap::new();
     let mut kept = Vec::new();
@@ -195,7 +195,7 @@ fn check<K: Ord + Copy + std::fmt::Debug>(
             let row = table.iter().find(|row| row.0 == *phase && row.1 == kind);
             let found = seen.get(&(*phase, kind));
             let found = found.unwrap_or_else(|| panic!("no sample of {kind} in {phase:?}"));
-            // An event that is late or another's leaves the phase as it is, anywhere.
+            // A late event, or one for another stage, leaves the phase unchanged.
             let targets = row.map_or(&[][..], |(_, _, targets)| targets);
             let want: BTreeSet<K> = targets.iter().chain([phase]).copied().collect();
             assert!(
@@ -215,7 +215,7 @@ fn check<K: Ord + Copy + std::fmt::Debug>(
 }
 
 #[test]
-fn the_table_of_the_stage_is_complete_and_true() {
+fn the_table_of_stages_matches_the_code() {
     let (states, events) = samples();
     let mut seen: Seen<PhaseKind> = BTreeMap::new();
     for state in &states {
@@ -242,7 +242,7 @@ fn is_listed(from: PhaseKind, event: &Event) -> bool {
 }
 
 #[test]
-fn the_table_of_the_run_is_complete_and_true() {
+fn the_table_of_runs_matches_the_code() {
     let (states, events) = samples();
     let mut seen: Seen<RunPhaseKind> = BTreeMap::new();
     for state in &states {
@@ -256,8 +256,8 @@ fn the_table_of_the_run_is_complete_and_true() {
 }
 
 #[test]
-fn no_phase_is_left_out() {
-    // A new variant makes these matches, and with them this test, incomplete.
+fn the_tests_cover_every_phase() {
+    // A new variant makes these matches fail to compile.
     let place = |phase| match phase {
         PhaseKind::Pending => 0,
         PhaseKind::Measuring => 1,
@@ -295,7 +295,7 @@ fn no_phase_is_left_out() {
 }
 
 #[test]
-fn events_come_where_the_table_wants_them_to() {
+fn events_occur_only_in_the_phases_of_the_table() {
     let logs = logs();
     let kinds: BTreeSet<&str> = logs.concat().iter().map(Event::kind).collect();
     let sampled: BTreeSet<&str> = kinds.into_iter().chain(["setting_changed"]).collect();
