@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tinygate::advice::{Advice, Hint};
 use tinygate::config::{Config, ConfigError, Override, Problem};
-use tinygate_testing::said;
+use tinygate_testing::hints;
 
 const DATA: &str = "data.path = \"frames.h5\"\n";
 
@@ -22,7 +22,7 @@ fn problems(text: &str, sets: &[&str]) -> String {
 }
 
 fn with_hints(problem: &Problem) -> String {
-    format!("{problem}\n  hint: {}", said::hints(&problem.fault))
+    format!("{problem}\n  hint: {}", hints::joined(&problem.fault))
 }
 
 /// Checks a text after the line that sets the data, so it starts at line 2.
@@ -613,7 +613,7 @@ fn files_that_cannot_be_read() {
     assert!(missing.starts_with(&start("no.toml")), "{missing}");
     std::fs::write(folder.path().join("bytes.toml"), [0xff, 0xfe]).unwrap();
     let bytes = load("bytes.toml");
-    assert!(said::hints(&bytes).contains("`iconv -f UTF-16 -t UTF-8`"));
+    assert!(hints::joined(&bytes).contains("`iconv -f UTF-16 -t UTF-8`"));
     let bytes = bytes.to_string();
     let place = folder.path().join("bytes.toml");
     let place = format!("{}:1:1: the config is not UTF-8 text", place.display());

@@ -18,7 +18,7 @@ use tinygate::events::{
 };
 use tinygate::presets::ModelKind;
 use tinygate::presets::{self, Preset};
-use tinygate_testing::said;
+use tinygate_testing::hints;
 
 const DATA: &str = "data.path = \"frames.h5\"\n";
 
@@ -514,7 +514,7 @@ fn a_resume_without_a_difference_changes_nothing() {
 }
 
 fn with_hints(problem: &Problem) -> String {
-    format!("{problem}\n  hint: {}", said::hints(&problem.fault))
+    format!("{problem}\n  hint: {}", hints::joined(&problem.fault))
 }
 
 #[test]

@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 use tinygate::data::{DataError, Format, Frames};
-use tinygate_testing::said;
+use tinygate_testing::hints;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -26,7 +26,7 @@ fn expected() -> Vec<u8> {
 
 /// What is wrong, and below it what to do.
 fn message(error: &DataError) -> String {
-    format!("{error}\nhint: {}", said::hints(error))
+    format!("{error}\nhint: {}", hints::joined(error))
 }
 
 #[track_caller]

@@ -25,7 +25,9 @@ use tinygate_replay::{Audit, Auditor, DivergenceKind, Outcome, SkipReason, audit
 use tinygate_testing::rehearsal::{
     NEXT, NewRung, NewTest, NextCriterion, NextPolicy, NextRung, NextTest, REHEARSED, UPDATES_MAX,
 };
-use tinygate_testing::{ChunkPlan, Curve, Lived, Script, first, lived, lived_by, short_policy};
+use tinygate_testing::{
+    ChunkPlan, Curve, Lived, Script, first, lived, lived_with_rules, short_policy,
+};
 use tinygate_words::audit_summary;
 
 const VIDEO: &str = "video_tokenizer";
@@ -60,7 +62,7 @@ fn claim(mut records: Vec<Record>, rules: u32) -> Vec<Record> {
 }
 
 fn run(rules: u32) -> Lived {
-    lived_by(REHEARSED, &beginning(rules), vec![], script()).unwrap()
+    lived_with_rules(REHEARSED, &beginning(rules), vec![], script()).unwrap()
 }
 
 fn audited(known: KnownRules, records: &[Record]) -> Audit {
@@ -188,7 +190,7 @@ fn a_resumed_run_keeps_its_rules() {
     let whole = lived(&beginning(1), vec![], script()).unwrap().records;
     let is_gate = |record: &Record| matches!(record.event, Event::GateDecided(_));
     let cut = whole.iter().position(is_gate).unwrap();
-    let resumed = lived_by(REHEARSED, &whole[..cut], vec![], script()).unwrap();
+    let resumed = lived_with_rules(REHEARSED, &whole[..cut], vec![], script()).unwrap();
     assert_eq!(gates(&resumed.records), gates(&whole));
     assert_eq!(resumed.state.created.unwrap().rules, 1);
 }

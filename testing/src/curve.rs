@@ -1,8 +1,8 @@
-//! The course of one metric over a chunk.
+//! The values of one metric over a chunk.
 //!
-//! Only `+ - * /`, so a recorded log can be made again on any machine.
+//! Uses only `+ - * /`, so a recorded log can be reproduced on any machine.
 
-/// Values by update, with noise and exceptions on top of a plain shape.
+/// A shape with noise and exceptions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
     shape: Shape,
@@ -13,7 +13,7 @@ pub struct Curve {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Shape {
     Flat(f64),
-    /// From the chunk's first update to its last.
+    /// From the first update of the chunk to the last.
     Line {
         from: f64,
         to: f64,
@@ -42,24 +42,24 @@ impl Curve {
         Curve::of(Shape::Flat(value))
     }
 
-    /// In a straight line over the chunk, up or down.
+    /// A straight line over the chunk.
     pub fn line(from: f64, to: f64) -> Curve {
         Curve::of(Shape::Line { from, to })
     }
 
-    /// Falls over the whole stage: `start` before the first update, half of it after `half` updates.
+    /// Falls over the whole stage: `start` before the first update, half of that after `half` updates.
     pub fn decay(start: f64, half: f64) -> Curve {
         Curve::of(Shape::Decay { start, half })
     }
 
-    /// Scatters every value by up to `share` of itself, up and down.
+    /// Adds noise of up to `share` of each value, up or down.
     #[must_use]
     pub fn noisy(mut self, share: f64) -> Curve {
         self.noise = share;
         self
     }
 
-    /// Another value at the chunk's `offset`th update, counted from 1: a spike, a NaN.
+    /// Replaces the value at one update of the chunk, counted from 1, for example by a spike or NaN.
     #[must_use]
     pub fn but(mut self, offset: u64, value: f64) -> Curve {
         self.except.push((offset, value));
@@ -117,7 +117,7 @@ mod tests {
         check("is half-way in the middle", &line, 6, 1.5);
         check("and ends at its end", &line, 11, 2.0);
         check(
-            "a decay counts the stage's updates",
+            "a decay depends on the stage's updates",
             &Curve::decay(8.0, 104.0),
             4,
             4.0,

@@ -1,14 +1,13 @@
-//! A disk in memory that fails as it is told to.
+//! A disk in memory with planned faults.
 //!
-//! Each file is its pristine content, which survives a power cut, and what lies
-//! over it: changes that were not synced yet, and bits that flipped. The second
-//! copy of the log, sled in a real run, is kept as a map in the same way: what
-//! was synced, what was put since, and what rotted. sled itself cannot run here;
-//! its own files are attacked with real ones elsewhere.
+//! Each file has pristine content, which survives a power cut, and on top of it changes that
+//! were not synced yet and bits that flipped. The second copy of the log, which is sled in a
+//! real run, is a map with the same layers. sled itself cannot run here; other tests damage
+//! its real files.
 //!
-//! A fault happens at the first operation it fits from its place on. After
-//! [`Trouble::Death`] nothing goes through any more, until [`SimDisk::kill`] or
-//! [`SimDisk::power_cut`] says what is left.
+//! A fault happens at the first matching operation from its position on. After
+//! [`Trouble::Death`] every operation fails until [`SimDisk::kill`] or
+//! [`SimDisk::power_cut`] decides what is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,7 +19,7 @@ use crate::rng::Rng;
 
 pub type MirrorMap = BTreeMap<MirrorKey, Vec<u8>>;
 
-/// What is lost or kept in a sector is so as a whole.
+/// Bytes of a sector, which a power cut keeps or loses as a whole.
 const SECTOR: usize = 512;
 
 #[derive(Clone, Default)]
@@ -31,24 +30,24 @@ pub struct SimDisk {
 #[derive(Clone, Default)]
 pub struct State {
     names: BTreeMap<String, FileId>,
-    /// By number: a handle stays with its file when that is renamed or replaced.
+    /// Files by number, since a handle stays with its file when that is renamed or replaced.
     files: BTreeMap<FileId, File>,
     next_file: FileId,
-    /// What the second copy holds, and what of it was synced.
+    /// The content of the second copy, and the synced part of it.
     pub mirror: Option<MirrorMap>,
     pub mirror_synced: Option<MirrorMap>,
-    /// Changes of the second copy since it was synced.
+    /// Changes to the second copy since the last sync.
     unsynced: Vec<(u64, MirrorKey, Option<Vec<u8>>)>,
-    /// Bits of the second copy that flipped, by key, byte and mask, until that key is written again.
+    /// Flipped bits of the second copy, by key, byte and mask, until that key is written again.
     rot: BTreeMap<MirrorKey, (usize, u8)>,
-    /// The second copy does not open until it is set aside.
+    /// The second copy cannot be opened until it is set aside.
     unreadable: bool,
-    /// Second copies that were moved out of the way, by their new names.
+    /// Second copies that were set aside, by their new names.
     pub aside: BTreeMap<String, MirrorMap>,
     pub faults: Faults,
     /// Operations so far.
     operations: u64,
-    /// Changes so far, which gives them an order over all files.
+    /// Changes so far, which orders the changes of all files.
     changes: u64,
     death: Option<Death>,
 }
@@ -59,12 +58,12 @@ type FileId = u64;
 struct File {
     /// Survives a power cut.
     pristine: Vec<u8>,
-    /// With what was not synced yet.
+    /// Including what was not synced yet.
     now: Vec<u8>,
     unsynced: Vec<(u64, Change)>,
-    /// Bits that flipped, as masks by offset, until a write goes over them.
+    /// Flipped bits, as masks by offset, until they are overwritten.
     flips: BTreeMap<usize, u8>,
-    /// Bytes read so far, each as often as it was read.
+    /// Bytes read so far, including repeated reads.
     read: u64,
 }
 
@@ -76,39 +75,39 @@ enum Change {
 
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// Bytes that all files together may hold.
+    /// Capacity of the disk in bytes.
     pub capacity: Option<usize>,
-    /// Reads and writes end after this many bytes.
+    /// Reads and writes are cut short after this many bytes.
     pub short: Option<usize>,
     pub sync_fails: bool,
     pub set_len_fails: bool,
     pub write_fails: bool,
     pub mirror_fails: Option<MirrorError>,
     pub mirror_does_not_open: Option<MirrorError>,
-    /// Changes that are still made before the machine stops; every later one fails.
+    /// Changes that still succeed; every later one fails.
     pub changes_left: Option<u32>,
-    /// What happens once, each at the first operation it fits, from the given one on.
+    /// Faults that happen once, each at the first matching operation from the given one on.
     pub planned: Vec<(u64, Trouble)>,
-    /// The disk says that it synced, and did not: a bug that is planted on purpose.
+    /// The disk claims to sync but does not: a bug that is added on purpose.
     pub sync_lies: bool,
-    /// How often each kind of fault happened.
+    /// How many times each kind of fault happened.
     pub hits: BTreeMap<&'static str, u64>,
 }
 
-/// What goes wrong once.
+/// A fault that happens once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The process, or the machine, goes away at an operation that changes something.
+    /// The process or the machine dies at an operation that changes something.
     Death(Moment),
     ReadError,
     ShortRead,
     WriteError,
     ShortWrite,
-    /// A signal came; to be tried again.
+    /// Interrupted by a signal; the call can be retried.
     Interrupted,
     DiskFull,
     SyncError,
-    /// A file cannot be cut.
+    /// Truncating a file fails.
     CutError,
     RenameError,
     MirrorError,
@@ -116,7 +115,7 @@ pub enum Trouble {
     MirrorInUse,
 }
 
-/// Where in an operation.
+/// When, relative to an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     Before,
@@ -124,7 +123,7 @@ pub enum Moment {
     After,
 }
 
-/// At which operation a process went away.
+/// The operation at which a process died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Death {
     pub operation: Operation,
@@ -146,7 +145,7 @@ pub enum Operation {
     MirrorRead,
     MirrorPut,
     MirrorSync,
-    /// None: whoever runs the process ended it.
+    /// Not at an operation: the caller killed the process.
     Outside,
 }
 
@@ -194,40 +193,40 @@ impl Faults {
     }
 }
 
-/// What an operation meets.
-enum Met {
+/// The result of attempting an operation.
+enum Outcome {
     Nothing,
     Trouble(Trouble),
     Gone,
 }
 
 impl State {
-    fn meet(&mut self, operation: Operation) -> Met {
+    fn attempt(&mut self, operation: Operation) -> Outcome {
         if self.death.is_some() {
-            return Met::Gone;
+            return Outcome::Gone;
         }
         if Trouble::Death(Moment::Before).fits(operation)
             && let Some(left) = &mut self.faults.changes_left
         {
             if *left == 0 {
                 self.faults.hit("stopped");
-                return Met::Trouble(Trouble::WriteError);
+                return Outcome::Trouble(Trouble::WriteError);
             }
             *left -= 1;
         }
         self.operations += 1;
         let now = self.operations;
         let fits = |(at, trouble): &(u64, Trouble)| *at <= now && trouble.fits(operation);
-        let Some(place) = self.faults.planned.iter().position(fits) else {
-            return Met::Nothing;
+        let Some(index) = self.faults.planned.iter().position(fits) else {
+            return Outcome::Nothing;
         };
-        let (_, trouble) = self.faults.planned.swap_remove(place);
+        let (_, trouble) = self.faults.planned.swap_remove(index);
         if let Trouble::Death(moment) = trouble {
             self.death = Some(Death { operation, moment });
         } else {
             self.faults.hit(trouble.name());
         }
-        Met::Trouble(trouble)
+        Outcome::Trouble(trouble)
     }
 
     fn file(&mut self, id: FileId) -> &mut File {
@@ -265,7 +264,7 @@ impl State {
         files.map(|file| file.now.len()).sum()
     }
 
-    /// What each unsynced change comes to when the power goes; `keep` says.
+    /// Keeps, drops or tears each unsynced change at a power cut.
     fn lose_power(&mut self, rng: &mut Rng) {
         let mut lost = BTreeSet::new();
         let mut kept = BTreeSet::new();
@@ -336,7 +335,7 @@ impl Change {
     }
 }
 
-/// Of a write a part arrives: its first bytes, or some of its sectors.
+/// Applies part of a write: its first bytes, or some of its sectors.
 fn tear(content: &mut Vec<u8>, offset: usize, bytes: &[u8], rng: &mut Rng) {
     let write = |content: &mut Vec<u8>, from: usize, to: usize| {
         let bytes = bytes.get(from..to).unwrap_or_default().to_vec();
@@ -377,7 +376,7 @@ impl SimDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same content on a disk of its own.
+    /// A copy that shares nothing with this disk.
     #[must_use]
     pub fn copy(&self) -> SimDisk {
         SimDisk {
@@ -389,7 +388,7 @@ impl SimDisk {
         Arc::new(self.clone())
     }
 
-    /// As a process reads it.
+    /// The content of a file as a process reads it.
     pub fn file(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();
         let file = state.named(name)?;
@@ -402,12 +401,12 @@ impl SimDisk {
         Some(bytes)
     }
 
-    /// What of a file survives a power cut, as it was written.
+    /// The part of a file that survives a power cut, without flipped bits.
     pub fn pristine(&self, name: &str) -> Option<Vec<u8>> {
         self.state().named(name).map(|file| file.pristine.clone())
     }
 
-    /// The journal's bytes; none without a journal.
+    /// The journal's bytes; empty if there is none.
     pub fn journal(&self) -> Vec<u8> {
         self.file(JOURNAL).unwrap_or_default()
     }
@@ -416,7 +415,7 @@ impl SimDisk {
         self.put(JOURNAL, bytes);
     }
 
-    /// A file with this content, as if it had always been there.
+    /// Creates a durable file with this content.
     pub fn put(&self, name: &str, bytes: &[u8]) {
         self.state().put_file(name, bytes);
     }
@@ -429,22 +428,22 @@ impl SimDisk {
         self.state().names.keys().cloned().collect()
     }
 
-    /// Bytes that were read of a file, each as often as it was read.
+    /// Bytes that were read from a file, including repeated reads.
     pub fn bytes_read(&self, name: &str) -> u64 {
         self.state().named(name).map_or(0, |file| file.read)
     }
 
-    /// Operations so far, to plan faults by.
+    /// Number of operations so far, for planning faults.
     pub fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    /// Where the process went away, if it did.
+    /// Where the process died, if it did.
     pub fn death(&self) -> Option<Death> {
         self.state().death
     }
 
-    /// Nothing the process does arrives any more.
+    /// Makes every later operation fail.
     pub fn die(&self) {
         let outside = Death {
             operation: Operation::Outside,
@@ -453,14 +452,14 @@ impl SimDisk {
         self.state().death.get_or_insert(outside);
     }
 
-    /// The process was killed, the machine runs on: all that was written is there.
+    /// The process was killed, but the machine keeps running: everything that was written is kept.
     pub fn kill(&self) {
         let mut state = self.state();
         state.death = None;
         state.faults.planned.clear();
     }
 
-    /// The power was cut: of what was not synced some is there, some is not, some is in part.
+    /// The power was cut: unsynced changes are kept, lost or torn.
     pub fn power_cut(&self, rng: &mut Rng) {
         let mut state = self.state();
         state.lose_power(rng);
@@ -468,7 +467,7 @@ impl SimDisk {
         state.faults.planned.clear();
     }
 
-    /// A power cut: what was not synced is gone, but for `kept` bytes more of each file.
+    /// A power cut that loses everything unsynced except the next `kept` bytes of each file.
     pub fn crash(&self, kept: usize) {
         let mut state = self.state();
         for file in state.files.values_mut() {
@@ -482,7 +481,7 @@ impl SimDisk {
         state.unsynced.clear();
     }
 
-    /// Flips bits of a file, wherever it is read from now on.
+    /// Flips bits of a file for all later reads.
     pub fn flip(&self, name: &str, offset: usize, mask: u8) {
         let mut state = self.state();
         if let Some(id) = state.names.get(name).copied() {
@@ -495,7 +494,7 @@ impl SimDisk {
         self.state().rot.insert(key, (offset, mask));
     }
 
-    /// Takes a value, or all, out of the second copy.
+    /// Removes one value, or all values, from the second copy.
     pub fn lose_mirror(&self, key: Option<MirrorKey>) {
         let mut state = self.state();
         state.unsynced.clear();
@@ -514,7 +513,7 @@ impl SimDisk {
         }
     }
 
-    /// The second copy does not open, until another is made in its place.
+    /// Makes opening the second copy fail until a new one is created.
     pub fn break_mirror(&self) {
         self.state().unreadable = true;
     }
@@ -527,34 +526,34 @@ impl SimDisk {
     }
 }
 
-/// Does `work`, unless the operation meets something. A process that goes away
-/// within an operation has done it, or not.
+/// Does `work` unless the operation fails. If the process dies during an operation, it has
+/// been done or not.
 fn changing<T>(
     state: &mut State,
     operation: Operation,
     work: impl FnOnce(&mut State) -> T,
 ) -> io::Result<T> {
-    match state.meet(operation) {
-        Met::Nothing => Ok(work(state)),
-        Met::Trouble(Trouble::Death(Moment::Before)) | Met::Gone => Err(gone()),
-        Met::Trouble(Trouble::Death(Moment::Within)) => {
+    match state.attempt(operation) {
+        Outcome::Nothing => Ok(work(state)),
+        Outcome::Trouble(Trouble::Death(Moment::Before)) | Outcome::Gone => Err(gone()),
+        Outcome::Trouble(Trouble::Death(Moment::Within)) => {
             if state.changes.is_multiple_of(2) {
                 work(state);
             }
             Err(gone())
         }
-        Met::Trouble(Trouble::Death(Moment::After)) => {
+        Outcome::Trouble(Trouble::Death(Moment::After)) => {
             work(state);
             Err(gone())
         }
-        Met::Trouble(_) => Err(told()),
+        Outcome::Trouble(_) => Err(told()),
     }
 }
 
 impl Disk for SimDisk {
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn DiskFile>>> {
         let mut state = self.state();
-        if matches!(state.meet(Operation::Open), Met::Gone) {
+        if matches!(state.attempt(Operation::Open), Outcome::Gone) {
             return Err(gone());
         }
         let found = state.names.get(name).copied();
@@ -586,7 +585,7 @@ impl Disk for SimDisk {
     fn names(&self, folder: &str) -> io::Result<Vec<String>> {
         let prefix = format!("{folder}/");
         let mut state = self.state();
-        if matches!(state.meet(Operation::Names), Met::Gone) {
+        if matches!(state.attempt(Operation::Names), Outcome::Gone) {
             return Err(gone());
         }
         let names = state.names.keys().chain(state.aside.keys());
@@ -598,10 +597,10 @@ impl Disk for SimDisk {
 
     fn mirror(&self, create: bool) -> Result<Option<Box<dyn Mirror>>, MirrorError> {
         let mut state = self.state();
-        match state.meet(Operation::MirrorOpen) {
-            Met::Nothing => {}
-            Met::Gone => return Err(MirrorError::Failed("the process is gone".to_owned())),
-            Met::Trouble(_) => return Err(MirrorError::InUse),
+        match state.attempt(Operation::MirrorOpen) {
+            Outcome::Nothing => {}
+            Outcome::Gone => return Err(MirrorError::Failed("the process is gone".to_owned())),
+            Outcome::Trouble(_) => return Err(MirrorError::InUse),
         }
         if let Some(error) = state.faults.mirror_does_not_open.clone()
             && !create
@@ -618,7 +617,7 @@ impl Disk for SimDisk {
             }
             state.mirror = Some(MirrorMap::new());
             state.unreadable = false;
-            // its folder is made durably, and is empty then
+            // Its folder is created durably, and is empty.
             state.mirror_synced = Some(MirrorMap::new());
         }
         drop(state);
@@ -659,12 +658,12 @@ impl DiskFile for Handle {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.state();
         let mut most = state.faults.short.unwrap_or(usize::MAX);
-        match state.meet(Operation::Read) {
-            Met::Nothing => {}
-            Met::Gone => return Err(gone()),
-            Met::Trouble(Trouble::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
-            Met::Trouble(Trouble::ShortRead) => most = most.min(7),
-            Met::Trouble(_) => return Err(told()),
+        match state.attempt(Operation::Read) {
+            Outcome::Nothing => {}
+            Outcome::Gone => return Err(gone()),
+            Outcome::Trouble(Trouble::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Outcome::Trouble(Trouble::ShortRead) => most = most.min(7),
+            Outcome::Trouble(_) => return Err(told()),
         }
         if state.faults.short.is_some() {
             state.faults.hit("short read");
@@ -693,25 +692,25 @@ impl DiskFile for Handle {
         }
         let mut most = state.faults.short.unwrap_or(usize::MAX);
         let mut after = Ok(());
-        match state.meet(Operation::Write) {
-            Met::Nothing => {}
-            Met::Gone | Met::Trouble(Trouble::Death(Moment::Before)) => return Err(gone()),
-            Met::Trouble(Trouble::Death(moment)) => {
+        match state.attempt(Operation::Write) {
+            Outcome::Nothing => {}
+            Outcome::Gone | Outcome::Trouble(Trouble::Death(Moment::Before)) => return Err(gone()),
+            Outcome::Trouble(Trouble::Death(moment)) => {
                 if moment == Moment::Within {
                     most = state.changes as usize % bytes.len().max(1);
                 }
                 after = Err(gone());
             }
-            Met::Trouble(Trouble::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
-            Met::Trouble(Trouble::ShortWrite) => {
+            Outcome::Trouble(Trouble::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Outcome::Trouble(Trouble::ShortWrite) => {
                 most = most.min((state.changes as usize % bytes.len().max(1)).max(1));
             }
-            Met::Trouble(Trouble::DiskFull) => {
-                // a part still fits
+            Outcome::Trouble(Trouble::DiskFull) => {
+                // Part of it still fits.
                 most = state.changes as usize % bytes.len().max(1);
                 after = Err(io::ErrorKind::StorageFull.into());
             }
-            Met::Trouble(_) => return Err(told()),
+            Outcome::Trouble(_) => return Err(told()),
         }
         let room = match state.faults.capacity {
             Some(all) => all.saturating_sub(state.used()),

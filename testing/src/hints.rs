@@ -1,16 +1,16 @@
-//! What an error tells a reader, without the words of the program.
+//! The hints of an error as text.
 
 use tinygate::advice::{Advice, Hint};
 
-/// The hints joined as a reader gets them; one about the program is its name.
-pub fn hints(advice: &impl Advice) -> String {
-    let word = |hint: &Hint| {
+/// The hints joined by `; `. A hint about the program is given by its name.
+pub fn joined(advice: &impl Advice) -> String {
+    let text = |hint: &Hint| {
         if let Hint::Text(text) = hint {
             text.to_string()
         } else {
             format!("{hint:?}")
         }
     };
-    let words: Vec<String> = advice.hints().iter().map(word).collect();
-    words.join("; ")
+    let texts: Vec<String> = advice.hints().iter().map(text).collect();
+    texts.join("; ")
 }

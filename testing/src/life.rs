@@ -1,4 +1,4 @@
-//! One process's life: a controller over a log, with a scripted trainer beside it.
+//! The life of one process: a controller with a log and a scripted trainer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::run::process;
 use crate::script::Script;
 use crate::trainer::{ScriptedJudge, ScriptedTrainer};
 
-/// How a life ended, and what was known then.
+/// How a process ended, and the state at that time.
 #[derive(Debug)]
 pub struct Life {
     pub ending: Result<Ending, ControlError>,
     pub state: RunState,
 }
 
-/// A clock that goes on by a second whenever it is read.
+/// A clock that advances by a second at each reading.
 #[derive(Debug)]
 pub struct Ticks(AtomicU64);
 
@@ -36,7 +36,7 @@ impl Ticks {
     }
 }
 
-/// What a controller drives a scripted run with.
+/// A host for a scripted run.
 pub fn host<'a>(trainer: &'a dyn Trainer, stop: &'a StopRequest) -> Host<'a> {
     Host {
         trainer,
@@ -49,7 +49,7 @@ pub fn host<'a>(trainer: &'a dyn Trainer, stop: &'a StopRequest) -> Host<'a> {
 /// Opens a controller over `log`, records `facts`, and runs until the run ends or the process must.
 ///
 /// # Errors
-/// A log that cannot be read or appended to before the run goes on.
+/// The log cannot be read or appended to before the run starts.
 pub fn live(
     log: &dyn EventLog,
     directory: &Path,
@@ -82,7 +82,7 @@ fn live_on(
     let (channels, commanded, reporting) = Channels::new(Arc::clone(&stop));
     let ending = std::thread::scope(|scope| {
         scope.spawn(move || trainer.serve(&commanded, &reporting));
-        // The channels end with this, and the trainer's thread with them.
+        // Dropping this closes the channels, which ends the trainer's thread.
         let ends = channels;
         controller.run(process(pid), host(&ends, &stop), observer)
     });
@@ -92,19 +92,19 @@ fn live_on(
     })
 }
 
-/// Every event of a run that goes on from `before` until it ends by itself.
+/// Continues a run from `before` until it ends, and returns all its events.
 ///
 /// # Errors
-/// What [`live`] and the run say.
+/// Those of [`live`] and of the run.
 pub fn lived(before: &[Record], facts: Vec<Event>, script: Script) -> Result<Lived, ControlError> {
-    lived_by(KNOWN, before, facts, script)
+    lived_with_rules(KNOWN, before, facts, script)
 }
 
-/// [`lived`], where other rules are known than this build's.
+/// As [`lived`], with other rules than those of this build.
 ///
 /// # Errors
-/// As there.
-pub fn lived_by(
+/// As [`lived`].
+pub fn lived_with_rules(
     known: KnownRules,
     before: &[Record],
     facts: Vec<Event>,
@@ -116,7 +116,7 @@ pub fn lived_by(
     let log = MemoryLog::with(events);
     let last = before.last().map_or(0, |record| record.time_ms);
     let clock = Ticks::from(last.saturating_add(1000));
-    // Nothing is kept in it but the links to passed stages' checkpoints.
+    // It only contains the links to passed stages' checkpoints.
     let directory = tempfile::tempdir().map_err(no_directory)?;
     let controller = Controller::open_with_rules(known, &log, directory.path(), || clock.read())?;
     let life = live_on(controller, facts, ScriptedTrainer::new(script), &mut Quiet)?;
@@ -127,7 +127,7 @@ pub fn lived_by(
     })
 }
 
-/// A run at its end.
+/// A run that has ended.
 #[derive(Clone, Debug)]
 pub struct Lived {
     pub records: Vec<Record>,
@@ -142,7 +142,7 @@ fn no_directory(source: std::io::Error) -> ControlError {
     })
 }
 
-/// Looks at nothing.
+/// An observer that does nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Quiet;
 

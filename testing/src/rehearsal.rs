@@ -1,9 +1,9 @@
-//! The next rules and the next policy as they might be, to rehearse that another version of the rules lives beside
-//! those before it. No build knows them: they are given to a controller or an auditor by hand.
+//! A possible next version of the rules and of the policy, to rehearse that a new version works next to
+//! the older ones. No build knows it; tests pass it to a controller or an auditor.
 //!
-//! They differ from the newest rules in one thing that is decided, and in one that is folded:
-//! the latest loss is the median of at least [`LATEST_WINDOW_MIN`] samples, whatever the
-//! policy says; and a gate that passes makes the stage's failures forgotten.
+//! It differs from the newest rules in one decision and in one detail of the fold: the latest loss is
+//! the median of at least [`LATEST_WINDOW_MIN`] samples, whatever the policy says; and a passing gate
+//! resets the stage's failures.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -12,7 +12,7 @@ use tinygate::events::{Action, Applies, CriterionTest, Event, Policy, Rung, Scal
 use tinygate::machine::rules::{KNOWN, KnownRules, ONE, Rules, TWO};
 use tinygate::machine::{Decision, RunState};
 
-/// What a build knows that has all of them.
+/// The rules of a build that knows this version too.
 pub const REHEARSED: KnownRules = KnownRules {
     older: &[ONE, TWO],
     newest: NEXT,
@@ -48,11 +48,11 @@ fn decide(state: &RunState) -> Decision {
     (KNOWN.newest.decide)(&state)
 }
 
-/// The policy of the version after the newest, as it might be: with a field that every policy
-/// must have, another kind of criterion and another kind of rung. What stays the same is kept as JSON.
+/// A possible next version of the policy, with a new required field, a new kind of criterion and a new kind
+/// of rung. Everything else is kept as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NextPolicy {
-    /// Updates that all stages together may take.
+    /// Largest number of updates of all stages together.
     pub updates_max: u64,
     pub stages: Vec<NextStage>,
     #[serde(flatten)]
@@ -102,7 +102,7 @@ pub enum NewRung {
     SwapOptimizer { to: String },
 }
 
-/// What a policy without a limit gets.
+/// The limit of an older policy, which has none.
 pub const UPDATES_MAX: u64 = u64::MAX;
 
 impl Document for NextPolicy {
@@ -124,7 +124,7 @@ impl NextPolicy {
     /// A policy of the newest version, upgraded.
     ///
     /// # Errors
-    /// A policy that is no JSON object; there is none.
+    /// The policy is not a JSON object; does not happen.
     pub fn of(policy: &Policy) -> Result<NextPolicy, DocumentError> {
         let malformed = |error| DocumentError::malformed(Policy::NAME, error);
         let mut value = serde_json::to_value(policy).map_err(malformed)?;

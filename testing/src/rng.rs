@@ -1,6 +1,6 @@
-//! Chance from a seed: SplitMix64.
+//! Seeded random numbers: SplitMix64.
 
-/// The same numbers for the same seed, on every machine.
+/// Gives the same numbers for the same seed on every machine.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
@@ -9,7 +9,7 @@ impl Rng {
         Rng(seed)
     }
 
-    /// One of its own for a part of the work, so that another part may draw more or fewer.
+    /// A separate generator for a part of the work, so that parts do not affect each other.
     #[must_use]
     pub fn part(&self, name: &str) -> Rng {
         let mut seed = self.0;
@@ -28,7 +28,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Below `n`; 0 for 0.
+    /// A number below `n`; 0 if `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         self.next().checked_rem(n).unwrap_or(0)
     }
@@ -38,14 +38,14 @@ impl Rng {
         self.below(n) == 0
     }
 
-    /// From 1 up to about `most`, small numbers as often as large ones.
+    /// A number from 1 to about `most`; all orders of magnitude are equally likely.
     pub fn any_size(&mut self, most: u64) -> u64 {
         let bits = u64::from(most.max(1).ilog2()) + 1;
         let top = 1 << self.below(bits);
         top + self.below(top)
     }
 
-    /// One of a list that is not empty.
+    /// A random item. `None`: the list is empty.
     pub fn pick<T: Copy>(&mut self, all: &[T]) -> Option<T> {
         all.get(self.below(all.len() as u64) as usize).copied()
     }

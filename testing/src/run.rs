@@ -1,4 +1,4 @@
-//! A run small enough for tests: the seed's gates over chunks of ten to thirty updates.
+//! A run that is small enough for tests: the gates of `seed` with chunks of ten to thirty updates.
 
 use tinygate::events::{
     Dataset, Event, HeldOutBatches, Policy, ProcessStarted, Record, RunCreated, Seq, Settings,
@@ -58,7 +58,7 @@ pub fn created(policy: Policy, seed: u64) -> Event {
     }))
 }
 
-/// The log of a run that was created and no more.
+/// The log of a run that was only created.
 pub fn first(policy: Policy) -> Vec<Record> {
     vec![Record {
         seq: Seq::FIRST,
@@ -67,7 +67,7 @@ pub fn first(policy: Policy) -> Vec<Record> {
     }]
 }
 
-/// A process of its own number.
+/// The start of a process with this number.
 pub fn process(pid: u32) -> ProcessStarted {
     ProcessStarted {
         host: "localhost".to_owned(),

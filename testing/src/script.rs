@@ -1,4 +1,4 @@
-//! What happens in each chunk and attempt, and what disturbs the process.
+//! Scripts of what happens in each chunk and attempt, and of disturbances.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use tinygate::presets::ModelKind;
 
 use crate::curve::Curve;
 
-/// The plans of all chunks. A plan for an attempt goes before one for its chunk,
-/// that before one for its stage, and that before the model's own, in which all goes well.
+/// The plans of all chunks. A plan for an attempt takes precedence over one for its chunk, that over
+/// one for its stage, and that over the model's default, in which everything goes well.
 #[derive(Clone, Debug)]
 pub struct Script {
     pub(crate) seed: u64,
@@ -19,7 +19,7 @@ pub struct Script {
 type Key = (StageName, Option<u32>, Option<u32>);
 
 impl Script {
-    /// All goes well.
+    /// A script in which everything goes well.
     pub fn new(seed: u64) -> Script {
         Script {
             seed,
@@ -34,7 +34,7 @@ impl Script {
         self.with((StageName::new(stage), None, None), plan)
     }
 
-    /// What the trivial predictor of a stage of the user's own scores.
+    /// The losses of the trivial predictor of a custom stage.
     #[must_use]
     pub fn trivial(mut self, stage: &str, metrics: Vec<Metric>) -> Script {
         self.trivial.insert(StageName::new(stage), metrics);
@@ -80,7 +80,7 @@ impl Script {
     }
 }
 
-/// All that a chunk's training will show. `None`: never logged, scored or drawn.
+/// Everything that training a chunk reports. `None`: never logged, scored or drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChunkPlan {
     /// Name of the metric that is the loss.
@@ -93,11 +93,11 @@ pub struct ChunkPlan {
     pub codebook_usage: Option<Curve>,
     pub held_out: Option<HeldOut>,
     pub picture: Option<Picture>,
-    /// Checkpoints on the way.
+    /// Checkpoints before the gate.
     pub on_the_way: Files,
     /// The checkpoint at the gate.
     pub at_gate: Files,
-    /// After this update of the chunk, counted from 1, or at once when it goes on past it.
+    /// Fails after this update of the chunk, counted from 1, or at once if it resumes past it.
     pub fails: Option<(u64, Failure)>,
 }
 
@@ -115,19 +115,19 @@ pub struct Picture {
     pub lost: u32,
 }
 
-/// What a checkpoint's directory looks like, and so how it is judged.
+/// The content of a checkpoint's directory, which determines how it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Files {
     Sound,
-    /// The model's file is below 1000 bytes.
+    /// The model's file has fewer than 1000 bytes.
     Small,
     /// The optimizer's file is missing.
     Incomplete,
-    /// The model's file has no byte.
+    /// The model's file is empty.
     Empty,
-    /// The model's file ends too early.
+    /// The model's file is truncated.
     Truncated,
-    /// A weight in the model's file is no number.
+    /// A weight in the model's file is not a number.
     Corrupt,
     NotWritten,
 }
@@ -185,7 +185,7 @@ impl ChunkPlan {
         }
     }
 
-    /// A falling loss and checkpoints, and nothing of any model.
+    /// A falling loss and checkpoints, without anything specific to a model.
     pub fn plain() -> ChunkPlan {
         ChunkPlan {
             unique_actions: None,
@@ -197,7 +197,7 @@ impl ChunkPlan {
         }
     }
 
-    /// Under other names than TinyWorlds has.
+    /// Sets the names of the loss and of other metrics.
     #[must_use]
     pub fn named(mut self, loss: &str, others: &[(&str, Curve)]) -> ChunkPlan {
         self.loss_metric = loss.to_owned();
@@ -212,7 +212,7 @@ impl ChunkPlan {
         self
     }
 
-    /// One action is left and its entropy is 0, from the chunk's middle on.
+    /// From the middle of the chunk on, one action is left and the entropy is 0.
     #[must_use]
     pub fn collapsing(mut self) -> ChunkPlan {
         self.unique_actions = Some(Curve::line(2.0, 1.0));
@@ -240,8 +240,8 @@ impl ChunkPlan {
     }
 }
 
-/// What comes from outside, once in a trainer's life: after the first update
-/// past which training gets in this stage.
+/// A disturbance from outside, which happens once: after a given update of a stage, or the next
+/// one that is trained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disturbance {
     pub stage: StageName,
@@ -254,9 +254,9 @@ pub struct Disturbance {
 pub enum Trouble {
     /// Stops with a checkpoint.
     Signal(String),
-    /// The disk is full, a file is missing.
+    /// For example a full disk or a missing file.
     Environment(String),
-    /// Gone without a word; samples that were not reported yet are lost.
+    /// Exits without a report; samples that were not reported yet are lost.
     Killed,
 }
 

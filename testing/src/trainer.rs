@@ -1,8 +1,8 @@
-//! Answers commands by the script, as the real trainer answers them.
+//! Answers commands according to the script, in the form of the real trainer.
 //!
-//! Samples go out in blocks, and always before any other fact. A checkpoint is
-//! written on the chunk's grid and at its end; then come held-out
-//! losses, the picture, and the chunk's end.
+//! Samples are sent in blocks, always before any other fact. Checkpoints are written at
+//! their interval and at the end of the chunk, followed by held-out losses, the picture, and
+//! the end of the chunk.
 
 use std::cmp::Ordering;
 
@@ -24,9 +24,9 @@ const OPTIMIZER_FILE: &str = "optim_state_dict.pt";
 const STATE_FILE: &str = "state.pt";
 /// Model and optimizer file have at least this many bytes.
 const FILE_MIN: u64 = 1000;
-/// A sound model file has this many. Fewer: it was cut off; more: a weight is no number.
+/// Size of an intact model file. A smaller one is truncated; a larger one has a weight that is not a number.
 const MODEL_SIZE: u64 = 4096;
-/// Seconds that an update is said to take.
+/// Seconds per update, as reported.
 const SECONDS_PER_UPDATE: f64 = 0.125;
 
 pub struct ScriptedTrainer {
@@ -36,11 +36,11 @@ pub struct ScriptedTrainer {
     chained: bool,
 }
 
-/// What a command is answered with.
+/// The answer to a command.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     pub reports: Vec<Report>,
-    /// The trainer is gone after these.
+    /// The trainer exits after these reports.
     pub killed: bool,
 }
 
@@ -54,8 +54,8 @@ impl ScriptedTrainer {
         }
     }
 
-    /// Weights follow from those they began with and from every update since, so
-    /// that what began elsewhere, or left an update out, ends with another hash.
+    /// Makes weights depend on the initial ones and on every update since, so that starting from
+    /// other weights or leaving out an update gives another hash.
     #[must_use]
     pub fn chained(mut self) -> ScriptedTrainer {
         self.chained = true;
@@ -68,14 +68,14 @@ impl ScriptedTrainer {
         self
     }
 
-    /// Updates in a block of samples.
+    /// Sets the number of updates in a block of samples.
     #[must_use]
     pub fn blocks_of(mut self, updates: usize) -> ScriptedTrainer {
         self.block = updates.max(1);
         self
     }
 
-    /// Serves until the controller goes away, or a disturbance ends it.
+    /// Serves until the controller exits or a disturbance ends it.
     pub fn serve(mut self, commands: &Receiver<TrainerCommand>, reports: &Sender<Report>) {
         for command in commands {
             let answer = self.answer(&command);
@@ -90,7 +90,7 @@ impl ScriptedTrainer {
         }
     }
 
-    /// Everything that is reported on one command.
+    /// All reports about one command.
     pub fn answer(&mut self, command: &TrainerCommand) -> Answer {
         match command {
             TrainerCommand::MeasureStage(measure) => Answer::fact(measured(&self.script, measure)),
@@ -153,7 +153,7 @@ impl Answer {
     }
 }
 
-/// One chunk on its way.
+/// A chunk in training.
 struct Session<'a> {
     seed: u64,
     train: &'a TrainChunk,
@@ -163,7 +163,7 @@ struct Session<'a> {
     samples_seen: u64,
     columns: Vec<(&'a str, Vec<(u64, Scalar)>)>,
     reports: Vec<Report>,
-    /// Stands for the weights, where they are chained.
+    /// A hash that represents the weights, if they are chained.
     weights: Option<String>,
 }
 
@@ -254,7 +254,7 @@ impl<'a> Session<'a> {
         curve.at(self.moment(), self.noise(name))
     }
 
-    /// In `[-1, 1]`, from what it is for.
+    /// Noise in `[-1, 1]` for a metric at this update.
     fn noise(&self, name: &str) -> f64 {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.seed.to_le_bytes());
@@ -335,7 +335,7 @@ impl<'a> Session<'a> {
         }));
     }
 
-    /// Hashes stand for weights: the same update of the same chunk has the same.
+    /// The files of a checkpoint. The same update of the same chunk gives the same hashes.
     fn files(&self, files: Files) -> Vec<FileRecord> {
         let model_size = match files {
             Files::Sound | Files::Incomplete | Files::NotWritten => MODEL_SIZE,
@@ -495,8 +495,8 @@ const fn scores(
     }
 }
 
-/// What the mean image, the previous frame and the marginal tokens were measured
-/// to score on Pong; moving parts and tokens are plausible numbers.
+/// The losses of the trivial predictors. Those of the mean image and the previous frame were
+/// measured on Pong; those of moving pixels and tokens are plausible numbers.
 fn measured(script: &Script, measure: &MeasureStage) -> TrainerFact {
     let (predictor, trivial) = match ModelKind::of(&measure.model) {
         None => ("constant", script.trivial_of(&measure.stage)),
@@ -523,7 +523,7 @@ fn measured(script: &Script, measure: &MeasureStage) -> TrainerFact {
     })
 }
 
-/// Judges what a scripted trainer wrote, by what the events say of its files.
+/// Judges the checkpoints of a scripted trainer by the recorded files.
 #[derive(Clone, Copy, Debug)]
 pub struct ScriptedJudge;
 
@@ -532,7 +532,7 @@ impl Judge for ScriptedJudge {
         Verdict::Judged(CheckpointJudged {
             stage: asked.stage.clone(),
             checkpoint: asked.checkpoint.clone(),
-            // A checkpoint that was given has no files on record.
+            // A checkpoint given by the user has no recorded files.
             rejected: (!asked.files.is_empty())
                 .then(|| rejection(&asked.files))
                 .flatten(),
@@ -540,7 +540,7 @@ impl Judge for ScriptedJudge {
     }
 }
 
-/// By the files alone, so that another process judges the same.
+/// The verdict depends only on the files, so that another process gives the same.
 fn rejection(files: &[FileRecord]) -> Option<Rejection> {
     for name in [MODEL_FILE, OPTIMIZER_FILE, STATE_FILE] {
         let Some(file) = files.iter().find(|file| file.name == name) else {
@@ -574,7 +574,7 @@ fn rejection(files: &[FileRecord]) -> Option<Rejection> {
     None
 }
 
-/// Those of the checkpoint that a chunk begins from, or fresh ones.
+/// The weights of the checkpoint from which a chunk starts, or fresh ones.
 fn first_weights(script: &Script, train: &TrainChunk) -> String {
     let resume = train.resume.as_ref();
     let files = resume.map_or(&[][..], |resume| resume.files.as_slice());
@@ -586,8 +586,8 @@ fn first_weights(script: &Script, train: &TrainChunk) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
-/// Warm-up from 0 over a twentieth of the schedule, then down to 1 % in a straight
-/// line. It stands for the cosine, whose bits differ between machines.
+/// Warm-up from 0 over a twentieth of the schedule, then a straight line down to 1 %. Used instead
+/// of the cosine, whose bits differ between machines.
 fn learning_rate(train: &TrainChunk, update: u64) -> f64 {
     let settings = &train.settings;
     let base = settings.learning_rate.get();
@@ -618,7 +618,7 @@ fn named(name: &str, value: f64) -> Metric {
     }
 }
 
-/// Evenly spaced steps as first and stride.
+/// A column of samples; evenly spaced steps become a first step and a stride.
 fn column(name: &str, samples: &[(u64, Scalar)]) -> Column {
     let steps: Vec<u64> = samples.iter().map(|(step, _)| *step).collect();
     let stride = match steps.as_slice() {

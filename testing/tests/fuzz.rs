@@ -1,15 +1,15 @@
-//! The fuzz targets without libFuzzer: every seed, everything that was ever found,
-//! and mutations of both, the same ones each time.
+//! Runs the fuzz targets without libFuzzer on every seed, every regression, and the same
+//! mutations of both each time.
 //!
-//! `TINYGATE_FUZZ_SECONDS` makes it go on with others for so long a target.
-//! `TINYGATE_FUZZ_SEEDS=write` writes the seeds anew.
+//! `TINYGATE_FUZZ_SECONDS` adds other mutations for this long per target.
+//! `TINYGATE_FUZZ_SEEDS=write` regenerates the seeds.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test stops at what it did not expect, and prints what it found"
+    reason = "a test panics at anything unexpected, and prints what it found"
 )]
 
 #[path = "fuzz/mutate.rs"]
@@ -27,9 +27,9 @@ use std::time::{Duration, Instant};
 use mutate::Mutator;
 use tinygate_testing::fuzz::{TARGETS, Target};
 
-/// Mutations of each input without a time limit.
+/// Mutations of each input if no time is set.
 const ROUNDS: u64 = 12;
-/// Inputs grow to this many bytes at most.
+/// Largest mutated input in bytes.
 const LARGEST: usize = 16 << 10;
 
 fn folder(of: &str, target: &str) -> PathBuf {
@@ -37,7 +37,7 @@ fn folder(of: &str, target: &str) -> PathBuf {
     fuzz.join(of).join(target)
 }
 
-/// The files of a folder in order; none where there is no folder.
+/// The files of a folder in order; empty if there is no folder.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let Ok(entries) = fs::read_dir(folder) else {
         return BTreeMap::new();
@@ -52,14 +52,14 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// Runs one input; where it fails, keeps it and says where.
+/// Runs one input. If it fails, saves it and prints the path.
 fn run(target: &Target, name: &str, bytes: &[u8]) {
     let result = catch_unwind(AssertUnwindSafe(|| (target.run)(bytes)));
     if result.is_err() {
         let found = std::env::temp_dir().join(format!("tinygate-{}-finding", target.name));
         fs::write(&found, bytes).unwrap();
         panic!(
-            "{}: {name}: the input is in `{}`; put it into `fuzz/regressions/{}` with the repair",
+            "{}: {name}: the input is in `{}`; add it to `fuzz/regressions/{}` with the fix",
             target.name,
             found.display(),
             target.name
@@ -107,7 +107,7 @@ fn check(name: &str) {
     );
 }
 
-/// Parsers of others may panic where a reader catches it: that is not printed.
+/// Hides panics of third-party parsers, which readers catch.
 fn quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -126,7 +126,7 @@ fn quiet() {
 }
 
 #[test]
-fn the_journal_reader_and_what_works_with_it() {
+fn journals() {
     check("journal");
 }
 
@@ -146,7 +146,7 @@ fn events_policies_and_configs_in_json() {
 }
 
 #[test]
-fn the_restricted_pickle_reader() {
+fn pickles() {
     check("pickle");
 }
 
@@ -161,7 +161,7 @@ fn configs_and_overrides() {
 }
 
 #[test]
-fn every_target_is_tested_and_has_a_program() {
+fn every_target_has_a_test_and_a_program() {
     let this = include_str!("fuzz.rs");
     for target in TARGETS {
         let call = format!("check(\"{}\")", target.name);
@@ -172,12 +172,12 @@ fn every_target_is_tested_and_has_a_program() {
 }
 
 #[test]
-fn the_seeds_are_those_that_are_made() {
+fn the_stored_seeds_are_up_to_date() {
     let write = std::env::var("TINYGATE_FUZZ_SEEDS").is_ok_and(|value| value == "write");
     for (name, seeds) in seeds::all() {
         let folder = folder("corpus", name);
         if write {
-            // none may be there yet
+            // The folder may not exist yet.
             let _ = fs::remove_dir_all(&folder);
             fs::create_dir_all(&folder).unwrap();
             for (seed, bytes) in &seeds {
@@ -185,7 +185,10 @@ fn the_seeds_are_those_that_are_made() {
             }
         }
         let size: usize = seeds.values().map(Vec::len).sum();
-        assert!(size < 96 << 10, "{name}: {size} bytes are no small seeds");
+        assert!(
+            size < 96 << 10,
+            "{name}: the seeds are too large, {size} bytes"
+        );
         let there: Vec<String> = files(&folder).into_keys().collect();
         let made: Vec<String> = seeds.into_keys().collect();
         assert_eq!(there, made, "{name}");

@@ -1,13 +1,10 @@
 //! Writes a long scripted run, and checks what a power cut left of one. Used by `tools/powercut.sh`.
 //!
 //! `powercut write DIR` prints each sequence number once it is durable. `powercut verify DIR SEQ`
-//! opens the log as a resume would, and fails unless everything up to SEQ is there and every event
-//! is the one that was written: the same script gives the same run again.
+//! opens the log as resuming would, and fails unless every event up to SEQ is there and all events are
+//! the ones that were written, which it knows since the same script gives the same run.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "what is printed is what the script reads"
-)]
+#![allow(clippy::print_stdout, reason = "the script reads the output")]
 
 use std::io::Write;
 use std::path::Path;
@@ -23,7 +20,7 @@ type Failure = Box<dyn std::error::Error>;
 
 const SEED: u64 = 1;
 const START_MS: u64 = 1_700_000_000_000;
-/// Of the first stage: more than is written before the cut.
+/// Updates of the first stage: more than can be written before the power cut.
 const UPDATES: u64 = 20_000;
 
 fn main() -> Result<(), Failure> {
@@ -44,13 +41,13 @@ fn first() -> tinygate::events::Event {
     created(policy, SEED)
 }
 
-/// Says what is durable.
+/// Prints the number of each durable event.
 struct Acknowledge;
 
 impl Observer for Acknowledge {
     fn recorded(&mut self, record: &Record, _: &RunState) {
         let mut out = std::io::stdout().lock();
-        // Without a reader there is nobody to acknowledge to.
+        // Nobody may be reading any more.
         let _ = writeln!(out, "{}", record.seq).and_then(|()| out.flush());
     }
 
@@ -78,9 +75,10 @@ fn verify(dir: &Path, acknowledged: u64) -> Result<(), Failure> {
     let (store, repairs) = Store::open(dir)?;
     let head = store.head().get();
     if head <= acknowledged {
-        return Err(
-            format!("event {acknowledged} was acknowledged, the log ends before {head}").into(),
-        );
+        return Err(format!(
+            "event {acknowledged} was acknowledged, but the log ends before {head}"
+        )
+        .into());
     }
     let whole = written()?;
     let mut count = 0;
@@ -92,7 +90,7 @@ fn verify(dir: &Path, acknowledged: u64) -> Result<(), Failure> {
         count += 1;
     }
     if count != head {
-        return Err(format!("{count} events of {head} were read").into());
+        return Err(format!("only {count} of {head} events were read").into());
     }
     println!("{head} events, {} repairs", repairs.len());
     Ok(())

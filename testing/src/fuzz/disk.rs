@@ -1,4 +1,4 @@
-//! A disk in memory for a log that is opened and thrown away.
+//! A disk in memory, for a log that is opened once.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -75,7 +75,7 @@ impl Disk for MemoryDisk {
     }
 }
 
-/// Goes on with its bytes when it is renamed.
+/// A file, which keeps its bytes when it is renamed.
 pub struct MemoryFile(pub Shared<Vec<u8>>);
 
 impl DiskFile for MemoryFile {

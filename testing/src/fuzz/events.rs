@@ -7,7 +7,7 @@ use tinygate::events::stored::{Form, KINDS, decode, encode_into};
 use tinygate::events::{Event, Policy, Record};
 use tinygate_words::{describe, explain};
 
-/// Frames one after the other, put together and decoded.
+/// Reads, joins and decodes a sequence of frames.
 pub fn frames(data: &[u8]) {
     let mut assembler = Assembler::default();
     let mut rest = data;
@@ -38,7 +38,7 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-/// A body of the kind and version that the first two bytes say.
+/// Decodes a body; the first two bytes give its kind and version.
 pub fn stored(data: &[u8]) {
     let Some(([kind, version], body)) = data.split_first_chunk::<2>() else {
         return;
@@ -53,7 +53,7 @@ pub fn stored(data: &[u8]) {
     }
 }
 
-/// Events, policies and configs in their JSON form.
+/// Reads events, policies and configs in their JSON form.
 pub fn json(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -76,14 +76,14 @@ pub fn json(data: &[u8]) {
     }
 }
 
-/// An event is the same after it was stored, and after it was JSON.
+/// Checks that an event survives a round trip through its stored form and through JSON.
 fn survives(event: &Event) {
     let mut body = Vec::new();
-    // a document that is nested too deeply is refused here
+    // A document that is nested too deeply is rejected here.
     if let Ok(form) = encode_into(event, &mut body) {
         assert_eq!(decode(form, &body).as_ref(), Ok(event));
     }
-    // by the text: JSON has one NaN, the log keeps the bits of each
+    // Compare the text: JSON has only one NaN, while the log keeps the bits of each.
     let text = serde_json::to_string(event).unwrap_or_default();
     let read = serde_json::from_str::<Event>(&text).ok();
     let again = read.and_then(|event| serde_json::to_string(&event).ok());

@@ -1,4 +1,4 @@
-//! Files that somebody else may have written: checkpoints, frames, configs.
+//! Files from elsewhere: checkpoints, frames, configs.
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +15,7 @@ use tinygate::data::{Frames, WindowShape, Windows};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-/// The bytes as an archive, and as the pickle within one.
+/// Reads the bytes as an archive, and as the pickle inside one.
 pub fn pickle(data: &[u8]) {
     check_archive(data);
     if let Some(archive) = archive_of(data) {
@@ -30,7 +30,7 @@ fn check_archive(bytes: &[u8]) {
     if let Ok(state) = AdamWState::from_value(&loaded.value) {
         let _ = state.to_value();
     }
-    // opaque values cannot be written
+    // Opaque values cannot be written.
     let Ok(written) = torch_file::write("archive", &loaded.value) else {
         return;
     };
@@ -39,7 +39,7 @@ fn check_archive(bytes: &[u8]) {
     assert!(same, "a value changes when it is written and read");
 }
 
-/// By their text: a NaN is the same as itself.
+/// Compares also by text, in which a NaN equals itself.
 fn is_same(one: &Value, other: &Value) -> bool {
     one == other || format!("{one:?}") == format!("{other:?}")
 }
@@ -61,8 +61,7 @@ fn archive_of(data: &[u8]) -> Option<Vec<u8>> {
     Some(zip.finish().ok()?.into_inner())
 }
 
-/// A file of frames of the format that the first byte says, with a side that the
-/// second says.
+/// Reads a file of frames. The first byte gives the format, the second the side.
 pub fn datasets(data: &[u8]) {
     let Some(([format, side], bytes)) = data.split_first_chunk::<2>() else {
         return;
@@ -79,7 +78,7 @@ pub fn datasets(data: &[u8]) {
         Some(parent) if name.starts_with("folder/") => parent,
         Some(_) | None => &file,
     };
-    // the same file twice: two segments
+    // The same file twice gives two segments.
     let Ok(frames) = Frames::load(&[path, path], side) else {
         return;
     };
@@ -100,7 +99,7 @@ pub fn datasets(data: &[u8]) {
     }
 }
 
-/// Where files of frames are put, one at a time.
+/// A folder for the files of frames.
 fn folder() -> Option<PathBuf> {
     static FOLDER: OnceLock<Option<TempDir>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -111,7 +110,7 @@ fn folder() -> Option<PathBuf> {
     folder.as_ref().map(|folder| folder.path().to_owned())
 }
 
-/// A config, and each of its lines as an override of the default one.
+/// Reads a config, and each of its lines as an override of the default one.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;

@@ -1,4 +1,4 @@
-//! The journal's reader, its recovery, and what folds and audits what it gives.
+//! Reading and recovering journals, and folding and auditing their events.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,8 +16,8 @@ use super::disk::{MemoryDisk, MemoryFile};
 const BLOCK_HEADER: usize = 104;
 const FRAME_HEADER: usize = 24;
 
-/// The bytes as they are, and once more with every checksum and link put right, as
-/// somebody would who wants to be believed.
+/// Checks the bytes unchanged, and again with all checksums and links corrected, as an attacker
+/// would do.
 pub fn journal(data: &[u8]) {
     check(data);
     check(&sealed(data));
@@ -26,25 +26,25 @@ pub fn journal(data: &[u8]) {
 fn check(bytes: &[u8]) {
     let (records, end, error) = read(bytes);
     for (at, record) in records.iter().enumerate() {
-        assert_eq!(record.seq.get(), at as u64, "numbers without a gap");
+        assert_eq!(record.seq.get(), at as u64, "numbers have no gap");
     }
     if let Some(error) = &error {
         assert!(error.seq.get() <= records.len() as u64, "{error}");
     } else {
-        // the sound part is a log of its own
+        // The intact part is a log too.
         let sound = bytes.get(..end).unwrap_or(bytes);
         let (again, _, error) = read(sound);
         assert_eq!(again, records);
         assert!(error.is_none(), "{error:?}");
     }
     fold(&records);
-    // a header that is mended is a search, and too slow here
+    // Repairing a header requires a search, which is too slow here.
     if error.is_none_or(|error| error.offset > 0) {
         open(bytes, &records);
     }
 }
 
-/// The events, where the last whole append ends, and why there are no more.
+/// The events, where the last complete append ends, and the error after it.
 fn read(bytes: &[u8]) -> (Vec<Record>, usize, Option<ReadError>) {
     let file = MemoryFile(Arc::new(Mutex::new(bytes.to_vec())));
     let mut log = match LogFile::new(Box::new(file)) {
@@ -61,7 +61,7 @@ fn read(bytes: &[u8]) -> (Vec<Record>, usize, Option<ReadError>) {
     (records, usize::try_from(log.offset()).unwrap_or(0), None)
 }
 
-/// The machine takes any events in any order, and so does the auditor.
+/// The machine and the auditor accept any events in any order.
 fn fold(records: &[Record]) {
     let mut machine = Machine::default();
     for record in records {
@@ -74,7 +74,7 @@ fn fold(records: &[Record]) {
     let _ = audit(records.iter().cloned().map(Ok));
 }
 
-/// Opening keeps what a reader finds, or says that it cannot.
+/// Opening keeps everything that a reader finds, or fails.
 fn open(bytes: &[u8], records: &[Record]) {
     let memory = MemoryDisk::with_journal(bytes);
     let disk: Arc<dyn Disk> = Arc::new(memory.clone());
@@ -82,8 +82,8 @@ fn open(bytes: &[u8], records: &[Record]) {
         Ok(_) => {}
         Err(OpenError::Damaged { sound, .. }) => {
             let found = records.len() as u64;
-            assert!(found <= sound.get(), "less than a reader finds");
-            assert_eq!(memory.journal(), bytes, "a refused log is left as it is");
+            assert!(found <= sound.get(), "fewer than a reader finds");
+            assert_eq!(memory.journal(), bytes, "a rejected log is unchanged");
             let wishes = RepairOptions {
                 accept_loss: true,
                 keep: None,
@@ -94,21 +94,21 @@ fn open(bytes: &[u8], records: &[Record]) {
         }
         Err(_) => return,
     }
-    // what follows them now may be an event that nobody can read
+    // They may now be followed by an unreadable event.
     let (kept, _, _) = read(&memory.journal());
     assert_eq!(kept.get(..records.len()), Some(records));
     let again = Writer::open(&disk);
     let quiet = match again {
         Ok((_, repairs)) => repairs.is_empty(),
-        // what is left has no event
+        // No event is left.
         Err(OpenError::NotALog { .. }) => kept.is_empty(),
         Err(_) => false,
     };
     assert!(quiet, "a repaired log needs no repair");
 }
 
-/// The bytes with right checksums, lengths, links and numbers. A number stays wrong
-/// where its highest byte is ff.
+/// The bytes with correct checksums, lengths, links and numbers. Numbers with the highest byte
+/// ff are not corrected.
 fn sealed(data: &[u8]) -> Vec<u8> {
     let mut log = vec![0; FILE_HEADER];
     let (header, mut rest) = data.split_at(data.len().min(FILE_HEADER));
@@ -145,7 +145,7 @@ fn sealed(data: &[u8]) -> Vec<u8> {
     log
 }
 
-/// Puts right the frames of a payload; returns how many events end in it.
+/// Corrects the frames of a payload; returns how many events end in it.
 fn seal_frames(mut rest: &mut [u8]) -> u32 {
     let mut events = 0;
     while rest.len() >= FRAME_HEADER {

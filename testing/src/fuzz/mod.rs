@@ -1,9 +1,8 @@
-//! What is done with anybody's bytes: one function per reader of the program.
+//! Fuzz targets: one function per reader of untrusted bytes.
 //!
-//! A target gives the bytes to the reader, and what the reader makes of them to
-//! whatever works with it in the program. It panics when a promise is broken: a
-//! panic inside, an answer that does not survive being written and read again.
-//! `fuzz/` hands them to libFuzzer, `tests/fuzz.rs` to a driver of its own.
+//! A target passes the bytes to the reader, and the result to the code that uses it in the
+//! program. It panics if that code panics, or if a result does not survive a round trip.
+//! `fuzz/` runs the targets with libFuzzer, and `tests/fuzz.rs` with its own driver.
 
 mod disk;
 mod events;
@@ -14,7 +13,7 @@ pub use events::{frames, json, stored};
 pub use files::{config, datasets, pickle};
 pub use journal::journal;
 
-/// A reader and its name, which is also that of its folder in `fuzz/corpus`.
+/// A target, and its name, which is also the name of its folder in `fuzz/corpus`.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     pub name: &'static str,

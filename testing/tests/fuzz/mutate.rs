@@ -1,6 +1,6 @@
-//! Changes to bytes, by counter: the same input and round give the same change.
+//! Mutates bytes by counter: the same input and round give the same mutation.
 
-/// Numbers at which something ends or turns over.
+/// Numbers at the edges of integer types and other ranges.
 const EDGES: [u64; 10] = [
     0,
     1,
@@ -34,12 +34,12 @@ impl Mutator {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`; 0 for none.
+    /// A number below `n`; 0 if `n` is 0.
     pub fn below(&mut self, n: usize) -> usize {
         (self.next() % (n.max(1) as u64)) as usize
     }
 
-    /// One to four changes.
+    /// Makes one to four changes.
     pub fn change(&mut self, bytes: &mut Vec<u8>, other: &[u8]) {
         for _ in 0..=self.below(4) {
             self.change_once(bytes, other);
@@ -84,7 +84,7 @@ impl Mutator {
                 let value = self.next() as u8;
                 bytes.splice(at..at, [value; 3]);
             }
-            // a number in a text
+            // A number in text.
             _ => {
                 let place = bytes.iter().skip(at).position(u8::is_ascii_digit);
                 if let Some(place) = place {

@@ -1,4 +1,4 @@
-//! Small inputs of every target, from which libFuzzer and the driver start.
+//! Small inputs for every target, from which libFuzzer and the driver start.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,7 +34,7 @@ fn workspace(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(name)
 }
 
-/// Each event of the golden files: its kind, its JSON form and its stored body.
+/// The events of the golden files: kind, JSON form and stored body.
 fn golden() -> Vec<(String, String, Vec<u8>)> {
     let mut all = Vec::new();
     let mut paths: Vec<PathBuf> = fs::read_dir(workspace("tests/golden/events"))
@@ -132,7 +132,7 @@ fn frames() -> Seeds {
     ])
 }
 
-/// A log of a few appends, and the beginning of a recorded one.
+/// A log with a few appends, and the beginning of a recorded log.
 fn journal() -> Seeds {
     let run = tempfile::tempdir().unwrap();
     let disk = tinygate::store::RealDisk::new(run.path());
@@ -159,7 +159,7 @@ fn journal() -> Seeds {
     ])
 }
 
-/// Archives, and pickles that the target wraps.
+/// Archives, and pickles, which the target wraps in an archive.
 fn pickle() -> Seeds {
     let tensor = Tensor::from_f32(vec![2, 2], &[1.0, 2.0, 3.0, 4.0]).unwrap();
     let state = Value::state_dict([("weight".to_owned(), tensor.clone())]);
@@ -186,7 +186,7 @@ fn pickle() -> Seeds {
     seeds
 }
 
-/// The stored record `data.pkl`: from its protocol byte to its stop.
+/// The pickle in the record `data.pkl`, from its first byte to its STOP.
 fn pickle_of(archive: &[u8]) -> Vec<u8> {
     let from = archive.windows(2).position(|two| two == [0x80, 2]).unwrap();
     let rest = &archive[from..];

@@ -1,11 +1,11 @@
-//! A case is run twice, and both runs must give the same log.
+//! Runs a case twice and checks that both runs give the same log.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::tally::Tally;
 use crate::world::{Case, Simulated, simulate};
 
-/// The violation of a case whose two runs differ starts with this.
+/// Start of the violation if two runs differ.
 const DIFFERS: &str = "two runs of the seed differ";
 
 /// Runs a case twice. A panic is a violation, and so is any difference between
@@ -33,7 +33,7 @@ fn run(case: &Case) -> Simulated {
     })
 }
 
-/// The first difference between two runs, the first differing event before all else.
+/// The first difference between two runs; differing events come first.
 fn difference(once: &Simulated, again: &Simulated) -> Option<String> {
     if let Some((at, one, other)) = first(&once.records, &again.records) {
         return Some(format!("event {at} is {one:?}, then {other:?}"));
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_difference_between_two_runs_is_found() {
+    fn differences_between_two_runs_are_found() {
         let once = simulate(&Case::new(0));
         let row = |change: fn(&mut Simulated), found: &str| {
             let mut again = once.clone();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_keeps_its_kind_whatever_its_numbers() {
+    fn the_kind_of_a_violation_does_not_depend_on_its_numbers() {
         let row = |violation, kind| assert_eq!(kind_of(violation), kind, "{violation}");
         row(
             "a command is sent with 3 of 15 events durable (at event 15)",

@@ -1,4 +1,4 @@
-//! Which faults of a seed happen, in a form that can be typed: `3,9@4`.
+//! A selection of a seed's faults, written as `3,9@4`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,17 +7,17 @@ use std::str::FromStr;
 
 use crate::plan::Fault;
 
-/// Faults by number, with the value of their number where it was lowered.
+/// The numbers of the selected faults, each with its lowered value, if any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Keep(BTreeMap<usize, Option<u64>>);
 
 impl Keep {
-    /// The first `count` faults: all of a seed that has so many.
+    /// The first `count` faults.
     pub fn first(count: usize) -> Keep {
         Keep((1..=count).map(|fault| (fault, None)).collect())
     }
 
-    /// The value chosen for a fault that is kept.
+    /// The lowered value of a selected fault. The outer `None`: it is not selected.
     pub fn get(&self, fault: usize) -> Option<Option<u64>> {
         self.0.get(&fault).copied()
     }
@@ -26,7 +26,7 @@ impl Keep {
         self.0.keys().copied().collect()
     }
 
-    /// Whether a seed with the faults `drawn` has these, and a number where one is lowered.
+    /// Checks that a seed with the faults `drawn` has these, and that lowered ones have a number.
     pub fn fits(&self, drawn: &[Fault]) -> Result<(), String> {
         for (fault, number) in &self.0 {
             let known = fault.checked_sub(1).and_then(|place| drawn.get(place));
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_is_read_back() {
+    fn a_selection_survives_a_round_trip_through_text() {
         for text in ["none", "3", "3,9@4", "1@1,2,30@18446744073709551615"] {
             let keep: Keep = text.parse().unwrap();
             assert_eq!(keep.to_string(), text);

@@ -1,4 +1,4 @@
-//! What was appended and acknowledged, and what must hold after every event.
+//! Tracks what was appended and acknowledged, and checks the invariants after every event.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,20 +14,20 @@ use tinygate_replay::{Outcome, audit};
 use crate::tally::Tally;
 
 pub struct Ledger {
-    /// Every event that was handed to the log and may be in it.
+    /// Every event that was passed to the log and may be in it.
     pub accepted: Vec<Record>,
-    /// So many of them were said to be durable.
+    /// How many of them were acknowledged as durable.
     pub acknowledged: usize,
     /// Fold of `accepted`.
     pub machine: Machine,
     pub tally: Tally,
     pub violation: Option<String>,
-    /// What the last opening put right, to be recorded.
+    /// The repairs of the last opening, to be recorded.
     pub repairs: Vec<StoreRepaired>,
     exact: bool,
     gates: BTreeSet<(StageName, ChunkNumber, Attempt)>,
     newest: BTreeMap<StageName, (ChunkNumber, Attempt)>,
-    /// Targets and accumulation may be beyond what was configured.
+    /// Targets and accumulation may exceed what was configured.
     changed: bool,
 }
 
@@ -47,7 +47,7 @@ impl Ledger {
         }
     }
 
-    /// The first violation stays.
+    /// Reports a violation. The first one is kept.
     pub fn violated(&mut self, what: impl Into<String>) {
         let what = what.into();
         let seq = self.accepted.len();
@@ -55,7 +55,7 @@ impl Ledger {
             .get_or_insert_with(|| format!("{what} (at event {seq})"));
     }
 
-    /// Takes an event that is about to be appended.
+    /// Adds an event that is about to be appended.
     pub fn accept(&mut self, record: Record) {
         self.tally.events += 1;
         self.fold(&record, true);
@@ -66,7 +66,7 @@ impl Ledger {
         self.acknowledged = self.accepted.len();
     }
 
-    /// A process opened the log and found `records`.
+    /// Checks the records that a process found when it opened the log.
     pub fn reopen(&mut self, records: Vec<Record>) {
         let kept = records.len();
         if kept < self.acknowledged {
@@ -76,11 +76,11 @@ impl Ledger {
                 .map_or("?", |lost| lost.event.kind());
             let acknowledged = self.acknowledged;
             return self.violated(format!(
-                "an acknowledged event is lost: {kept} events are left of {acknowledged}, the first lost is {lost}"
+                "an acknowledged event is lost: {kept} of {acknowledged} events are left, the first lost is {lost}"
             ));
         }
         if self.accepted.get(..kept) != Some(records.as_slice()) {
-            return self.violated("the log holds what was not appended");
+            return self.violated("the log has events that were not appended");
         }
         self.machine = Machine::default();
         self.gates.clear();
@@ -98,7 +98,7 @@ impl Ledger {
         self.machine.state()
     }
 
-    /// The auditor finds each decision to be the one that was due.
+    /// Checks that the auditor agrees with every decision.
     pub fn agrees(&mut self) {
         let audit = audit(self.accepted.iter().cloned().map(Ok));
         if audit.checked.decisions == 0 && audit.outcome == Outcome::NothingChecked {
@@ -179,7 +179,7 @@ impl Ledger {
         }
     }
 
-    /// What must hold of an event in the state that it meets.
+    /// Checks an event against the state before it.
     fn before(&mut self, event: &Event) {
         match event {
             Event::GateDecided(gate) => self.before_gate(gate),
@@ -227,7 +227,7 @@ impl Ledger {
         }
     }
 
-    /// What must hold of the state after any event.
+    /// Checks the state after an event.
     fn after(&mut self, event: &Event) {
         let policy = self
             .state()
@@ -251,7 +251,7 @@ fn kind_of(stage: &StageState) -> PhaseKind {
     stage.phase.kind()
 }
 
-/// A checkpoint that the stage may still go on from, or hand on.
+/// Whether the stage may still resume from the checkpoint, or pass with it.
 fn is_needed(stage: &StageState, reference: &CheckpointRef) -> bool {
     let best = stage.lineage.best().map(|checkpoint| &checkpoint.reference);
     let next = match &stage.phase {
@@ -276,7 +276,7 @@ fn over_budget(stage: &StageState, max_chunk_failures: u32) -> Option<String> {
         stage.phase,
         Phase::Ending { .. } | Phase::Stopping { .. } | Phase::Stopped { .. }
     );
-    // The failure that is one too many is the one that stops.
+    // The stage stops with the first failure over the limit.
     let over = u32::from(ends);
     let failures = stage.failures <= stage.max_retries.saturating_add(over);
     let chunks = stage.chunk_failures <= max_chunk_failures.saturating_add(over)
@@ -295,7 +295,7 @@ fn over_budget(stage: &StageState, max_chunk_failures: u32) -> Option<String> {
     })
 }
 
-/// What was configured beyond a bound may stay there.
+/// The first setting out of bounds. A value that was configured beyond a bound may stay there.
 fn out_of_bounds(stage: &StageState, changed: bool) -> Option<String> {
     let (now, configured, bounds) = (
         &stage.settings,

@@ -90,10 +90,10 @@
 )]
 
 mod check;
-mod desk;
 mod keep;
 mod ledger;
 mod plan;
+mod process;
 mod shrink;
 mod sweep;
 mod tally;

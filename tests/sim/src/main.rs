@@ -1,8 +1,8 @@
-//! Runs the simulation over many seeds, or over one with its story:
+//! Simulates many seeds, or one with its story:
 //! `sim [--seeds N] [--from SEED] [--jobs N]` or `sim --seed SEED [--keep FAULTS]`.
 //!
-//! Exit code 1 when an invariant did not hold, or when a fault or a transition
-//! never happened in 300 seeds or more.
+//! Exits with 1 if an invariant is violated, or if a fault or a transition never happens in
+//! 300 seeds or more.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use tinygate_sim::{Case, Keep, check, shrink, sweep};
 
-/// Fewer seeds need not show everything.
+/// With fewer seeds, some faults and transitions may not happen.
 const ENOUGH: u64 = 300;
 
-/// Failing seeds that are shrunk; the first ones say most.
+/// Only the first failing seeds are shrunk.
 const SHRUNK_MAX: usize = 3;
 
 const USAGE: &str = "usage: sim [--seeds N] [--from SEED] [--jobs N] | --seed SEED [--keep FAULTS]";
@@ -76,7 +76,7 @@ fn arguments() -> Result<Args, String> {
             "--from" => args.from = number,
             "--seed" => args.seed = Some(number),
             "--jobs" => args.jobs = usize::try_from(number).unwrap_or(1).max(1),
-            _ => return Err(format!("`{name}` is not known\n{USAGE}")),
+            _ => return Err(format!("unknown option `{name}`\n{USAGE}")),
         }
     }
     match (&args.keep, args.seed) {
@@ -91,7 +91,7 @@ fn arguments() -> Result<Args, String> {
     Ok(args)
 }
 
-/// One seed, with its faults and its story; shrunk where it fails.
+/// Simulates one seed and prints its faults and its story; shrinks it if it fails.
 fn one(case: &Case, out: &mut impl Write) -> std::io::Result<bool> {
     writeln!(out, "seed {}", case.seed)?;
     for fault in case.kept_faults() {
@@ -142,7 +142,7 @@ fn many(args: &Args, out: &mut impl Write) -> std::io::Result<bool> {
         let smallest = (place < SHRUNK_MAX).then(|| shrink(&Case::new(*seed)));
         match smallest.flatten() {
             Some(smallest) => writeln!(out, "{smallest}")?,
-            None => writeln!(out, "run it: make sim SEED={seed}")?,
+            None => writeln!(out, "to reproduce: make sim SEED={seed}")?,
         }
     }
     writeln!(out, "{}", swept.tally)?;

@@ -1,4 +1,4 @@
-//! From a seed to a run: its policy, its trainer's script, and the faults of each process.
+//! Derives a run from a seed: its policy, its trainer's script, and the faults of each process.
 
 use std::fmt;
 
@@ -12,27 +12,27 @@ use tinygate_testing::{ChunkPlan, Curve, Failure, Files, HeldOut, Picture, Rng, 
 
 use crate::keep::Keep;
 
-/// Chunks of a stage that may go badly; all later ones go well, unless the stage is hopeless.
+/// The first chunks of a stage, which may go badly. Later ones go well, unless the whole stage goes badly.
 const CHUNKS: u32 = 6;
 
 #[derive(Clone)]
 pub struct Plan {
     pub seed: u64,
-    /// Nothing that is planned may change the run's course.
+    /// No planned fault changes the course of the run.
     pub exact: bool,
     /// The run's first event.
     pub created: Event,
     /// The user allows fewer devices than ranks.
     pub granted: bool,
-    /// How often a stopped stage is allowed more retries.
+    /// How many times a stopped stage is allowed more retries.
     pub reopenings: u64,
     pub script: Script,
     bad_chunks: Vec<BadChunk>,
-    /// The processes with faults; those after them have none.
+    /// The processes with faults. Later ones have none.
     pub lives: Vec<Life>,
 }
 
-/// Training that goes badly; chunk 0 is every chunk of the stage, attempt 0 every attempt.
+/// Training that goes badly. Chunk 0 means every chunk of the stage, attempt 0 every attempt.
 #[derive(Clone, Debug)]
 struct BadChunk {
     stage: StageName,
@@ -42,11 +42,11 @@ struct BadChunk {
     mood: &'static str,
 }
 
-/// A fault of a plan, as a person reads it.
+/// A fault of a plan, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub text: String,
-    /// The number in it that may be lowered: a place, a count or a time.
+    /// The number in it that may be lowered: an operation, a count or a time.
     pub number: Option<u64>,
 }
 
@@ -54,60 +54,60 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
     pub fate: Fate,
-    /// As soon as this kind of event is durable, whatever the fate.
+    /// Dies as soon as this kind of event is durable, whatever the fate.
     pub fatal: Option<&'static str>,
-    /// By operations of the disk from its start on.
+    /// Disk faults, by operation since its start.
     pub troubles: Vec<(u64, Trouble)>,
-    /// After it, the power is cut; else nothing written is lost.
+    /// The power is cut after it. Otherwise nothing written is lost.
     pub power_cut: bool,
-    /// After it, one copy of the log is damaged.
+    /// One copy of the log is damaged after it.
     pub damage: bool,
-    /// After it, a checkpoint is damaged.
+    /// A checkpoint is damaged after it.
     pub rot: bool,
-    /// At its start a person changes a setting.
+    /// A person changes a setting at its start.
     pub change: bool,
-    /// Milliseconds that the clock is set back by after it.
+    /// Milliseconds by which the clock is set back after it.
     pub set_back: u64,
-    /// One report in so many comes twice, late, or never; 0 for none.
+    /// One report in this many arrives twice, late, or never; 0 for none.
     pub twice: u64,
     pub late: u64,
     pub lost: u64,
-    /// One append in so many is followed by a stall; 0 for none.
+    /// One append in this many is followed by a stall; 0 for none.
     pub stall: u64,
 }
 
-/// What ends a process before its run has ended.
+/// What ends a process before the end of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Nothing, or a disk fault.
+    /// Nothing, except perhaps a disk fault.
     Open,
     /// At this operation of the disk.
     AtOperation {
         at: u64,
         moment: Moment,
     },
-    /// Before this command is sent, counted from 1.
+    /// Dies before this command is sent, counted from 1.
     BeforeSend {
         command: u64,
     },
-    /// After this command is sent, before anything comes back.
+    /// Dies after this command is sent, before any report.
     AfterSend {
         command: u64,
     },
-    /// After this many reports.
+    /// Dies after this many reports.
     AmongReports {
         reports: u64,
     },
-    /// As soon as this kind of event is durable for the `nth` time.
+    /// Dies as soon as this kind of event is durable for the `nth` time.
     After {
         kind: &'static str,
         nth: u64,
     },
-    /// The trainer says nothing more, until somebody kills it.
+    /// The trainer hangs until it is killed.
     Hang {
         reports: u64,
     },
-    /// The trainer is gone.
+    /// The trainer exits.
     TrainerGone {
         reports: u64,
     },
@@ -147,7 +147,7 @@ impl Plan {
         plan
     }
 
-    /// What a chunk's training will show.
+    /// How a chunk's training goes.
     pub fn mood(&self, stage: &StageName, chunk: u32, attempt: u32) -> &'static str {
         let found =
             [(chunk, attempt), (chunk, 0), (0, 0)]
@@ -160,7 +160,7 @@ impl Plan {
         found.map_or("loss falls", |bad| bad.mood)
     }
 
-    /// Every fault, in the order of its number: the first is number 1.
+    /// All faults in order; the first has number 1.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         self.clone().visit(&mut |text, number| {
@@ -187,7 +187,7 @@ impl Plan {
         self.write_script();
     }
 
-    /// Shows each fault, with the number that may be lowered, and removes it unless `keep` says to keep it.
+    /// Calls `keep` with each fault and the number that may be lowered, and removes the fault if it returns false.
     fn visit(&mut self, keep: &mut impl FnMut(String, Option<&mut u64>) -> bool) {
         if self.granted {
             self.granted = keep("fewer devices than ranks are allowed".to_owned(), None);
@@ -214,7 +214,7 @@ impl Plan {
         });
     }
 
-    /// The trainer's script is what the bad chunks say.
+    /// Builds the trainer's script from the bad chunks.
     fn write_script(&mut self) {
         let script = Script::new(self.seed);
         self.script = self.bad_chunks.iter().fold(script, |script, bad| {
@@ -234,7 +234,7 @@ impl Plan {
         let Some(stage) = policy.stages.first() else {
             return;
         };
-        // At the end of all steps a stage can only stop.
+        // At the largest step a stage can only stop.
         let step = match rng.below(40) {
             0 => u64::MAX,
             1..6 => 1 + rng.below(12),
@@ -260,7 +260,7 @@ impl Plan {
                 let plan = good.clone().loss(flat(model));
                 self.bad_chunk(&stage.name, 0, 0, plan, "loss plateaus");
             }
-            // Gate after gate, so that the whole ladder is climbed.
+            // At every gate, so that the whole ladder is used.
             if model == ModelKind::LatentActions && rng.one_in(6) {
                 let plan = good.clone().collapsing();
                 self.bad_chunk(&stage.name, 0, 0, plan, "entropy collapses");
@@ -365,7 +365,7 @@ impl Life {
 }
 
 impl Fate {
-    /// The place or the count at which it happens.
+    /// The operation or count at which it happens.
     fn number(&mut self) -> Option<&mut u64> {
         match self {
             Fate::Open => None,
@@ -433,11 +433,11 @@ fn policy(rng: &mut Rng, exact: bool) -> Policy {
         Preset::Seed
     };
     let mut policy = presets::policy(preset);
-    // Where more goes wrong, stages stop more often.
+    // With more failures, stages stop more often.
     let retries = if exact { [0, 1, 2, 5] } else { [0, 0, 1, 5] };
     policy.max_retries = rng.pick(&retries).unwrap_or(5);
     policy.max_chunk_failures = 1 + rng.below(3) as u32;
-    // In an exact run no number of crashes is a failure.
+    // In an exact run crashes never count as a failure.
     policy.max_interruptions = if exact { 1000 } else { 1 + rng.below(3) as u32 };
     policy.keep_last = rng.pick(&[0, 1, 2, 5]).unwrap_or(5);
     policy.reset_on_pass = rng.one_in(2);
@@ -480,7 +480,7 @@ fn flat(model: ModelKind) -> Curve {
     })
 }
 
-/// A chunk in which one thing goes badly, and its name.
+/// A chunk with one fault, and the fault's name.
 fn bad(
     good: &ChunkPlan,
     model: ModelKind,
@@ -618,12 +618,12 @@ fn life(rng: &mut Rng, exact: bool, policy: &Policy) -> Life {
             Trouble::MirrorInUse,
         ]);
         troubles.extend(trouble.map(|trouble| (rng.any_size(300), trouble)));
-        // Whatever fails is cut off again, which may fail as well.
+        // A failed write is truncated again, which may fail as well.
         if rng.one_in(3) {
             troubles.push((0, Trouble::CutError));
         }
     }
-    // Rare places between two events are met more often than by chance.
+    // Rare moments between two events are chosen more often than by chance.
     let fatal = match rng.below(8) {
         0 | 1 if !exact => Some("stage_stopped"),
         2 if !exact => Some("checkpoint_judged"),

@@ -1,5 +1,5 @@
-//! What stands between the controller and its world: the log it appends to, the
-//! trainer it commands. Both are the place where a process goes away.
+//! The log and the trainer of a simulated process. They check what the controller does with them,
+//! and are where a process dies.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -24,7 +24,7 @@ use crate::ledger::Ledger;
 use crate::plan::{Fate, Life, Plan};
 use crate::world::Planted;
 
-/// Reports in one process. A run that needs more does not end.
+/// Most reports in one process. A run that needs more counts as endless.
 const REPORTS_MAX: u64 = 200_000;
 
 /// Appends of all runs with [`Planted::Unrepeatable`].
@@ -35,7 +35,7 @@ static APPENDS: AtomicU64 = AtomicU64::new(0);
 pub struct Clock {
     start: Instant,
     milliseconds: Arc<AtomicU64>,
-    /// Of the time that people see.
+    /// Offset of the wall clock.
     skew: Arc<AtomicI64>,
 }
 
@@ -72,7 +72,7 @@ impl Clock {
     }
 }
 
-/// What one process shares.
+/// The state that the parts of a process share.
 pub struct Process<'a> {
     pub store: &'a Store,
     pub disk: &'a SimDisk,
@@ -81,7 +81,7 @@ pub struct Process<'a> {
     pub life: &'a Life,
     pub planted: Option<Planted>,
     pub rng: Mutex<Rng>,
-    /// How often the kind of event that its fate waits for was appended.
+    /// How many events of the kind that its fate waits for were appended.
     pub fated: AtomicU64,
 }
 
@@ -98,7 +98,7 @@ impl Process<'_> {
         n > 0 && self.rng().one_in(n)
     }
 
-    /// Time in which nothing happens but what the log's clock makes due.
+    /// Lets time pass.
     fn stall(&self) {
         let pause = 500 + self.rng().below(3000);
         self.clock.pass(pause);
@@ -127,10 +127,10 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The log as the controller has it.
-pub struct Watched<'a>(pub &'a Process<'a>);
+/// The controller's log.
+pub struct CheckedLog<'a>(pub &'a Process<'a>);
 
-impl EventLog for Watched<'_> {
+impl EventLog for CheckedLog<'_> {
     fn append(
         &self,
         expected_next: Seq,
@@ -152,11 +152,11 @@ impl EventLog for Watched<'_> {
             _ => {}
         }
         if expected_next.get() != process.ledger().accepted.len() as u64 {
-            // Events that waited were lost to a full disk: this append must say so.
+            // Lazy events were lost to a full disk, so this append must fail.
             process.store.append(expected_next, &events, durability)?;
             let mut ledger = process.ledger();
             ledger.violated(format!(
-                "event {expected_next} is appended where others were lost without a word"
+                "event {expected_next} is appended although events before it were lost"
             ));
             return Ok(process.store.head());
         }
@@ -211,16 +211,16 @@ impl EventLog for Watched<'_> {
     }
 }
 
-/// The checkpoints of a run: they outlive its processes.
+/// The checkpoints of a run, which outlive its processes.
 #[derive(Default)]
-pub struct Shelf {
+pub struct Checkpoints {
     /// Files by path.
     written: BTreeMap<String, Vec<FileRecord>>,
     rotten: Vec<String>,
 }
 
-impl Shelf {
-    /// Checkpoints are damaged where they lie: all of them, the one that is `newest`, or any.
+impl Checkpoints {
+    /// Damages checkpoints: all of them, `newest`, or any one.
     pub fn rot(&mut self, newest: Option<&str>, rng: &mut Rng) -> bool {
         let paths: Vec<&str> = self.written.keys().map(String::as_str).collect();
         let newest = newest.filter(|path| paths.contains(path));
@@ -234,32 +234,32 @@ impl Shelf {
     }
 }
 
-/// The trainer, as the controller has it.
-pub struct Desk<'a> {
+/// The controller's trainer.
+pub struct SimTrainer<'a> {
     pub process: &'a Process<'a>,
     pub plan: &'a Plan,
-    pub shelf: &'a RefCell<Shelf>,
+    pub checkpoints: &'a RefCell<Checkpoints>,
     pub trainer: RefCell<ScriptedTrainer>,
     queue: RefCell<VecDeque<Report>>,
-    /// Reports that come later, with how many come before them.
+    /// Late reports, each with how many reports come before it.
     later: RefCell<Vec<(u64, Report)>>,
     commands: Cell<u64>,
     reports: Cell<u64>,
-    /// The trainer was planned to say nothing more.
+    /// The trainer was planned to hang, and does.
     pub silenced: Cell<bool>,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> SimTrainer<'a> {
     pub fn new(
         process: &'a Process<'a>,
         plan: &'a Plan,
-        shelf: &'a RefCell<Shelf>,
+        checkpoints: &'a RefCell<Checkpoints>,
         trainer: ScriptedTrainer,
-    ) -> Desk<'a> {
-        Desk {
+    ) -> SimTrainer<'a> {
+        SimTrainer {
             process,
             plan,
-            shelf,
+            checkpoints,
             trainer: RefCell::new(trainer),
             queue: RefCell::default(),
             later: RefCell::default(),
@@ -273,7 +273,7 @@ impl<'a> Desk<'a> {
         self.commands.get()
     }
 
-    /// The process is gone, and its trainer with it.
+    /// Kills the process, including its trainer.
     fn crash<T>(&self, name: &'static str) -> Result<T, TrainerError> {
         self.process.ledger().tally.fault(name);
         self.process.disk.die();
@@ -284,8 +284,8 @@ impl<'a> Desk<'a> {
         Err(TrainerError::Lost)
     }
 
-    /// Nothing is said any more. In an exact run a person kills the process before the host fails the
-    /// chunk, since that would change the run.
+    /// Hangs. In an exact run the process is killed before the host fails the chunk, since that would
+    /// change the run.
     fn hang(&self) -> Result<Option<Report>, TrainerError> {
         if self.plan.exact {
             self.silenced.set(true);
@@ -296,7 +296,7 @@ impl<'a> Desk<'a> {
         Ok(None)
     }
 
-    /// Everything before the command is durable, and it follows from that.
+    /// Checks that everything before the command is durable, and that the command is due.
     fn check_command(&self, command: &TrainerCommand) {
         let durable = durable_records(self.process.disk);
         let mut ledger = self.process.ledger();
@@ -323,7 +323,7 @@ impl<'a> Desk<'a> {
         ledger
             .tally
             .fault(self.plan.mood(&train.stage, chunk, attempt));
-        // At its end already, a chunk is only measured once more.
+        // A chunk that is already at its end is only scored again.
         if train.start() < train.from || train.to < train.start() {
             let (from, to, start) = (train.from, train.to, train.start());
             ledger.violated(format!("a chunk ({from}, {to}] is trained from {start}"));
@@ -336,16 +336,16 @@ impl<'a> Desk<'a> {
             return;
         };
         let path = &resume.checkpoint.path;
-        if self.shelf.borrow().written.get(path) != Some(&resume.files) {
+        if self.checkpoints.borrow().written.get(path) != Some(&resume.files) {
             ledger.violated(format!("`{path}` is resumed from and is not there"));
         }
     }
 
-    /// As the real trainer answers when the checkpoint to start from is damaged.
+    /// The real trainer's answer if the checkpoint to start from is damaged.
     fn cannot_load(&self, train: &TrainChunk) -> Option<Vec<Report>> {
         let resume = train.resume.as_ref()?;
         let checkpoint = resume.checkpoint.clone();
-        if !self.shelf.borrow().rotten.contains(&checkpoint.path) {
+        if !self.checkpoints.borrow().rotten.contains(&checkpoint.path) {
             return None;
         }
         self.process
@@ -359,7 +359,7 @@ impl<'a> Desk<'a> {
             step: train.start(),
             failure: ChunkFailure::CheckpointUnloadable {
                 path: checkpoint.path,
-                detail: "its hash is another".to_owned(),
+                detail: "its hash differs".to_owned(),
             },
         };
         Some(vec![Report::Fact(TrainerFact::ChunkFailed(failed))])
@@ -381,7 +381,7 @@ impl<'a> Desk<'a> {
         self.trainer.borrow_mut().answer(&command).reports
     }
 
-    /// The next report, with what chance makes of it.
+    /// The next report, possibly repeated, delayed or lost.
     fn next(&self) -> Option<Report> {
         let at = self.reports.get();
         let due = {
@@ -430,7 +430,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// A checkpoint is there before it is named.
+    /// Records a checkpoint that was written, and checks that it does not overwrite a recorded one.
     fn note(&self, fact: &TrainerFact) {
         let TrainerFact::CheckpointWritten(written) = fact else {
             return;
@@ -448,23 +448,25 @@ impl<'a> Desk<'a> {
             });
         drop(ledger);
         if known {
-            let what = format!("`{path}` is written over, and an event names it");
+            let what = format!("`{path}` is overwritten, but an event refers to it");
             self.process.ledger().violated(what);
         }
-        let mut shelf = self.shelf.borrow_mut();
-        shelf.written.insert(path.clone(), written.files.clone());
-        shelf.rotten.retain(|rotten| rotten != path);
+        let mut checkpoints = self.checkpoints.borrow_mut();
+        checkpoints
+            .written
+            .insert(path.clone(), written.files.clone());
+        checkpoints.rotten.retain(|rotten| rotten != path);
     }
 }
 
 fn damaged() -> Rejection {
     Rejection {
         code: "hash_mismatch".to_owned(),
-        text: "`model_state_dict.pt` is not what the log says".to_owned(),
+        text: "`model_state_dict.pt` does not match the log".to_owned(),
     }
 }
 
-/// What a reader would find after a power cut that lost all it may.
+/// The records that would survive the worst possible power cut.
 pub fn durable_records(disk: &SimDisk) -> Result<Vec<Record>, String> {
     let after = SimDisk::default();
     after.set_journal(&disk.pristine(JOURNAL).unwrap_or_default());
@@ -480,7 +482,7 @@ pub fn read_journal(disk: &SimDisk) -> Result<Vec<Record>, String> {
         .map_err(|error| error.to_string())
 }
 
-impl Trainer for Desk<'_> {
+impl Trainer for SimTrainer<'_> {
     fn send(&self, command: TrainerCommand) -> Result<(), TrainerError> {
         if self.process.disk.death().is_some() {
             return self.gone();
@@ -542,7 +544,7 @@ impl Trainer for Desk<'_> {
         }
         match self.next() {
             Some(report) => Ok(Some(report)),
-            // A result was lost: nobody speaks any more.
+            // A result was lost, so the trainer stays silent.
             None if process.life.lost > 0 => self.hang(),
             None => {
                 process
@@ -553,7 +555,7 @@ impl Trainer for Desk<'_> {
         }
     }
 
-    // Signals are the script's.
+    // The script produces signals.
     fn stop(&self, _: &str) {}
 
     fn end(&self) -> Ended {
@@ -561,9 +563,14 @@ impl Trainer for Desk<'_> {
     }
 }
 
-impl Judge for Desk<'_> {
+impl Judge for SimTrainer<'_> {
     fn judge(&self, asked: &JudgeCheckpoint, weights_only: bool) -> Verdict {
-        if !self.shelf.borrow().rotten.contains(&asked.checkpoint.path) {
+        if !self
+            .checkpoints
+            .borrow()
+            .rotten
+            .contains(&asked.checkpoint.path)
+        {
             return ScriptedJudge.judge(asked, weights_only);
         }
         Verdict::Judged(CheckpointJudged {
@@ -574,28 +581,30 @@ impl Judge for Desk<'_> {
     }
 }
 
-/// Who hears of events.
-pub struct Listener<'a> {
+/// An observer that checks what it is notified of.
+pub struct CheckedObserver<'a> {
     pub process: &'a Process<'a>,
-    pub shelf: &'a RefCell<Shelf>,
+    pub checkpoints: &'a RefCell<Checkpoints>,
 }
 
-impl Observer for Listener<'_> {
+impl Observer for CheckedObserver<'_> {
     fn recorded(&mut self, record: &Record, state: &RunState) {
         let mut ledger = self.process.ledger();
         if ledger.acknowledged as u64 <= record.seq.get() {
             let seq = record.seq;
-            ledger.violated(format!("event {seq} is told and not durable"));
+            ledger.violated(format!(
+                "the observer gets event {seq}, which is not durable"
+            ));
         }
         if ledger.accepted.get(record.seq.get() as usize) != Some(record) {
-            ledger.violated("an event is told that is another in the log");
+            ledger.violated("the observer gets an event that differs from the log");
         }
         if state != ledger.state() {
             ledger.violated("the controller's state is not the fold of the log");
         }
         if let Event::CheckpointDeleted(deleted) = &record.event {
-            let mut shelf = self.shelf.borrow_mut();
-            shelf.written.remove(&deleted.checkpoint.path);
+            let mut checkpoints = self.checkpoints.borrow_mut();
+            checkpoints.written.remove(&deleted.checkpoint.path);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::check::{check, kind_of};
 use crate::keep::Keep;
 use crate::world::Case;
 
-/// Lists of faults that are tried for one case, each in two runs.
+/// Most lists of faults that are tried for one case, each in two runs.
 const TRIES_MAX: usize = 2000;
 
 /// The smallest list of faults with which a case still fails in the same way.
@@ -36,7 +36,11 @@ impl fmt::Display for Smallest {
         for fault in &self.faults {
             writeln!(f, "  {fault}")?;
         }
-        write!(f, "run it: make sim SEED={} KEEP={}", self.seed, self.keep)
+        write!(
+            f,
+            "to reproduce: make sim SEED={} KEEP={}",
+            self.seed, self.keep
+        )
     }
 }
 
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_faults_that_are_needed_are_left_with_their_least_numbers() {
+    fn only_needed_faults_are_left_with_their_smallest_numbers() {
         let shrunk = |fails: fn(&Keep) -> bool| smallest(500, fails);
         let row = |text: &str| (text.to_owned(), true);
         assert_eq!(shrunk(|_| true), row("none"));
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_that_runs_out_of_tries_says_so() {
+    fn a_search_reports_that_it_ran_out_of_tries() {
         let (keep, minimal) = smallest(5, |keep| has(keep, 1) && has(keep, 39));
         assert!(!minimal, "{keep}");
         let keep: Keep = keep.parse().unwrap();

@@ -1,4 +1,4 @@
-//! Many seeds on several threads; each seed is run twice.
+//! Checks many seeds on several threads; each seed is run twice.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use crate::check::check;
 use crate::tally::Tally;
 use crate::world::Case;
 
-/// Violations that are kept; more say no more.
+/// Most violations that are kept.
 const VIOLATIONS_MAX: usize = 100;
 
 #[derive(Clone, Debug, Default)]

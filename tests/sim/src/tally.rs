@@ -1,4 +1,4 @@
-//! What happened, counted; and what has to.
+//! Counts what happened, and lists what must happen.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use tinygate::machine::run::{self, RunPhaseKind};
 use tinygate::machine::stage::{self, PhaseKind};
 
-/// Every fault there is, by name.
+/// The names of all faults.
 pub const FAULTS: &[&str] = &[
     // the disk
     "torn write",
@@ -84,7 +84,7 @@ pub const FAULTS: &[&str] = &[
 /// Transitions that no run driven by the controller makes, each with its reason.
 pub const IMPOSSIBLE: &[(&str, &str)] = &[(
     "run running --stage_stopped--> running",
-    "only the stage under way is ever stopped; another's would be an event the machine did not decide",
+    "only the current stage is ever stopped; the machine never decides to stop another",
 )];
 
 type Transitions<K> = BTreeMap<(K, &'static str, K), u64>;
@@ -163,8 +163,8 @@ impl Tally {
         faults.chain(transitions).collect()
     }
 
-    /// What happened and is not in the lists: a fault without a name there, or a
-    /// transition that was thought impossible.
+    /// What happened but is not in the lists: an unlisted fault, or a transition that is
+    /// listed as impossible.
     pub fn unlisted(&self) -> Vec<String> {
         let faults = self
             .faults

@@ -1,4 +1,4 @@
-//! A run from its first process to its end.
+//! Simulates a run from its first process to its end.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,41 +21,43 @@ use tinygate::trainer::{
 use tinygate_testing::disk::{Moment, Operation, SimDisk, Trouble};
 use tinygate_testing::{Disturbance, Quiet, Rng, ScriptedTrainer, host, process};
 
-use crate::desk::{Clock, Desk, Listener, Process, Shelf, Watched, lock, read_journal};
 use crate::keep::Keep;
 use crate::ledger::Ledger;
 use crate::plan::{Fate, Fault, Life, Plan};
+use crate::process::{
+    CheckedLog, CheckedObserver, Checkpoints, Clock, Process, SimTrainer, lock, read_journal,
+};
 use crate::tally::Tally;
 
-/// Processes that may follow one another without faults before the run has ended.
+/// Most processes without faults after which the run must have ended.
 const CALM_MAX: u64 = 8;
 
-/// Nothing can be made below it: links and deletions of checkpoints are left to
-/// tests with real files, and their failure changes nothing.
-/// Seconds that a trainer may say nothing.
+/// Seconds for which a trainer may be silent.
 const SILENCE_MAX: u32 = 30;
+/// A run directory in which nothing can be created. Links and deletions of checkpoints fail, which
+/// changes nothing; tests with real files cover them.
 const NO_DIRECTORY: &str = "/dev/null/simulated";
 
-/// A bug, put in on purpose: the simulation must find it.
+/// A bug that is added on purpose and that the simulation must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
-    /// The disk says that it synced, and did not.
+    /// The disk claims to sync but does not.
     SyncLies,
     /// Decisions are not made durable before their command is sent.
     SyncSkipped,
     DecisionTwice,
     DecisionEdited,
-    /// Training begins with other weights than those of the checkpoint.
+    /// Training starts with weights other than those of the checkpoint.
     WrongStart,
-    /// No chunk's end is ever reported.
+    /// The end of a chunk is never reported.
     ResultDropped,
-    /// No chunk's end is reported once the clock was set back.
+    /// The end of a chunk is not reported once the clock was set back.
     ResultDroppedAfterSetBack,
     /// The times of events depend on what else the program has run.
     Unrepeatable,
 }
 
-/// A run to simulate: a seed, what is kept of its faults, and a bug to find.
+/// A run to simulate: a seed, a selection of its faults, and a bug to find.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub seed: u64,
@@ -88,12 +90,12 @@ impl Case {
         }
     }
 
-    /// The seed's faults: the first is number 1, whatever is kept.
+    /// All faults of the seed, whatever is kept; the first has number 1.
     pub fn faults(&self) -> Vec<Fault> {
         Plan::of(self.seed).faults()
     }
 
-    /// The faults that are kept, each with its number and with what was lowered in it.
+    /// The faults that are kept, each with its number and its lowered value.
     pub fn kept_faults(&self) -> Vec<String> {
         let mut plan = Plan::of(self.seed);
         let all = Keep::first(plan.faults().len());
@@ -106,22 +108,22 @@ impl Case {
     }
 }
 
-/// How a seed's run went.
+/// The result of a simulated run.
 #[derive(Clone, Debug)]
 pub struct Simulated {
     pub tally: Tally,
     /// `None`: every invariant held.
     pub violation: Option<String>,
-    /// What each process met and how it ended.
+    /// What happened to each process, and how it ended.
     pub story: Vec<String>,
-    /// Every event that was handed to the log and may be in it.
+    /// Every event that was passed to the log and may be in it.
     pub records: Vec<Record>,
-    /// The journal's bytes in the end.
+    /// The journal's bytes at the end.
     pub journal: Vec<u8>,
 }
 
 impl Simulated {
-    /// Hash of the log and of all that was counted: the same for the same seed.
+    /// Hash of the log, the story and the tally, which is the same for the same seed.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.journal);
@@ -130,7 +132,7 @@ impl Simulated {
     }
 }
 
-/// One run of a case.
+/// Runs a case once.
 pub fn simulate(case: &Case) -> Simulated {
     let (seed, planted) = (case.seed, case.planted);
     let mut plan = Plan::of(seed);
@@ -141,7 +143,7 @@ pub fn simulate(case: &Case) -> Simulated {
         disk: SimDisk::default(),
         clock: Clock::new(),
         ledger: Mutex::new(Ledger::new(plan.exact)),
-        shelf: RefCell::default(),
+        checkpoints: RefCell::default(),
         rng: Rng::new(seed).part("world"),
         damaged: false,
         story: Vec::new(),
@@ -170,12 +172,12 @@ struct World {
     disk: SimDisk,
     clock: Clock,
     ledger: Mutex<Ledger>,
-    shelf: RefCell<Shelf>,
+    checkpoints: RefCell<Checkpoints>,
     rng: Rng,
-    /// One copy is damaged and the log was not opened since.
+    /// One copy is damaged, and the log has not been opened since.
     damaged: bool,
     story: Vec<String>,
-    /// The last process went away before it had sent anything.
+    /// The last process died before it had sent anything.
     last_crashed: bool,
 }
 
@@ -200,10 +202,10 @@ impl World {
             }
             self.disk.kill();
         }
-        Err("without faults the run does not end".to_owned())
+        Err("the run does not end even without more faults".to_owned())
     }
 
-    /// Something failed in this process, and not only was short.
+    /// Whether an operation failed in this process, rather than only being short.
     fn troubled(&self) -> bool {
         const HARMLESS: [&str; 3] = ["short read", "short write", "interrupted call"];
         let state = self.disk.state();
@@ -218,7 +220,7 @@ impl World {
         lock(&self.ledger).tally.fault(name);
     }
 
-    /// What is left when the process is gone, and what happens before the next.
+    /// What happens between two processes.
     fn reboot(&mut self, life: &Life) -> Result<(), String> {
         let died = self.disk.death().is_some();
         if life.power_cut {
@@ -252,12 +254,12 @@ impl World {
         let stage = ledger.state().stage();
         let newest = stage.and_then(|stage| stage.lineage.newest_accepted());
         let newest = newest.map(|checkpoint| checkpoint.reference.path.as_str());
-        if self.shelf.borrow_mut().rot(newest, &mut self.rng) {
+        if self.checkpoints.borrow_mut().rot(newest, &mut self.rng) {
             self.story.push("a checkpoint rots".to_owned());
         }
     }
 
-    /// Damages one copy, and of the journal only what sled holds durably.
+    /// Damages one copy; in the journal only what sled holds durably.
     fn damage(&mut self) {
         let journal = self.disk.pristine(JOURNAL).unwrap_or_default();
         let synced = self.disk.state().mirror_synced.clone().unwrap_or_default();
@@ -335,10 +337,10 @@ impl World {
             fated: AtomicU64::new(0),
         };
         let trainer = self.trainer(life);
-        let desk = Desk::new(&process, &self.plan, &self.shelf, trainer);
-        let ended = self.drive(&process, &desk);
-        let silenced = desk.silenced.get();
-        let commands = desk.commands();
+        let trainer = SimTrainer::new(&process, &self.plan, &self.checkpoints, trainer);
+        let ended = self.drive(&process, &trainer);
+        let silenced = trainer.silenced.get();
+        let commands = trainer.commands();
         let died = self.disk.death().is_some();
         let closed = if died { Ok(Seq::FIRST) } else { store.close() };
         if let Some(violation) = lock(&self.ledger).violation.clone() {
@@ -359,7 +361,9 @@ impl World {
             }
             Ok(Ending::NoProgress(_)) if silenced => End::Again,
             Ok(Ending::NoProgress(silent)) => {
-                return Err(format!("a trainer that speaks is given up: {silent:?}"));
+                return Err(format!(
+                    "a trainer that is not silent is given up: {silent:?}"
+                ));
             }
             Err(ControlError::TrainerLost) if silenced => End::Again,
             Err(ControlError::Append(_) | ControlError::Read(_)) if trouble => End::Again,
@@ -369,7 +373,7 @@ impl World {
             let what = if commands == 0 {
                 "before any command"
             } else {
-                "under way"
+                "while it worked"
             };
             self.crashed(life, what);
             if commands > 0 {
@@ -384,7 +388,7 @@ impl World {
             ));
         }
         match (end, closed) {
-            // What could not be closed is opened, and so mended, once more.
+            // If the log cannot be closed, it is opened and repaired once more.
             (End::Over(_), Err(_)) if trouble => Ok(End::Again),
             (End::Over(_), Err(error)) => Err(format!("the log cannot be closed: {error}")),
             (end, _) => Ok(end),
@@ -418,7 +422,7 @@ impl World {
         let mut planned: Vec<(u64, Trouble)> = life
             .troubles
             .iter()
-            // Both copies at once are not promised.
+            // Surviving faults of both copies at once is not promised.
             .filter(|(_, trouble)| !damaged || *trouble != Trouble::MirrorError)
             .map(|(at, trouble)| (now + at, *trouble))
             .collect();
@@ -444,7 +448,7 @@ impl World {
         }
     }
 
-    /// Opens the log as a new process does, or makes it. `None`: it went away over it.
+    /// Opens or creates the log as a new process does. `None`: the process died.
     fn open(&mut self, life: &Life) -> Result<Option<Store>, String> {
         let clock = self.clock.clone();
         let started = self.disk.operations();
@@ -496,12 +500,15 @@ impl World {
                 Ok(None)
             }
             Err(_) if self.troubled() => Ok(None),
-            Err(error) => Err(format!("the log cannot be made ({:?}): {error}", life.fate)),
+            Err(error) => Err(format!(
+                "the log cannot be created ({:?}): {error}",
+                life.fate
+            )),
         }
     }
 
-    /// What a new process finds is what was acknowledged, and no more than was
-    /// appended. False: a fault kept it from reading.
+    /// Checks that a new process finds everything that was acknowledged and nothing that was
+    /// not appended. `false`: a fault prevented reading.
     fn opened(&mut self, store: &Store) -> Result<bool, String> {
         let read = |from: Seq| -> Result<Vec<Record>, String> {
             let records = store.read(from).map_err(|error| error.to_string())?;
@@ -536,7 +543,7 @@ impl World {
         ledger.violation.clone().map_or(Ok(true), Err)
     }
 
-    /// A fault excuses it.
+    /// Handles a failure to read, which is only allowed after a fault.
     fn unread(&self, error: &str) -> Result<bool, String> {
         if self.troubled() || self.disk.death().is_some() {
             Ok(false)
@@ -545,7 +552,7 @@ impl World {
         }
     }
 
-    /// Damaged bytes are kept where the repair says.
+    /// Checks that damaged bytes are kept where the repair says.
     fn kept(&self, repairs: &[tinygate::store::Repair]) -> Result<(), String> {
         let state = self.disk.file_names();
         let aside = self.disk.state().aside.clone();
@@ -555,16 +562,20 @@ impl World {
         {
             if !state.contains(name) && !aside.contains_key(name) {
                 return Err(format!(
-                    "`{name}` is said to keep damaged bytes and is not there"
+                    "`{name}`, which should have the damaged bytes, is missing"
                 ));
             }
         }
         Ok(())
     }
 
-    /// As the program does it: repairs, the first event, what a person wants, then on.
-    fn drive(&self, process: &Process<'_>, desk: &Desk<'_>) -> Result<Ending, ControlError> {
-        let log = Watched(process);
+    /// As the program does: records repairs, the first event and a person's changes, then runs.
+    fn drive(
+        &self,
+        process: &Process<'_>,
+        trainer: &SimTrainer<'_>,
+    ) -> Result<Ending, ControlError> {
+        let log = CheckedLog(process);
         let clock = self.clock.clone();
         let directory = Path::new(NO_DIRECTORY);
         let mut controller = Controller::open(&log, directory, move || clock.people())?;
@@ -591,9 +602,9 @@ impl World {
             controller.record_fact(given_up)?;
         }
         let pid = 1000 + controller.state().process.starts;
-        let mut listener = Listener {
+        let mut listener = CheckedObserver {
             process,
-            shelf: &self.shelf,
+            checkpoints: &self.checkpoints,
         };
         if wild && number.is_multiple_of(2) {
             self.tally("checkpoints pruned");
@@ -604,8 +615,8 @@ impl World {
             controller.prune(asked, &mut listener)?;
         }
         let host = Host {
-            trainer: desk,
-            judge: desk,
+            trainer,
+            judge: trainer,
             patience: Patience::new(Some(SILENCE_MAX)),
             stop: &StopRequest::default(),
         };
@@ -626,7 +637,7 @@ impl World {
         }
     }
 
-    /// The run has ended: both copies are whole, and it went as without faults.
+    /// Checks a run that has ended: both copies are intact, and it went as without faults.
     fn end(&mut self, ending: &'static str) -> Result<(), String> {
         let hits = std::mem::take(&mut self.disk.state().faults.hits);
         for (name, times) in hits {
@@ -636,17 +647,17 @@ impl World {
         self.disk.state().faults.hits.clear();
         let clock = self.clock.clone();
         let opened = Store::open_in_steps(self.disk.arc(), move || clock.now());
-        let (store, repairs) = opened.map_err(|error| format!("in the end: {error}"))?;
+        let (store, repairs) = opened.map_err(|error| format!("at the end: {error}"))?;
         if !repairs.is_empty() {
             return Err(format!("a closed log needed repairs: {repairs:?}"));
         }
         self.opened(&store)?;
         store
             .close()
-            .map_err(|error| format!("in the end: {error}"))?;
+            .map_err(|error| format!("at the end: {error}"))?;
         self.copies_agree()?;
         if read_journal(&self.disk)? != lock(&self.ledger).accepted {
-            return Err("the log in the end is not what was appended".to_owned());
+            return Err("the log at the end is not what was appended".to_owned());
         }
         lock(&self.ledger).tally.endings.insert(ending, 1);
         if self.plan.exact {
@@ -668,7 +679,9 @@ impl World {
         }
         let blocks = mirror.len().saturating_sub(2);
         if blocks != block_ends(&journal).len() {
-            return Err(format!("sled holds {blocks} blocks, the journal others"));
+            return Err(format!(
+                "sled has {blocks} blocks, but the journal has a different number"
+            ));
         }
         Ok(())
     }
@@ -702,7 +715,7 @@ impl World {
     }
 }
 
-/// In which stage, and roughly where, two states differ.
+/// Describes roughly where two states differ.
 fn difference(mine: &RunState, theirs: &RunState) -> String {
     let (mine, theirs) = (format!("{mine:#?}"), format!("{theirs:#?}"));
     let line = mine.lines().zip(theirs.lines()).find(|(a, b)| a != b);
@@ -726,13 +739,13 @@ fn block_ends(journal: &[u8]) -> Vec<usize> {
 
 fn decisions(records: &[Record]) -> Vec<&Event> {
     let events = records.iter().map(|record| &record.event);
-    // A crash alone supersedes samples.
+    // Only crashes supersede samples.
     let decided =
         |event: &&Event| event.is_decision() && !matches!(event, Event::SamplesSuperseded(_));
     events.filter(decided).collect()
 }
 
-/// Stages that were allowed more retries so far.
+/// How many times stages were allowed more retries so far.
 fn reopenings(events: &[Event]) -> u64 {
     let allowed = |event: &&Event| {
         matches!(event, Event::SettingChanged(change)
@@ -741,13 +754,13 @@ fn reopenings(events: &[Event]) -> u64 {
     events.iter().filter(allowed).count() as u64
 }
 
-/// Where few processes begin.
+/// Whether the run is between two chunks, where few processes start by chance.
 fn is_between_chunks(state: &RunState) -> bool {
     let stage = state.stage();
     stage.is_some_and(|stage| matches!(stage.phase, Phase::Recording { .. }))
 }
 
-/// The newest accepted checkpoint is given up, where an older one is left.
+/// Gives up the newest accepted checkpoint, if an older one is left.
 fn newest_given_up(state: &RunState) -> Option<Event> {
     let stage = state.stage()?;
     let mut usable = stage.lineage.present().rev().filter(|one| one.is_usable());
@@ -761,7 +774,7 @@ fn newest_given_up(state: &RunState) -> Option<Event> {
     }))
 }
 
-/// What is recorded before a run goes on.
+/// What a person does before the run continues.
 fn wanted(plan: &Plan, state: &RunState, events: &[Event], wild: bool, number: u64) -> Vec<Event> {
     let mut facts = Vec::new();
     if state.created.is_none() {
@@ -808,7 +821,7 @@ fn wanted(plan: &Plan, state: &RunState, events: &[Event], wild: bool, number: u
             let name = Some(stage.name().clone());
             facts.push(change(name, SettingKey::MaxRetries, from, to));
         }
-        // Only the whole policy may be changed before the stop is on record.
+        // Before the stop is recorded, only the whole policy may be changed.
         (RunPhase::Stopping(_), Some(stage)) if wild && number.is_multiple_of(2) => {
             let (from, to) = more(stage.max_retries, 1);
             facts.push(change(None, SettingKey::MaxRetries, from, to));

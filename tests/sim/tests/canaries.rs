@@ -1,11 +1,10 @@
-//! The simulation finds bugs that were put in on purpose: a suite that cannot
-//! fail shows nothing.
+//! The simulation finds bugs that are added on purpose, which shows that it can fail.
 
 #![allow(clippy::panic, reason = "helpers of tests fail as tests do")]
 
 use tinygate_sim::{Case, Keep, Planted, Smallest, check, shrink};
 
-/// Some seed finds it soon, by the invariant that it breaks.
+/// The first seed that finds a bug, by the violation that it should cause.
 #[track_caller]
 fn found(planted: Planted, broken: &[&str]) -> Case {
     let failing = (0..300).find_map(|seed| {
@@ -14,7 +13,7 @@ fn found(planted: Planted, broken: &[&str]) -> Case {
         Some((case, violation))
     });
     let Some((case, violation)) = failing else {
-        panic!("{planted:?} is not noticed");
+        panic!("{planted:?} is not detected");
     };
     let seed = case.seed;
     assert!(
@@ -26,8 +25,8 @@ fn found(planted: Planted, broken: &[&str]) -> Case {
     case
 }
 
-/// The smallest list of faults still breaks `broken`, as it is printed too, and
-/// breaks nothing without any one of them.
+/// Shrinks a case. The smallest list of faults, also as printed, still violates `broken`, and violates
+/// nothing without any one of them.
 #[track_caller]
 fn smallest(case: &Case, broken: &str) -> Smallest {
     let Some(smallest) = shrink(case) else {
@@ -56,7 +55,7 @@ fn smallest(case: &Case, broken: &str) -> Smallest {
 }
 
 #[test]
-fn a_disk_that_loses_what_it_said_was_synced() {
+fn a_disk_that_lies_about_fsync() {
     found(
         Planted::SyncLies,
         &["events durable", "the durable log cannot be read"],
@@ -74,22 +73,22 @@ fn a_decision_appended_twice() {
 }
 
 #[test]
-fn a_decision_that_is_not_the_machines() {
+fn a_decision_that_the_machine_did_not_make() {
     found(Planted::DecisionEdited, &["was not due"]);
 }
 
 #[test]
-fn training_that_begins_with_other_weights() {
+fn training_that_starts_with_the_wrong_weights() {
     found(Planted::WrongStart, &["another state"]);
 }
 
 #[test]
-fn a_result_that_never_comes() {
+fn a_result_that_is_never_reported() {
     found(Planted::ResultDropped, &["a report that is not due"]);
 }
 
 #[test]
-fn a_result_that_never_comes_once_the_clock_was_set_back() {
+fn a_result_that_is_not_reported_once_the_clock_was_set_back() {
     let broken = "a report that is not due";
     let case = found(Planted::ResultDroppedAfterSetBack, &[broken]);
     let smallest = smallest(&case, broken);
@@ -103,10 +102,10 @@ fn a_result_that_never_comes_once_the_clock_was_set_back() {
     assert!(smallest.to_string().contains(set_back), "{smallest}");
 }
 
-/// A local minimum may hold more faults than the least: in one seed a process ends
-/// early only because its stage stops, after three bad chunks.
+/// A local minimum may have more faults than the smallest possible list: in one seed a process
+/// ends early only because its stage stops after three bad chunks.
 #[test]
-fn every_seed_of_a_bug_is_shrunk_until_no_fault_can_go() {
+fn every_seed_of_a_bug_is_shrunk_until_no_fault_can_be_removed() {
     let broken = "a report that is not due";
     let failing: Vec<Smallest> = (0..40)
         .map(|seed| Case::new(seed).planted(Planted::ResultDroppedAfterSetBack))
@@ -127,7 +126,7 @@ fn a_bug_that_needs_no_fault_is_shrunk_to_none() {
 }
 
 #[test]
-fn a_log_that_is_another_when_the_seed_is_run_again() {
+fn a_log_that_differs_when_the_seed_is_run_again() {
     let differs = "two runs of the seed differ: event 0 is";
     found(Planted::Unrepeatable, &[differs]);
 }

@@ -1,9 +1,9 @@
-//! A thousand seeds hold, give the same log twice, meet every fault and make every
-//! transition.
+//! A thousand seeds violate no invariant, give the same log twice, and together have every
+//! fault and every transition.
 
 #![allow(
     clippy::print_stdout,
-    reason = "the seeds come first, whatever happens then"
+    reason = "the seeds are printed first, whatever happens next"
 )]
 
 use tinygate_sim::{Case, FAULTS, Keep, shrink, simulate, sweep};
@@ -20,7 +20,7 @@ fn every_invariant_holds_and_everything_happens() {
         .iter()
         .map(|(seed, what)| format!("make sim SEED={seed}: {what}"))
         .collect();
-    // One of them, as small as it gets.
+    // Shrink one of them.
     let first = swept.violations.first();
     let smallest = first.and_then(|(seed, _)| shrink(&Case::new(*seed)));
     let smallest = smallest.map_or(String::new(), |smallest| smallest.to_string());
@@ -28,12 +28,12 @@ fn every_invariant_holds_and_everything_happens() {
     assert_eq!(
         swept.tally.never(),
         Vec::<String>::new(),
-        "planned and never met"
+        "listed but never happened"
     );
     assert_eq!(
         swept.tally.unlisted(),
         Vec::<String>::new(),
-        "met and never listed"
+        "happened but not listed"
     );
     assert!(swept.tally.exact > SEEDS / 2, "most runs are compared");
 }
@@ -49,7 +49,7 @@ fn a_seed_with_all_of_its_faults_kept_is_the_seed() {
 }
 
 #[test]
-fn faults_have_one_name_each() {
+fn fault_names_are_unique() {
     for (place, name) in FAULTS.iter().enumerate() {
         assert!(!FAULTS[..place].contains(name), "`{name}` is there twice");
     }
