@@ -1,11 +1,11 @@
-//! How fast the log takes events and gives them back.
+//! How fast events are appended to the log and read from it.
 //!
 //! `cargo bench --no-default-features --bench log [-- EVENTS]`
 
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "it prints figures, or stops"
+    reason = "a benchmark prints figures or panics"
 )]
 
 use std::time::{Duration, Instant};
@@ -139,7 +139,7 @@ fn bench(folder: &std::path::Path, kind: &str, make: fn(u64) -> Event, count: u6
         begun.elapsed(),
     );
 
-    // as on a resume: both copies checked, every event made live once
+    // As on resume: both copies are verified, and every event is decoded once.
     let begun = Instant::now();
     let (store, _) = Store::open(&run).expect("the log");
     let records = store.read(Seq::FIRST).expect("the log");

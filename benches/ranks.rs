@@ -1,11 +1,11 @@
-//! What two ranks pay for being two: the sum of an update's gradients over Gloo, beside the update itself.
+//! The cost of using two ranks: summing an update's gradients over Gloo, compared with the update itself.
 //!
 //! `cargo bench --bench ranks`. Ranks are threads over the loopback's sockets.
 
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "it prints figures, or stops"
+    reason = "a benchmark prints figures or panics"
 )]
 
 use std::net::{Ipv4Addr, TcpListener};
@@ -25,7 +25,7 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Median seconds of a sum of two flat tensors, as an update's gradients are.
+/// Median seconds for summing two flat tensors like an update's gradients.
 fn sum_of(numbers: i64) -> f64 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = listener.local_addr().expect("an address").port();
@@ -57,7 +57,7 @@ fn sum_of(numbers: i64) -> f64 {
     })
 }
 
-/// Median seconds of an update of the default video tokenizer on one thread, and how many numbers it has.
+/// Median seconds for an update of the default video tokenizer on one thread, and its number of parameters.
 fn update() -> (f64, i64) {
     use_threads(1);
     let config = ModelConfig {

@@ -1,7 +1,7 @@
-//! Reads a dataset as a run does, for comparison with the libraries that made it: `tests/interop/data_files.py`.
+//! Reads a dataset as a run does. `tests/interop/data_files.py` compares the result with the libraries that wrote it.
 //!
-//! `frames SIDE OUT PATH...` writes the pixels to OUT and prints what was read, or says why not and exits 2. Frames
-//! from which nothing can be learnt are an error too: windows of two frames, batches of one.
+//! `frames SIDE OUT PATH...` writes the pixels to OUT and prints what was read, or prints an error and exits with 2.
+//! Frames from which nothing can be learned, in windows of two frames and batches of one, are an error too.
 
 use std::error::Error;
 use std::io::Write;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What to do about an error, where its type knows that.
+/// The hints of an error, if its type has any.
 fn hints(error: &(dyn Error + 'static)) -> Vec<Hint> {
     let data = error.downcast_ref::<DataError>().map(Advice::hints);
     let windows = || error.downcast_ref::<WindowError>().map(Advice::hints);

@@ -1,14 +1,14 @@
-//! Reads and writes `torch.save` files from the command line, for comparison with
-//! the real PyTorch by `tests/interop/torch_files.py`:
+//! Reads and writes `torch.save` files from the command line. `tests/interop/torch_files.py`
+//! compares the result with the real PyTorch:
 //!
 //! ```text
-//! torch_file read FILE     what the file holds, as one line of JSON
-//! torch_file accept DIR    the verdict on a checkpoint, as one line of JSON
+//! torch_file read FILE     prints the content of a file as one line of JSON
+//! torch_file accept DIR    prints the verdict on a checkpoint as one line of JSON
 //! torch_file sample DIR    writes DIR/sample.pt and a checkpoint DIR/sample_step_7
 //! ```
 //!
-//! In the JSON every value is a pair of its kind and its content; floats are their
-//! 64 bits in hexadecimal, and tensors the length and CRC-32 of their bytes.
+//! In the JSON every value is a pair of kind and content. Floats are given by their 64 bits in
+//! hexadecimal, and tensors by the length and CRC-32 of their bytes.
 
 use std::error::Error;
 use std::io::Write;
@@ -78,7 +78,7 @@ fn described(value: &Value) -> Json {
     json!([value.kind(), content])
 }
 
-/// Writes what the script expects to find, value for value.
+/// Writes exactly the values that the script expects.
 fn sample(directory: &Path) -> Result<Json, Box<dyn Error>> {
     let bytes = torch_file::write("sample", &sample_value()?)?;
     std::fs::write(directory.join("sample.pt"), bytes)?;
@@ -89,7 +89,7 @@ fn sample(directory: &Path) -> Result<Json, Box<dyn Error>> {
 fn sample_value() -> Result<Value, TensorError> {
     let mut tensors = Vec::new();
     for dtype in DType::ALL {
-        // Bytes 0 and 1 alone are a value in every type, bool included.
+        // Only bytes 0 and 1 are valid in every type, including bool.
         let data = (0..6 * dtype.size()).map(|i| (i % 2) as u8).collect();
         tensors.push((
             dtype.name().to_owned(),

@@ -1,5 +1,5 @@
-//! Checkpoints on disk: TinyWorlds' own file set and its broken copies, what tinygate
-//! writes itself, and real files with bytes changed at random.
+//! Checkpoints on disk: TinyWorlds' own files and broken copies of them, tinygate's own
+//! checkpoints, and real files with random changes.
 
 #![expect(
     clippy::unwrap_used,
@@ -47,7 +47,7 @@ fn rejection(acceptance: Acceptance) -> Option<RejectReason> {
 }
 
 #[test]
-fn tinyworlds_own_checkpoint_is_accepted() {
+fn a_checkpoint_of_tinyworlds_is_accepted() {
     let Acceptance::Accepted(accepted) = accept(&fixture(), None) else {
         panic!("rejected: {:?}", accept(&fixture(), None));
     };
@@ -105,7 +105,7 @@ fn each_broken_checkpoint_is_rejected_for_its_fault() {
 }
 
 #[test]
-fn what_a_pickle_wants_executed_is_not() {
+fn code_in_a_pickle_is_not_executed() {
     let made_by_it = Path::new("EXECUTED_BY_A_PICKLE");
     assert!(!made_by_it.exists(), "left by another program: remove it");
     let executes = fixtures().join("broken/executes").join(NAME);
@@ -117,7 +117,7 @@ fn what_a_pickle_wants_executed_is_not() {
     assert!(!made_by_it.exists());
 }
 
-/// Puts `content` in place of one file of the fixture and judges it.
+/// Replaces one file of the fixture by `content` and judges it.
 #[track_caller]
 fn check_replaced(name: &str, file: &str, content: &[u8], want: Option<RejectReason>) {
     let directory = tempfile::tempdir().unwrap();
@@ -173,7 +173,7 @@ fn archive(value: Value) -> Vec<u8> {
 }
 
 #[test]
-fn files_must_hold_what_their_name_says() {
+fn files_must_contain_what_their_name_says() {
     let weights = |values: &[f32]| Tensor::from_f32(vec![values.len()], values).unwrap();
     let dict = |key: &str, value: Value| archive(Value::dict([(key, value)]));
     let not_a_dict = |name: &str, found: &str| RejectReason::NotADict {
@@ -278,7 +278,7 @@ fn a_directory_in_place_of_a_file_is_rejected() {
     assert_eq!(rejection(accept(&nowhere, None)), Some(want));
 }
 
-/// As the trainer's: two parameters, AdamW, and a state of plain values.
+/// A checkpoint like the trainer's: two parameters, AdamW, and a state of plain values.
 fn content() -> CheckpointContent {
     let weights: Vec<f32> = (0..300).map(|i| i as f32 / 7.0).collect();
     let weight = Tensor::from_f32(vec![3, 100], &weights).unwrap();
@@ -318,7 +318,7 @@ fn content() -> CheckpointContent {
 }
 
 #[test]
-fn a_checkpoint_of_ours_is_read_back_and_accepted_by_its_hashes() {
+fn a_checkpoint_of_tinygate_is_read_back_and_accepted_by_its_hashes() {
     let directory = tempfile::tempdir().unwrap();
     let parent = directory.path().join("run/video_tokenizer/checkpoints");
     let written = write(&parent, "video_tokenizer_step_5000", &content()).unwrap();
@@ -339,7 +339,7 @@ fn a_checkpoint_of_ours_is_read_back_and_accepted_by_its_hashes() {
 }
 
 #[test]
-fn the_same_content_has_the_same_bytes_and_replaces_itself() {
+fn writing_the_same_content_again_gives_the_same_bytes() {
     let directory = tempfile::tempdir().unwrap();
     let first = write(directory.path(), "a_step_5000", &content()).unwrap();
     fs::write(
@@ -355,7 +355,7 @@ fn the_same_content_has_the_same_bytes_and_replaces_itself() {
 }
 
 #[test]
-fn a_changed_checkpoint_of_ours_is_rejected() {
+fn a_changed_checkpoint_of_tinygate_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let written = write(directory.path(), "a_step_5000", &content()).unwrap();
     let judge = |expected: &[FileRecord]| rejection(accept(&written.path, Some(expected)));
@@ -389,7 +389,7 @@ fn a_changed_checkpoint_of_ours_is_rejected() {
 }
 
 #[test]
-fn what_cannot_be_resumed_from_is_not_written() {
+fn a_checkpoint_that_cannot_be_resumed_is_not_written() {
     let directory = tempfile::tempdir().unwrap();
     for name in ["", ".", "..", ".hidden", "a/b", "/a"] {
         let error = write(directory.path(), name, &content()).unwrap_err();
@@ -416,7 +416,7 @@ fn what_cannot_be_resumed_from_is_not_written() {
 }
 
 #[test]
-fn a_parent_that_is_a_file_is_the_environments_fault() {
+fn a_parent_that_is_a_file_is_an_environment_error() {
     let directory = tempfile::tempdir().unwrap();
     let parent = directory.path().join("file");
     fs::write(&parent, b"").unwrap();
@@ -425,7 +425,7 @@ fn a_parent_that_is_a_file_is_the_environments_fault() {
 }
 
 #[test]
-fn what_an_interrupted_write_left_is_removed() {
+fn leftovers_of_an_interrupted_write_are_removed() {
     let directory = tempfile::tempdir().unwrap();
     let left = directory.path().join(".tmp-a_step_5000");
     fs::create_dir(&left).unwrap();
@@ -441,7 +441,7 @@ fn what_an_interrupted_write_left_is_removed() {
 }
 
 #[test]
-fn tinyworlds_optimizer_is_understood_and_written_alike() {
+fn an_optimizer_of_tinyworlds_is_read_and_written_in_the_same_form() {
     let read = load(&fixture()).unwrap().optimizer;
     let state = AdamWState::from_value(&read).unwrap();
     let sizes: Vec<usize> = state.groups.iter().map(|g| g.parameters.len()).collect();
@@ -456,7 +456,7 @@ fn tinyworlds_optimizer_is_understood_and_written_alike() {
     let parameters = || state.groups.iter().flat_map(|group| &group.parameters);
     assert!(parameters().all(|p| p.moments.as_ref().is_some_and(|m| m.step == 150)));
 
-    // The same keys in the same order; `fused` was that machine's choice.
+    // The same keys in the same order. `fused` depends on the machine that wrote it.
     let again = state.to_value().unwrap();
     assert_eq!(again.get("state"), read.get("state"));
     let keys = |value: &Value| -> Vec<String> {
@@ -544,8 +544,8 @@ fn pickle_of(bytes: &[u8]) -> (usize, usize) {
     (start, end + 1 - start)
 }
 
-/// Makes the checksum of `data.pkl` in the table fit its bytes again.
-fn mend_checksum(bytes: &mut [u8], start: usize, length: usize) {
+/// Updates the checksum of `data.pkl` in the table.
+fn fix_checksum(bytes: &mut [u8], start: usize, length: usize) {
     let sum = crc32fast::hash(&bytes[start..start + length]).to_le_bytes();
     let table = (0..bytes.len())
         .find(|&at| bytes[at..].starts_with(b"PK\x01\x02"))
@@ -556,9 +556,9 @@ fn mend_checksum(bytes: &mut [u8], start: usize, length: usize) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
-    /// Names, data and structure are all checked, so what is read is what was written.
+    /// Names, data and structure are all checked, so a file that is read has its original content.
     #[test]
-    fn a_changed_byte_is_noticed_or_changes_nothing(
+    fn a_changed_byte_is_detected_or_has_no_effect(
         file in 0..4_usize,
         place in any::<prop::sample::Index>(),
         flip in 1..=255_u8,
@@ -572,9 +572,9 @@ proptest! {
         }
     }
 
-    /// Past the checksum, so that the pickle's own checks are met.
+    /// Also updates the checksum, so that the checks of the pickle reader are reached.
     #[test]
-    fn a_changed_pickle_is_survived(
+    fn a_changed_pickle_never_panics(
         file in 0..4_usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
@@ -583,16 +583,16 @@ proptest! {
         for (place, byte) in changes {
             bytes[start + place.index(length)] = byte;
         }
-        mend_checksum(&mut bytes, start, length);
+        fix_checksum(&mut bytes, start, length);
         if let Ok(loaded) = torch_file::read(&bytes) {
-            // Whatever was read is sound: it can be written, unless it is opaque.
+            // Any value that was read can be written, unless it is opaque.
             let _ = torch_file::write("again", &loaded.value);
         }
     }
 }
 
 #[test]
-fn every_type_of_tensor_survives_the_disk() {
+fn every_tensor_type_survives_a_round_trip() {
     let directory = tempfile::tempdir().unwrap();
     let model = DType::ALL.into_iter().map(|dtype| {
         let data = vec![1; 6 * dtype.size()];
@@ -609,7 +609,7 @@ fn every_type_of_tensor_survives_the_disk() {
     assert_eq!(load(&written.path).unwrap(), content);
 }
 
-/// The fixture's three values, which a row may change.
+/// The values of the fixture's three files, which a test may change.
 struct Parts {
     model: Vec<(Value, Value)>,
     optimizer: Value,
@@ -629,7 +629,7 @@ impl Parts {
         Parts {
             model,
             optimizer: read(OPTIMIZER_FILE),
-            // The fixture's own holds Python objects, which cannot be written.
+            // The fixture's own state has Python objects, which cannot be written.
             state: Value::dict([("step", Value::Int(149)), ("config", config)]),
         }
     }
@@ -640,7 +640,7 @@ impl Parts {
         }
     }
 
-    /// Every float of the model and the moments in another type.
+    /// Converts all floats of the model and the moments to another type.
     fn cast(&mut self, cast: fn(&Tensor) -> Tensor) {
         for (_, value) in &mut self.model {
             if let Value::Tensor(tensor) = value
@@ -651,7 +651,7 @@ impl Parts {
         }
     }
 
-    /// Something that the optimizer keeps of a parameter.
+    /// An entry of the optimizer's state for a parameter.
     fn moment(&mut self, index: usize, key: &str) -> &mut Value {
         let state = entry(&mut self.optimizer, "state");
         let (Value::Dict(state) | Value::OrderedDict(state)) = state else {
@@ -713,7 +713,7 @@ fn with_first(tensor: &Value, number: f32) -> Value {
         .into()
 }
 
-/// `resume`, or what is left and the reason's code.
+/// What a checkpoint is good for: `resume`, or what is left and the code of the reason.
 fn good_for(path: &Path) -> String {
     match appraise(path, None) {
         Appraisal::Resume(_) => "resume".to_owned(),
@@ -733,7 +733,7 @@ fn check_good_for(name: &str, want: &str, change: impl FnOnce(&mut Parts)) {
 }
 
 #[test]
-fn a_sound_checkpoint_is_good_to_resume_from() {
+fn an_intact_checkpoint_can_be_resumed() {
     check_good_for("as it is", "resume", |_| {});
     assert_eq!(good_for(&fixture()), "resume");
     let directory = tempfile::tempdir().unwrap();
@@ -742,7 +742,7 @@ fn a_sound_checkpoint_is_good_to_resume_from() {
 }
 
 #[test]
-fn wrappers_of_names_are_taken_off() {
+fn wrappers_in_names_are_removed() {
     for prefix in [
         "_orig_mod.",
         "module.",
@@ -772,7 +772,7 @@ fn wrappers_of_names_are_taken_off() {
 }
 
 #[test]
-fn moments_that_training_cannot_use_leave_the_weights() {
+fn with_unusable_moments_the_weights_can_still_be_used() {
     for (name, key, number) in [
         ("NaN", "exp_avg", f32::NAN),
         ("infinity", "exp_avg_sq", f32::INFINITY),
@@ -788,7 +788,7 @@ fn moments_that_training_cannot_use_leave_the_weights() {
         let moment = parts.moment(0, "exp_avg_sq");
         *moment = with_first(moment, -0.0);
     });
-    // For a run's own checkpoints, too.
+    // The same holds for a run's own checkpoints.
     let directory = tempfile::tempdir().unwrap();
     let mut bad = content();
     let state = entry(&mut bad.optimizer, "state");
@@ -808,7 +808,7 @@ fn moments_that_training_cannot_use_leave_the_weights() {
 }
 
 #[test]
-fn weights_that_overflow_in_use_are_good_for_nothing() {
+fn weights_that_overflow_are_unusable() {
     for (number, want) in [
         (1e38, "nothing: too_large_weight"),
         (-1e19, "nothing: too_large_weight"),
@@ -853,7 +853,7 @@ fn other_float_types_are_read() {
 }
 
 #[test]
-fn settings_of_an_adamw_may_be_missing_or_of_other_types() {
+fn settings_of_adamw_may_be_missing_or_have_other_types() {
     check_good_for("a rate as a tensor", "resume", |parts| {
         parts.set("lr", Tensor::scalar_f32(1e-3).into());
     });
@@ -881,7 +881,7 @@ fn settings_of_an_adamw_may_be_missing_or_of_other_types() {
 }
 
 #[test]
-fn what_tinygate_cannot_train_is_named() {
+fn optimizers_that_cannot_be_resumed_are_reported() {
     let directory = tempfile::tempdir().unwrap();
     let mut parts = Parts::of_fixture();
     let Value::Dict(state) = entry(&mut parts.optimizer, "state") else {
@@ -905,7 +905,7 @@ fn what_tinygate_cannot_train_is_named() {
     });
 }
 
-/// The optimizer's name in the reason why it cannot be resumed, or `resume`.
+/// Checks which optimizer the reason names, or that it can be resumed (`resume`).
 #[track_caller]
 fn check_optimizer(want: &str, change: impl FnOnce(&mut Parts)) {
     let directory = tempfile::tempdir().unwrap();
@@ -918,7 +918,7 @@ fn check_optimizer(want: &str, change: impl FnOnce(&mut Parts)) {
     assert_eq!(found, want);
 }
 
-/// Something more that the optimizer keeps of its first parameter.
+/// Adds an entry to the optimizer's state of its first parameter.
 fn keep(parts: &mut Parts, key: &str, value: Value) {
     let Value::Dict(state) = entry(&mut parts.optimizer, "state") else {
         panic!("a dict")
@@ -930,7 +930,7 @@ fn keep(parts: &mut Parts, key: &str, value: Value) {
 }
 
 #[test]
-fn optimizers_that_keep_nearly_the_same_are_told_apart() {
+fn similar_optimizers_are_distinguished() {
     check_optimizer("resume", |parts| keep(parts, "max_exp_avg_sq", Value::None));
     check_optimizer(
         "the optimizer is NAdam, which keeps `exp_avg`, `exp_avg_sq`, `mu_product`; \
@@ -968,7 +968,7 @@ fn optimizers_that_keep_nearly_the_same_are_told_apart() {
 }
 
 #[test]
-fn an_adam_has_the_moments_of_an_adamw_unless_weights_decay_in_them() {
+fn adam_can_be_resumed_as_adamw_unless_it_has_weight_decay() {
     check_optimizer("resume", |parts| {
         parts.set("decoupled_weight_decay", false.into());
         parts.set("weight_decay", Value::Float(0.0));
@@ -983,7 +983,7 @@ fn an_adam_has_the_moments_of_an_adamw_unless_weights_decay_in_them() {
 }
 
 #[test]
-fn weights_alone_are_good_for_their_weights() {
+fn weights_alone_can_be_used_as_weights() {
     let directory = tempfile::tempdir().unwrap();
     let copy = copy_of_fixture(directory.path());
     fs::remove_file(copy.join(OPTIMIZER_FILE)).unwrap();
@@ -1004,7 +1004,7 @@ fn weights_alone_are_good_for_their_weights() {
     let loaded = load_weights(&copy).unwrap();
     assert_eq!(loaded.model, load(&fixture()).unwrap().model);
     assert_eq!(loaded.optimizer, Value::None);
-    // What a log names must be what it says, needed or not.
+    // Every file in the log must match, needed or not.
     let mut named = accepted.files.clone();
     named.push(FileRecord {
         name: STATE_FILE.to_owned(),
@@ -1028,7 +1028,7 @@ fn check_file(name: &str, want: &str, top: impl FnOnce(Value, Value) -> Value) {
     let value = top(Value::OrderedDict(parts.model), parts.optimizer);
     fs::write(&file, torch_file::write("archive", &value).unwrap()).unwrap();
     assert_eq!(good_for(&file), want, "{name}");
-    // Its folder means the same.
+    // The folder gives the same result.
     assert_eq!(good_for(directory.path()), want, "{name}, by its folder");
     if want.starts_with("nothing") {
         return;
@@ -1044,7 +1044,7 @@ fn check_file(name: &str, want: &str, top: impl FnOnce(Value, Value) -> Value) {
 }
 
 #[test]
-fn a_model_in_one_file_is_read() {
+fn a_model_in_a_single_file_is_read() {
     check_file("as published", "resume", |model, optimizer| {
         Value::dict([("model", model), ("optimizer_state_dict", optimizer)])
     });
@@ -1102,7 +1102,7 @@ fn noise(count: usize) -> Value {
 }
 
 #[test]
-fn tensors_beside_a_model_are_not_the_model() {
+fn tensors_outside_the_model_are_ignored() {
     for key in ["rng_state", "loss_history", "mean", "data.mean"] {
         check_file(key, "resume", |model, optimizer| {
             let beside = noise(400);
@@ -1133,7 +1133,7 @@ fn a_folder_of_several_files_is_ambiguous() {
 }
 
 #[test]
-fn files_that_are_something_else_are_named() {
+fn files_of_another_kind_are_identified() {
     let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
     let what = "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`";
     let want = RejectReason::OtherFormat {
@@ -1144,7 +1144,7 @@ fn files_that_are_something_else_are_named() {
 }
 
 #[test]
-fn the_optimizer_counts_updates_where_nothing_else_does() {
+fn without_a_state_the_optimizer_gives_the_number_of_updates() {
     let directory = tempfile::tempdir().unwrap();
     let mut parts = Parts::of_fixture();
     parts.state = Value::dict([("timestamp", Value::None)]);

@@ -28,18 +28,18 @@ fn with_hints(problem: &Problem) -> String {
 /// Checks a text after the line that sets the data, so it starts at line 2.
 #[track_caller]
 fn check(name: &str, text: &str, want: &str) {
-    check_said(name, &problems(&format!("{DATA}{text}"), &[]), want);
+    check_text(name, &problems(&format!("{DATA}{text}"), &[]), want);
 }
 
 /// Checks `--set` with a valid config.
 #[track_caller]
 fn check_set(name: &str, set: &str, want: &str) {
-    check_said(name, &problems(DATA, &[set]), want);
+    check_text(name, &problems(DATA, &[set]), want);
 }
 
 /// If `want` has no hint, there must still be one.
 #[track_caller]
-fn check_said(name: &str, found: &str, want: &str) {
+fn check_text(name: &str, found: &str, want: &str) {
     if want == "no problem" || want.contains("hint: ") {
         assert_eq!(found, want, "{name}");
         return;
@@ -266,33 +266,33 @@ fn choices_and_names() {
 #[test]
 fn data_paths() {
     let missing = "`data.path` is missing: frames: HDF5 or .npz files, or folders of PNGs, relative to this file";
-    check_said("none", &problems("", &[]), &format!("run.toml: {missing}"));
-    check_said(
+    check_text("none", &problems("", &[]), &format!("run.toml: {missing}"));
+    check_text(
         "an empty list",
         &problems("data.path = []", &[]),
         "run.toml:1: `data.path` is an empty list, outside 1 to 1000 entries",
     );
-    check_said(
+    check_text(
         "an empty path",
         &problems("data.path = \"\"", &[]),
         "run.toml:1: `data.path` is an empty path, expected a path or a list of paths",
     );
-    check_said(
+    check_text(
         "a path with a NUL character",
         &problems("data.path = [\"a.h5\", \"\\u0000\"]", &[]),
         "run.toml:1: `data.path` is a path with a NUL character, expected a path or a list of paths",
     );
-    check_said(
+    check_text(
         "a path twice",
         &problems("data.path = [\"a.h5\", \"a.h5\"]", &[]),
         "run.toml:1: `data.path` lists `a.h5` twice",
     );
-    check_said(
+    check_text(
         "a number",
         &problems("data.path = 3", &[]),
         "run.toml:1: `data.path` is the integer 3, expected a path or a list of paths",
     );
-    check_said(
+    check_text(
         "a number for the table",
         &problems("data = 3", &[]),
         "run.toml:1: `data` is the integer 3, expected a table",
@@ -568,9 +568,9 @@ fn text_that_is_not_toml() {
         "{broken}"
     );
     let twice = problems("seed = 1\nseed = 2\n", &[]);
-    check_said("a key twice", &twice, "run.toml:2: not TOML: duplicate key");
+    check_text("a key twice", &twice, "run.toml:2: not TOML: duplicate key");
     let deep = format!("{} = 1", vec!["a"; 100_000].join("."));
-    check_said(
+    check_text(
         "a deep key",
         &problems(&deep, &[]),
         "run.toml:1: not TOML: a key has more than 500 parts",

@@ -1,10 +1,10 @@
-//! Frames from files that h5py, NumPy and libpng wrote, and what is said about files that hold something else.
+//! Loading frames from files written by h5py, NumPy and libpng, and the errors for other files.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test's helpers are tests"
+    reason = "helpers of tests fail as tests do"
 )]
 
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// What the small fixtures hold: `[5, 4, 4, 3]`.
+/// The content of the small fixtures: `[5, 4, 4, 3]`.
 fn expected() -> Vec<u8> {
     (0..5 * 4 * 4 * 3)
         .map(|place| (place * 7 % 256) as u8)
         .collect()
 }
 
-/// What is wrong, and below it what to do.
+/// The error, and its hint on the next line.
 fn message(error: &DataError) -> String {
     format!("{error}\nhint: {}", hints::joined(error))
 }
@@ -96,7 +96,7 @@ fn the_hash_is_of_the_frames_and_not_of_the_files() {
 }
 
 #[test]
-fn several_files_follow_each_other_as_segments() {
+fn several_files_become_consecutive_segments() {
     let frames = Frames::load(
         &[
             fixture("lzf.h5"),
@@ -122,7 +122,7 @@ fn check_refused(name: &str, file: &str, frame_size: usize, wants: &[&str]) {
 }
 
 #[test]
-fn what_does_not_fit_is_named_with_what_was_found_expected_and_to_do() {
+fn errors_say_what_was_found_what_was_expected_and_what_to_do() {
     check_refused(
         "a file format that is not read yet",
         "version_2.h5",
@@ -197,7 +197,7 @@ fn what_does_not_fit_is_named_with_what_was_found_expected_and_to_do() {
 }
 
 #[test]
-fn paths_that_are_no_dataset_are_named() {
+fn paths_that_are_not_datasets_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let none: [&Path; 0] = [];
     assert!(matches!(
@@ -230,17 +230,17 @@ fn paths_that_are_no_dataset_are_named() {
     }
 }
 
-/// Found by fuzzing: the parser asked for four gigabytes to read five kilobytes.
+/// Found by fuzzing: the parser allocated four gigabytes to read five kilobytes.
 #[test]
-fn a_chunk_that_passes_the_end_of_the_file_is_refused_before_memory_is_asked_for() {
+fn a_chunk_past_the_end_of_the_file_is_rejected_before_memory_is_allocated() {
     let found = include_bytes!("../fuzz/regressions/datasets/chunk-larger-than-the-file");
     let folder = tempfile::tempdir().unwrap();
-    // the first two bytes choose format and size
+    // The first two bytes choose format and size.
     let error = load_damaged(folder.path(), "a.h5", &found[2..]).unwrap_err();
     assert!(message(&error).contains("a chunk of"), "{error}");
 }
 
-/// Loads a damaged copy of a fixture; it may load or be refused, but nothing may panic or abort.
+/// Loads a damaged copy of a fixture. It may be loaded or rejected, but must not panic or abort.
 fn load_damaged(folder: &Path, file: &str, bytes: &[u8]) -> Result<Frames, DataError> {
     let path = folder.join(file);
     std::fs::write(&path, bytes).unwrap();
@@ -308,7 +308,7 @@ fn flipped_bytes_never_panic_and_never_change_the_shape() {
 }
 
 #[test]
-fn a_hostile_npy_header_is_refused_before_it_is_parsed() {
+fn a_hostile_npy_header_is_rejected_before_it_is_parsed() {
     let folder = tempfile::tempdir().unwrap();
     let npy = |version: u8, length: &[u8], text: &[u8]| {
         [b"\x93NUMPY", [version, 0].as_slice(), length, text].concat()
@@ -426,7 +426,7 @@ fn a_folder_is_one_recording_in_the_order_of_its_numbers() {
 }
 
 #[test]
-fn pictures_that_do_not_fit_are_named() {
+fn pictures_that_do_not_fit_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     write_png(
         &folder.path().join("0.png"),
@@ -757,7 +757,7 @@ fn a_file_of_another_format_is_recognized() {
     );
 }
 
-// HDF5 files by h5py. Many more are made anew in tests/interop/data_files.py.
+// HDF5 files written by h5py. tests/interop/data_files.py creates many more.
 
 #[test]
 fn links_within_a_file_are_followed() {
@@ -793,7 +793,7 @@ fn arrays_in_groups_are_recordings_in_the_order_of_their_names() {
 }
 
 #[test]
-fn links_that_are_not_followed_beside_recordings_are_said() {
+fn links_that_are_not_followed_are_reported() {
     let frames = Frames::load(&[fixture("external_in_group.h5")], 4).unwrap();
     assert_eq!(frames.bytes(), expected());
     let found: Vec<(&str, &str)> = frames
@@ -809,7 +809,7 @@ fn links_that_are_not_followed_beside_recordings_are_said() {
 }
 
 #[test]
-fn what_hdf5_cannot_give_is_named_with_what_to_do() {
+fn unsupported_hdf5_features_are_errors_with_hints() {
     check_refused(
         "a writer that crashed",
         "in_use.h5",
@@ -875,7 +875,7 @@ fn write_gray(path: &Path, gray: u8) {
 }
 
 #[test]
-fn folders_that_are_not_looked_into_have_a_reason() {
+fn folders_that_are_not_read_are_reported_with_a_reason() {
     let deep = format!("{}/1.png", ["d"; 17].join("/"));
     let folder = pictures(&[("a/1.png", 1), (&deep, 2)]);
     #[cfg(unix)]
@@ -915,7 +915,7 @@ fn grays(frames: &Frames) -> Vec<u8> {
 }
 
 #[test]
-fn hidden_files_are_no_frames() {
+fn hidden_files_are_not_frames() {
     let folder = pictures(&[
         ("f0.png", 0),
         ("f1.png", 1),
@@ -935,7 +935,7 @@ fn hidden_files_are_no_frames() {
 }
 
 #[test]
-fn what_is_not_read_is_counted() {
+fn files_that_are_not_read_are_counted() {
     let folder = pictures(&[
         ("f0.png", 0),
         ("f1.png", 1),
@@ -969,7 +969,7 @@ fn what_is_not_read_is_counted() {
 }
 
 #[test]
-fn subfolders_are_recordings_of_their_own() {
+fn subfolders_are_separate_recordings() {
     let folder = pictures(&[
         ("top.png", 1),
         ("ep1.10/0.png", 100),
@@ -997,7 +997,7 @@ fn a_folder_that_links_to_itself_is_read_once() {
 }
 
 #[test]
-fn a_folder_without_pngs_says_what_it_has() {
+fn the_error_for_a_folder_without_pngs_lists_its_content() {
     let folder = tempfile::tempdir().unwrap();
     let check = |wants: &[&str]| {
         let found = message(&Frames::load(&[folder.path()], 4).unwrap_err());
@@ -1017,7 +1017,7 @@ fn a_folder_without_pngs_says_what_it_has() {
 
 #[cfg(unix)]
 #[test]
-fn a_pipe_is_no_file() {
+fn a_pipe_is_rejected() {
     let folder = pictures(&[("0.png", 1)]);
     for name in ["a.npy", "1.png"] {
         let made = std::process::Command::new("mkfifo")
@@ -1031,7 +1031,7 @@ fn a_pipe_is_no_file() {
 }
 
 #[test]
-fn times_are_frames_in_the_order_of_time() {
+fn frames_named_by_times_are_in_the_order_of_time() {
     let folder = pictures(&[
         ("0.25.png", 1),
         ("0.5.png", 2),
@@ -1046,7 +1046,7 @@ fn times_are_frames_in_the_order_of_time() {
 }
 
 #[test]
-fn an_animated_picture_is_no_frame() {
+fn an_animated_picture_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("0.png");
     let mut encoder = png::Encoder::new(std::fs::File::create(&path).unwrap(), 4, 4);
@@ -1067,7 +1067,7 @@ fn an_animated_picture_is_no_frame() {
 }
 
 #[test]
-fn a_picture_is_read_to_its_end() {
+fn a_picture_is_read_and_checked_to_its_end() {
     let folder = pictures(&[("0.png", 1)]);
     let path = folder.path().join("0.png");
     let whole = std::fs::read(&path).unwrap();
@@ -1077,7 +1077,7 @@ fn a_picture_is_read_to_its_end() {
         matches!(cut, Err(DataError::Damaged { .. })),
         "no end: {cut:?}"
     );
-    // From the header's chunk on, each bit is under a checksum.
+    // From the header chunk on, a checksum covers each bit.
     for place in 16..whole.len() {
         let mut damaged = whole.clone();
         damaged[place] ^= 4;

@@ -1,10 +1,10 @@
-//! What the shipped frames are worth: windows, order and trivial predictors on real data.
+//! Windows, order and trivial predictors on the shipped frames.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test's helpers are tests"
+    reason = "helpers of tests fail as tests do"
 )]
 
 use std::path::Path;
@@ -35,7 +35,7 @@ fn near(name: &str, found: f64, want: f64) {
 }
 
 #[test]
-fn trivial_predictors_score_what_was_counted_by_another_program() {
+fn the_losses_of_trivial_predictors_match_another_program() {
     let windows = windows();
     assert_eq!((windows.train_len(), windows.held_out_len()), (5856, 120));
     let mean = MeanImage::of(&windows);

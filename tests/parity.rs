@@ -1,15 +1,15 @@
-//! Parity with TinyWorlds: each fixture holds ten training updates of one stage as the public
-//! PyTorch code made them, and our models, losses, optimizer and schedule must reproduce them.
+//! Parity with TinyWorlds: each fixture has ten training updates of one stage, recorded from the
+//! public PyTorch code, and our models, losses, optimizer and schedule must reproduce them.
 //!
-//! Reads every `*.safetensors` of `tests/fixtures`, or of the folder that `TINYGATE_FIXTURES`
-//! names. The config is in each file's metadata.
+//! Reads every `*.safetensors` in `tests/fixtures`, or in the folder `TINYGATE_FIXTURES`. The
+//! config is in each file's metadata.
 #![cfg(feature = "train")]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::wildcard_enum_match_arm,
-    reason = "all of this file is a test, its helpers too"
+    reason = "helpers of tests fail as tests do"
 )]
 
 use std::collections::BTreeMap;
@@ -30,22 +30,22 @@ enum Check {
     Tokens,
     Loss,
     Gradient,
-    /// The gradient of a key's bias, which shifts all scores of a query alike: 0 in exact
+    /// The gradient of a key's bias, which shifts all scores of a query equally: 0 in exact
     /// arithmetic, rounding noise in both programs.
     ZeroGradient,
     Losses,
     Norms,
     Rates,
     Final,
-    /// AdamW makes full steps of the noise.
+    /// AdamW turns the noise into full steps.
     FinalKeyBias,
 }
 
 /// A gradient's largest entry counts as at least this share of the global norm.
 const GRADIENT_FLOOR: f64 = 1e-6;
-/// Runs with weights moved by one unit in the last place, made when a limit is exceeded.
+/// Number of runs with weights moved by one unit in the last place, if a limit is exceeded.
 const MOVED_RUNS: u64 = 8;
-/// A deviation may be this many times what moved weights cause.
+/// A deviation may be this many times the one that moved weights cause.
 const MOVED_FACTOR: f64 = 2.0;
 
 impl Check {
@@ -64,7 +64,7 @@ impl Check {
     fn deviation(self, ours: &[f64], theirs: &[f64], norm: f64) -> f64 {
         assert_eq!(ours.len(), theirs.len(), "{self:?}");
         let differences = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
-        // A NaN on either side is the result.
+        // A NaN on either side gives NaN.
         let largest = differences.fold(0.0, |most, value| if value <= most { most } else { value });
         let floor = GRADIENT_FLOOR * norm;
         let size = || {
@@ -84,7 +84,7 @@ impl Check {
     }
 }
 
-/// Everything a run of ten updates shows, by check and by what it is of.
+/// All results of a run of ten updates, by check and name.
 type Values = BTreeMap<(Check, String), Vec<f64>>;
 
 struct Fixture {
@@ -145,15 +145,15 @@ fn fixture_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// Compares one fixture; gives what deviates too far.
+/// Compares one fixture; returns what deviates too far.
 ///
-/// In the latent stage some values are no better known than f32 allows: where the actions of a
-/// batch are nearly alike, the gradient of their variance is a difference of rounding errors.
-/// (In double precision TinyWorlds itself gives first gradients up to 0.18 from those of the
-/// shipped fixture, and in f32 on a CPU with AVX-512 up to 0.23, in 54 tensors each.) So
-/// there, and only there, a value beyond its limit is measured against its sensitivity: how far
-/// it moves when every weight moves by one unit in the last place. The report names and counts
-/// the values so judged.
+/// In the latent stage some values depend on rounding: if the actions of a batch are nearly
+/// equal, the gradient of their variance is a difference of rounding errors. (In double
+/// precision, TinyWorlds itself gives first gradients that differ by up to 0.18 from those of
+/// the shipped fixture, and in f32 on a CPU with AVX-512 by up to 0.23, in 54 tensors each.) So
+/// in this stage only, a value beyond its limit is compared with its sensitivity: how far it
+/// moves if every weight moves by one unit in the last place. The report lists and counts these
+/// values.
 fn reproduce(fixture: &Fixture) -> Vec<String> {
     tch::set_num_threads(1); // as the fixtures were made
     let place = fixture
@@ -403,7 +403,7 @@ impl Fixture {
         Vec::try_from(self.tensor(name).to_kind(Kind::Double)).unwrap()
     }
 
-    /// What the fixture holds of everything that [`run`] measures.
+    /// The fixture's values of everything that [`run`] measures.
     fn values(&self) -> Values {
         let mut values = Values::new();
         let mut put =
@@ -455,7 +455,7 @@ impl Fixture {
         values
     }
 
-    /// The first weights, each moved up or down by one unit in the last place.
+    /// The initial weights, each moved up or down by one unit in the last place.
     fn moved_weights(&self, seed: u64) -> Vec<NamedTensor> {
         let mut weights = self.named("param.");
         let mut bits = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -484,7 +484,7 @@ impl Fixture {
         weights
     }
 
-    /// The tensors whose names begin with `prefix`, sorted by the rest.
+    /// The tensors whose names start with `prefix`, sorted by the rest of the name.
     fn named(&self, prefix: &str) -> Vec<NamedTensor> {
         let of_prefix = self
             .tensors

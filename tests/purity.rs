@@ -1,11 +1,11 @@
-//! Holds the core to what it must not know.
+//! Checks that the core is pure.
 //!
-//! Most of it the compiler says: events and machine are crates without `std`, so they reach no
-//! file, clock, thread, environment, `HashMap` or maths library. The tests here hold the crates
-//! to their few dependencies, build machines that break the rule and expect that they do not
-//! compile, and search the sources for what a crate without `std` can still do.
+//! The compiler checks most of it: events and machine are crates without `std`, so they cannot
+//! use files, clocks, threads, the environment, `HashMap` or a maths library. These tests check
+//! the crates' few dependencies, build machines that break the rule and must not compile, and
+//! search the sources for what a crate without `std` can still do.
 
-#![allow(clippy::unwrap_used, reason = "a test's helpers are tests")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The library's own sources below `folder`; tests may use what they like.
+/// The library's sources below `folder`, without tests, which may use anything.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -37,7 +37,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The code above a file's own test module, without its comments.
+/// The code of a file before its test module, without comments.
 fn without_tests(text: &str) -> String {
     let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let lines = code.lines().map(|line| line.split("//").next().unwrap());
@@ -62,7 +62,7 @@ fn offences(folder: &str, forbidden: &[&str]) -> Vec<String> {
 
 const NONE: [String; 0] = [];
 
-/// What a crate without `std` can still do, and a decision must not.
+/// What a crate without `std` can still do but a decision must not.
 const REACHES_STD: [&str; 3] = ["extern crate std", "extern crate core", "macro_use"];
 const SHARED_STATE: [&str; 3] = ["core::sync", "core::cell", "alloc::sync"];
 
@@ -85,7 +85,7 @@ fn the_core_does_not_bring_std_back() {
 }
 
 #[test]
-fn bringing_std_back_is_found() {
+fn bringing_std_back_is_detected() {
     let text = "extern crate alloc;\nextern crate std as other;\n";
     let files = [(PathBuf::from("mod.rs"), without_tests(text))];
     assert_eq!(
@@ -105,7 +105,7 @@ fn the_machine_computes_in_f64_only() {
     assert_eq!(offences("src/machine", &["f32"]), NONE);
 }
 
-/// Names of the dependencies that a package is built with.
+/// Names of a package's dependencies.
 fn dependencies(manifest: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join(manifest)).unwrap();
     let manifest: toml::Table = text.parse().unwrap();
@@ -121,7 +121,7 @@ fn dependencies(manifest: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_core_depends_on_little() {
+fn the_core_has_only_the_listed_dependencies() {
     assert_eq!(
         dependencies("src/machine/Cargo.toml"),
         ["tinygate-events", "tinygate-sqrt"]
@@ -134,14 +134,14 @@ fn the_core_depends_on_little() {
 }
 
 #[test]
-fn the_square_root_is_all_that_its_crate_exports() {
+fn the_crate_of_the_square_root_exports_nothing_else() {
     let files = sources("src/machine/sqrt");
     let exports = |text: &str| text.matches("pub ").count() + text.matches("macro").count();
     let all: usize = files.iter().map(|(_, text)| exports(text)).sum();
     assert_eq!(all, 1);
 }
 
-/// The crates of the machine in a workspace of their own, to be changed and built.
+/// A copy of the machine's crates in a workspace of its own, to be changed and built.
 struct Copy {
     folder: TempDir,
 }
@@ -162,7 +162,7 @@ impl Copy {
             })
             .collect::<Vec<_>>();
         fs::write(folder.path().join("Cargo.toml"), members.join("\n")).unwrap();
-        // The same versions of everything, so that nothing is fetched.
+        // Use the same versions, so that nothing is downloaded.
         fs::copy(root().join("Cargo.lock"), folder.path().join("Cargo.lock")).unwrap();
         copy_tree(
             &root().join("src/events"),
@@ -174,7 +174,7 @@ impl Copy {
         Copy { folder }
     }
 
-    /// Builds the machine with `code` at the end of its `file`.
+    /// Builds the machine with `code` appended to `file`.
     fn build_with(&self, file: &str, code: &str) -> Output {
         let path = self.folder.path().join(file);
         let original = fs::read_to_string(&path).unwrap();
@@ -212,7 +212,7 @@ fn check_refused(copy: &Copy, code: &str, error: &str) {
 }
 
 #[test]
-fn a_machine_that_reaches_out_does_not_compile() {
+fn an_impure_machine_does_not_compile() {
     let copy = Copy::new();
     let sound = copy.build_with(
         "src/machine/statistics.rs",

@@ -1,4 +1,4 @@
-//! A run that goes away after any event ends as one that never did.
+//! A run that crashes after any event ends like one that never crashed.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,8 +16,8 @@ const VIDEO: &str = "video_tokenizer";
 const LATENT: &str = "latent_actions";
 const DYNAMICS: &str = "dynamics";
 
-/// Goes on from a log that ends after `before`.
-fn go_on(before: &[Record], script: &Script) -> Lived {
+/// Resumes from a log that ends after `before`.
+fn resume(before: &[Record], script: &Script) -> Lived {
     let mut done = lived(before, vec![], script.clone()).unwrap();
     done.state = done.state.without_process();
     done
@@ -34,11 +34,11 @@ fn decisions(records: &[Record]) -> Vec<&Event> {
 
 #[track_caller]
 fn check(name: &str, script: &Script, want: &Ending) {
-    let whole = go_on(&first(short_policy()), script);
+    let whole = resume(&first(short_policy()), script);
     assert_eq!(whole.ending, *want, "{name}");
     let mut superseded = 0;
     for kept in 1..whole.records.len() {
-        let crashed = go_on(&whole.records[..kept], script);
+        let crashed = resume(&whole.records[..kept], script);
         let last = whole.records[kept - 1].event.kind();
         let place = format!("{name}: cut after event {} ({last})", kept - 1);
         assert_eq!(
@@ -50,12 +50,12 @@ fn check(name: &str, script: &Script, want: &Ending) {
         assert_eq!(crashed.ending, whole.ending, "{place}");
         superseded += count(&crashed.records);
 
-        // And once more, a few events into the second life.
+        // Crash again a few events later.
         if !kept.is_multiple_of(3) {
             continue;
         }
         let again = crashed.records.len().min(kept + 1 + kept % 5);
-        let twice = go_on(&crashed.records[..again], script);
+        let twice = resume(&crashed.records[..again], script);
         assert_eq!(
             decisions(&twice.records),
             decisions(&whole.records),

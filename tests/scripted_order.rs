@@ -1,4 +1,4 @@
-//! The order of effects: nothing is sent or said before what it follows from is durable.
+//! The order of effects: commands and notifications come only after the events that cause them are durable.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use tinygate_testing::{
     short_policy,
 };
 
-/// What happened, and how many commands had been sent by then.
+/// A call to the log or the observer, and how many commands had been sent by then.
 #[derive(Clone, Debug, PartialEq)]
 struct Call {
     what: What,
@@ -44,14 +44,14 @@ enum What {
     },
 }
 
-/// A log that writes down how it is used. It sees what is sent, since nobody takes it.
-struct Watched {
+/// A log that records how it is used, and how many commands are in the trainer's channel.
+struct WatchedLog {
     log: MemoryLog,
     commands: Receiver<TrainerCommand>,
     calls: Mutex<Vec<Call>>,
 }
 
-impl Watched {
+impl WatchedLog {
     fn note(&self, what: What) {
         let sent = self.commands.len();
         self.calls().push(Call { what, sent });
@@ -62,7 +62,7 @@ impl Watched {
     }
 }
 
-impl EventLog for Watched {
+impl EventLog for WatchedLog {
     fn append(
         &self,
         expected_next: Seq,
@@ -93,7 +93,7 @@ impl EventLog for Watched {
     }
 }
 
-/// A log that loses the first event it need not sync, and says nothing.
+/// A log that silently loses the first lazy event.
 struct Forgetful {
     log: MemoryLog,
     lost: AtomicBool,
@@ -125,9 +125,9 @@ impl EventLog for Forgetful {
     }
 }
 
-struct Listener<'a>(&'a Watched);
+struct CallObserver<'a>(&'a WatchedLog);
 
-impl Observer for Listener<'_> {
+impl Observer for CallObserver<'_> {
     fn recorded(&mut self, record: &Record, _state: &RunState) {
         self.0.note(What::Heard { seq: record.seq });
     }
@@ -161,7 +161,7 @@ fn judged(written: &CheckpointWritten) -> Event {
     }
 }
 
-/// All that the trainer would report over the whole run.
+/// All reports of the trainer during the whole run.
 fn reports() -> Vec<Report> {
     let mut trainer = ScriptedTrainer::new(script());
     let mut machine = Machine::default();
@@ -189,14 +189,14 @@ fn reports() -> Vec<Report> {
     panic!("the run does not end");
 }
 
-/// One thread does it all: every report lies in its channel beforehand.
+/// Runs in one thread: all reports are put into the channel beforehand.
 fn calls() -> Vec<Call> {
     let stop = Arc::new(StopRequest::default());
     let (trainer, commanded, reporting) = Channels::new(Arc::clone(&stop));
     for report in reports() {
         reporting.send(report).unwrap();
     }
-    let log = Watched {
+    let log = WatchedLog {
         log: MemoryLog::with([(0, created(short_policy(), 7))]),
         commands: commanded,
         calls: Mutex::new(Vec::new()),
@@ -204,7 +204,7 @@ fn calls() -> Vec<Call> {
     let directory = tempfile::tempdir().unwrap();
     let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
     let ending = controller
-        .run(process(1), host(&trainer, &stop), &mut Listener(&log))
+        .run(process(1), host(&trainer, &stop), &mut CallObserver(&log))
         .unwrap();
     assert_eq!(ending, Ending::Finished);
     log.calls().clone()
@@ -231,7 +231,7 @@ fn a_command_is_sent_only_when_every_event_before_it_is_durable() {
             What::Heard { .. } => {}
         }
     }
-    // Three stages are measured; seven chunks are trained.
+    // Three stages are measured and seven chunks are trained.
     assert_eq!(sent, 10);
 }
 
@@ -259,7 +259,7 @@ fn a_fact_is_durable_before_anything_is_decided_on_it() {
 }
 
 #[test]
-fn nobody_hears_of_an_event_before_it_is_durable_and_of_each_once() {
+fn the_observer_gets_each_event_once_and_only_after_it_is_durable() {
     let mut head = 1;
     let mut durable = 1;
     let mut heard = 1;
@@ -294,7 +294,7 @@ fn metrics_are_not_synced_one_by_one() {
 }
 
 #[test]
-fn a_log_that_lost_an_event_is_not_written_on() {
+fn nothing_is_appended_to_a_log_that_lost_an_event() {
     let log = Forgetful {
         log: MemoryLog::with([(0, created(short_policy(), 7))]),
         lost: AtomicBool::new(false),
@@ -315,7 +315,7 @@ fn a_log_that_lost_an_event_is_not_written_on() {
 }
 
 #[test]
-fn a_log_whose_policy_names_a_stage_twice_is_refused() {
+fn a_log_whose_policy_has_a_stage_twice_is_rejected() {
     let mut policy = short_policy();
     policy.stages.push(policy.stages[0].clone());
     let log = MemoryLog::with([(0, created(policy, 7))]);
@@ -328,7 +328,7 @@ fn a_log_whose_policy_names_a_stage_twice_is_refused() {
 }
 
 #[test]
-fn a_machine_that_rests_where_no_run_ends_is_an_error_in_words() {
+fn a_machine_that_is_idle_before_the_run_has_ended_is_an_error() {
     use tinygate::machine::rules::{KNOWN, KnownRules, Rules};
     for rests in [
         (|_: &RunState| Decision::Idle(Idle::Stopped)) as fn(&RunState) -> Decision,

@@ -1,4 +1,4 @@
-//! Whole runs with a scripted trainer: what is decided, gate by gate.
+//! Whole runs with a scripted trainer, and their decisions gate by gate.
 
 #![allow(
     clippy::unwrap_used,
@@ -39,7 +39,7 @@ fn dynamics() -> ChunkPlan {
     ChunkPlan::good(tinygate::presets::ModelKind::Dynamics)
 }
 
-/// A run directory that is never there: scripted runs leave no files.
+/// A run whose directory does not exist, since scripted runs write no files.
 struct Run {
     log: MemoryLog,
     directory: tempfile::TempDir,
@@ -76,7 +76,7 @@ impl Run {
         .unwrap()
     }
 
-    /// One line for each gate, failure and reopening.
+    /// One line per gate, failure and reopening.
     fn decisions(&self) -> Vec<String> {
         self.log.records().iter().filter_map(line).collect()
     }
@@ -264,7 +264,7 @@ const BUDGET_SPENT: [&str; 6] = [
 ];
 
 #[test]
-fn the_sixth_failure_stops_and_more_retries_go_on_with_the_rung_that_was_due() {
+fn the_sixth_failure_stops_and_more_retries_apply_the_due_rung() {
     let hopeless = Script::new(1).stage(VIDEO, video().loss(Curve::flat(0.5)));
     let (run, state) = check("six failures", hopeless, &Ending::Stopped, &BUDGET_SPENT);
     let stopped = run
@@ -305,7 +305,7 @@ fn the_sixth_failure_stops_and_more_retries_go_on_with_the_rung_that_was_due() {
     );
 }
 
-/// `resume --retries 2`.
+/// The change that `resume --retries 2` makes.
 fn two_more_retries() -> Event {
     Event::SettingChanged(SettingChanged {
         stage: Some(StageName::new(VIDEO)),
@@ -318,7 +318,7 @@ fn two_more_retries() -> Event {
 }
 
 #[test]
-fn more_retries_go_on_wherever_the_stopping_process_went_away() {
+fn more_retries_work_wherever_the_stopping_process_crashed() {
     let hopeless = video().loss(Curve::flat(0.5));
     let stopped = Run::new();
     stopped.live(ScriptedTrainer::new(Script::new(1).stage(VIDEO, hopeless)));
@@ -326,7 +326,7 @@ fn more_retries_go_on_wherever_the_stopping_process_went_away() {
     let gate = whole.iter().position(
         |record| matches!(&record.event, Event::GateDecided(gate) if gate.decision == Action::Stop),
     );
-    // After the chunk's end, the gate's decision, the stage's stop, the run's stop.
+    // After the end of the chunk, the gate's decision, the stop of the stage, the stop of the run.
     for kept in gate.unwrap()..=whole.len() {
         let mut run = Run::new();
         let events = whole[..kept].iter();
@@ -343,7 +343,7 @@ fn more_retries_go_on_wherever_the_stopping_process_went_away() {
     }
 }
 
-/// What a controller knows of a log cut after `kept` events, once it has caught up.
+/// The log and the state after a controller has caught up with a log cut after `kept` events.
 fn caught_up(records: &[Record], kept: usize) -> (MemoryLog, RunState) {
     let events = records[..kept]
         .iter()
@@ -358,7 +358,7 @@ fn caught_up(records: &[Record], kept: usize) -> (MemoryLog, RunState) {
 }
 
 #[test]
-fn a_resume_knows_of_the_stop_that_was_not_recorded() {
+fn a_resume_records_the_missing_stop() {
     let run = Run::new();
     run.live(ScriptedTrainer::new(
         Script::new(3).stage(VIDEO, video().loss(Curve::flat(0.5))),
@@ -375,10 +375,10 @@ fn a_resume_knows_of_the_stop_that_was_not_recorded() {
     }
 }
 
-/// Kinds of the events it heard of.
-struct Heard(Vec<&'static str>);
+/// An observer that keeps the kinds of events.
+struct Kinds(Vec<&'static str>);
 
-impl Observer for Heard {
+impl Observer for Kinds {
     fn recorded(&mut self, record: &Record, _state: &RunState) {
         self.0.push(record.event.kind());
     }
@@ -387,7 +387,7 @@ impl Observer for Heard {
 }
 
 #[test]
-fn a_run_that_only_lacks_its_last_gate_is_ended_without_a_process() {
+fn a_run_that_only_lacks_its_last_gate_ends_without_training() {
     let run = Run::new();
     run.live(ScriptedTrainer::new(Script::new(1)));
     let records = run.log.records();
@@ -398,7 +398,7 @@ fn a_run_that_only_lacks_its_last_gate_is_ended_without_a_process() {
     let log = MemoryLog::with(events.map(|record| (record.time_ms, record.event.clone())));
     let directory = tempfile::tempdir().unwrap();
     let mut controller = Controller::open(&log, directory.path(), || 5).unwrap();
-    let mut heard = Heard(Vec::new());
+    let mut heard = Kinds(Vec::new());
     controller.catch_up(&mut heard).unwrap();
     assert_eq!(controller.state().phase, RunPhase::Finished);
     let kept = ["gate_decided", "stage_passed", "run_finished"];
@@ -416,7 +416,7 @@ fn a_run_that_only_lacks_its_last_gate_is_ended_without_a_process() {
 }
 
 #[test]
-fn a_rung_that_was_due_does_not_undo_a_changed_setting() {
+fn a_due_rung_does_not_undo_a_changed_setting() {
     let run = Run::new();
     run.live(ScriptedTrainer::new(Script::new(3).chunk(
         VIDEO,
@@ -459,7 +459,7 @@ fn a_rung_that_was_due_does_not_undo_a_changed_setting() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_restarts_from_the_best_passed_checkpoint() {
+fn a_nan_loss_restarts_from_the_best_passed_checkpoint() {
     let broken = video().loss(Curve::decay(0.1, 2.0).but(7, f64::NAN));
     let (_, state) = check(
         "NaN in the second chunk",
@@ -493,7 +493,7 @@ fn a_loss_that_is_no_number_restarts_from_the_best_passed_checkpoint() {
 }
 
 #[test]
-fn lost_structure_at_two_gates_in_a_row_restarts() {
+fn lost_structure_at_two_consecutive_gates_restarts() {
     let lost = dynamics().picture(4, 2);
     check(
         "half of the frames have lost their structure, twice",
@@ -555,7 +555,7 @@ fn rejected_and_missing_checkpoints_never_pass_a_gate() {
 }
 
 #[test]
-fn out_of_memory_halves_the_batch_and_goes_on_inside_the_chunk() {
+fn out_of_memory_halves_the_batch_and_resumes_within_the_chunk() {
     let (run, state) = check(
         "once",
         Script::new(1).attempt(DYNAMICS, 1, 1, dynamics().failing(10, Failure::OutOfMemory)),
@@ -587,7 +587,7 @@ fn out_of_memory_halves_the_batch_and_goes_on_inside_the_chunk() {
 }
 
 #[test]
-fn a_worker_may_exit_three_times_in_a_row() {
+fn a_worker_may_exit_three_consecutive_times() {
     let exits = |times: u32| {
         (1..=times).fold(Script::new(1), |script, attempt| {
             let plan = video().failing(3 + u64::from(attempt), Failure::WorkerExited);
@@ -621,7 +621,7 @@ fn a_worker_may_exit_three_times_in_a_row() {
     );
 }
 
-/// Runs with one trouble, then to the end; both runs.
+/// Runs with one disturbance and then to the end.
 fn disturbed(trouble: Trouble, after: u64) -> (Run, Life, Life, Life) {
     let whole = Run::new();
     let undisturbed = whole.live(ScriptedTrainer::new(Script::new(1)));
@@ -634,7 +634,7 @@ fn disturbed(trouble: Trouble, after: u64) -> (Run, Life, Life, Life) {
 }
 
 #[test]
-fn a_signal_leaves_a_checkpoint_from_which_the_chunk_goes_on() {
+fn a_signal_leaves_a_checkpoint_from_which_the_chunk_resumes() {
     let (run, first, second, _) = disturbed(Trouble::Signal("SIGTERM".to_owned()), 27);
     let signal = "SIGTERM".to_owned();
     assert_eq!(first.ending.unwrap(), Ending::Interrupted { signal });
@@ -653,7 +653,7 @@ fn a_signal_leaves_a_checkpoint_from_which_the_chunk_goes_on() {
 }
 
 #[test]
-fn a_full_disk_counts_no_failure() {
+fn a_full_disk_is_not_counted_as_a_failure() {
     let (_, first, second, undisturbed) =
         disturbed(Trouble::Environment("no space left".to_owned()), 27);
     let detail = "no space left".to_owned();
@@ -666,7 +666,7 @@ fn a_full_disk_counts_no_failure() {
 }
 
 #[test]
-fn a_kill_changes_nothing_in_the_end() {
+fn a_kill_does_not_change_the_result() {
     let (_, first, second, undisturbed) = disturbed(Trouble::Killed, 27);
     assert!(matches!(first.ending, Err(ControlError::TrainerLost)));
     assert_eq!(

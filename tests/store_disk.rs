@@ -6,7 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout
-)] // a test fails so
+)] // a test panics to fail
 
 mod store_support;
 
@@ -103,7 +103,7 @@ fn appended_events_are_there_after_reopening() {
 }
 
 #[test]
-fn memory_and_disk_keep_the_same_contract() {
+fn logs_in_memory_and_on_disk_behave_the_same() {
     let run = run();
     let store = Store::create(&run.path, "one").unwrap();
     let memory = MemoryLog::new();

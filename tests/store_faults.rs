@@ -7,7 +7,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout
-)] // a test fails so
+)] // a test panics to fail
 
 mod store_support;
 
@@ -51,7 +51,7 @@ fn read_sim(disk: &SimDisk) -> (Vec<Record>, Option<tinygate::store::ReadError>)
     }
 }
 
-/// Offsets at which the blocks of a journal begin, and its end.
+/// The offsets of a journal's blocks, and its end.
 fn block_starts(journal: &[u8]) -> Vec<usize> {
     let mut at = FILE_HEADER;
     let mut starts = vec![at];
@@ -137,7 +137,7 @@ fn every_flipped_byte_of_the_journal_is_repaired_from_sled() {
 }
 
 #[test]
-fn every_flipped_byte_of_a_journal_alone_is_an_error_or_cuts_only_the_last_append() {
+fn every_flipped_byte_without_sled_is_an_error_or_loses_only_the_last_append() {
     let (whole, events) = small_log();
     let journal = whole.journal();
     let starts = block_starts(&journal);
@@ -229,7 +229,7 @@ fn a_torn_tail_is_cut_off_and_kept() {
     for length in before.len() + 1..after.len() {
         for zeros in [0, 700] {
             if zeros > 0 && after[length..].iter().all(|byte| *byte == 0) {
-                continue; // zeros are what is missing: the block is whole
+                continue; // the missing bytes are zeros, so the block is intact
             }
             let name = format!("{length} bytes and {zeros} zeros");
             let disk = disk.copy();

@@ -8,7 +8,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout
-)] // a test fails so
+)] // a test panics to fail
 
 mod store_support;
 
@@ -20,8 +20,8 @@ use store_support::any_event::{Gen, Variants, of_kind};
 use tinygate::events::stored::{self, Form, KINDS, StoredError};
 use tinygate::events::{Event, Record, Seq};
 
-/// Covers the enum with the most variants. Golden bytes that were written when there were fewer
-/// have at least [`SAMPLES_MIN`].
+/// Enough samples for the enum with the most variants. Older golden files were written when there
+/// were fewer, and have at least [`SAMPLES_MIN`].
 const SAMPLES: u64 = 14;
 const SAMPLES_MIN: usize = 12;
 
@@ -193,7 +193,7 @@ proptest! {
 }
 
 #[test]
-fn raw_bits_of_a_nan_are_kept() {
+fn the_bits_of_a_nan_are_kept() {
     use tinygate::events::{Attempt, ChunkNumber, Column, MetricsLogged, Scalar, StageName, Steps};
     let values: Vec<Scalar> = [0x7ff8_0000_dead_beef, 0xfff0_0000_0000_0001, 1 << 63]
         .map(Scalar::from_bits)

@@ -1,7 +1,7 @@
 //! Distinguishes a run from the remains of one that was killed before its first event was
 //! durable. Files that may hold an event are a run.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test panics to fail
 
 mod store_support;
 
@@ -383,7 +383,7 @@ fn a_directory_without_a_run_stays_empty() {
 
 /// A reader that checks for a writer holds the lock briefly, which may be long on a busy machine.
 #[test]
-fn a_writer_waits_for_a_reader_and_not_for_a_writer() {
+fn a_writer_waits_for_a_reader_but_not_for_a_writer() {
     let run = Run::new();
     drop(Store::create(&run.path, "run").unwrap());
     let reader = File::open(run.path.join(LOCK)).unwrap();

@@ -1,6 +1,6 @@
 //! How much of a journal is read while a run is opened, measured in bytes read from its disk.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test fails so
+#![allow(clippy::unwrap_used, clippy::panic)] // a test panics to fail
 
 mod store_support;
 

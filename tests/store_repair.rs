@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test fails so"
+    reason = "a test panics to fail"
 )]
 
 mod store_support;
@@ -60,7 +60,7 @@ fn level() -> (SimDisk, Vec<(u64, Event)>) {
     (disk, events)
 }
 
-/// Offsets at which blocks begin, and the end.
+/// The offsets of the blocks, and the end.
 fn starts(journal: &[u8]) -> Vec<usize> {
     let mut at = FILE_HEADER;
     let mut starts = vec![at];

@@ -1,11 +1,11 @@
-//! The structure scores and their limits on real frames of two games: six kinds of fakes must count as collapsed,
-//! predictions that keep the scene must not.
+//! The structure scores and their limits on real frames of two games: six kinds of fake frames must count as
+//! collapsed, predictions that keep the scene must not.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test's helpers are tests"
+    reason = "helpers of tests fail as tests do"
 )]
 
 use std::path::Path;
@@ -61,7 +61,7 @@ fn pong() -> Game {
     }
 }
 
-/// The cut holds 40 groups of 5 frames, each 4 frames of the recording after the one before.
+/// The excerpt has 40 groups of 5 frames; within a group, frames are 4 frames of the recording apart.
 fn space_invaders() -> Game {
     let frames = load("tests/fixtures/data/space_invaders_cut.npz");
     let mut steps = vec![0.0; FRAME];
@@ -80,7 +80,7 @@ fn space_invaders() -> Game {
 }
 
 impl Game {
-    /// The share of frames that count as collapsed when `draw` predicts them from their truth.
+    /// The share of frames that count as collapsed if `draw` predicts them from the true frames.
     fn collapsed(&self, name: &str, mut draw: impl FnMut(usize, &[f64]) -> Vec<f64>) -> f64 {
         let bytes = |frame: &[f64]| -> Vec<u8> {
             frame
@@ -124,7 +124,7 @@ impl Game {
         );
     }
 
-    /// The mean image plus what `change` makes of a frame's difference from it.
+    /// The mean image plus the frame's difference from it, after `change`.
     fn beside_mean(&self, truth: &[f64], change: impl FnOnce(&[f64]) -> Vec<f64>) -> Vec<f64> {
         let mean = self.mean.steps();
         let residual: Vec<f64> = truth
@@ -157,7 +157,7 @@ fn blocks(frame: &[f64], height: usize, width: usize) -> Vec<f64> {
     (0..FRAME).map(|place| sums[corner(place)]).collect()
 }
 
-/// The frame moved down and right, what leaves it coming in again on the other side.
+/// The frame moved down and right, wrapping around.
 fn shifted(frame: &[f64], down: usize, right: usize) -> Vec<f64> {
     (0..FRAME)
         .map(|place| {
@@ -172,7 +172,7 @@ fn shifted(frame: &[f64], down: usize, right: usize) -> Vec<f64> {
         .collect()
 }
 
-/// A 3x3 blur whose middle weighs `middle` and whose eight neighbours share the rest; borders repeat.
+/// A 3x3 blur with the weight `middle` in the middle and the rest on the eight neighbours; borders repeat.
 fn blurred(frame: &[f64], middle: f64) -> Vec<f64> {
     let at = |y: usize, x: usize, channel: usize| {
         frame[(y.min(SIDE - 1) * SIDE + x.min(SIDE - 1)) * CHANNELS + channel]
@@ -208,7 +208,7 @@ fn stream() -> Stream {
     .stream()
 }
 
-/// Nearly normal: twelve uniform numbers have variance 1 together.
+/// A nearly normal number: the sum of twelve uniform numbers has variance 1.
 fn normal(stream: &mut Stream) -> f64 {
     (0..12).map(|_| stream.next_f64()).sum::<f64>() - 6.0
 }
@@ -289,7 +289,7 @@ fn predictions_that_keep_the_scene_pass() {
                 .map(|value| (value / 8.0).floor() * 8.0 + 4.0)
                 .collect()
         });
-        // Things have moved since, and a thing in the wrong place counts twice: as missing and as extra.
+        // Objects have moved since, and each counts twice: as missing and as extra.
         game.check_good("the previous frame", 0.1, |place, _| {
             game.previous[place].clone()
         });
@@ -303,7 +303,7 @@ fn predictions_that_keep_the_scene_pass() {
     }
 }
 
-/// One file of real models' pictures: truth, what the tokenizer (or autoencoder) makes of it, and what is predicted.
+/// Pictures of real models: true frames, the same decoded by the tokenizer (or autoencoder), and predictions.
 struct Trained {
     game: Game,
     kinds: [Vec<u8>; 3],

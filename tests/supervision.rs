@@ -1,4 +1,4 @@
-//! Trainers that are silent, slow or lie, and what the host makes of them.
+//! How the host handles trainers that are silent, slow or lie.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,23 +27,23 @@ use tinygate_testing::{
 
 const VIDEO: &str = "video_tokenizer";
 
-/// A trainer by the script that falls silent, and may be a program that can be ended.
-struct Moody {
+/// A scripted trainer that becomes silent. It may be a program, which can be ended.
+struct SilentTrainer {
     trainer: RefCell<ScriptedTrainer>,
     queue: RefCell<VecDeque<Report>>,
-    /// Reports until it says nothing any more.
+    /// Reports until it becomes silent.
     talks: Cell<u64>,
     /// Seconds of silence before each report.
     pause: u64,
     paused: Cell<u64>,
-    /// It can be ended, and another takes its place.
+    /// It can be ended and replaced by another.
     program: bool,
     ended: Cell<u32>,
 }
 
-impl Moody {
-    fn new(talks: u64, pause: u64, program: bool) -> Moody {
-        Moody {
+impl SilentTrainer {
+    fn new(talks: u64, pause: u64, program: bool) -> SilentTrainer {
+        SilentTrainer {
             trainer: RefCell::new(ScriptedTrainer::new(Script::new(7))),
             queue: RefCell::default(),
             talks: Cell::new(talks),
@@ -55,7 +55,7 @@ impl Moody {
     }
 }
 
-impl Trainer for Moody {
+impl Trainer for SilentTrainer {
     fn send(&self, command: TrainerCommand) -> Result<(), TrainerError> {
         let answer = self.trainer.borrow_mut().answer(&command);
         self.queue.borrow_mut().extend(answer.reports);
@@ -152,8 +152,8 @@ impl Run {
 #[test]
 fn a_silent_thread_fails_its_chunk_and_the_process_must_exit() {
     let run = Run::new();
-    // The measurement, and a few updates of the first chunk.
-    let silent = Moody::new(12, 0, false);
+    // The measurement and a few updates of the first chunk.
+    let silent = SilentTrainer::new(12, 0, false);
     let no_progress = NoProgress {
         silence_seconds: 30,
         limit_seconds: 30,
@@ -178,7 +178,7 @@ fn a_silent_thread_fails_its_chunk_and_the_process_must_exit() {
     );
     assert_eq!(run.attempts(1), [1], "the next process decides");
 
-    let ending = run.live(&Moody::new(u64::MAX, 0, false), Some(30));
+    let ending = run.live(&SilentTrainer::new(u64::MAX, 0, false), Some(30));
     assert_eq!(ending.unwrap(), Ending::Finished);
     assert_eq!(run.attempts(1), [1, 2], "resume runs the next attempt");
     let causes = run
@@ -193,9 +193,9 @@ fn a_silent_thread_fails_its_chunk_and_the_process_must_exit() {
 }
 
 #[test]
-fn a_silent_program_is_ended_and_another_takes_its_place() {
+fn a_silent_program_is_ended_and_replaced() {
     let run = Run::new();
-    let silent = Moody::new(12, 0, true);
+    let silent = SilentTrainer::new(12, 0, true);
     assert_eq!(run.live(&silent, Some(30)).unwrap(), Ending::Finished);
     assert_eq!(silent.ended.get(), 1);
     assert_eq!(run.attempts(1), [1, 2]);
@@ -208,16 +208,18 @@ fn a_silent_program_is_ended_and_another_takes_its_place() {
 }
 
 #[test]
-fn a_trainer_that_is_silent_from_the_start_is_nobodys_failed_chunk() {
+fn a_trainer_that_is_silent_while_measuring_fails_no_chunk() {
     let run = Run::new();
-    let ending = run.live(&Moody::new(0, 0, true), Some(30)).unwrap();
+    let ending = run.live(&SilentTrainer::new(0, 0, true), Some(30)).unwrap();
     assert!(
         matches!(&ending, Ending::Environment { detail } if detail.contains("no progress for 30 s")),
         "{ending:?}"
     );
     assert!(run.failures().is_empty());
-    // A thread still hangs, and whoever joined it would hang too.
-    let ending = run.live(&Moody::new(0, 0, false), Some(30)).unwrap();
+    // The thread still hangs, so joining it would hang too.
+    let ending = run
+        .live(&SilentTrainer::new(0, 0, false), Some(30))
+        .unwrap();
     assert!(matches!(ending, Ending::NoProgress(_)), "{ending:?}");
     let last = run.log.records().pop().unwrap();
     assert_eq!(last.event.kind(), "run_interrupted");
@@ -228,17 +230,19 @@ fn a_trainer_that_is_silent_from_the_start_is_nobodys_failed_chunk() {
 fn a_slow_trainer_is_waited_for() {
     let run = Run::new();
     let ending = run
-        .live(&Moody::new(u64::MAX, 29, false), Some(30))
+        .live(&SilentTrainer::new(u64::MAX, 29, false), Some(30))
         .unwrap();
     assert_eq!(ending, Ending::Finished);
     assert!(run.failures().is_empty());
 }
 
-/// By default the limit follows from the stage's own pace, and is far above it.
+/// By default the limit is learned from the stage, with a wide margin.
 #[test]
 fn a_slow_trainer_is_waited_for_without_a_set_limit() {
     let run = Run::new();
-    let ending = run.live(&Moody::new(u64::MAX, 500, false), None).unwrap();
+    let ending = run
+        .live(&SilentTrainer::new(u64::MAX, 500, false), None)
+        .unwrap();
     assert_eq!(ending, Ending::Finished);
     assert!(run.failures().is_empty());
 }
@@ -291,7 +295,7 @@ fn check_lie(name: &str, line: String, want: &str) {
 }
 
 #[test]
-fn what_a_trainer_may_not_say_is_refused_and_not_recorded() {
+fn invalid_reports_are_rejected_and_not_recorded() {
     let decided = serde_json::to_value(Event::RunFinished(RunFinished { stages: 3 })).unwrap();
     check_lie(
         "a decision",
@@ -313,20 +317,20 @@ fn what_a_trainer_may_not_say_is_refused_and_not_recorded() {
         format!(
             r#"{{"version":1,"report":"fact","fact":"metrics_logged","stage":"{VIDEO}","chunk":9,"attempt":1,"columns":[]}}"#
         ),
-        "it reported `metrics_logged` of `video_tokenizer` chunk 9 attempt 1, expected a report on `video_tokenizer` \
+        "it reported `metrics_logged` of `video_tokenizer` chunk 9 attempt 1, but its command was `video_tokenizer` \
          chunk 1 attempt 1",
     );
     check_lie(
         "no message at all",
         "Epoch 1/10: loss 0.3".to_owned(),
-        "it sent a message that cannot be read: expected value at line 1 column 1",
+        "it sent an invalid message: expected value at line 1 column 1",
     );
 }
 
-/// Accepts nothing.
-struct Strict;
+/// A judge that accepts nothing.
+struct RejectAll;
 
-impl Judge for Strict {
+impl Judge for RejectAll {
     fn judge(&self, asked: &tinygate::machine::JudgeCheckpoint, weights_only: bool) -> Verdict {
         match ScriptedJudge.judge(asked, weights_only) {
             Verdict::Judged(mut verdict) => {
@@ -342,10 +346,10 @@ impl Judge for Strict {
 }
 
 #[test]
-fn the_host_judges_checkpoints_and_not_the_trainer_that_wrote_them() {
+fn the_host_judges_checkpoints_not_the_trainer_that_wrote_them() {
     let run = Run::new();
-    let trainer = Moody::new(u64::MAX, 0, false);
-    let ending = run.live_judged(&trainer, &Strict, None).unwrap();
+    let trainer = SilentTrainer::new(u64::MAX, 0, false);
+    let ending = run.live_judged(&trainer, &RejectAll, None).unwrap();
     assert_eq!(ending, Ending::Stopped);
     let passed = run.log.records().into_iter().any(|record| {
         matches!(record.event, Event::GateDecided(gate) if gate.decision == Action::Continue)

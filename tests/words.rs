@@ -1,11 +1,11 @@
-//! The engine says what to do as data; only the program names its commands and flags.
+//! Library code gives hints as data; only the program names its commands and flags.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+#![allow(clippy::unwrap_used, reason = "a test panics at anything unexpected")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Where library code lives.
+/// Folders with library code.
 const LIBRARY: &[&str] = &["src", "replay/src", "words/src", "c10d/src"];
 /// The wording of hints, which both programs print.
 const WORDING: &str = "words/src/hint.rs";
@@ -14,7 +14,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The program's commands, from the enum that clap reads.
+/// The program's commands, from the enum that clap uses.
 fn commands() -> BTreeSet<String> {
     let args = std::fs::read_to_string(root().join("cli/src/args.rs")).unwrap();
     let start = args.find("pub enum Command {").unwrap();
@@ -27,7 +27,7 @@ fn commands() -> BTreeSet<String> {
     variants.map(str::to_lowercase).collect()
 }
 
-/// The long flags, written out or as clap makes them from fields.
+/// The long flags, written out or derived by clap from fields.
 fn flags() -> BTreeSet<String> {
     let args = std::fs::read_to_string(root().join("cli/src/args.rs")).unwrap();
     let fields = args.lines().filter_map(|line| {
@@ -43,7 +43,7 @@ fn flags() -> BTreeSet<String> {
         .collect()
 }
 
-/// What a line of code names of the program.
+/// The command or flag that a line of code names, if any.
 fn named(line: &str, commands: &BTreeSet<String>, flags: &BTreeSet<String>) -> Option<String> {
     let command = |text: &str, ends: &[&str]| {
         let lower = |c: char| c.is_ascii_lowercase();
@@ -82,7 +82,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Lines of code: no comments, and none of the tests at the end of a file.
+/// Lines of code, without comments and without the tests at the end of a file.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let tests = text.find("#[cfg(test)]\nmod tests {");
     let lines = text[..tests.unwrap_or(text.len())].lines().enumerate();
@@ -123,7 +123,7 @@ fn no_library_names_a_command_or_a_flag() {
     );
 }
 
-/// The program asks a cause for its advice by its type, so it must know each type.
+/// The program looks up the advice of an error by its type, so it must list each type.
 #[test]
 fn the_program_knows_every_error_that_has_advice() {
     let mut files = Vec::new();
@@ -148,7 +148,7 @@ fn the_program_knows_every_error_that_has_advice() {
 }
 
 #[test]
-fn commands_and_flags_are_found_however_they_are_written() {
+fn commands_and_flags_are_detected_in_any_form() {
     let (commands, flags) = (commands(), flags());
     let check = |line: &str, want: Option<&str>| {
         assert_eq!(named(line, &commands, &flags).as_deref(), want, "{line}");

@@ -1,5 +1,5 @@
-//! Damage to the files of a real sled folder. Each case is opened in a process of its
-//! own: what sled does there is seen from outside.
+//! Damage to the files of a real sled folder. Each case is opened in its own process, so that
+//! crashes and hangs of sled are visible.
 
 use std::fs;
 use std::io::Read;
@@ -17,15 +17,15 @@ use crate::Share;
 use crate::outcome::{Damaged, Judged, Outcome, Table};
 use crate::truth::{self, Sled, truth};
 
-/// Names the run directory that a child is to open.
+/// Environment variable with the run directory that a child opens.
 pub const CHILD: &str = "TINYGATE_DAMAGE_CHILD";
 
-/// A child takes some hundredths of a second.
+/// Time limit of a child, which normally takes a few hundredths of a second.
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAGE: usize = 4096;
 const STRIDE: usize = 37;
 
-/// Opens the run and says on stdout what it found.
+/// Opens the run and prints what it found.
 pub fn child(folder: &Path) -> ExitCode {
     println!("{}", found(folder));
     ExitCode::SUCCESS
@@ -55,7 +55,7 @@ fn found(folder: &Path) -> String {
             };
             let kept = match Store::repair(folder, wishes) {
                 Ok((store, _)) => sound_events(&store),
-                // nothing is readable at all
+                // Nothing is readable.
                 Err(OpenError::Damaged { .. }) if sound == Seq::FIRST => Some(0),
                 Err(other) => return format!("wrong after a repair: {other}"),
             };
@@ -64,7 +64,7 @@ fn found(folder: &Path) -> String {
                 other => format!("wrong: {sound} events were sound, {other:?} were kept"),
             }
         }
-        // With neither a journal nor a byte of sled's data nothing shows that there was an event.
+        // Without a journal and without sled's data, nothing shows that there was an event.
         Err(error @ OpenError::NotALog { .. })
             if fs::metadata(folder.join(SLED).join("db")).map_or(0, |db| db.len()) == 0 =>
         {
@@ -74,7 +74,7 @@ fn found(folder: &Path) -> String {
     }
 }
 
-/// How many events there are; `None` when they are not those that were written.
+/// The number of events. `None`: they are not those that were written.
 fn sound_events(store: &Store) -> Option<u64> {
     let truth = truth();
     let mut kept = 0;
@@ -140,7 +140,7 @@ pub fn every_case(table: &mut Table, share: Share) {
         }
     }
     if share == Share::Small {
-        // one kind of harm after the other, so that each keeps some
+        // Alternate between the kinds of harm, so that a share includes all of them.
         cases.sort_by_key(|case| (case.journal, case.harm.group()));
         let step = (cases.len() / 120).max(1);
         let mut at = 0;
@@ -180,7 +180,7 @@ pub fn every_case(table: &mut Table, share: Share) {
     }
 }
 
-/// Every 37th byte; for a share some of them, from everywhere.
+/// Every 37th byte; for a share, some of them spread over the file.
 fn spread(length: usize, share: Share) -> impl Iterator<Item = usize> {
     let stride = match share {
         Share::Full => STRIDE,
@@ -208,7 +208,7 @@ fn files_of(folder: &Path) -> Files {
     files
 }
 
-/// As many at a time as there are cores.
+/// Judges as many cases in parallel as there are cores.
 fn judge_all(cases: &[Case], files: &Files, place: &Path) -> Vec<Judged> {
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let next = AtomicUsize::new(0);
@@ -276,7 +276,7 @@ fn judge(case: &Case, files: &Files, folder: &Path) -> Judged {
     let outcome = match how {
         Some("opened") if kept == all && !said => Outcome::Unaffected,
         Some("opened") if kept == all => Outcome::Recovered,
-        // sled gave an older state that is whole in itself; what is newer is said to be lost
+        // sled returned an older consistent state; the loss of newer events is reported.
         Some("opened") if !case.journal && said => Outcome::CutOff,
         Some("opened") => Outcome::SilentLoss,
         Some("refused") => Outcome::Refused,
@@ -285,7 +285,7 @@ fn judge(case: &Case, files: &Files, folder: &Path) -> Judged {
     judged(outcome, &stdout).losing(all, kept, covered)
 }
 
-/// The child's code and what it printed; `None` when it had to be killed.
+/// The child's exit code and output. `None`: it had to be killed.
 fn run_child(folder: &Path) -> Option<(Option<i32>, String, String)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .env(CHILD, folder)
@@ -301,7 +301,7 @@ fn run_child(folder: &Path) -> Option<(Option<i32>, String, String)> {
         let (mut out, mut err) = (String::new(), String::new());
         let _ = stdout.read_to_string(&mut out);
         let _ = stderr.read_to_string(&mut err);
-        // nobody listens any more after a hang
+        // After a hang nobody receives this.
         let _ = sender.send((out, err));
     });
     let answer = answer.recv_timeout(PATIENCE);

@@ -1,19 +1,17 @@
-//! Every damage to a small log, judged against what the log held before.
+//! Damages a small log in every way, and compares the result with the original.
 //!
-//! The journal and the blocks in sled are damaged in memory, the files of a real
-//! sled folder on the disk, each of those in a process of its own. A table says how
-//! many cases came to which outcome; some outcomes must not occur at all, and then
-//! the program fails and names the cases.
+//! The journal and the blocks in sled are damaged in memory, the files of a real sled folder
+//! on disk, each case in its own process. A table shows how many cases had which outcome. Some
+//! outcomes must not occur; if they do, the program lists the cases and fails.
 //!
-//! `make test` takes a share of the cases on the disk, `make damage`
-//! (`TINYGATE_DAMAGE=full`) all.
+//! `make test` runs a share of the cases on disk, `make damage` (`TINYGATE_DAMAGE=full`) all.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test stops at what it did not expect, and prints what it found"
+    reason = "a test panics at anything unexpected, and prints what it found"
 )]
 
 mod files;
@@ -28,10 +26,10 @@ use std::time::Instant;
 
 use outcome::Table;
 
-/// How much of what takes processes and files.
+/// How many of the cases that take processes and files.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// Some seconds.
+    /// Takes a few seconds.
     Small,
     Full,
 }
@@ -40,7 +38,7 @@ fn main() -> ExitCode {
     if let Some(folder) = std::env::var_os(files::CHILD) {
         return files::child(folder.as_ref());
     }
-    // asked for by tools that look for tests
+    // Used by tools that list tests.
     if std::env::args().any(|arg| arg == "--list") {
         println!("damage: test");
         return ExitCode::SUCCESS;

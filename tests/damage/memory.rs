@@ -14,21 +14,21 @@ use crate::store_support::sim_disk::{MirrorMap, SimDisk};
 use crate::store_support::{Direct, read_file};
 use crate::truth::{self, Sled, block_starts, events_before, in_memory, truth};
 
-/// One case may take this long; it takes a millisecond.
+/// Time limit of a case, which normally takes a millisecond.
 const PATIENCE: Duration = Duration::from_secs(60);
 const THREAD: &str = "case";
 
-/// A damaged log and what must at least be left of it.
+/// A damaged log, and what must at least be left of it.
 struct Case {
     group: String,
     name: String,
     damaged: Damaged,
     disk: SimDisk,
-    /// Events before the first byte that differs, or that the sound copy covers.
+    /// Events before the first changed byte, or in the intact copy.
     floor: u64,
-    /// Events that sled covered before.
+    /// Events that sled had before.
     covered: u64,
-    /// The journal ends where an append ended, and no copy goes further.
+    /// The journal ends at the end of an append, and sled has no more events.
     traceless: bool,
 }
 
@@ -37,7 +37,7 @@ enum Report {
     Ended(Judged),
 }
 
-/// Judges every case, in a thread that may panic or hang.
+/// Judges every case in a thread, which may panic or hang.
 pub fn every_case(table: &mut Table) {
     quiet_panics();
     let (sender, reports) = mpsc::channel();
@@ -74,7 +74,7 @@ pub fn every_case(table: &mut Table) {
     worker.join().unwrap();
 }
 
-/// A panic of a case is an outcome, and told in the table.
+/// Does not print panics of cases, which are an outcome in the table.
 fn quiet_panics() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -90,7 +90,7 @@ fn cases() -> Box<dyn Iterator<Item = Case>> {
     Box::new(journals.chain(mirrors))
 }
 
-/// Every damage to the journal's bytes, beside a sled as it says.
+/// Every damage to the journal's bytes, with sled in the given state.
 fn journal_cases(sled: Sled) -> impl Iterator<Item = Case> {
     let whole = in_memory(sled);
     let original = whole.journal();
@@ -265,7 +265,7 @@ fn judge(case: &Case) -> Judged {
         Err(OpenError::Damaged { sound, what }) => {
             judge_refused(case, &disk, sound.get(), &what, &truth)
         }
-        // Cut within its first append, a journal is what a process leaves that is killed early.
+        // A journal cut within its first append looks like that of a process killed early.
         Err(error @ OpenError::NotALog { .. })
             if case.floor == 0
                 && case.covered == 0
@@ -280,13 +280,13 @@ fn judge(case: &Case) -> Judged {
     }
 }
 
-/// What is wrong with what a reader without a lock finds, if anything is.
+/// The problem with what a reader without a lock finds, if any.
 fn judge_reader(case: &Case, truth: &[Record]) -> Option<Judged> {
     let wrong = |outcome, why: String| Some(Judged::new(&case.name, outcome, why));
     let file = case.disk.arc().open(JOURNAL).unwrap()?;
     let log = match LogFile::new(file) {
         Ok(log) => log,
-        // it names the place: the first event
+        // The error names the position: the first event.
         Err(_) => return None,
     };
     let (records, error) = read_file(log);
@@ -332,7 +332,7 @@ fn judge_opened(case: &Case, disk: &SimDisk, repairs: &[Repair], truth: &[Record
         }
     }
     let kept = records.len() as u64;
-    let said = repairs.iter().any(|repair| {
+    let is_reported = repairs.iter().any(|repair| {
         let detail = &repair.detail;
         detail.contains("cut off") && repair.quarantine.is_some() || detail.contains("are lost")
     });
@@ -342,7 +342,7 @@ fn judge_opened(case: &Case, disk: &SimDisk, repairs: &[Repair], truth: &[Record
         Outcome::Recovered
     } else if kept < case.floor {
         Outcome::SilentLoss
-    } else if said {
+    } else if is_reported {
         Outcome::CutOff
     } else if case.traceless {
         Outcome::Traceless
@@ -376,7 +376,7 @@ fn judge_refused(case: &Case, disk: &SimDisk, sound: u64, what: &str, truth: &[R
                 return judged(Outcome::SilentLoss, &format!("not said: {repairs:?}"));
             }
         }
-        // not even the header of a copy is readable: there is nothing to go on with
+        // Not even the header of a copy is readable, so nothing can be recovered.
         Err(OpenError::Damaged { sound, .. }) if sound.get() == 0 && case.floor == 0 => {
             return judged(Outcome::Refused, what).losing(all, 0, case.covered);
         }

@@ -1,22 +1,22 @@
-//! What a case of damage came to, and the table of all.
+//! The outcomes of damage, and the table of all cases.
 
 use std::collections::BTreeMap;
 
-/// What became of a damaged log.
+/// What happened to a damaged log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// The damage changes nothing that counts.
+    /// The damage has no effect.
     Unaffected,
-    /// Every event is there again.
+    /// Every event was restored.
     Recovered,
-    /// The newest events are gone: an append of which nothing shows that it was ever
-    /// confirmed was cut off, or the log ends where sled does. That is said.
+    /// The newest events are lost, and this is reported: either an append was cut off that may never
+    /// have been acknowledged, or the log ends where sled does.
     CutOff,
-    /// An error with its place; the sound events are kept, also by `--accept-loss`.
+    /// An error with its position; the intact events are kept, also with `--accept-loss`.
     Refused,
-    /// The copies end earlier than they did, and not a byte of them shows it.
+    /// The copies end earlier than before, and nothing in them shows it.
     Traceless,
-    /// The rest must not happen.
+    /// This and the following must not happen.
     SilentLoss,
     WrongAnswer,
     Panic,
@@ -62,14 +62,14 @@ impl Outcome {
     }
 }
 
-/// A case and what it came to.
+/// A case and its outcome.
 #[derive(Clone, Debug)]
 pub struct Judged {
     pub case: String,
     pub outcome: Outcome,
-    /// Events lost that sled's head covers.
+    /// Lost events that sled had.
     pub older_lost: u64,
-    /// Events lost that are newer than sled's head.
+    /// Lost events that sled did not have yet.
     pub newer_lost: u64,
     pub why: String,
 }
@@ -85,7 +85,7 @@ impl Judged {
         }
     }
 
-    /// Of `all` events `kept` are left; sled held `covered`.
+    /// Sets the losses: `kept` of `all` events are left; sled had `covered`.
     pub fn losing(mut self, all: u64, kept: u64, covered: u64) -> Judged {
         self.older_lost = covered.saturating_sub(kept);
         self.newer_lost = all - kept - self.older_lost;
@@ -96,9 +96,9 @@ impl Judged {
 /// How many copies a group of cases damages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damaged {
-    /// The other one is there: nothing may be lost that it covers.
+    /// One of two: nothing may be lost that the other has.
     OneOfTwo,
-    /// The only one there is.
+    /// The only copy.
     TheOnly,
 }
 
@@ -107,7 +107,7 @@ struct Row {
     counts: BTreeMap<Outcome, u64>,
     older_lost: u64,
     newer_lost: u64,
-    /// Where there was no second copy.
+    /// Without a second copy.
     only_lost: u64,
 }
 
@@ -115,7 +115,7 @@ struct Row {
 pub struct Table {
     rows: Vec<(String, Row)>,
     bad: Vec<Judged>,
-    /// Events lost that were older than sled's head while one copy was sound.
+    /// Events lost that sled had, although one copy was intact.
     older_lost_of_one: u64,
 }
 
@@ -193,7 +193,7 @@ impl Table {
         );
     }
 
-    /// What must not happen did not, and what is looked for did occur.
+    /// Checks that no forbidden outcome occurred, and that the expected ones did.
     pub fn verdict(&self) -> Result<(), String> {
         for judged in self.bad.iter().step_by(1 + self.bad.len() / 40) {
             println!(

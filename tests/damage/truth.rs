@@ -1,4 +1,4 @@
-//! The small log that is damaged, and what is in it.
+//! The small log that is damaged, and its events.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use tinygate::store::{FILE_HEADER, Writer};
 use crate::store_support::sim_disk::SimDisk;
 use crate::store_support::{Direct, decision, fact, records};
 
-/// Bytes that the journal may have.
+/// Largest journal in bytes.
 const LARGEST: usize = 4096;
 
-/// Where sled stands.
+/// The state of sled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sled {
-    /// At the journal's head.
+    /// Has everything the journal has.
     Level,
-    /// Some appends behind.
+    /// Lacks the last appends.
     Behind,
     Absent,
 }
@@ -33,7 +33,7 @@ impl Sled {
         }
     }
 
-    /// Appends that sled holds.
+    /// Appends that sled has.
     fn appends(self) -> usize {
         match self {
             Sled::Level => appends().len(),
@@ -42,7 +42,7 @@ impl Sled {
         }
     }
 
-    /// Events that sled holds.
+    /// Events that sled has.
     pub fn events(self) -> u64 {
         let held = appends().into_iter().take(self.appends());
         held.map(|append| append.len() as u64).sum()
@@ -71,7 +71,7 @@ pub fn truth() -> Vec<Record> {
     records(&events)
 }
 
-/// Writes the log, each append a block of its own.
+/// Writes the log, one block per append.
 pub fn write(disk: &Arc<dyn Disk>, sled: Sled, nonce: u8) {
     let mut log = Direct {
         writer: Writer::create(disk, "a small log", [nonce; 16]).unwrap(),
@@ -103,7 +103,7 @@ pub fn foreign_journal() -> Vec<u8> {
     disk.journal()
 }
 
-/// Offsets at which blocks begin, and the end.
+/// The offsets of the blocks, and the end.
 pub fn block_starts(journal: &[u8]) -> Vec<usize> {
     let mut at = FILE_HEADER;
     let mut starts = vec![at];

@@ -1,7 +1,7 @@
 //! Events with arbitrary content, from a seed.
 //!
-//! `Gen::covering(i)` picks variant `i % n` of every enum, so that a handful of
-//! samples has each variant; `Gen::new(seed)` picks at random.
+//! `Gen::covering(i)` picks variant `i % n` of every enum, so that a few samples cover all
+//! variants; `Gen::new(seed)` picks at random.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ impl Gen {
         self.next() % n
     }
 
-    /// Which of `n` variants.
+    /// Picks one of `n` variants.
     fn variant(&mut self, n: u64) -> u64 {
         match self.variant {
             Some(variant) => variant % n,
@@ -58,7 +58,7 @@ pub trait Any {
 }
 
 impl Any for u64 {
-    /// Small, large, and the edges.
+    /// Small and large numbers, and edge cases.
     fn any(g: &mut Gen) -> u64 {
         match g.below(4) {
             0 => g.below(100),
@@ -105,7 +105,7 @@ impl Any for String {
     }
 }
 
-/// JSON names a NaN without its payload: only the one that `f64::NAN` has is made here.
+/// JSON does not keep the payload of a NaN, so only `f64::NAN` is used.
 impl Any for Scalar {
     fn any(g: &mut Gen) -> Scalar {
         Scalar::new(match g.below(10) {
@@ -205,7 +205,7 @@ macro_rules! structs {
     )+};
 }
 
-/// One maker per variant of an enum.
+/// One constructor per variant of an enum.
 pub trait Variants: Sized + 'static {
     const MAKERS: &'static [fn(&mut Gen) -> Self];
 }

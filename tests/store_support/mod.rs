@@ -1,4 +1,4 @@
-//! What the store's tests share.
+//! Helpers of the store's tests.
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
 pub mod any_event;
@@ -27,7 +27,7 @@ pub fn decision(stages: u32) -> Event {
     Event::RunFinished(RunFinished { stages })
 }
 
-/// A mixture of `count` events of every kind, with their times.
+/// `count` events of mixed kinds, with their times.
 pub fn mixture(seed: u64, count: usize) -> Vec<(u64, Event)> {
     let mut g = Gen::new(seed);
     g.longest = 2;
@@ -36,7 +36,7 @@ pub fn mixture(seed: u64, count: usize) -> Vec<(u64, Event)> {
         .collect()
 }
 
-/// What `events` are when they are read from the start of a log.
+/// The records of `events` at the start of a log.
 pub fn records(events: &[(u64, Event)]) -> Vec<Record> {
     let all = (0..).zip(events);
     all.map(|(seq, (time_ms, event))| Record {
@@ -51,7 +51,7 @@ pub fn read_all(log: &dyn EventLog) -> Vec<Record> {
     log.read(Seq::FIRST).unwrap().map(Result::unwrap).collect()
 }
 
-/// Everything that can be read, and why it ends there if that is a fault.
+/// Everything that can be read, and the error after it, if any.
 pub fn read_file(log: LogFile) -> (Vec<Record>, Option<ReadError>) {
     let mut all = Vec::new();
     for record in log.records() {
@@ -63,7 +63,7 @@ pub fn read_file(log: LogFile) -> (Vec<Record>, Option<ReadError>) {
     (all, None)
 }
 
-/// A log without thread and clock.
+/// A log without a thread or a clock.
 pub struct Direct {
     pub writer: Writer,
 }
@@ -79,7 +79,7 @@ impl Direct {
         Writer::open(disk).map(|(writer, repairs)| (Direct { writer }, repairs))
     }
 
-    /// One append of its own block.
+    /// Appends a block of its own.
     pub fn append(&mut self, events: &[(u64, Event)]) -> Result<Seq, Failure> {
         self.writer
             .add(&EncodedAppend::encode(self.writer.next(), events).unwrap());

@@ -1,6 +1,6 @@
 //! What needs no sled: reading and verifying logs, and telling whether there is one.
 
-#![allow(clippy::unwrap_used)] // a test fails so
+#![allow(clippy::unwrap_used)] // a test panics to fail
 
 use std::fs;
 use std::path::{Path, PathBuf};
