@@ -1,7 +1,7 @@
-# Each target does its own set-up: tools/with-libtorch checks the tools, and finds libtorch or fetches it into the cache.
-#   LIBTORCH, LIBTORCH_USE_PYTORCH   use a libtorch or PyTorch that is there already
+# Each target does its own set-up: tools/with-libtorch checks the tools, and finds libtorch or downloads it into the cache.
+#   LIBTORCH, LIBTORCH_USE_PYTORCH   use an existing libtorch or PyTorch
 #   TINYGATE_CACHE                   where libtorch and builds are kept (default ~/.cache/tinygate)
-#   TINYGATE_JOBS                    compile jobs at once (default: all cores)
+#   TINYGATE_JOBS                    parallel compile jobs (default: all cores)
 #   PREFIX                           where `make install` puts bin/tinygate (default ~/.local)
 #   CARGO_ARGS                       more arguments for cargo, such as --locked
 
@@ -26,7 +26,7 @@ test: test-setup ## Test everything
 	$(WITH) tools/test.sh
 
 .PHONY: test-setup
-test-setup: ## Test the set-up scripts alone
+test-setup: ## Test only the set-up scripts
 	@command -v $(PYTHON) >/dev/null || { echo 'error: there is no $(PYTHON)'; echo 'hint: install Python 3.9 or newer with pip'; exit 2; } >&2
 	$(PYTHON) -m unittest discover --start-directory tests/setup
 
@@ -36,7 +36,7 @@ check: ## Check format and lints
 	$(WITH) cargo clippy --workspace --all-targets $(CARGO_ARGS) -- -D warnings
 
 .PHONY: build
-build: ## Build the program, and say where it is
+build: ## Build the program and print its path
 	$(WITH) cargo build --workspace $(CARGO_ARGS)
 	@$(WITH) bash -c 'echo "$$CARGO_TARGET_DIR/debug/tinygate"'
 
@@ -47,7 +47,7 @@ install: ## Build the program and put it into PREFIX/bin (default ~/.local)
 	@echo '$(PREFIX)/bin/tinygate'
 
 .PHONY: sim
-sim: ## Simulate runs with faults: SEEDS=10000 from FROM=0, or one with SEED=7 (and KEEP=3,9 of its faults)
+sim: ## Simulate runs with faults: SEEDS=10000 from FROM=0, or SEED=7 (with only its faults KEEP=3,9)
 	tools/sim.sh $(if $(SEED),--seed $(SEED) $(if $(KEEP),--keep $(KEEP)),--seeds $(or $(SEEDS),300) --from $(or $(FROM),0))
 
 .PHONY: replay-alone
@@ -63,19 +63,19 @@ parity: ## Compare with TinyWorlds' own numbers
 	$(WITH) cargo test --package tinygate --test parity $(CARGO_ARGS) -- --nocapture
 
 .PHONY: kills
-kills: ## Kill real training runs at KILLS random moments (default 200), as often while their log is made, and compare how they end
+kills: ## Kill training runs at KILLS random moments (default 200), and as many while their log is created, and compare the results
 	TINYGATE_KILLS=$(or $(KILLS),200) TINYGATE_EARLY_KILLS=$(or $(KILLS),200) TINYGATE_SEED=$(SEED) $(WITH) cargo test --package tinygate-cli --test kills $(CARGO_ARGS) -- --nocapture
 
 .PHONY: powercut
-powercut: ## Cut the power under a log RUNS times (default 100; needs root)
+powercut: ## Simulate RUNS power cuts (default 100) while a log is written (needs root)
 	$(WITH) tools/powercut.sh $(or $(RUNS),100) $(SEED)
 
 .PHONY: damage
-damage: ## Damage a small log in every way and say what came of it (minutes)
+damage: ## Damage a small log in every way and print the outcomes (takes minutes)
 	TINYGATE_DAMAGE=full tools/damage.sh
 
 .PHONY: mutants
-mutants: ## Break store and machine in MUTANTS ways (default 60, or all; SEED, FROM) and by tests/mutants, and want tests to fail
+mutants: ## Check that tests detect MUTANTS changes of store and machine (default 60, or all; SEED, FROM) and those of tests/mutants
 	MUTANTS=$(MUTANTS) SEED=$(SEED) FROM=$(FROM) HAND=$(HAND) tools/mutants.sh
 
 .PHONY: fuzz

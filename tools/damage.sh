@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the damage matrix, the share of TINYGATE_DAMAGE. Called by `make damage`; needs no libtorch.
+# Runs the damage tests; TINYGATE_DAMAGE sets how many. Called by `make damage`. Needs no libtorch.
 set -euo pipefail
 # shellcheck source=tools/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the three stages on the shipped Pong frames, then recomputes every decision from the log. Called by `make demo`
-# in the environment of tools/with-libtorch. Exit code 0 only if the run finished and the replay agreed.
-#   TINYGATE_DEMO_DIR   run directory (default: runs/demo-N, the first that is free)
+# in the environment of tools/with-libtorch. Exits with 0 only if the run finished and the replay agreed.
+#   TINYGATE_DEMO_DIR   run directory (default: the first free runs/demo-N)
 #   TINYGATE_DEMO_CONFIG   another config (default: examples/pong-demo.toml)
 set -euo pipefail
 # shellcheck source=tools/env.sh
@@ -15,15 +15,15 @@ dir=${TINYGATE_DEMO_DIR:-}
 if [ -z "$dir" ]; then
     mkdir -p runs
     number=1
-    # mkdir is what takes the number, so that two demos at once get two.
+    # mkdir reserves the number, so two concurrent demos get different ones.
     while ! mkdir "runs/demo-$number" 2>/dev/null; do
         number=$((number + 1))
-        [ "$number" -le 9999 ] || fail "no run directory can be made in $root/runs" "make the folder writable, or set TINYGATE_DEMO_DIR"
+        [ "$number" -le 9999 ] || fail "cannot create a run directory in $root/runs" "make the folder writable, or set TINYGATE_DEMO_DIR"
     done
     dir=runs/demo-$number
 fi
 
-# Ctrl-C is for the program, which stops with a checkpoint; this script lives on to say how to go on.
+# Ctrl-C stops the program with a checkpoint; this script keeps running to say how to resume.
 trap : INT
 
 say() {
@@ -36,7 +36,7 @@ status=0
 case $status in
     0) ;;
     1) say "a gate stopped the run; why: $tinygate explain $dir" ;;
-    130) say "interrupted; go on with: $tinygate resume $dir" ;;
+    130) say "interrupted; resume with: $tinygate resume $dir" ;;
     *) say "the run ended with exit code $status" ;;
 esac
 [ "$status" -eq 0 ] || exit "$status"
@@ -45,5 +45,5 @@ say "tinygate replay $dir"
 "$tinygate" replay "$dir" || status=$?
 [ "$status" -eq 0 ] || { say "the replay does not agree (exit code $status)"; exit "$status"; }
 
-say "done: $dir holds the log, the checkpoints and the pictures"
+say "done: $dir has the log, the checkpoints and the pictures"
 printf '   %s\n' "$tinygate status $dir" "$tinygate explain $dir" "$tinygate log $dir" >&2

@@ -1,23 +1,23 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: goes to the repository's root, checks cargo, and sets where things are built.
+# Sourced by the other scripts: changes to the repository's root, checks cargo, and sets the target folder.
 # Sets: root, cache, CARGO_TARGET_DIR, CARGO_BUILD_JOBS (from TINYGATE_JOBS).
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit
 
-# Prints an error with what to do about it, and ends.
+# Prints an error with a hint, and exits.
 fail() {
     printf 'error: %s\nhint: %s\n' "$1" "$2" >&2
     exit 2
 }
 
-# cargo with the arguments of CARGO_ARGS, which are words.
+# Runs cargo with the arguments in CARGO_ARGS, which are split at spaces.
 run_cargo() {
     # shellcheck disable=SC2086
     cargo "$@" ${CARGO_ARGS:-}
 }
 
-# A fresh rustup is there before the shell knows.
+# After a fresh install of rustup, the shell does not have cargo in its PATH yet.
 if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
     PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 fi
@@ -28,7 +28,7 @@ if ! awk -v found="$rust_found" -v wanted="$rust_wanted" 'BEGIN {
     split(found, f, "."); split(wanted, w, ".")
     exit !(f[1] > w[1] || (f[1] == w[1] && f[2] >= w[2]))
 }'; then
-    fail "cargo is version ${rust_found:-unknown}; tinygate wants $rust_wanted or newer" "rustup update stable"
+    fail "cargo is version ${rust_found:-unknown}; tinygate needs $rust_wanted or newer" "rustup update stable"
 fi
 
 python=${TINYGATE_PYTHON:-python3}
@@ -39,10 +39,10 @@ command -v "$python" >/dev/null || fail "there is no $python" \
 
 cache=$("$python" tools/libtorch.py --print-cache)
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
-# Relative to where the user stands, which is the root.
+# A relative path is relative to the current folder, which is the root.
 case $CARGO_TARGET_DIR in /*) ;; *) CARGO_TARGET_DIR=$root/$CARGO_TARGET_DIR ;; esac
 if [ -n "${TINYGATE_JOBS:-}" ]; then
     export CARGO_BUILD_JOBS=$TINYGATE_JOBS
 fi
-# make's job slots are not handed on to cargo, which has its own.
+# Do not pass make's job slots to cargo, which has its own.
 unset MAKEFLAGS MFLAGS

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fuzzes each target so many seconds: tools/fuzz.sh SECONDS [TARGET...]. Called by `make fuzz`.
+# Fuzzes each target for some seconds: tools/fuzz.sh SECONDS [TARGET...]. Called by `make fuzz`.
 # With cargo-fuzz and a nightly toolchain: libFuzzer with the address sanitizer. Without them: libFuzzer with coverage
-# alone, which the stable toolchain can do. Without a C++ compiler: the driver of our own tests.
+# only, which the stable toolchain supports. Without a C++ compiler: the driver of our own tests.
 set -euo pipefail
 # shellcheck source=tools/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-seconds=${1:?how many seconds a target}
+seconds=${1:?seconds per target}
 shift
 targets=("$@")
 if [ "${#targets[@]}" -eq 0 ]; then
@@ -21,7 +21,7 @@ fi
 
 stable=(--release --manifest-path fuzz/Cargo.toml --target "$host")
 if ! command -v "${CXX:-c++}" >/dev/null; then
-    echo 'fuzz: libFuzzer is skipped: there is no C++ compiler to build it with; our own driver runs instead'
+    echo 'fuzz: skipping libFuzzer, since there is no C++ compiler to build it; running our own driver instead'
     export TINYGATE_FUZZ_SECONDS=$seconds
     run_cargo test --package tinygate-testing --test fuzz -- --nocapture --test-threads 1
     exit
@@ -31,8 +31,9 @@ if cargo fuzz --version >/dev/null 2>&1 && cargo +nightly --version >/dev/null 2
     echo "fuzz: $(cargo fuzz --version), $(rustc +nightly --version), with the address sanitizer"
     cargo +nightly fuzz build --target-dir "$CARGO_TARGET_DIR"
 else
-    echo 'fuzz: without the address sanitizer, which wants cargo-fuzz (`cargo install cargo-fuzz`) and a nightly toolchain'
-    # What cargo-fuzz gives to rustc, less what only a nightly one takes. With a target named, build scripts go without.
+    echo 'fuzz: without the address sanitizer, which needs cargo-fuzz (`cargo install cargo-fuzz`) and a nightly toolchain'
+    # The flags that cargo-fuzz passes to rustc, without those that need nightly. With --target they do not apply to
+    # build scripts.
     coverage=(
         -Cpasses=sancov-module
         -Cllvm-args=-sanitizer-coverage-level=4
@@ -44,7 +45,7 @@ else
     RUSTFLAGS="${RUSTFLAGS:-} ${coverage[*]}" cargo build "${stable[@]}"
 fi
 
-# New inputs go into a folder of their own, beside the committed ones; findings too.
+# New inputs and findings go into separate folders, not to the committed ones.
 for target in "${targets[@]}"; do
     inputs=$cache/fuzz/$target
     mkdir -p "$inputs" "$cache/fuzz/findings"
@@ -58,7 +59,7 @@ for target in "${targets[@]}"; do
         -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -malloc_limit_mb=1024 -max_len=16384 \
         -artifact_prefix="$cache/fuzz/findings/$target-" -print_final_stats=1 2>"$log"; then
         tail -n 60 "$log"
-        echo "fuzz: $target: a finding, in $cache/fuzz/findings; put it into fuzz/regressions/$target with the repair" >&2
+        echo "fuzz: $target: found a failure, see $cache/fuzz/findings; add it to fuzz/regressions/$target with the fix" >&2
         exit 1
     fi
     grep -E '^(Done|stat::(number_of_executed_units|new_units_added|peak_rss_mb))' "$log"

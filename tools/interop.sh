@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks with the real PyTorch that what tinygate writes is what others read, and the other way round. Called by
-# `make interop` in the environment of tools/with-libtorch.
-#   TINYGATE_INTEROP_RUN   another run directory: each checkpoint in it is read as well
+# Checks that the real PyTorch can read tinygate's files, and the other way round. Called by `make interop` in the
+# environment of tools/with-libtorch.
+#   TINYGATE_INTEROP_RUN   another run directory, whose checkpoints are read as well
 set -euo pipefail
 # shellcheck source=tools/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -24,7 +24,7 @@ trap 'rm -rf "$scratch"' EXIT
 checkpoints=()
 for folder in tests/fixtures/tinyworlds_checkpoint/*_step_* "$scratch"/trained/run/*/checkpoints/*_step_* ${TINYGATE_INTEROP_RUN:+"$TINYGATE_INTEROP_RUN"/*/checkpoints/*_step_*}; do
     [ -e "$folder/model_state_dict.pt" ] || fail "there is no checkpoint in $folder" \
-        "the checkout is incomplete (git status), or TINYGATE_INTEROP_RUN is no run directory with checkpoints"
+        "the checkout is incomplete (see git status), or TINYGATE_INTEROP_RUN is not a run directory with checkpoints"
     checkpoints+=(--checkpoint "$folder")
 done
 "$interop_python" tests/interop/torch_files.py --reader "$CARGO_TARGET_DIR/debug/examples/torch_file" "${checkpoints[@]}"

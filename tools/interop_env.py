@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes sure that the interop tests' own Python environment, with the real PyTorch, is in the cache; prints its Python.
+"""Creates the Python environment of the interop tests, with the real PyTorch, in the cache, and prints its Python.
 
-The environment is complete exactly when its stamp, written last, matches tools/interop-requirements.txt and this Python,
-and the packages can be imported. Anything else is removed and made anew. PyTorch is some 2.7 GB to download and 4.7 GB on
-disk; downloads stay in <cache>/pip (PIP_CACHE_DIR if set), so that an environment that broke costs no network.
+The environment is complete if and only if its stamp, written last, matches tools/interop-requirements.txt and this
+Python, and the packages can be imported. Otherwise it is removed and created again. PyTorch takes about 2.7 GB to download
+and 4.7 GB on disk. Downloads are kept in <cache>/pip (or PIP_CACHE_DIR), so replacing a broken environment needs no network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from libtorch import SetupError, cache_folder, check_space, from_os_error, locke
 REQUIREMENTS = Path(__file__).with_name("interop-requirements.txt")
 STAMP = "tinygate-stamp"
 NEEDED_MB = 11000
-OLDEST_PYTHON = (3, 10)  # the oldest with a wheel of torch 2.13
+OLDEST_PYTHON = (3, 10)  # the oldest for which there is a wheel of torch 2.13
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def main() -> int:
         say("error: %s\nhint: %s" % (problem.problem, problem.hint))
         return 2
     except KeyboardInterrupt:
-        say("interrupted; the half environment will be made anew")
+        say("interrupted; the incomplete environment will be created again")
         return 130
 
 
@@ -48,11 +48,11 @@ def ensure(env: Dict[str, str], cache: Path, venv: Path) -> Path:
     with locked(cache / "interop.lock", "the interop environment"):
         problem = damage(venv)
         if problem is not None:
-            say("interop environment: %s; making it in %s" % (problem, venv))
+            say("interop environment: %s; creating it in %s" % (problem, venv))
             make(env, cache, venv)
             problem = damage(venv)
             if problem is not None:
-                raise SetupError("the new interop environment does not work: %s" % problem, "see what `%s` says" % (venv / "bin/python"))
+                raise SetupError("the new interop environment does not work: %s" % problem, "see the output of `%s`" % (venv / "bin/python"))
     return venv / "bin/python"
 
 
@@ -63,10 +63,10 @@ def stamp() -> str:
 def damage(venv: Path) -> Optional[str]:
     """Why the environment cannot be used, or None."""
     if not venv.exists():
-        return "not there yet"
+        return "missing"
     try:
         if (venv / STAMP).read_text() != stamp():
-            return "other requirements or another Python than it was made for"
+            return "created for other requirements or another Python"
     except OSError:
         return "its set-up was interrupted"
     code = "import h5py, hdf5plugin, numpy, PIL, torch; print(torch.__version__.split('+')[0])"
@@ -83,7 +83,7 @@ def damage(venv: Path) -> Optional[str]:
 
 def make(env: Dict[str, str], cache: Path, venv: Path) -> None:
     if sys.version_info < OLDEST_PYTHON:
-        raise SetupError("PyTorch %s wants Python 3.10 or newer; this is %s" % (libtorch.VERSION, sys.version.split()[0]), "set TINYGATE_PYTHON to a newer one")
+        raise SetupError("PyTorch %s needs Python 3.10 or newer, but this is %s" % (libtorch.VERSION, sys.version.split()[0]), "set TINYGATE_PYTHON to a newer one")
     remove(venv)
     check_space(cache, NEEDED_MB)
     temporary = cache / "interop-tmp"
@@ -93,15 +93,15 @@ def make(env: Dict[str, str], cache: Path, venv: Path) -> None:
         made = subprocess.run([sys.executable, "-m", "venv", str(venv)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if made.returncode != 0:
             raise SetupError(
-                "no Python environment can be made: %s" % (made.stdout.strip().splitlines() or ["python -m venv failed"])[-1],
+                "cannot create a Python environment: %s" % (made.stdout.strip().splitlines() or ["python -m venv failed"])[-1],
                 "install venv (Debian, Ubuntu: `apt install python3-venv`)",
             )
         command = [str(venv / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
         command += kept_wheel(cache) + ["-r", str(REQUIREMENTS)]
-        # pip's temporary files stay on the cache's disk: /tmp may be small.
+        # Keep pip's temporary files on the disk of the cache, since /tmp may be small.
         pip_env = dict(env, TMPDIR=str(temporary), PIP_CACHE_DIR=env.get("PIP_CACHE_DIR") or str(cache / "pip"))
         if subprocess.run(command, env=pip_env, stdout=sys.stderr).returncode != 0:
-            raise SetupError("pip could not install PyTorch (its own words are above)", "check the network and the disk, then run this again")
+            raise SetupError("pip could not install PyTorch (see its output above)", "check the network and the disk, then run this again")
         (venv / STAMP).write_text(stamp())
     except BaseException:
         shutil.rmtree(venv, ignore_errors=True)
@@ -111,7 +111,7 @@ def make(env: Dict[str, str], cache: Path, venv: Path) -> None:
 
 
 def kept_wheel(cache: Path) -> List[str]:
-    """The torch wheel kept from fetching libtorch, if it is one for this Python: pip takes the file rather than the net."""
+    """The torch wheel kept from downloading libtorch, if it is for this Python, so that pip need not download it."""
     tag = "-cp%d%d-cp%d%d-" % (sys.version_info[:2] * 2)
     found = sorted((cache / "wheels").glob("torch-%s-*.whl" % libtorch.VERSION))
     return [str(wheel) for wheel in found if tag in wheel.name][:1]

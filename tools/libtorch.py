@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Makes sure that a libtorch of the version the Rust bindings want is there, and prints its folder.
+"""Finds or downloads a libtorch of the version that the Rust bindings need, and prints its folder.
 
-Looked for in this order:
-  1. LIBTORCH               a folder with lib/ and include/: checked for its version
-  2. LIBTORCH_USE_PYTORCH   the PyTorch of this environment's Python: checked likewise
-  3. the cache              fetched with pip when missing, damaged or half there
+Sources, in this order:
+  1. LIBTORCH               a folder with lib/ and include/, whose version is checked
+  2. LIBTORCH_USE_PYTORCH   the PyTorch of this environment's Python, whose version is checked
+  3. the cache              downloaded with pip if missing, damaged or incomplete
 
-The cache is $TINYGATE_CACHE, else $XDG_CACHE_HOME/tinygate, else ~/.cache/tinygate. A tree in it is complete exactly
-when its manifest is there and every file has the size that stands in it: the manifest is written last, and the
-finished tree is renamed into place. One process at a time fetches; the others wait for it.
+The cache is $TINYGATE_CACHE, else $XDG_CACHE_HOME/tinygate, else ~/.cache/tinygate. A tree in it is complete if and only
+if it has a manifest and every file has the size in the manifest: the manifest is written last, and the finished tree is
+renamed into place. One process at a time downloads; others wait for it.
 
-Standard output carries the folder and nothing else. Exit code 0, or 2 with an error that says what to do.
+Prints only the folder on standard output. Exits with 0, or with 2 and an error with a hint.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ CACHE_TAG = "CACHEDIR.TAG"
 CACHE_TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache made by tinygate; `make clean-cache` removes it.\n"
 MB = 1_000_000
 
-# libtorch_cpu.so is linked against these two, also when no GPU is used.
+# libtorch_cpu.so is linked against these two, even if no GPU is used.
 CUDA_RUNTIME = ["nvidia-cuda-runtime==13.0.*", "nvidia-cuda-cupti==13.0.*"]
 CUDA_RUNTIME_FILES = ["nvidia/*/lib/libcudart.so.*", "nvidia/*/lib/libcupti.so.*"]
 
-# Left out of a CPU tree. torch-sys links CUDA exactly when it finds libtorch_cuda.so, and the wheel's libtorch.so drags
-# CUDA in (a link to libtorch_cpu.so takes its place).
+# Left out of a CPU tree. torch-sys links CUDA if it finds libtorch_cuda.so. The wheel's libtorch.so depends on CUDA, so it
+# is replaced by a link to libtorch_cpu.so.
 CUDA_ONLY = [
     "torch/lib/libtorch_cuda*.so",
     "torch/lib/libc10_cuda.so",
@@ -60,14 +60,14 @@ CUDA_ONLY = [
     "torch/lib/libtorch.so",
 ]
 
-# About the size of the wheels and of everything at its largest: pip holds a wheel twice while it files it.
+# Approximate size of the wheels, and peak disk usage: pip temporarily stores a wheel twice.
 DOWNLOAD_MB = {"cpu": 540, "cuda": 2700}
 NEEDED_MB = {"cpu": 1300, "cuda": 10000}
 
-# The wheels carry C++ that does not depend on the Python they are tagged for, so any of them will do.
+# The C++ in the wheels does not depend on the Python version they are tagged for, so any of them works.
 ANY_PYTHON = "3.11"
 GLIBC = (2, 28)
-OLDEST_PIP = (20, 3)  # the first that knows the tag manylinux_2_28
+OLDEST_PIP = (20, 3)  # the first that supports the tag manylinux_2_28
 
 NETWORK_SIGNS = re.compile(
     r"Retrying \(Retry|NewConnectionError|ConnectionError|Connection (?:refused|reset|aborted|broken)|name resolution"
@@ -77,7 +77,7 @@ NETWORK_SIGNS = re.compile(
 
 
 class SetupError(Exception):
-    """What is wrong in one sentence, and what to do about it."""
+    """A problem in one sentence, and a hint."""
 
     def __init__(self, problem: str, hint: str):
         super().__init__(problem)
@@ -86,7 +86,7 @@ class SetupError(Exception):
 
 
 class Damaged(Exception):
-    """A wheel or a tree that is not what it should be, and can be fetched again."""
+    """A wheel or a tree is damaged and can be downloaded again."""
 
 
 class Entry(NamedTuple):
@@ -99,7 +99,7 @@ class Entry(NamedTuple):
 
 def main(argv: Optional[List[str]] = None, env: Optional[Mapping[str, str]] = None) -> int:
     env = os.environ if env is None else env
-    options = argparse.ArgumentParser(description="Finds or fetches libtorch %s and prints its folder." % VERSION)
+    options = argparse.ArgumentParser(description="Finds or downloads libtorch %s and prints its folder." % VERSION)
     options.add_argument("--cuda", action="store_true", help="keep the CUDA libraries (Linux; untested); also TINYGATE_CUDA=1")
     options.add_argument("--verify", action="store_true", help="check the hash of every cached file, not only its size")
     options.add_argument("--print-cache", action="store_true", help="print the cache folder and do nothing else")
@@ -115,12 +115,12 @@ def main(argv: Optional[List[str]] = None, env: Optional[Mapping[str, str]] = No
         say("error: %s\nhint: %s" % (error.problem, error.hint))
         return 2
     except KeyboardInterrupt:
-        say("interrupted; what was half done is not used")
+        say("interrupted; incomplete files will not be used")
         return 130
 
 
 def find(env: Mapping[str, str], variant: str = "cpu", verify: bool = False) -> Path:
-    """The folder of a libtorch of the right version, fetched if need be."""
+    """The folder of a libtorch of the right version, downloaded if necessary."""
     if env.get("LIBTORCH"):
         return check_given(env)
     if truthy(env, "LIBTORCH_USE_PYTORCH"):
@@ -142,28 +142,28 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-# ---- a libtorch that the user has
+# ---- a libtorch given by the user
 
 
 def check_given(env: Mapping[str, str]) -> Path:
     folder = Path(os.path.abspath(env["LIBTORCH"]))
     lib = Path(os.path.abspath(env.get("LIBTORCH_LIB") or str(folder))) / "lib"
-    way_out = "point LIBTORCH at the folder that holds lib/ and include/, or unset it: libtorch is then fetched"
+    way_out = "set LIBTORCH to the folder that contains lib/ and include/, or unset it to download libtorch"
     if not any((lib / name).exists() for name in ("libtorch_cpu.so", "libtorch_cpu.dylib")):
-        raise SetupError("LIBTORCH is `%s`, but `%s` holds no libtorch_cpu" % (folder, lib), way_out)
-    check_version(folder, "LIBTORCH (`%s`)" % folder, "unset LIBTORCH (%s is then fetched) or point it at %s" % (VERSION, VERSION), env)
+        raise SetupError("LIBTORCH is `%s`, but `%s` contains no libtorch_cpu" % (folder, lib), way_out)
+    check_version(folder, "LIBTORCH (`%s`)" % folder, "unset LIBTORCH to download %s, or set it to a folder with %s" % (VERSION, VERSION), env)
     return folder
 
 
 def check_pytorch(env: Mapping[str, str]) -> Path:
-    # The same choice of interpreter as torch-sys makes when it builds.
+    # Choose the interpreter as the build script of torch-sys does.
     python = "python" if env.get("VIRTUAL_ENV") else "python3"
     code = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
-    instead = "install it (`%s -m pip install torch==%s`), or unset LIBTORCH_USE_PYTORCH: libtorch is then fetched" % (python, VERSION)
+    instead = "install it (`%s -m pip install torch==%s`), or unset LIBTORCH_USE_PYTORCH to download libtorch" % (python, VERSION)
     try:
         answer = subprocess.run([python, "-c", code], env=dict(env), stdout=subprocess.PIPE, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SetupError("LIBTORCH_USE_PYTORCH is set, but `%s` cannot be asked for its torch: %s" % (python, error), instead)
+        raise SetupError("LIBTORCH_USE_PYTORCH is set, but `%s` cannot report its torch: %s" % (python, error), instead)
     folder = answer.stdout.strip()
     if not folder:
         raise SetupError("LIBTORCH_USE_PYTORCH is set, but `%s` has no torch" % python, instead)
@@ -174,17 +174,17 @@ def check_pytorch(env: Mapping[str, str]) -> Path:
 def check_version(folder: Path, what: str, hint: str, env: Mapping[str, str]) -> None:
     found = version_of(folder)
     if found is None:
-        raise SetupError("%s does not say its version (no build-version, version.py or version.h in it)" % what, hint)
+        raise SetupError("%s has no version (no build-version, version.py or version.h)" % what, hint)
     if found.split("+")[0] == VERSION:
         return
     if "LIBTORCH_BYPASS_VERSION_CHECK" in env:
-        say("warning: %s is version %s, not %s; LIBTORCH_BYPASS_VERSION_CHECK lets it pass" % (what, found, VERSION))
+        say("warning: %s is version %s, not %s; accepted because of LIBTORCH_BYPASS_VERSION_CHECK" % (what, found, VERSION))
         return
-    raise SetupError("%s is version `%s`; the Rust bindings (tch) want `%s`" % (what, found, VERSION), hint)
+    raise SetupError("%s is version `%s`, but the Rust bindings (tch) need `%s`" % (what, found, VERSION), hint)
 
 
 def version_of(folder: Path) -> Optional[str]:
-    """Version of an unpacked libtorch or of an installed torch package."""
+    """The version of an unpacked libtorch or of an installed torch package."""
     with contextlib.suppress(OSError):
         return (folder / "build-version").read_text().strip()
     with contextlib.suppress(OSError):
@@ -218,11 +218,11 @@ def cached(env: Mapping[str, str], variant: str, verify: bool) -> Path:
     try:
         make_cache(cache)
         with locked(cache / "libtorch.lock", "libtorch"):
-            # Another process may have finished it while this one waited.
+            # Another process may have downloaded it in the meantime.
             problem = damage(tree, verify)
             if problem is None:
                 return tree / "torch"
-            say("libtorch %s (%s): %s; fetching it into %s" % (VERSION, variant, problem, cache))
+            say("libtorch %s (%s): %s; downloading it into %s" % (VERSION, variant, problem, cache))
             fetch(env, cache, tree, variant, system)
     except OSError as error:
         raise from_os_error(error, cache)
@@ -232,27 +232,27 @@ def cached(env: Mapping[str, str], variant: str, verify: bool) -> Path:
 def make_cache(cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     tag = cache / CACHE_TAG
-    # A folder that was somebody's before gets no tag, so that `make clean-cache` never takes it for ours.
+    # A folder with other content gets no tag, so that `make clean-cache` never treats it as ours.
     if not tag.exists() and all(entry.name in ("target", "wheels", "pip", "interop-venv") or entry.name.startswith("libtorch") for entry in cache.iterdir()):
         tag.write_text(CACHE_TAG_TEXT)
 
 
 def damage(tree: Path, verify: bool = False) -> Optional[str]:
-    """Why the tree cannot be used, or None. Sizes of all files are compared; hashes too with `verify`."""
+    """Why the tree cannot be used, or None. Compares the sizes of all files, and with `verify` their hashes."""
     if not tree.exists():
-        return "not there yet"
+        return "missing"
     try:
         manifest = json.loads((tree / MANIFEST).read_text())
         if manifest["format"] != MANIFEST_FORMAT or manifest["version"] != VERSION:
-            return "made by another version of this script"
+            return "created by another version of this script"
         entries = [Entry(*entry) for entry in manifest["files"]]
         links = dict(manifest["links"])
     except FileNotFoundError:
-        return "the tree has no manifest (a set-up was interrupted)"
+        return "the tree has no manifest (the set-up was interrupted)"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return "the manifest cannot be read (%s)" % error
     if not entries:
-        return "the manifest names no file"
+        return "the manifest lists no files"
     for entry in entries:
         path = tree / entry.path
         try:
@@ -262,7 +262,7 @@ def damage(tree: Path, verify: bool = False) -> Optional[str]:
         if size != entry.size:
             return "`%s` has %d bytes instead of %d" % (entry.path, size, entry.size)
         if verify and hash_of(path) != entry.sha256:
-            return "`%s` has other contents than the wheel" % entry.path
+            return "`%s` differs from the wheel" % entry.path
     for name, target in links.items():
         path = tree / name
         if not path.is_symlink() or os.readlink(path) != target:
@@ -280,7 +280,7 @@ def hash_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file; the kernel lets it go when the process ends, however it ends."""
+    """Holds a lock file. The kernel releases the lock when the process ends."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -291,7 +291,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def fetch(env: Mapping[str, str], cache: Path, tree: Path, variant: str, system: str) -> None:
-    """Downloads, unpacks beside the tree, and renames into place. The caller holds the lock."""
+    """Downloads, unpacks into a temporary folder, and renames it. The caller holds the lock."""
     for rest in list(cache.glob("libtorch-*.partial")) + list(cache.glob("libtorch-*.old")):
         remove(rest)
     partial = Path(str(tree) + ".partial")
@@ -311,7 +311,7 @@ def fetch(env: Mapping[str, str], cache: Path, tree: Path, variant: str, system:
         check_loads(partial)
         replace(partial, tree)
     except Damaged as error:
-        raise SetupError("%s, twice" % error, "something between the package index and this machine changes files; see `python3 -m pip config list`")
+        raise SetupError("%s, twice" % error, "something between the package index and this machine modifies files; see `python3 -m pip config list`")
     finally:
         remove(partial)
     if not truthy(env, "TINYGATE_KEEP_WHEELS"):
@@ -338,11 +338,11 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-# ---- what this machine must have
+# ---- requirements of this machine
 
 
 def check_platform(variant: str) -> str:
-    """The name under which wheels for this machine go: `linux_x86_64`, `linux_aarch64` or `macos_arm64`."""
+    """The platform of this machine's wheels: `linux_x86_64`, `linux_aarch64` or `macos_arm64`."""
     system, machine = platform.system(), platform.machine()
     own = "install libtorch %s yourself and set LIBTORCH to its folder" % VERSION
     if system == "Linux" and machine in ("x86_64", "aarch64"):
@@ -350,7 +350,7 @@ def check_platform(variant: str) -> str:
         if kind != "glibc":
             raise SetupError("there are no libtorch wheels for a C library other than glibc (found `%s`)" % (kind or "unknown"), own)
         if tuple(int(part) for part in number.split(".")[:2]) < GLIBC:
-            raise SetupError("glibc is %s; libtorch %s wants %d.%d or newer" % ((number, VERSION) + GLIBC), "use a newer system, or " + own)
+            raise SetupError("glibc is %s, but libtorch %s needs %d.%d or newer" % ((number, VERSION) + GLIBC), "use a newer system, or " + own)
         return "linux_" + machine
     if variant == "cuda":
         raise SetupError("CUDA wheels exist for Linux only; this is %s on %s" % (system, machine), own)
@@ -363,15 +363,15 @@ def check_space(folder: Path, needed_mb: int) -> None:
     free = shutil.disk_usage(folder).free // MB
     if free < needed_mb:
         raise SetupError(
-            "`%s` has %d MB free; setting up needs about %d MB" % (folder, free, needed_mb),
-            "make room, or set TINYGATE_CACHE to a folder on a larger disk",
+            "`%s` has %d MB free, but the set-up needs about %d MB" % (folder, free, needed_mb),
+            "free some space, or set TINYGATE_CACHE to a folder on a larger disk",
         )
 
 
 def from_os_error(error: OSError, cache: Path) -> SetupError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SetupError("the disk of `%s` is full" % cache, "make room, or set TINYGATE_CACHE to a folder on a larger disk")
-    return SetupError("the cache `%s` cannot be used: %s" % (cache, error), "set TINYGATE_CACHE to a folder that can be written")
+        return SetupError("the disk of `%s` is full" % cache, "free some space, or set TINYGATE_CACHE to a folder on a larger disk")
+    return SetupError("the cache `%s` cannot be used: %s" % (cache, error), "set TINYGATE_CACHE to a writable folder")
 
 
 def check_pip() -> None:
@@ -380,19 +380,19 @@ def check_pip() -> None:
     found = re.match(r"pip (\d+)\.(\d+)", answer.stdout)
     if answer.returncode != 0 or not found:
         raise SetupError(
-            "`%s -m pip` does not work, and libtorch comes through pip" % name,
+            "`%s -m pip` does not work, but pip is needed to download libtorch" % name,
             "install pip (Debian, Ubuntu: `apt install python3-pip`; Fedora: `dnf install python3-pip`; else `%s -m ensurepip`), "
             "or set LIBTORCH to a libtorch %s" % (name, VERSION),
         )
     if (int(found.group(1)), int(found.group(2))) < OLDEST_PIP:
-        raise SetupError("pip %s.%s is too old to know today's wheels" % found.groups(), "`%s -m pip install --upgrade pip`" % name)
+        raise SetupError("pip %s.%s is too old for current wheels" % found.groups(), "`%s -m pip install --upgrade pip`" % name)
 
 
 def check_loads(tree: Path) -> None:
-    """Lets the dynamic loader resolve libtorch once, so that a missing library shows here and not in a link error."""
+    """Loads libtorch once, so that a missing library is reported here and not by the linker."""
     library = next((p for p in (tree / "torch/lib/libtorch_cpu.so", tree / "torch/lib/libtorch_cpu.dylib") if p.exists()), None)
     if library is None:
-        raise SetupError("the torch wheel holds no libtorch_cpu", "set LIBTORCH to a libtorch %s" % VERSION)
+        raise SetupError("the torch wheel contains no libtorch_cpu", "set LIBTORCH to a libtorch %s" % VERSION)
     code = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
     answer = subprocess.run([sys.executable, "-c", code, str(library)], stderr=subprocess.PIPE, text=True)
     if answer.returncode != 0:
@@ -404,7 +404,7 @@ def check_loads(tree: Path) -> None:
 
 
 def obtain(env: Mapping[str, str], store: Path, variant: str, system: str) -> List[Path]:
-    """The wheels needed, from the store where they are there already, else through pip."""
+    """The wheels that are needed: from the store, or else downloaded with pip."""
     wanted = ["torch==" + VERSION]
     if system.startswith("linux") and variant == "cpu":
         wanted += CUDA_RUNTIME
@@ -415,7 +415,7 @@ def obtain(env: Mapping[str, str], store: Path, variant: str, system: str) -> Li
 
 
 def cuda_requirements(torch_wheel: Path) -> List[str]:
-    """The CUDA packages that the torch wheel itself says it needs, in its versions."""
+    """The CUDA packages that the torch wheel requires, with versions."""
     with zipfile.ZipFile(torch_wheel) as archive:
         metadata = archive.read(dist_info(archive) + "METADATA").decode()
     found = re.findall(r"^Requires-Dist: ((?:nvidia-|cuda-toolkit)[^;\n]*)", metadata, re.MULTILINE)
@@ -455,25 +455,25 @@ def stored(store: Path, need: str, system: str) -> Optional[Path]:
 
 
 def run_pip(env: Mapping[str, str], partial: Path, wanted: List[str], system: str, total_mb: int, with_dependencies: bool) -> None:
-    """First for the Python that runs this; if there is no wheel for it, for any: only C++ is taken from it."""
+    """Downloads wheels for the running Python, or if there are none, for any Python: only their C++ is used."""
     base = [sys.executable, "-m", "pip", "download", "--dest", str(partial / "new"), "--only-binary=:all:"]
     base += ["--progress-bar", "off", "--disable-pip-version-check", "--no-input"]
     base += [] if with_dependencies else ["--no-deps"]
-    # The wheels are thrown away after unpacking, so a copy of 540 MB in pip's own cache would only take room.
+    # The wheels are deleted after unpacking, so a copy of 540 MB in pip's own cache would only waste space.
     base += [] if env.get("PIP_CACHE_DIR") or truthy(env, "TINYGATE_KEEP_WHEELS") else ["--no-cache-dir"]
-    # pip downloads into TMPDIR and then copies: there its growth is seen, and /tmp may be small.
+    # pip downloads into TMPDIR and then copies. Here the progress can be measured; also, /tmp may be small.
     child_env = dict(env, TMPDIR=str(partial / "tmp"), PIP_REQUIRE_VIRTUALENV="0")
     say("downloading %s" % ", ".join(wanted))
     code, log = watched(base + wanted, child_env, partial, total_mb)
     if code != 0 and not NETWORK_SIGNS.search(log) and "No matching distribution" in log:
-        say("pip finds no wheel for Python %s; trying the one for %s, which serves as well" % (platform.python_version(), ANY_PYTHON))
+        say("pip finds no wheel for Python %s; trying the one for %s, which works too" % (platform.python_version(), ANY_PYTHON))
         code, log = watched(base + foreign_tags(system) + wanted, child_env, partial, total_mb)
     if code != 0:
         raise pip_error(log)
 
 
 def foreign_tags(system: str) -> List[str]:
-    """Wheel tags named outright instead of those of the running Python."""
+    """Options that select explicit wheel tags instead of those of the running Python."""
     family, machine = system.split("_", 1)
     if family == "linux":
         platforms = ["manylinux_2_%d_%s" % (minor, machine) for minor in range(GLIBC[1], 16, -1)] + ["manylinux2014_" + machine]
@@ -484,7 +484,7 @@ def foreign_tags(system: str) -> List[str]:
 
 
 def watched(command: List[str], env: Dict[str, str], partial: Path, total_mb: int) -> Tuple[int, str]:
-    """Runs pip, showing how much has come down. Returns its exit code and everything it said."""
+    """Runs pip and shows the progress. Returns its exit code and its output."""
     log = partial / "pip.log"
     progress = Progress(total_mb)
     with log.open("wb") as out:
@@ -509,14 +509,14 @@ def size_of(folder: Path) -> int:
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
-            # pip renames and deletes while this looks.
+            # pip renames and deletes files at the same time.
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(root, name)).st_size
     return total
 
 
 class Progress:
-    """One line that is rewritten in a terminal; elsewhere a new line every 10 % or 10 seconds."""
+    """Progress on one line in a terminal; elsewhere a new line every 10 % or 10 seconds."""
 
     def __init__(self, total_mb: int):
         self.total_mb = total_mb
@@ -551,7 +551,7 @@ def pip_error(log: str) -> SetupError:
     errors = [line for line in log.splitlines() if line.startswith("ERROR:")] or log.strip().splitlines()[-1:]
     last = errors[-1][len("ERROR:"):].strip() if errors and errors[-1].startswith("ERROR:") else "".join(errors)
     if "No space left on device" in log:
-        return SetupError("pip ran out of disk space", "make room, or set TINYGATE_CACHE to a folder on a larger disk")
+        return SetupError("pip ran out of disk space", "free some space, or set TINYGATE_CACHE to a folder on a larger disk")
     if NETWORK_SIGNS.search(log):
         return SetupError(
             "pip cannot reach its package index: %s" % last,
@@ -559,7 +559,7 @@ def pip_error(log: str) -> SetupError:
         )
     return SetupError(
         "pip could not download libtorch: %s" % last,
-        "see what `python3 -m pip download --no-deps torch==%s` says: the package index that pip uses may not carry it" % VERSION,
+        "see the output of `python3 -m pip download --no-deps torch==%s`: pip's package index may not have it" % VERSION,
     )
 
 
@@ -567,7 +567,7 @@ def pip_error(log: str) -> SetupError:
 
 
 def unpack(wheels: List[Path], partial: Path, variant: str) -> None:
-    """Unpacks what is needed, each file checked against its wheel's RECORD, and writes the manifest last."""
+    """Unpacks the needed files, checks each against its wheel's RECORD, and writes the manifest last."""
     say("unpacking")
     remove(partial)
     partial.mkdir()
@@ -587,7 +587,7 @@ def unpack(wheels: List[Path], partial: Path, variant: str) -> None:
         "links": links,
         "files": entries,
     }
-    # Everything on disk before the manifest says so.
+    # Sync everything before writing the manifest.
     os.sync()
     with (partial / MANIFEST).open("w") as file:
         json.dump(manifest, file, indent=0)
@@ -621,11 +621,11 @@ def dist_info(archive: zipfile.ZipFile) -> str:
     for name in archive.namelist():
         if re.fullmatch(r"[^/]+\.dist-info/RECORD", name):
             return name[: -len("RECORD")]
-    raise Damaged("no RECORD in it")
+    raise Damaged("the wheel has no RECORD")
 
 
 def read_record(archive: zipfile.ZipFile) -> Dict[str, str]:
-    """Path -> SHA-256 in hex, as the wheel's own list says."""
+    """Path -> SHA-256 in hex, from the wheel's own list."""
     rows = csv.reader(io.StringIO(archive.read(dist_info(archive) + "RECORD").decode()))
     found = {}
     for row in rows:
@@ -652,14 +652,14 @@ def unpack_file(archive: zipfile.ZipFile, info: zipfile.ZipInfo, record: Dict[st
             out.write(piece)
     if digest.hexdigest() != want:
         raise Damaged("`%s` does not have the hash of its RECORD" % name)
-    # The wheel's own times: a tree that was fetched again looks unchanged to the build.
+    # Use the wheel's own times, so that a tree that was downloaded again looks unchanged to the build.
     stamp = time.mktime(info.date_time + (0, 0, -1))
     os.utime(target, (stamp, stamp))
     return Entry(name, size, want)
 
 
 def write_version(torch_wheel: Path, partial: Path) -> Entry:
-    """The file by which torch-sys checks the version, as libtorch's own archives have it."""
+    """The file with the version that torch-sys checks, as in libtorch's own archives."""
     try:
         with zipfile.ZipFile(torch_wheel) as archive:
             found = version_in_python(archive.read("torch/version.py").decode())

@@ -1,11 +1,11 @@
-"""Runs mutants and prints what came of each. Called by tools/mutants.sh, which says what it reads from the environment.
+"""Runs mutants and prints the outcome of each. Called by tools/mutants.sh, which documents the environment variables.
 
-cargo-mutants says which there are; tests/mutants has more, as patches. They are built together: a function that is
-mutated has all its bodies, and the environment says which one runs. What does not compile so is built alone.
+cargo-mutants generates mutants; tests/mutants has more, as patches. They are built together: a mutated function contains
+all its variants, and an environment variable selects one. Mutants that do not compile this way are built alone.
 
-Each mutant meets the tests beside what it breaks first, and those of the whole core (the corpus of recorded logs and
-simulated runs with it) only if it survived these. What survives both must stand in tests/mutants/equivalent.txt, with
-the reason why nobody can tell it from the right code.
+Each mutant first runs the tests closest to it, and only if it survives those, the tests of the whole core, including the
+corpus of recorded logs and simulated runs. Mutants that survive both must be listed in tests/mutants/equivalent.txt, with
+the reason why they are equivalent to the original code.
 """
 
 import fcntl
@@ -25,13 +25,13 @@ EQUIVALENT = HAND_MADE / "equivalent.txt"
 
 CORE = ["--no-default-features", "--package", "tinygate"]
 STORE = [*CORE, "--package", "tinygate-store"]
-# Cargo stops at the first program that fails, so quick ones come first.
+# Cargo stops at the first failing test program, so the quick ones come first.
 NEAR = {
     "machine": [*CORE, "--package", "tinygate-machine", "--lib", "--test=scripted_runs"],
-    # without those that try every byte
+    # Without the tests that try every byte.
     "store": [*STORE, "--lib", "--test=store_faults", "--test=store_forms", "--test=store_repair"]
     + ["--", "--skip=every_flipped", "--skip=at_any_length"],
-    # on real files
+    # On real files.
     "files": [*STORE, "--lib", "--test=store_disk", "--", "--skip=a_damaged_sled_folder_is_rebuilt"],
     "controller": [*CORE, "--test=scripted_order", "--test=scripted_crashes"],
 }
@@ -47,11 +47,11 @@ WIDE = [
 ]
 WIDE = [arg if arg.startswith("-") or arg.startswith("tinygate") else f"--test={arg}" for arg in WIDE]
 
-# A mutant that takes this many times as long as the right code hangs; and never less than so many seconds.
+# A mutant hangs if it takes this many times as long as the original code, but at least this many seconds.
 PATIENCE = 10
 PATIENCE_MIN = 60
 
-# Which mutant runs, to the code that was built.
+# Environment variable that selects the mutant.
 ACTIVE = "TINYGATE_MUTANT"
 SWITCH = """
 pub mod mutant {
@@ -74,7 +74,7 @@ def fail(what, hint):
 
 
 def copy_tree(tree):
-    """Makes `tree` hold what the checkout holds. A file that is the same keeps its time, so cargo builds it once."""
+    """Copies the checkout to `tree`. Unchanged files keep their times, so that cargo does not rebuild them."""
     listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = set(filter(None, subprocess.run(listed, check=True, stdout=subprocess.PIPE).stdout.decode().split("\0")))
     names = {name for name in names if (ROOT / name).is_file()}
@@ -90,10 +90,10 @@ def copy_tree(tree):
 
 
 def run(command, tree, log, patience, variables):
-    """The exit code, or None where patience ended; output goes into `log`."""
+    """Runs a command with its output in `log`. Returns the exit code, or None after a time-out."""
     env = dict(os.environ, **variables)
     with open(log, "ab") as output:
-        # a group of its own: the tests that cargo runs end with it
+        # A separate process group, so that the tests that cargo runs can be ended with it.
         process = subprocess.Popen(
             command, cwd=tree, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -108,7 +108,7 @@ def run(command, tree, log, patience, variables):
 
 
 class Tests:
-    """The tests, with the code that is in the tree."""
+    """Runs tests on the code in the tree."""
 
     def __init__(self, tree, work):
         self.tree, self.work = tree, work
@@ -120,7 +120,7 @@ class Tests:
         return run(["cargo", *args], self.tree, log, patience, {ACTIVE: str(active)})
 
     def prepare(self, tests):
-        """Builds tests and runs them with the right code, once."""
+        """Builds tests and runs them once with the original code."""
         key = tuple(tests)
         if key in self.patience:
             return
@@ -128,11 +128,11 @@ class Tests:
             begun = time.monotonic()
             if self.cargo(*command, *extra(), *tests) != 0:
                 print((self.work / "cargo.log").read_text(errors="replace")[-4000:])
-                fail("the tests fail without a mutant", "mend them first: cargo test " + " ".join(tests))
+                fail("the tests fail without a mutant", "fix them first: cargo test " + " ".join(tests))
         self.patience[key] = max(PATIENCE_MIN, PATIENCE * (time.monotonic() - begun))
 
     def outcome(self, tests, active):
-        """What the tests say of a mutant that is built in."""
+        """The outcome of a mutant that was built together with others."""
         self.prepare(tests)
         code = self.cargo("test", *extra(), *tests, active=active, patience=self.patience[tuple(tests)])
         return "timeout" if code is None else "SURVIVED" if code == 0 else "killed"
@@ -143,24 +143,24 @@ def extra():
 
 
 def part(name):
-    """The part of the source that a path or a mutant's name is of."""
+    """The part of the source to which a path or a mutant's name belongs."""
     return name.split("/")[1]
 
 
 def near(name):
-    """The tests beside what a mutant breaks."""
+    """The tests closest to a mutant."""
     return NEAR["files" if FILES.match(name) else part(name)]
 
 
 class Mutant:
-    """A function of the source, lines `first` to `last`, and the lines in their place."""
+    """A function of the source, lines `first` to `last`, and its replacement."""
 
     def __init__(self, path, function, text, changed):
         self.path, self.first, self.last = path, *function
         self.longer = len(changed) - len(text)
         self.lines = changed[self.first - 1 : self.last + self.longer]
         self.alone = changed
-        # nothing else differs, so it can be built beside others
+        # Nothing else differs, so it can be built together with others.
         before = text[: self.first - 1] == changed[: self.first - 1]
         self.local = before and text[self.last :] == changed[self.last + self.longer :]
 
@@ -172,7 +172,7 @@ def cargo_mutants(tree, *folders):
 
 
 def listed(tree):
-    """Every mutant that cargo-mutants can make, in the order of the source, by name."""
+    """All mutants of cargo-mutants by name, in the order of the source."""
     found = {}
     for mutant in cargo_mutants(tree, "store", "machine"):
         text = (tree / mutant["file"]).read_text().splitlines(keepends=True)
@@ -188,19 +188,19 @@ def listed(tree):
 
 
 def hand_made(tree, patches):
-    """Those of tests/mutants, by name."""
+    """The mutants of tests/mutants by name."""
     functions = {}
     for mutant in cargo_mutants(tree, "store", "machine", "controller"):
         if mutant["function"]:
             span = mutant["function"]["span"]
             functions.setdefault(mutant["file"], set()).add((span["start"]["line"], span["end"]["line"]))
-    # outside of a repository, whichever one the cache lies in
+    # Make git apply work outside of a repository, even if the cache is inside one.
     env = dict(os.environ, GIT_CEILING_DIRECTORIES=str(tree.parent))
     found = {}
     for patch in patches:
         paths = re.findall(r"^\+\+\+ b/(\S+)$", patch.read_text(), re.M)
         if len(paths) != 1:
-            fail(f"tests/mutants/{patch.name} changes {len(paths)} files", "make it with git diff, of one file")
+            fail(f"tests/mutants/{patch.name} changes {len(paths)} files", "create it with git diff, for one file")
         path = tree / paths[0]
         text = path.read_text()
         apply = subprocess.run(["git", "apply", str(patch)], cwd=tree, env=env, stderr=subprocess.PIPE)
@@ -208,11 +208,11 @@ def hand_made(tree, patches):
         path.write_text(text)
         if apply.returncode != 0 or changed == text:
             fail(
-                f"tests/mutants/{patch.name} does not apply any more: {apply.stderr.decode().strip()}",
-                "make it anew for the present source",
+                f"tests/mutants/{patch.name} no longer applies: {apply.stderr.decode().strip()}",
+                "recreate it for the current source",
             )
         text, changed = text.splitlines(keepends=True), changed.splitlines(keepends=True)
-        # the smallest function that all of the change is in
+        # The smallest function that contains the whole change.
         spans = sorted(functions.get(paths[0], ()), key=lambda span: span[1] - span[0])
         around = (Mutant(paths[0], span, text, changed) for span in spans)
         whole = Mutant(paths[0], (1, 1), text, changed)
@@ -221,7 +221,7 @@ def hand_made(tree, patches):
 
 
 def split(lines):
-    """A function's text up to its body, and the body with its braces."""
+    """Splits a function into the text before its body, and the body with its braces."""
     text, depth = "".join(lines), 0
     for place, character in enumerate(text):
         depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(character, 0)
@@ -237,7 +237,7 @@ def crate_root(tree, path):
 
 
 def build_in(tree, mutants):
-    """Puts mutants, by number, into the tree, side by side. Returns the lines each has got, by file and line."""
+    """Builds numbered mutants into the tree together. Returns the lines of each, by file and line."""
     places = {}
     for library in {crate_root(tree, mutant.path) for mutant in mutants.values()}:
         library.write_text(library.read_text() + SWITCH)
@@ -264,7 +264,7 @@ def build_in(tree, mutants):
 
 
 def side_by_side(tests, mutants):
-    """Builds in what compiles side by side. Returns the numbers of what does not."""
+    """Builds in the mutants that compile together. Returns the numbers of those that do not."""
     apart, spans = set(), {}
     for number, mutant in sorted(mutants.items(), key=lambda item: (item[1].path, item[1].first, item[1].last)):
         span = (mutant.first, mutant.last)
@@ -290,12 +290,12 @@ def side_by_side(tests, mutants):
                     bad = bad.union(*(places.get((span["file_name"], line), set()) for line in lines))
         if not bad:
             print((tests.work / "cargo.log").read_text(errors="replace")[-4000:])
-            fail("the mutants cannot be built side by side", "see above")
+            fail("the mutants cannot be built together", "see above")
         apart |= bad
 
 
 def chosen(names, count, seed, start):
-    """`count` of the mutants, shuffled; the parts take turns as long as each has some."""
+    """`count` of the mutants, shuffled, alternating between the parts of the source."""
     if count == "all":
         return list(names)
     parts = {}
@@ -310,7 +310,7 @@ def chosen(names, count, seed, start):
 
 
 def plain(names):
-    """Names that a change elsewhere in the file leaves alone: no line, but the place among equal names."""
+    """Names that do not depend on changes elsewhere in the file: with an index among equal names instead of a line."""
     bare = {name: re.sub(r"^([^:]+):\d+:\d+:", r"\1:", name) for name in names}
     known = list(bare.values())
     seen, result = {}, {}
@@ -321,7 +321,7 @@ def plain(names):
 
 
 def explained():
-    """The mutants that are equivalent, each with the reason."""
+    """The equivalent mutants, each with the reason."""
     reasons, name = {}, None
     for line in EQUIVALENT.read_text().splitlines():
         if not line.strip() or line.startswith("#"):
@@ -342,13 +342,13 @@ def explained():
 
 
 def outcome_alone(tests, mutant):
-    """What comes of a mutant that does not compile beside others."""
+    """The outcome of a mutant that does not compile together with others."""
     copy_tree(tests.tree)
     (tests.tree / mutant.path).write_text("".join(mutant.alone))
     if tests.cargo("check", *extra(), *CORE) != 0:
         return "unviable"
     for wanted in (near(mutant.path), WIDE):
-        # the right code has run them, or will have to
+        # The original code has run these tests or will run them.
         patience = tests.patience.get(tuple(wanted), 10 * PATIENCE_MIN)
         if tests.cargo("test", "--no-run", *extra(), *wanted) != 0:
             return "unviable"
@@ -359,7 +359,7 @@ def outcome_alone(tests, mutant):
 
 
 def main(work):
-    # the tests that run are ended too
+    # End running tests too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     count, seed = os.environ.get("MUTANTS") or "60", int(os.environ.get("SEED") or 0)
     start, hand = int(os.environ.get("FROM") or 0), os.environ.get("HAND") or "all"
@@ -370,7 +370,7 @@ def main(work):
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        fail("mutants are being run already", f"wait until they are done; they have {work}")
+        fail("another process is running mutants", f"wait for it to finish; it uses {work}")
     for log in work.glob("*.log"):
         log.unlink()
     copy_tree(tree)
@@ -398,14 +398,14 @@ def main(work):
     mutants = {number: mutant for number, (_, mutant) in enumerate(wanted, 1)}
     names = {number: name for number, (name, _) in enumerate(wanted, 1)}
     apart = side_by_side(tests, mutants)
-    print(f"mutants: {len(mutants) - len(apart)} are built side by side, {len(apart)} alone", flush=True)
+    print(f"mutants: {len(mutants) - len(apart)} are built together, {len(apart)} alone", flush=True)
     left = [number for number in mutants if number not in apart]
     for stage in ("near", "wide"):
         survivors = []
         for number in left:
             found = tests.outcome(near(mutants[number].path) if stage == "near" else WIDE, number)
             if found == "SURVIVED" and stage == "near" and names[number] not in reasons:
-                print(f"left so far  {names[number]}", flush=True)
+                print(f"survived so far  {names[number]}", flush=True)
                 survivors.append(number)
             else:
                 note(names[number], found)
@@ -413,7 +413,7 @@ def main(work):
     for number in sorted(apart):
         found = outcome_alone(tests, mutants[number])
         if found == "unviable" and names[number] in by_hand:
-            # these are written by hand: one that does not compile tests nothing
+            # These are written by hand; one that does not compile tests nothing.
             fail(f"tests/mutants/{names[number]}.patch does not compile", f"see {work / 'cargo.log'}")
         note(names[number], found)
     copy_tree(tree)
@@ -421,9 +421,9 @@ def main(work):
     print(f"\n{len(table)} mutants")
     for word in WORDS:
         print(f"{sum(1 for outcome in table.values() if outcome == word):>6}  {word}")
-    print("timeout: the tests hung, and counts as killed; unviable: it does not compile")
+    print("timeout: the tests hung, which counts as killed; unviable: it does not compile")
     for name in gone:
-        print(f"equivalent.txt: there is no mutant `{name}` any more")
+        print(f"equivalent.txt: there is no longer a mutant `{name}`")
     for name, outcome in table.items():
         if outcome == "killed" and name in reasons:
             print(f"equivalent.txt: `{name}` is killed, so it is not equivalent")

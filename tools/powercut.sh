@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Cuts the power of a machine that writes a log, as far as software can: the writer is killed at a random moment and the
-# image of its block device is copied at once, so that only what the device had received is there afterwards. The copy is
-# mounted, the log opened as a resume would open it, and nothing that was acknowledged may be missing or changed.
+# Simulates power cuts while a log is written: the writer is killed at a random moment, and the image of its block device
+# is copied at once, so the copy has only what the device had received. The copy is mounted, and the log is opened as
+# resuming would. Nothing that was acknowledged may be missing or changed.
 #   powercut.sh RUNS [SEED]
-# Needs root for the loop mounts; says that it was skipped where that is not allowed, with exit code 77.
+# Needs root for loop mounts. If that is not possible, prints that it was skipped and exits with 77.
 set -euo pipefail
 # shellcheck source=tools/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -16,7 +16,7 @@ skip() {
     echo "skipped: $1"
     exit 77
 }
-[ "$(uname)" = Linux ] || skip "loop mounts are Linux's"
+[ "$(uname)" = Linux ] || skip "loop mounts need Linux"
 [ "$(id -u)" = 0 ] || skip "loop mounts need root"
 command -v mkfs.ext4 >/dev/null || skip "there is no mkfs.ext4"
 
@@ -26,22 +26,22 @@ powercut=$CARGO_TARGET_DIR/debug/powercut
 base=$(mktemp -d)
 live=$base/live after=$base/after ram=$base/ram
 cleanup() {
-    for place in "$live" "$after" "$ram"; do
-        if mountpoint -q "$place"; then umount "$place"; fi
+    for folder in "$live" "$after" "$ram"; do
+        if mountpoint -q "$folder"; then umount "$folder"; fi
     done
     rm -rf "$base"
 }
 trap cleanup EXIT
 mkdir "$live" "$after" "$ram"
-mount -t tmpfs -o size=600m tmpfs "$ram" 2>/dev/null || skip "mounting is not allowed here"
+mount -t tmpfs -o size=600m tmpfs "$ram" 2>/dev/null || skip "mounting is not allowed"
 
-# Prints the outcome of one cut. Exit code 1: something was lost; 2: cut before anything was acknowledged.
+# Prints the outcome of one power cut. Returns 1 if something was lost, 2 if nothing had been acknowledged yet.
 cut_once() {
-    local pid acknowledged said
+    local pid acknowledged output
     rm -f "$ram"/*
     truncate -s 192M "$ram/live.img"
     mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 "$ram/live.img"
-    mount -o loop,noatime "$ram/live.img" "$live" 2>/dev/null || skip "there is no loop device here"
+    mount -o loop,noatime "$ram/live.img" "$live" 2>/dev/null || skip "there is no loop device"
     "$powercut" write "$live/run" >"$ram/acknowledged" 2>"$ram/errors" &
     pid=$!
     sleep "$(awk -v random="$RANDOM" 'BEGIN { printf "%.3f", 0.1 + (random % 2000) / 1000 }')"
@@ -52,9 +52,9 @@ cut_once() {
     acknowledged=$(grep -E '^[0-9]+$' "$ram/acknowledged" | tail -n 1)
     [ -n "$acknowledged" ] || return 2
     mount -o loop,noatime "$ram/after.img" "$after" || { echo "event $acknowledged: the image does not mount"; return 1; }
-    said=$(timeout 120 "$powercut" verify "$after/run" "$acknowledged" 2>&1) && status=0 || status=1
+    output=$(timeout 120 "$powercut" verify "$after/run" "$acknowledged" 2>&1) && status=0 || status=1
     umount "$after"
-    echo "up to event $acknowledged acknowledged: $said"
+    echo "up to event $acknowledged acknowledged: $output"
     return "$status"
 }
 

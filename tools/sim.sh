@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the simulation by itself, without libtorch, and runs it: tools/sim.sh --seeds 10000
+# Builds the simulation without libtorch and runs it: tools/sim.sh --seeds 10000
 set -euo pipefail
 # shellcheck source=tools/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes checkpoints with the real PyTorch in the ways that people have them, and asks tinygate what each is good for.
+"""Writes checkpoints of many forms with the real PyTorch, and checks what tinygate says each is good for.
 
     checkpoint_files.py --tinygate PATH_OF_PROGRAM --fixtures tests/fixtures
 
-A row is a checkpoint and what must be said of it: good for `resume`, for its weights only, or for nothing, and then by
-which reason. Where the weights can be read, `checkpoint show` must find the same names, shapes and values that PyTorch
-has. The model has TinyWorlds' names, buffers and two groups of parameters. Of a few that have the shape of a real
-model, `run --init-from --dry-run` must take exactly those that `verify` finds good.
+A row is a checkpoint and the expected verdict: good for `resume`, for its weights only, or for nothing, and the reason.
+If the weights can be read, `checkpoint show` must find the same names, shapes and values as PyTorch. The model has
+TinyWorlds' names, buffers and two groups of parameters. A few checkpoints have the shape of a real model; of these,
+`run --init-from --dry-run` must accept exactly those that `verify` finds good.
 
 Prints a line per failure, the number of rows and `N passed, N failed`; exits 1 if anything failed or nothing was checked.
 """
@@ -33,7 +33,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 from checks import check, finish
 
-warnings.filterwarnings("ignore")  # sparse, quantized and nested tensors are called experimental
+warnings.filterwarnings("ignore")  # sparse, quantized and nested tensors are experimental
 
 NAME = "video_tokenizer_step_6"
 MODEL, OPTIMIZER, STATE = "model_state_dict.pt", "optim_state_dict.pt", "state.pt"
@@ -63,7 +63,7 @@ class Model(torch.nn.Module):
 
 
 class Muon(torch.optim.Optimizer):
-    """Only what it leaves in a file: momentum and TinyWorlds' settings."""
+    """Only what it writes to a file: momentum and TinyWorlds' settings."""
 
     def __init__(self, parameters, lr=1e-3):
         super().__init__(parameters, {"lr": lr, "momentum": 0.95, "backend_steps": 5, "nesterov": True, "weight_decay": 0.0})
@@ -97,7 +97,7 @@ def train(model, optimizer, steps=7):
 
 
 class Made:
-    """A trained model with its optimizer, as plain dicts that a row may change."""
+    """A trained model with its optimizer, as plain dicts that a row can change."""
 
     def __init__(self, optimizer=None, wrap=lambda model: model):
         torch.manual_seed(1)
@@ -135,8 +135,8 @@ class Made:
 
 
 def row(name, good_for, reason=None, expected=None):
-    """Registers a row. The function makes the checkpoint below a folder, and answers its path and the model whose
-    tensors must be found (None: they are not looked at)."""
+    """Registers a row. The function writes the checkpoint into a folder, and returns its path and the model whose
+    tensors must be found (None: they are not checked)."""
 
     def register(make):
         rows.append((name, good_for, reason, make))
@@ -287,7 +287,7 @@ def define_rows():
         changed(f"names with `{prefix}`", "resume", lambda made, prefix=prefix: made.renamed(lambda name: prefix + name))
     changed("one block compiled", "resume", lambda made: made.renamed(lambda name: name.replace("encoder.", "encoder._orig_mod.")))
     changed("FSDP's wrappers", "resume", lambda made: made.renamed(lambda name: "_fsdp_wrapped_module." + name.replace("encoder.", "encoder._fsdp_wrapped_module.")))
-    # PyTorch's own hook takes these off, and DeepSpeed's and older files have them.
+    # PyTorch's own hook removes these, but files by DeepSpeed and older ones have them.
     changed("names of checkpointed activations", "resume", lambda made: made.renamed(lambda name: name.replace("encoder.", "encoder._checkpoint_wrapped_module.")))
     changed("half of the names", "nothing", half_renamed, "mixed_prefix", looked_at=False)
     changed("the same name twice", "nothing", clash, "mixed_prefix", looked_at=False)
@@ -610,7 +610,7 @@ def made_below(folder):
         place.mkdir()
         try:
             path, model = make(place)
-        except Exception as error:  # one row that cannot be made should not hide the others
+        except Exception as error:  # a row that cannot be written must not hide the others
             check(f"{name}: made", False, repr(error))
             continue
         yield name, good_for, reason, path, model
@@ -635,7 +635,7 @@ def check_rows(program, made):
 
 
 class Given(Made):
-    """TinyWorlds' own checkpoint, so that a stage can begin with it."""
+    """TinyWorlds' own checkpoint, so that a stage can start from it."""
 
     def __init__(self, fixture):
         self.model = torch.load(fixture / MODEL, weights_only=True)
@@ -648,7 +648,7 @@ class Given(Made):
 
 
 def given_rows():
-    """What is good for what, in the shape of a real model."""
+    """Checkpoints with the shape of a real model, and what each is good for."""
 
     def lion(made):
         for moments in made.moments():
@@ -677,7 +677,7 @@ SHAPE = (
 
 
 def check_given(program, fixtures, folder):
-    """`--init-from` takes what `verify` finds good, and nothing else."""
+    """Checks that `--init-from` accepts exactly what `verify` finds good."""
     fixture = next((fixtures / "tinyworlds_checkpoint").glob("*_step_149"))
     folder.mkdir()
     numpy.save(folder / "frames.npy", numpy.random.default_rng(1).integers(0, 255, (200, 64, 64, 3), dtype=numpy.uint8))
@@ -695,7 +695,7 @@ def check_given(program, fixtures, folder):
         return given.save(folder / name)
 
     for name, (good_for, change) in given_rows().items():
-        # A dry run that is not refused measures a few updates, which takes a second.
+        # A dry run that is not rejected times a few updates, which takes a second.
         path = made(name, change)
         _, verdicts, error = program.json("verify", path)
         found = verdicts[0]["good_for"] if verdicts else error

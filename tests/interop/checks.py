@@ -1,4 +1,4 @@
-"""Counts checks: a line for each failure, and the sums at the end."""
+"""Counts checks: prints each failure, and the totals at the end."""
 
 import sys
 
@@ -30,7 +30,7 @@ def check_equal(name, found, expected):
 
 
 def difference(found, expected, path="value"):
-    """Where two values first differ, in a line."""
+    """The first difference of two values, on one line."""
     both_lists = isinstance(found, list) and isinstance(expected, list)
     if both_lists and len(found) == len(expected):
         for index, (one, other) in enumerate(zip(found, expected)):
@@ -40,6 +40,6 @@ def difference(found, expected, path="value"):
 
 
 def finish(note=""):
-    """Prints the sums and exits: 1 if anything failed or nothing was checked."""
+    """Prints the totals and exits, with 1 if anything failed or nothing was checked."""
     print(f"{_passed} passed, {_failed} failed{note}")
     sys.exit(1 if _failed or not _passed else 0)

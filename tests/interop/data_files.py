@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Gives tinygate data files made by the real h5py, NumPy and Pillow in their less usual ways.
+"""Checks that tinygate reads or rejects unusual data files written by the real h5py, NumPy and Pillow.
 
     data_files.py --reader PATH_OF_EXAMPLE [--only TEXT]
 
-PATH_OF_EXAMPLE is the built `examples/frames.rs`. Each row makes a file or folder and says what must come of it: it is
-read with exactly these pixels, or refused with this reason. Where the reason has a hint with a NumPy expression, the
-row follows it, and what comes out must be read.
+PATH_OF_EXAMPLE is the built `examples/frames.rs`. Each row writes a file or folder and returns the expected result: exactly
+these pixels, or this error. If the error has a hint with a NumPy expression, the row applies it, and the result must be
+readable.
 
 Prints a line per row and `N passed, N failed`; exits 1 if anything failed or nothing was checked.
 """
@@ -48,22 +48,22 @@ UNIT = BASE.astype(np.float32) / 255
 
 
 class Read:
-    """Read with these pixels. `lengths` are those of the recordings."""
+    """The file is read with these pixels. `lengths` are those of the recordings."""
 
     def __init__(self, frames, paths=None, lengths=None, **described):
         self.frames, self.paths, self.lengths, self.described = frames, paths, lengths, described
 
 
 class Refused:
-    """Refused with all of these texts. `mends`: the array that the hint's expression is given, and what it must
-    give, to within `within`."""
+    """The file is rejected with all of these texts. `mends` is the input of the hint's expression, and `gives` its
+    expected result, to within `within`."""
 
     def __init__(self, *texts, paths=None, mends=None, gives=None, within=1):
         self.texts, self.paths, self.mends, self.gives, self.within = texts, paths, mends, gives, within
 
 
 def row(name):
-    """The function makes the file in a folder of its own and returns what must come of it."""
+    """Registers a row. The function writes the file into a new folder and returns the expected result."""
 
     def add(make):
         ROWS.append((name, make))
@@ -635,7 +635,7 @@ FILTERS = [
 
 @rows(*[(f"h5: {name}", compression, text) for name, compression, text in FILTERS])
 def _(folder, compression, text):
-    # What does not get smaller is stored as it is.
+    # Data that does not get smaller is stored uncompressed.
     smooth = np.zeros_like(BASE)
     smooth[range(COUNT), [number % SIDE for number in range(COUNT)]] = 200
     hdf5(folder, lambda file: file.create_dataset("frames", data=smooth, compression=compression))
@@ -661,7 +661,7 @@ def _(folder):
     return Refused("it has 2500 bytes, expected", "a copy was interrupted", "hint: ")
 
 
-# Types and shapes, in every format: the hint is followed.
+# Types and shapes in every format; hints are applied.
 
 
 def int8(frames):
@@ -1009,7 +1009,7 @@ def picture(frame):
 
 
 def pngs(folder, names, frames=None, **options):
-    """Pictures of these names into a folder; answers it."""
+    """Writes pictures with these names to a folder, and returns the folder."""
     pictures = folder / "pngs"
     frames = BASE if frames is None else frames
     for name, frame in zip(names, frames, strict=False):
@@ -1024,7 +1024,7 @@ def numbered(count=COUNT):
 
 
 def one_mode(folder, mode, **options):
-    """All frames in a mode of Pillow, and what Pillow itself makes of them as RGB."""
+    """All frames in a mode of Pillow, and the same frames converted to RGB by Pillow."""
     pictures = folder / "pngs"
     pictures.mkdir()
     rgb = []
@@ -1082,7 +1082,7 @@ def chunk(kind, data):
 
 
 def interlaced(frame):
-    """An Adam7 picture, which Pillow reads and does not write."""
+    """An Adam7 picture, which Pillow can read but not write."""
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     data = b""
     for top, left, down, right in passes:
@@ -1208,7 +1208,7 @@ ORDERS = [
 
 @rows(*[(f"png: order: {name}", names) for name, names in ORDERS])
 def _(folder, names):
-    # Written in another order than that of the names.
+    # Written in an order other than that of the names.
     places = np.random.default_rng(3).permutation(COUNT)
     pictures = pngs(folder, [names[place] for place in places], BASE[places])
     return Read(BASE, paths=[pictures], first=names[0], last=names[-1], missing=0)
@@ -1315,30 +1315,30 @@ class Reader:
         self.path = os.path.abspath(path)
 
     def read(self, folder, paths):
-        """The pixels and what is said of them, or the message of an error."""
+        """The pixels and their description, or the message of an error."""
         out = folder / "pixels.out"
         command = [self.path, str(SIDE), out, *paths]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if done.returncode == 2:
             return None, None, done.stderr
         need(done.returncode == 0, f"exit {done.returncode}: {done.stderr.strip()[-300:]}")
-        said = json.loads(done.stdout)
-        return np.frombuffer(out.read_bytes(), np.uint8).reshape(said["shape"]), said, None
+        described = json.loads(done.stdout)
+        return np.frombuffer(out.read_bytes(), np.uint8).reshape(described["shape"]), described, None
 
 
 def check_read(reader, folder, paths, want):
-    frames, said, error = reader.read(folder, paths)
+    frames, described, error = reader.read(folder, paths)
     need(error is None, f"refused: {error}")
     need(np.array_equal(frames, want.frames), f"other pixels, shape {frames.shape}")
-    found = [recording["frames"] for recording in said["recordings"]]
+    found = [recording["frames"] for recording in described["recordings"]]
     lengths = want.lengths or [len(want.frames)]
     need(found == lengths, f"recordings of {found} frames, expected {lengths}")
     for key, value in ({"passed_over": [], "missing": 0} | want.described).items():
         if key == "passed_over":
-            found = [(one["why"], one["count"], one["example"]) for one in said["passed_over"]]
+            found = [(one["why"], one["count"], one["example"]) for one in described["passed_over"]]
         else:
-            # A value is of all recordings, a list of each.
-            found = [recording[key] for recording in said["recordings"]]
+            # A value applies to all recordings; a list has one value for each.
+            found = [recording[key] for recording in described["recordings"]]
             value = value if isinstance(value, list) else [value] * len(found)
         need(found == value, f"{key} is {found}, expected {value}")
 

@@ -3,10 +3,10 @@
 
     torch_files.py --reader PATH_OF_EXAMPLE [--checkpoint DIR]...
 
-PATH_OF_EXAMPLE is the built `examples/torch_file.rs`. What it writes must open with
-`torch.load(weights_only=True)` and hold what it should; what PyTorch writes, it must
-read to the last bit. Each `--checkpoint` names a directory with the three files of a
-checkpoint (by tinygate or by TinyWorlds), to be read alike by both.
+PATH_OF_EXAMPLE is the built `examples/torch_file.rs`. `torch.load(weights_only=True)` must
+read what it writes, with the expected content, and it must read what PyTorch writes, bit for
+bit. Each `--checkpoint` is a directory with the three files of a checkpoint (by tinygate or
+TinyWorlds), which both must read with the same result.
 
 Prints a line per failure and `N passed, N failed`; exits 1 if anything failed or
 nothing was checked.
@@ -35,7 +35,7 @@ def tensor_bytes(tensor):
 
 
 def described(value):
-    """A value in the words of `examples/torch_file.rs`."""
+    """Describes a value in the form of `examples/torch_file.rs`."""
     if value is None:
         return ["None", None]
     if isinstance(value, bool):
@@ -87,7 +87,7 @@ class Reader:
 
 
 def sample_expected():
-    """What `torch_file sample` is meant to have written."""
+    """The expected content of what `torch_file sample` writes."""
     names = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
     tensors = collections.OrderedDict()
     for name in names.split():
@@ -123,7 +123,7 @@ def check_written_by_us(reader, folder):
 
 
 def check_resumed_in_pytorch(directory):
-    """Our model and optimizer go on in PyTorch as if it had made them."""
+    """Checks that PyTorch can resume from tinygate's model and optimizer as if it had written them."""
     load = lambda name: torch.load(directory / name, weights_only=True)
     model = torch.nn.Linear(3, 5)
     missing, unexpected = model.load_state_dict(load("model_state_dict.pt"))
@@ -157,7 +157,7 @@ def check_resumed_in_pytorch(directory):
 
 
 class Conditioned(torch.nn.Module):
-    """Nested names, a buffer, tied weights and a parameter without gradient."""
+    """A model with nested names, a buffer, tied weights and a parameter without gradient."""
 
     def __init__(self):
         super().__init__()
@@ -246,7 +246,7 @@ def check_written_by_pytorch(reader, folder):
 
 
 def check_refused_or_opaque(reader, folder):
-    """What only Python can make is named, and what is no archive is refused."""
+    """Checks that Python objects are identified by name, and that files that are not archives are rejected."""
     path = folder / "foreign.pt"
     torch.save({"path": pathlib.PurePosixPath("/tmp")}, path)
     read = reader.json("read", path)
@@ -281,7 +281,7 @@ def check_refused_or_opaque(reader, folder):
 
 
 def check_checkpoint(reader, directory):
-    """A checkpoint directory, read alike by PyTorch and by tinygate."""
+    """Checks that PyTorch and tinygate read a checkpoint directory with the same result."""
     verdict = reader.json("accept", directory)
     check(f"{directory} is accepted", verdict.get("verdict") == "accepted", str(verdict))
     for name in ("model_state_dict.pt", "optim_state_dict.pt"):

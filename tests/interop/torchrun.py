@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Runs tinygate's ranks under the torchrun of a pip-installed PyTorch, and compares with ranks that it starts itself.
+"""Runs tinygate's ranks under the torchrun of a pip-installed PyTorch, and compares with ranks that tinygate starts.
 
     torchrun.py --tinygate BINARY --config CONFIG --data FRAMES --into DIR
 
-Both must end with the same files in every checkpoint, to the byte. Prints a line per failure and `N passed, N failed`;
+Both must write the same files in every checkpoint, byte for byte. Prints a line per failure and `N passed, N failed`;
 exits 1 if anything failed or nothing was checked.
 """
 
@@ -25,7 +25,7 @@ def hashes(run):
 
 
 def environment():
-    """What it says of other jobs is not about this one."""
+    """The environment without variables of other jobs."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return {key: value for key, value in os.environ.items() if key not in names}
 
@@ -61,10 +61,10 @@ def main():
     check_equal("there are checkpoints", len(expected) > 0, True)
     check_equal("checkpoints", hashes(launched), expected)
     run("replay", [arguments.tinygate, "replay", str(launched)])
-    # A job that torchrun starts again resumes: here it has finished already.
+    # A job that torchrun restarts resumes the run, which has already finished here.
     run("the same job again", [*torchrun, *command(launched), "--or-resume"])
 
-    # Killed, it leaves no process behind: its ranks stop with a checkpoint, and the run can be resumed.
+    # If it is killed, no process is left: its ranks stop with a checkpoint, and the run can be resumed.
     killed = arguments.into / "killed" / "run"
     long = ["--set", "video_tokenizer.n_updates=1000000", "--set", "video_tokenizer.chunk_size=10", "--json"]
     agent = subprocess.Popen(
@@ -74,7 +74,7 @@ def main():
     check_equal("the ranks of torchrun train", agent.stdout.readline().startswith("{"), True)
     agent.kill()
     agent.wait()
-    # The ranks hold the other end of this pipe until the last of them has ended.
+    # The ranks keep the other end of this pipe open until the last of them has exited.
     agent.stdout.read()
     status = subprocess.run([arguments.tinygate, "status", "--json", str(killed)], capture_output=True, text=True)
     check_equal("nobody has the run open", json.loads(status.stdout).get("process"), None)

@@ -4,8 +4,8 @@
     trained.py --tinygate BINARY --data FRAMES.h5 --fixtures DIR --into DIR
 
 The config (`short.toml`) has the shape of `DIR/small_*.safetensors`, whose parameters were saved by TinyWorlds itself.
-Every checkpoint must open with `torch.load(weights_only=True)`, hold exactly those names, shapes and types in the
-model, and AdamW moments for every parameter in the optimizer. The run directory in `--into` stays for other checks.
+`torch.load(weights_only=True)` must read every checkpoint; its model must have exactly those names, shapes and types, and
+its optimizer AdamW moments for every parameter. The run directory in `--into` is kept for other checks.
 
 Prints a line per failure and `N passed, N failed`; exits 1 if anything failed or nothing was checked.
 """
@@ -28,7 +28,7 @@ TYPES = {"F32": torch.float32, "I64": torch.int64}
 
 
 def tinyworlds_parameters(fixture):
-    """Names, shapes and types of the parameters in a fixture, from its header alone."""
+    """Names, shapes and types of the parameters in a fixture, from its header."""
     with open(fixture, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))

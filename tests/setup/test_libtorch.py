@@ -1,4 +1,4 @@
-"""Tests of tools/libtorch.py with tiny wheels of our own and the real pip. No network."""
+"""Tests of tools/libtorch.py with tiny wheels and the real pip. No network."""
 
 import base64
 import contextlib
@@ -56,7 +56,7 @@ CPU_TREE = {
 
 
 def write_wheel(folder, project, version, files, tag="py3-none-any", requires=(), lie_about=None):
-    """A wheel that pip accepts. `lie_about` gets the hash of other contents in RECORD."""
+    """Writes a wheel that pip accepts. RECORD has a wrong hash for `lie_about`."""
     info = "%s-%s.dist-info" % (project.replace("-", "_"), version)
     files = dict(files)
     lines = ["Metadata-Version: 2.1", "Name: " + project, "Version: " + version]
@@ -100,7 +100,7 @@ class Setup(unittest.TestCase):
 
         for name, fake in (
             ("watched", counted),
-            # The fakes are no shared objects, and wheels without a platform fit every machine.
+            # The fake libraries are not shared objects, and wheels without a platform fit every machine.
             ("check_loads", lambda tree: None),
             ("check_platform", lambda variant: "linux_x86_64"),
         ):
@@ -109,7 +109,7 @@ class Setup(unittest.TestCase):
             self.addCleanup(patch.stop)
 
     def run_script(self, *arguments):
-        """Exit code, standard output, standard error."""
+        """Returns exit code, standard output and standard error."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = libtorch.main(list(arguments), self.env)
@@ -139,14 +139,14 @@ class Setup(unittest.TestCase):
 class Cache(Setup):
     def test_an_empty_cache_is_filled_and_a_second_run_does_nothing(self):
         err = self.sets_up()
-        self.assertIn("not there yet", err)
+        self.assertIn("): missing; downloading", err)
         self.assertEqual(os.readlink(self.tree / "torch/lib/libtorch.so"), "libtorch_cpu.so")
         self.assertEqual((self.tree / "torch/build-version").read_text(), "2.13.0+cu130\n")
         self.assertFalse((self.cache / "wheels").exists())
         self.assertEqual(self.sets_up(), "")
         self.assertEqual(len(self.pip_runs), 1)
 
-    def test_damage_is_found_named_and_repaired(self):
+    def test_damage_is_detected_reported_and_repaired(self):
         library = self.tree / "torch/lib/libtorch_cpu.so"
         manifest = self.tree / libtorch.MANIFEST
         rows = [
@@ -155,11 +155,11 @@ class Cache(Setup):
             ("the link is missing", (self.tree / "torch/lib/libtorch.so").unlink, [], "the link"),
             ("no manifest: half unpacked by hand", manifest.unlink, [], "no manifest"),
             ("the manifest is cut short", lambda: os.truncate(manifest, 50), [], "cannot be read"),
-            ("the manifest names nothing", lambda: self.edit_manifest(files=[]), [], "names no file"),
+            ("the manifest names nothing", lambda: self.edit_manifest(files=[]), [], "lists no files"),
             ("the manifest is of another version", lambda: self.edit_manifest(version="2.12.0"), [], "another version"),
-            ("a byte differs, seen with --verify", lambda: self.flip(library), ["--verify"], "other contents"),
+            ("a byte differs, seen with --verify", lambda: self.flip(library), ["--verify"], "differs from the wheel"),
         ]
-        # Kept wheels stand in for the download, which takes pip a second each time.
+        # Use kept wheels instead of downloads, which take pip a second each.
         self.env["TINYGATE_KEEP_WHEELS"] = "1"
         self.sets_up()
         for name, harm, arguments, reason in rows:
@@ -168,13 +168,13 @@ class Cache(Setup):
                 self.assertIn(reason, self.sets_up(*arguments))
                 self.assertEqual(self.sets_up("--verify"), "")
 
-    def test_what_a_killed_run_left_is_removed(self):
+    def test_leftovers_of_a_killed_run_are_removed(self):
         for rest in ("libtorch-2.13.0-cpu.partial/torch/lib", "libtorch-2.13.0-cpu.old/torch", "wheels/partial-1/tmp"):
             (self.cache / rest).mkdir(parents=True)
         self.sets_up()
         self.assertEqual({entry.name for entry in self.cache.iterdir()}, {"CACHEDIR.TAG", "libtorch.lock", "libtorch-2.13.0-cpu"})
 
-    def test_two_at_once_fetch_once(self):
+    def test_two_concurrent_processes_download_once(self):
         with contextlib.redirect_stderr(io.StringIO()):
             results = []
             runs = [threading.Thread(target=lambda: results.append(libtorch.find(self.env))) for _ in range(2)]
@@ -185,7 +185,7 @@ class Cache(Setup):
         self.assertEqual(results, [self.tree / "torch"] * 2)
         self.assertEqual(len(self.pip_runs), 1)
 
-    def test_a_waiter_says_so(self):
+    def test_a_waiting_process_says_so(self):
         self.cache.mkdir()
         path = self.cache / "lock"
         said = []
@@ -200,7 +200,7 @@ class Cache(Setup):
                 pass
         self.assertEqual(said, ["another process is setting up libtorch; waiting for it"])
 
-    def test_a_folder_of_somebody_else_gets_no_cache_tag(self):
+    def test_a_folder_with_other_content_gets_no_cache_tag(self):
         self.cache.mkdir()
         (self.cache / "thesis.txt").write_text("years of work")
         self.sets_up()
@@ -218,7 +218,7 @@ class Cache(Setup):
 
 
 class Wheels(Setup):
-    def test_kept_wheels_are_used_again(self):
+    def test_kept_wheels_are_reused(self):
         self.env["TINYGATE_KEEP_WHEELS"] = "1"
         self.sets_up()
         self.assertEqual(len(list((self.cache / "wheels").glob("*.whl"))), 3)
@@ -226,7 +226,7 @@ class Wheels(Setup):
         self.sets_up()
         self.assertEqual(len(self.pip_runs), 1)
 
-    def test_a_half_wheel_is_downloaded_again(self):
+    def test_an_incomplete_wheel_is_downloaded_again(self):
         store = self.cache / "wheels"
         for name, harm in (
             ("cut short", lambda wheel: os.truncate(wheel, wheel.stat().st_size // 2)),
@@ -242,19 +242,19 @@ class Wheels(Setup):
                 self.sets_up()
                 self.assertEqual(len(self.pip_runs), 1)
 
-    def test_a_wheel_that_is_damaged_twice_is_refused(self):
+    def test_a_wheel_that_is_damaged_twice_is_rejected(self):
         write_wheel(self.index, "torch", "2.13.0", TORCH, lie_about="torch/lib/libtorch_cpu.so")
         self.fails("`torch/lib/libtorch_cpu.so` does not have the hash of its RECORD", "twice")
         self.assertFalse(self.tree.exists())
         self.assertEqual(len(self.pip_runs), 2)
 
-    def test_a_path_out_of_the_wheel_is_refused(self):
+    def test_a_path_out_of_the_wheel_is_rejected(self):
         write_wheel(self.index, "torch", "2.13.0", dict(TORCH, **{"torch/lib/../../../outside": b"x"}))
         self.fails("leads out of the archive")
         self.assertFalse((self.cache / "outside").exists())
 
-    def test_a_wheel_for_another_python_serves_as_well(self):
-        # As seen from a Python without a wheel of its own: here, one for the other kind of machine.
+    def test_a_wheel_for_another_python_works_too(self):
+        # Simulate a Python without a wheel by a wheel for another kind of machine.
         other = "aarch64" if os.uname().machine == "x86_64" else "x86_64"
         next(self.index.glob("torch-*.whl")).unlink()
         write_wheel(self.index, "torch", "2.13.0", TORCH, tag="cp311-cp311-manylinux_2_28_" + other)
@@ -262,7 +262,7 @@ class Wheels(Setup):
             self.assertIn("pip finds no wheel for Python", self.sets_up())
         self.assertEqual(len(self.pip_runs), 2)
 
-    def test_with_cuda_everything_is_kept_with_what_torch_requires(self):
+    def test_with_cuda_everything_is_kept_including_the_requirements_of_torch(self):
         requires = ["nvidia-cudnn-cu13==9.20.0; platform_system == 'Linux'", "triton==3.7.1; platform_system == 'Linux'", "jinja2"]
         write_wheel(self.index, "torch", "2.13.0", TORCH, requires=requires)
         write_wheel(self.index, "nvidia-cudnn-cu13", "9.20.0", {"nvidia/cudnn/lib/libcudnn.so.9": b"cudnn"})
@@ -277,7 +277,7 @@ class Wheels(Setup):
 
     @staticmethod
     def spoil(wheel):
-        """Turns a byte of the packed libtorch_cpu.so; the archive's list of contents stays whole."""
+        """Flips a byte of the packed libtorch_cpu.so; the archive's directory stays intact."""
         with zipfile.ZipFile(wheel) as archive:
             offset = archive.getinfo("torch/lib/libtorch_cpu.so").header_offset
         data = bytearray(wheel.read_bytes())
@@ -286,53 +286,53 @@ class Wheels(Setup):
 
 
 class Errors(Setup):
-    def test_no_pip_says_what_to_install(self):
+    def test_without_pip_the_hint_says_what_to_install(self):
         bare = self.folder / "bare"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
         with mock.patch.object(sys, "executable", str(bare / "bin/python")):
             self.fails("pip` does not work", "apt install python3-pip")
 
-    def test_pip_too_old_says_so(self):
+    def test_an_old_pip_is_an_error(self):
         old = self.folder / "old-python"
         old.write_text("#!/bin/sh\necho 'pip 20.0.2 from /usr/lib (python 3.8)'\n")
         old.chmod(0o755)
         with mock.patch.object(sys, "executable", str(old)):
             self.fails("pip 20.0 is too old", "install --upgrade pip")
 
-    def test_no_disk_says_how_much_is_needed(self):
+    def test_too_little_space_is_an_error_that_says_how_much_is_needed(self):
         usage = namedtuple("usage", "total used free")
         with mock.patch.object(libtorch.shutil, "disk_usage", lambda folder: usage(2 * 10**9, 10**9, 700 * 10**6)):
             self.fails("has 700 MB free", "about 1300 MB", "TINYGATE_CACHE")
         self.assertEqual(self.pip_runs, [])
 
-    def test_a_disk_that_fills_while_unpacking_leaves_nothing_half(self):
+    def test_a_disk_that_fills_while_unpacking_leaves_no_incomplete_tree(self):
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with mock.patch.object(libtorch, "write_version", side_effect=full):
-            self.fails("is full", "make room")
+            self.fails("is full", "free some space")
         self.assertFalse(self.tree.exists())
         self.sets_up()
 
-    def test_a_repair_that_fails_leaves_the_old_tree_and_never_uses_it(self):
+    def test_a_failed_repair_keeps_the_old_tree_but_does_not_use_it(self):
         self.sets_up()
         (self.tree / "torch/lib/libc10.so").unlink()
         next(self.index.glob("torch-*.whl")).unlink()
         self.fails("No matching distribution")
         self.assertIn("`torch/lib/libc10.so` is missing", self.fails("No matching distribution"))
 
-    def test_a_cache_that_cannot_be_made_says_so(self):
+    def test_a_cache_that_cannot_be_created_is_an_error(self):
         self.cache.write_text("a file")
         code, out, err = self.run_script()
         self.assertEqual((code, out), (2, ""))
-        self.assertIn("set TINYGATE_CACHE to a folder that can be written", err)
+        self.assertIn("set TINYGATE_CACHE to a writable folder", err)
 
-    def test_no_network_says_so_and_tries_once(self):
-        # Port 9 of this machine: nobody listens there.
+    def test_without_a_network_there_is_an_error_after_one_attempt(self):
+        # Nothing listens on port 9 of this machine.
         self.env.update(PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="1", no_proxy="*")
         del self.env["PIP_NO_INDEX"], self.env["PIP_FIND_LINKS"]
         self.fails("cannot reach its package index", "check the network")
         self.assertEqual(len(self.pip_runs), 1)
 
-    def test_a_wheel_of_another_version_is_refused(self):
+    def test_a_wheel_of_another_version_is_rejected(self):
         write_wheel(self.index, "torch", "2.13.0", dict(TORCH, **{"torch/version.py": b"__version__ = '2.12.1'\n"}))
         self.fails("`2.12.1`, not `2.13.0`")
 
@@ -349,7 +349,7 @@ class Given(Setup):
         code, out, err = self.run_script()
         self.assertEqual((code, out), (0, "%s\n" % folder), err)
 
-    def test_the_right_version_is_taken_wherever_it_stands(self):
+    def test_the_right_version_is_accepted_wherever_it_is_found(self):
         header = self.own / "include/torch/headeronly/version.h"
         header.parent.mkdir(parents=True)
         for name, path, text in (
@@ -363,7 +363,7 @@ class Given(Setup):
                 path.unlink()
         self.assertFalse(self.cache.exists())
 
-    def test_another_version_is_refused_with_both_versions(self):
+    def test_another_version_is_rejected_with_both_versions(self):
         for found in ("1.13.1", "2.13.1+cpu", "2.1"):
             with self.subTest(found):
                 (self.own / "build-version").write_text(found + "\n")
@@ -374,19 +374,19 @@ class Given(Setup):
         self.env["LIBTORCH_BYPASS_VERSION_CHECK"] = "1"
         self.accepts(self.own)
 
-    def test_a_folder_without_a_version_is_refused(self):
-        self.fails("does not say its version")
+    def test_a_folder_without_a_version_is_rejected(self):
+        self.fails("has no version")
 
-    def test_a_folder_without_libtorch_is_refused(self):
+    def test_a_folder_without_libtorch_is_rejected(self):
         self.env["LIBTORCH"] = str(self.folder / "nothing")
-        self.fails("holds no libtorch_cpu")
+        self.fails("contains no libtorch_cpu")
 
-    def test_libtorch_goes_before_pytorch(self):
+    def test_libtorch_takes_precedence_over_pytorch(self):
         (self.own / "build-version").write_text("2.13.0\n")
         self.env["LIBTORCH_USE_PYTORCH"] = "1"
         self.accepts(self.own)
 
-    def test_pytorch_is_taken_or_refused_by_its_version(self):
+    def test_pytorch_is_accepted_or_rejected_by_its_version(self):
         del self.env["LIBTORCH"]
         site = self.folder / "site"
         self.env.update(LIBTORCH_USE_PYTORCH="1", PYTHONPATH=str(site), PATH="%s:%s" % (self.python_on_path(), self.env["PATH"]))
@@ -407,7 +407,7 @@ class Given(Setup):
 
 
 class Script(unittest.TestCase):
-    def test_the_cache_folder_follows_the_environment(self):
+    def test_the_environment_sets_the_cache_folder(self):
         for name, env, want in (
             ("its own variable first", {"TINYGATE_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a"),
             ("then XDG's", {"XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/tinygate"),
@@ -419,7 +419,7 @@ class Script(unittest.TestCase):
                 answer = subprocess.run(script, env=env, stdout=subprocess.PIPE, text=True, check=True)
                 self.assertEqual(answer.stdout, want + "\n")
 
-    def test_progress_off_a_terminal_is_plain_lines(self):
+    def test_progress_without_a_terminal_is_plain_lines(self):
         said = []
         with mock.patch.object(libtorch, "say", said.append), mock.patch.object(sys, "stderr", io.StringIO()):
             progress = libtorch.Progress(total_mb=500)
@@ -427,14 +427,14 @@ class Script(unittest.TestCase):
                 progress.show(mb * libtorch.MB)
         self.assertEqual([line.split(",")[0].strip() for line in said], ["60 of about 500 MB (12 %)", "120 of about 500 MB (24 %)", "499 of about 500 MB (99 %)"])
 
-    def test_platforms_without_wheels_are_named(self):
+    def test_platforms_without_wheels_are_errors(self):
         for system, machine, libc, variant, words in (
             ("Windows", "AMD64", ("", ""), "cpu", "Windows on AMD64"),
             ("Darwin", "x86_64", ("", ""), "cpu", "Darwin on x86_64"),
             ("Darwin", "arm64", ("", ""), "cuda", "CUDA wheels exist for Linux only"),
             ("Linux", "riscv64", ("glibc", "2.39"), "cpu", "Linux on riscv64"),
             ("Linux", "x86_64", ("", "1.2"), "cpu", "other than glibc"),
-            ("Linux", "x86_64", ("glibc", "2.27"), "cpu", "wants 2.28 or newer"),
+            ("Linux", "x86_64", ("glibc", "2.27"), "cpu", "needs 2.28 or newer"),
         ):
             with self.subTest(words), mock.patch.multiple(
                 libtorch.platform, system=lambda: system, machine=lambda: machine, libc_ver=lambda: libc

@@ -1,4 +1,4 @@
-"""Tests of the set-up scripts: what is missing is said before anything is built. No network."""
+"""Tests of the set-up scripts: missing tools are reported before anything is built. No network."""
 
 import os
 import shutil
@@ -36,19 +36,19 @@ class Scripts(unittest.TestCase):
         for name in names:
             (self.folder / "bin" / name).symlink_to(shutil.which(name))
 
-    def test_a_disk_too_small_for_a_build_is_found_before_it(self):
+    def test_too_little_space_for_a_build_is_reported_before_it(self):
         self.program("df", "echo Filesystem 1024-blocks Used Available\necho disk 9 9 700000\n")
         path = "%s:%s" % (self.folder / "bin", os.environ["PATH"])
         done = self.run_script("with-libtorch", "true", PATH=path)
         self.assertEqual(done.returncode, 2, done.stderr)
         self.assertIn("has 700 MB free; a build takes about 3000 MB", done.stderr)
         self.assertIn("hint: ", done.stderr)
-        # What is built already takes no such room.
+        # Later builds need less space.
         (self.folder / "target/debug").mkdir(parents=True)
         done = self.run_script("with-libtorch", "true", PATH=path, LIBTORCH="/nowhere")
         self.assertNotIn("a build takes", done.stderr)
 
-    def test_no_cargo_is_said_with_what_to_install(self):
+    def test_without_cargo_the_hint_says_what_to_install(self):
         self.link("bash", "dirname", "sed", "env")
         done = self.run_script("format.sh", "--check", PATH=str(self.folder / "bin"), CARGO_HOME=str(self.folder))
         self.assertEqual(done.returncode, 2, done.stderr)
