@@ -335,7 +335,7 @@ fn a_checkpoint_of_tinygate_is_read_back_and_accepted_by_its_hashes() {
     );
     assert_eq!(accepted.files, written.files);
     let left: Vec<_> = fs::read_dir(&parent).unwrap().collect();
-    assert_eq!(left.len(), 1, "nothing is left beside it: {left:?}");
+    assert_eq!(left.len(), 1, "nothing else is left: {left:?}");
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn writing_the_same_content_again_gives_the_same_bytes() {
     assert_eq!(first, second);
     assert!(!second.path.join("stray").exists());
     let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
-    assert_eq!(left.len(), 1, "nothing is left beside it: {left:?}");
+    assert_eq!(left.len(), 1, "nothing else is left: {left:?}");
 }
 
 #[test]
@@ -734,7 +734,7 @@ fn check_good_for(name: &str, want: &str, change: impl FnOnce(&mut Parts)) {
 
 #[test]
 fn an_intact_checkpoint_can_be_resumed() {
-    check_good_for("as it is", "resume", |_| {});
+    check_good_for("unchanged", "resume", |_| {});
     assert_eq!(good_for(&fixture()), "resume");
     let directory = tempfile::tempdir().unwrap();
     let ours = write(directory.path(), "a_step_5000", &content()).unwrap();
@@ -849,7 +849,7 @@ fn other_float_types_are_read() {
     let Appraisal::Resume(accepted) = appraise(&parts.write(directory.path()), None) else {
         panic!("float64 is read")
     };
-    assert!(accepted.rounded, "and rounded, which is said");
+    assert!(accepted.rounded, "and reported as rounded");
 }
 
 #[test]
@@ -864,7 +864,7 @@ fn settings_of_adamw_may_be_missing_or_have_other_types() {
             }
         });
     }
-    check_good_for("a key that nobody knows", "resume", |parts| {
+    check_good_for("an unknown key", "resume", |parts| {
         parts.set("layer_decay", Value::List(vec![]));
     });
     check_good_for("a step as an int", "resume", |parts| {
@@ -1084,7 +1084,7 @@ fn a_model_in_a_single_file_is_read() {
         |model, _| Value::dict([("model", model), ("optimizer", "adamw".into())]),
     );
     check_file(
-        "an empty model beside a tensor",
+        "an empty model and a tensor",
         "nothing: empty_dict",
         |_, _| Value::dict([("model", Value::Dict(vec![])), ("rng_state", noise(400))]),
     );

@@ -152,7 +152,7 @@ fn wrong_types() {
         "run.toml:2: `stages` is a list with the integer 1, expected a list of stage names",
     );
     check(
-        "a word for a limit",
+        "a word instead of a limit",
         "[video_tokenizer.gate]\nloss_latest = \"low\"",
         "run.toml:3: `video_tokenizer.gate.loss_latest` is the string \"low\", expected a number, 0 to 1000000000, or [[step, limit], ...]",
     );
@@ -643,7 +643,7 @@ fn overrides() {
         "--set dynamics.learning_rat=1: unknown key `dynamics.learning_rat`\n  hint: did you mean `dynamics.learning_rate`?",
     );
     check_set(
-        "a word for a number",
+        "a word instead of a number",
         "seed=three",
         "--set seed=three: `seed` is the string \"three\", expected an integer, 0 to 9223372036854775807",
     );

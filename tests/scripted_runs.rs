@@ -534,7 +534,7 @@ fn rejected_and_missing_checkpoints_never_pass_a_gate() {
         ],
     );
     check(
-        "none was ever written, so the stage begins anew",
+        "none was ever written, so the stage starts fresh",
         Script::new(1).chunk(
             VIDEO,
             1,
@@ -605,7 +605,7 @@ fn a_worker_may_exit_three_consecutive_times() {
     assert_eq!(run.decisions()[3], "video_tokenizer 20 continue");
     assert_eq!(
         life.state.stages[0].failures, 0,
-        "it is no failure of the stage"
+        "it is not a failure of the stage"
     );
 
     let run = Run::new();

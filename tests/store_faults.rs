@@ -240,7 +240,7 @@ fn a_torn_tail_is_cut_off_and_kept() {
             };
             assert!(
                 error.is_none(),
-                "{name}: an unfinished write is no damage: {error:?}"
+                "{name}: an unfinished write is not damage: {error:?}"
             );
             assert_eq!(read, records(&events), "{name}");
             torn.extend(vec![0; zeros]);
@@ -881,7 +881,7 @@ fn opening_syncs_the_journal_before_it_updates_sled() {
     disk.state().faults.sync_fails = false;
     assert!(disk.pristine(JOURNAL).unwrap() < disk.journal());
 
-    let broken = MirrorError::Failed("told to fail".to_owned());
+    let broken = MirrorError::Failed("planned fault".to_owned());
     disk.state().faults.mirror_fails = Some(broken);
     assert!(matches!(
         Direct::open(&disk.arc()),

@@ -388,15 +388,15 @@ fn a_writer_waits_for_a_reader_but_not_for_a_writer() {
     drop(Store::create(&run.path, "run").unwrap());
     let reader = File::open(run.path.join(LOCK)).unwrap();
     reader.lock_shared().unwrap();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let _ = tell.send(Store::create(&run.path, "run"));
+            let _ = sender.send(Store::create(&run.path, "run"));
         });
-        let early = told.recv_timeout(Duration::from_millis(200));
+        let early = receiver.recv_timeout(Duration::from_millis(200));
         assert!(early.is_err(), "it waits");
         drop(reader);
-        let store = told.recv().unwrap().unwrap();
+        let store = receiver.recv().unwrap().unwrap();
         assert!(matches!(
             Store::create(&run.path, "run"),
             Err(OpenError::Locked { .. })

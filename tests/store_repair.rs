@@ -361,10 +361,10 @@ fn lost_events_are_counted() {
     #[track_caller]
     fn check(name: &str, want: &str) {
         let case = cases().into_iter().find(|case| case.name == name).unwrap();
-        let told = repair(&case.disk, LOSS).unwrap();
+        let repairs = repair(&case.disk, LOSS).unwrap();
         assert!(
-            told.iter().any(|repair| repair.detail.contains(want)),
-            "{name}: {told:#?}"
+            repairs.iter().any(|repair| repair.detail.contains(want)),
+            "{name}: {repairs:#?}"
         );
     }
     check("the same block of both", "18 events from event 6 on");

@@ -125,7 +125,7 @@ impl Game {
     }
 
     /// The mean image plus the frame's difference from it, after `change`.
-    fn beside_mean(&self, truth: &[f64], change: impl FnOnce(&[f64]) -> Vec<f64>) -> Vec<f64> {
+    fn plus_mean(&self, truth: &[f64], change: impl FnOnce(&[f64]) -> Vec<f64>) -> Vec<f64> {
         let mean = self.mean.steps();
         let residual: Vec<f64> = truth
             .iter()
@@ -232,23 +232,23 @@ fn the_six_fakes_count_as_collapsed() {
         game.check_fake("black", |_, _| vec![0.0; FRAME]);
         game.check_fake("the mean image", |_, _| game.mean.steps().to_vec());
         game.check_fake("row means", |_, truth| blocks(truth, 1, SIDE));
-        game.check_fake("row means beside the mean image", |_, truth| {
-            game.beside_mean(truth, |r| blocks(r, 1, SIDE))
+        game.check_fake("row means plus the mean image", |_, truth| {
+            game.plus_mean(truth, |r| blocks(r, 1, SIDE))
         });
         game.check_fake("column means", |_, truth| blocks(truth, SIDE, 1));
-        game.check_fake("column means beside the mean image", |_, truth| {
-            game.beside_mean(truth, |r| blocks(r, SIDE, 1))
+        game.check_fake("column means plus the mean image", |_, truth| {
+            game.plus_mean(truth, |r| blocks(r, SIDE, 1))
         });
         game.check_fake("8-pixel block means", |_, truth| blocks(truth, 8, 8));
-        game.check_fake("block means beside the mean image", |_, truth| {
-            game.beside_mean(truth, |r| blocks(r, 8, 8))
+        game.check_fake("block means plus the mean image", |_, truth| {
+            game.plus_mean(truth, |r| blocks(r, 8, 8))
         });
         game.check_fake("noise", |_, truth| {
             truth.iter().map(|_| 255.0 * noise.next_f64()).collect()
         });
         for strength in [1.0, 0.5] {
             game.check_fake("noise on the mean image", |_, truth| {
-                game.beside_mean(truth, |r| {
+                game.plus_mean(truth, |r| {
                     let size = strength * deviation(r);
                     r.iter().map(|_| size * normal(&mut noise)).collect()
                 })
@@ -256,8 +256,8 @@ fn the_six_fakes_count_as_collapsed() {
         }
         for (down, right) in [(0, 8), (8, 0), (4, 4), (3, 5)] {
             game.check_fake("shifted frames", |_, truth| shifted(truth, down, right));
-            game.check_fake("shifted beside the mean image", |_, truth| {
-                game.beside_mean(truth, |r| shifted(r, down, right))
+            game.check_fake("shifted plus the mean image", |_, truth| {
+                game.plus_mean(truth, |r| shifted(r, down, right))
             });
         }
     }
@@ -275,13 +275,13 @@ fn predictions_that_keep_the_scene_pass() {
                 .collect()
         });
         game.check_good("faded by half", 0.0, |_, truth| {
-            game.beside_mean(truth, |r| r.iter().map(|r| r * 0.5).collect())
+            game.plus_mean(truth, |r| r.iter().map(|r| r * 0.5).collect())
         });
         game.check_good("things slightly blurred", 0.0, |_, truth| {
-            game.beside_mean(truth, |r| blurred(r, 0.5))
+            game.plus_mean(truth, |r| blurred(r, 0.5))
         });
         game.check_good("things blurred", 0.0, |_, truth| {
-            game.beside_mean(truth, |r| blurred(r, 1.0 / 9.0))
+            game.plus_mean(truth, |r| blurred(r, 1.0 / 9.0))
         });
         game.check_good("fewer colours", 0.0, |_, truth| {
             truth
@@ -369,7 +369,7 @@ fn real_models_pass_when_they_show_the_scene_and_fail_when_they_do_not() {
         );
     }
     for (name, file, want) in [
-        ("dynamics that has hardly learnt", "pong_early.npz", !kept),
+        ("dynamics that has hardly learned", "pong_early.npz", !kept),
         (
             "dynamics whose tokens do not fit together",
             "pong_one_shot.npz",

@@ -203,7 +203,7 @@ fn of_names<'a>(
     criteria.iter().filter(named)
 }
 
-/// The names of the gate's criteria. Setting the list creates each criterion anew.
+/// The names of the gate's criteria. Setting the list recreates every criterion.
 fn listed() -> Field<StageDraft> {
     Field::new(
         |stage: &StageDraft| {

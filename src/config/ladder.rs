@@ -210,7 +210,7 @@ mod tests {
             "error: its factor is inf, but must be between 0 and 1",
         );
         check(
-            "a word for a number",
+            "a word instead of a number",
             "chunk_size /= two",
             "error: `two` is not a number",
         );

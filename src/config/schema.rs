@@ -167,13 +167,13 @@ impl Schema {
     /// The names of keys and tables directly in a table.
     pub fn inside(&self, table: &str) -> Vec<&str> {
         match self.in_stage(table) {
-            Some((stage, rest)) => words(self.rows(stage), rest),
-            None if self.stages().any(|name| name == table) => words(self.rows(table), ""),
-            None if table.is_empty() => words(keys::of_run(), "")
+            Some((stage, rest)) => names(self.rows(stage), rest),
+            None if self.stages().any(|name| name == table) => names(self.rows(table), ""),
+            None if table.is_empty() => names(keys::of_run(), "")
                 .into_iter()
                 .chain(self.stages())
                 .collect(),
-            None => words(keys::of_run(), table),
+            None => names(keys::of_run(), table),
         }
     }
 }
@@ -187,11 +187,11 @@ fn find<'a, S>(rows: &'a [Row<S>], path: &str) -> Option<&'a Key> {
     row.map(|row| &row.key)
 }
 
-fn words<'a, S>(rows: &'a [Row<S>], table: &str) -> Vec<&'a str> {
+fn names<'a, S>(rows: &'a [Row<S>], table: &str) -> Vec<&'a str> {
     let rest = rows.iter().filter_map(|row| inside(&row.key.path, table));
-    let mut words: Vec<&str> = rest.filter_map(|rest| rest.split('.').next()).collect();
-    words.dedup();
-    words
+    let mut names: Vec<&str> = rest.filter_map(|rest| rest.split('.').next()).collect();
+    names.dedup();
+    names
 }
 
 /// Every key of a config with its value, in the order of a config file.

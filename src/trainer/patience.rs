@@ -65,7 +65,7 @@ impl Patience {
         self
     }
 
-    /// Call when a command is sent. A new stage starts learning anew.
+    /// Call when a command is sent. The limit is learned separately for each stage.
     pub fn begin(&mut self, stage: &StageName) {
         if self.stage.as_ref() != Some(stage) {
             self.stage = Some(stage.clone());

@@ -367,8 +367,8 @@ fn gone() -> io::Error {
     io::Error::other("the process is gone")
 }
 
-fn told() -> io::Error {
-    io::Error::other("told to fail")
+fn planned_fault() -> io::Error {
+    io::Error::other("planned fault")
 }
 
 impl SimDisk {
@@ -546,7 +546,7 @@ fn changing<T>(
             work(state);
             Err(gone())
         }
-        Outcome::Trouble(_) => Err(told()),
+        Outcome::Trouble(_) => Err(planned_fault()),
     }
 }
 
@@ -663,7 +663,7 @@ impl DiskFile for Handle {
             Outcome::Gone => return Err(gone()),
             Outcome::Trouble(Trouble::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
             Outcome::Trouble(Trouble::ShortRead) => most = most.min(7),
-            Outcome::Trouble(_) => return Err(told()),
+            Outcome::Trouble(_) => return Err(planned_fault()),
         }
         if state.faults.short.is_some() {
             state.faults.hit("short read");
@@ -688,7 +688,7 @@ impl DiskFile for Handle {
         let mut state = self.disk.state();
         if state.faults.write_fails {
             state.faults.hit("write error");
-            return Err(told());
+            return Err(planned_fault());
         }
         let mut most = state.faults.short.unwrap_or(usize::MAX);
         let mut after = Ok(());
@@ -710,7 +710,7 @@ impl DiskFile for Handle {
                 most = state.changes as usize % bytes.len().max(1);
                 after = Err(io::ErrorKind::StorageFull.into());
             }
-            Outcome::Trouble(_) => return Err(told()),
+            Outcome::Trouble(_) => return Err(planned_fault()),
         }
         let room = match state.faults.capacity {
             Some(all) => all.saturating_sub(state.used()),
@@ -736,7 +736,7 @@ impl DiskFile for Handle {
         let mut state = self.disk.state();
         if state.faults.set_len_fails {
             state.faults.hit("cut fails");
-            return Err(io::Error::other("told not to cut"));
+            return Err(io::Error::other("planned failure to truncate"));
         }
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         changing(&mut state, Operation::Cut, |state| {
@@ -748,7 +748,7 @@ impl DiskFile for Handle {
         let mut state = self.disk.state();
         if state.faults.sync_fails {
             state.faults.hit("sync fails");
-            return Err(io::Error::other("told not to sync"));
+            return Err(io::Error::other("planned sync failure"));
         }
         if state.faults.sync_lies {
             return changing(&mut state, Operation::Sync, |_| ());

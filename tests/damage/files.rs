@@ -39,12 +39,12 @@ fn found(folder: &Path) -> String {
                 let lost = repairs
                     .iter()
                     .any(|repair| repair.detail.contains("are lost"));
-                let said = if short {
+                let repaired = if short {
                     usize::from(lost)
                 } else {
                     repairs.len()
                 };
-                format!("opened {kept} {said}")
+                format!("opened {kept} {repaired}")
             }
             None => "wrong after opening".to_owned(),
         },
@@ -272,12 +272,12 @@ fn judge(case: &Case, files: &Files, folder: &Path) -> Judged {
     let (how, kept) = (words.next(), words.next());
     let kept: u64 = kept.and_then(|kept| kept.parse().ok()).unwrap_or(0);
     let covered = if case.journal { all } else { 0 };
-    let said = words.next() != Some("0");
+    let is_repaired = words.next() != Some("0");
     let outcome = match how {
-        Some("opened") if kept == all && !said => Outcome::Unaffected,
+        Some("opened") if kept == all && !is_repaired => Outcome::Unaffected,
         Some("opened") if kept == all => Outcome::Recovered,
         // sled returned an older consistent state; the loss of newer events is reported.
-        Some("opened") if !case.journal && said => Outcome::CutOff,
+        Some("opened") if !case.journal && is_repaired => Outcome::CutOff,
         Some("opened") => Outcome::SilentLoss,
         Some("refused") => Outcome::Refused,
         Some(_) | None => return judged(Outcome::WrongAnswer, &stdout),

@@ -172,7 +172,7 @@ impl Table {
             outcomes.iter().map(|outcome| self.count(*outcome)).sum()
         };
         println!(
-            "damage: {} cases: {} unaffected, {} recovered, {} ending early with a word, {} refused with their place, {} without a trace; \
+            "damage: {} cases: {} unaffected, {} recovered, {} reported as ending early, {} rejected with a position, {} without a trace; \
              {} panics, {} hangs, {} silent losses, {} wrong answers",
             total(&Outcome::ALL),
             total(&[Outcome::Unaffected]),
@@ -202,7 +202,10 @@ impl Table {
             );
         }
         if !self.bad.is_empty() {
-            return Err(format!("{} cases that must not happen", self.bad.len()));
+            return Err(format!(
+                "{} cases with an outcome that must not happen",
+                self.bad.len()
+            ));
         }
         for outcome in [
             Outcome::Unaffected,
@@ -211,7 +214,7 @@ impl Table {
             Outcome::Refused,
         ] {
             if self.count(outcome) == 0 {
-                return Err(format!("no case came to `{}`", outcome.heading()));
+                return Err(format!("no case had the outcome `{}`", outcome.heading()));
             }
         }
         Ok(())

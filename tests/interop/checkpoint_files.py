@@ -358,7 +358,7 @@ def define_rows():
     changed("betas as a list of tensors", "resume", setting("betas", [torch.tensor(0.9), numpy.float64(0.999)]))
     for key in ("eps", "betas", "lr", "weight_decay", "amsgrad", "maximize", "foreach", "fused", "decoupled_weight_decay"):
         changed(f"no `{key}`", "resume", without(key))
-    changed("keys that nobody knows", "resume", setting("layer_decay", [0.5, {"x": None}]))
+    changed("unknown keys", "resume", setting("layer_decay", [0.5, {"x": None}]))
     changed("foreach, fused, capturable", "resume", lambda made: [setting(key, True)(made) for key in ("foreach", "fused", "capturable")] and None)
     changed("amsgrad", "weights_only", setting("amsgrad", True), "optimizer")
     changed("maximize", "weights_only", setting("maximize", True), "optimizer")
@@ -479,14 +479,14 @@ def define_rows():
             file.write(b"\0" * 4096)
         return place, made.model
 
-    @row("zipped anew, stored", "resume")
+    @row("zipped again, stored", "resume")
     def _(folder):
         made = Made()
         place = made.save(folder)
         zipped_anew(place / MODEL, zipfile.ZIP_STORED)
         return place, made.model
 
-    @row("zipped anew, compressed", "nothing", "unsupported")
+    @row("zipped again, compressed", "nothing", "unsupported")
     def _(folder):
         made = Made()
         place = made.save(folder)
@@ -659,7 +659,7 @@ def given_rows():
         setting("weight_decay", 0.01)(made)
 
     return {
-        "as it is": ("resume", lambda made: None),
+        "unchanged": ("resume", lambda made: None),
         "compiled names": ("resume", lambda made: made.renamed(lambda name: f"_orig_mod.{name}") and None),
         "bfloat16": ("resume", lambda made: made.cast(torch.bfloat16) and None),
         "a first moment only": ("weights_only", lion),
@@ -701,7 +701,7 @@ def check_given(program, fixtures, folder):
         found = verdicts[0]["good_for"] if verdicts else error
         check(f"given, {name}: good for", found == good_for, f"found {found}, expected {good_for}")
         for more, accepted in (((), good_for == "resume"), (("--fresh-optimizer",), good_for != "nothing")):
-            if more and good_for == "resume" and name != "as it is":
+            if more and good_for == "resume" and name != "unchanged":
                 continue
             done = dry_run(path, *more)
             as_wanted = done.returncode == 0 if accepted else done.returncode == 2 and "error: `--init-from`" in done.stderr

@@ -77,7 +77,7 @@ def main():
     # The ranks keep the other end of this pipe open until the last of them has exited.
     agent.stdout.read()
     status = subprocess.run([arguments.tinygate, "status", "--json", str(killed)], capture_output=True, text=True)
-    check_equal("nobody has the run open", json.loads(status.stdout).get("process"), None)
+    check_equal("no process has the run open", json.loads(status.stdout).get("process"), None)
 
     finish()
 

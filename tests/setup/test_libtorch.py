@@ -412,7 +412,7 @@ class Script(unittest.TestCase):
             ("its own variable first", {"TINYGATE_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a"),
             ("then XDG's", {"XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/tinygate"),
             ("then home", {"HOME": "/c"}, "/c/.cache/tinygate"),
-            ("an empty variable is none", {"TINYGATE_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/tinygate"),
+            ("an empty variable counts as unset", {"TINYGATE_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/tinygate"),
         ):
             with self.subTest(name):
                 script = [sys.executable, str(ROOT / "tools/libtorch.py"), "--print-cache"]

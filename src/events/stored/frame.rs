@@ -227,7 +227,7 @@ impl Assembler {
                 return Err(FrameError::Malformed("a fragment has no beginning"));
             }
             Some(_) if frame.first => {
-                return Err(FrameError::Malformed("an event begins within another"));
+                return Err(FrameError::Malformed("an event starts inside another"));
             }
             Some(begun) if begun != head => {
                 return Err(FrameError::Malformed("a fragment belongs to another event"));
@@ -366,12 +366,12 @@ mod tests {
         check(
             "an event in an event",
             &[begin, whole],
-            wrong("an event begins within another"),
+            wrong("an event starts inside another"),
         );
         check(
             "two beginnings",
             &[begin, begin],
-            wrong("an event begins within another"),
+            wrong("an event starts inside another"),
         );
         check(
             "another event's end",

@@ -123,7 +123,7 @@ fn a_limit_looser_than_the_trivial_predictor() {
     };
     assert_eq!(found(0.04, 0.01), [vacuous]);
     assert_eq!(found(0.04, 1e-9).len(), 1, "a trivial loss of 1e-9 is one");
-    assert_eq!(found(0.04, 0.99e-9), [], "a smaller one is none");
+    assert_eq!(found(0.04, 0.99e-9), [], "a smaller one does not count");
 }
 
 /// Known once the predictor is measured, even if the policy applies the limit only at the target.

@@ -143,7 +143,7 @@ proptest! {
     fn the_lineage_is_an_ordered_subset_of_the_checkpoints(lineage in lineage()) {
         let all = references(lineage.all());
         for (place, reference) in all.iter().enumerate() {
-            prop_assert!(!all[..place].contains(reference), "{reference:?} is there twice");
+            prop_assert!(!all[..place].contains(reference), "{reference:?} occurs twice");
         }
         let place = |one: &CheckpointRef| all.iter().position(|reference| *reference == one);
         let places: Vec<usize> = references(lineage.present())
@@ -239,10 +239,10 @@ proptest! {
     ) {
         let before: Vec<CheckpointRef> =
             references(lineage.present()).into_iter().cloned().collect();
-        let mut anew = lineage.clone();
-        anew.start_chunk(chunk, None);
-        prop_assert_eq!(anew.present().count(), 0);
-        prop_assert_eq!(anew.all().count(), lineage.all().count(), "all are kept");
+        let mut fresh = lineage.clone();
+        fresh.start_chunk(chunk, None);
+        prop_assert_eq!(fresh.present().count(), 0);
+        prop_assert_eq!(fresh.all().count(), lineage.all().count(), "all are kept");
         if before.is_empty() {
             return Ok(());
         }

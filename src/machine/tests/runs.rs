@@ -423,7 +423,7 @@ fn a_rejected_checkpoint_stays_rejected_but_an_accepted_one_may_be_rejected() {
 fn samples_are_kept_once_and_in_order() {
     let mut run = video();
     let train = run.training();
-    let told = |steps: &[u64]| {
+    let samples = |steps: &[u64]| {
         let values = steps.iter().map(|step| scalar(*step as f64)).collect();
         Event::MetricsLogged(MetricsLogged {
             stage: train.stage.clone(),
@@ -437,7 +437,7 @@ fn samples_are_kept_once_and_in_order() {
         })
     };
     for steps in [&[1, 2, 5][..], &[2, 5, 6], &[4, 9, 8], &[9, 101, 10]] {
-        run.report(told(steps));
+        run.report(samples(steps));
     }
     let chunk = run.stage().chunk.as_ref().unwrap();
     let kept: Vec<u64> = chunk

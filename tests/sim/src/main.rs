@@ -61,16 +61,16 @@ fn arguments() -> Result<Args, String> {
         keep: None,
         jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
-    let mut words = std::env::args().skip(1);
-    while let Some(name) = words.next() {
-        let word = words.next().ok_or(USAGE)?;
+    let mut given = std::env::args().skip(1);
+    while let Some(name) = given.next() {
+        let value = given.next().ok_or(USAGE)?;
         if name == "--keep" {
-            args.keep = Some(word.parse().map_err(|error| format!("{error}\n{USAGE}"))?);
+            args.keep = Some(value.parse().map_err(|error| format!("{error}\n{USAGE}"))?);
             continue;
         }
-        let number: u64 = word
+        let number: u64 = value
             .parse()
-            .map_err(|_| format!("`{word}` is not a number\n{USAGE}"))?;
+            .map_err(|_| format!("`{value}` is not a number\n{USAGE}"))?;
         match name.as_str() {
             "--seeds" => args.seeds = number,
             "--from" => args.from = number,

@@ -51,6 +51,6 @@ fn a_seed_with_all_of_its_faults_kept_is_the_seed() {
 #[test]
 fn fault_names_are_unique() {
     for (place, name) in FAULTS.iter().enumerate() {
-        assert!(!FAULTS[..place].contains(name), "`{name}` is there twice");
+        assert!(!FAULTS[..place].contains(name), "`{name}` occurs twice");
     }
 }
