@@ -554,6 +554,17 @@ fn all_problems_at_once() {
          `dynamics.num_heads`",
     );
     check(
+        "missing keys are reported only once",
+        "stages = [\"own\"]\n[own]\nloss = \"cross_entropy\"",
+        "3 problems in the config\n\
+         run.toml:2: `own.n_updates` is missing: the target, in updates\n  \
+         hint: add `own.n_updates = ...`; ListKeys\n\
+         run.toml:2: `own.learning_rate` is missing: the base learning rate\n  \
+         hint: add `own.learning_rate = ...`; ListKeys\n\
+         run.toml:2: `own.batch_size_per_gpu` is missing: windows per micro-batch and rank\n  \
+         hint: add `own.batch_size_per_gpu = ...`; ListKeys",
+    );
+    check(
         "a rejected value is reported only once",
         "patch_size = 0\nframe_size = 65",
         "run.toml:2: `patch_size` is 0, outside 1 to 256 pixels",

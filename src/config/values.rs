@@ -1,8 +1,8 @@
 //! Checks a tree of values key by key against the table of keys.
 //!
 //! Each value is checked alone: is the key known, has the value the right type, is it
-//! in range. [`super::resolve`] then checks values against each other. Rejected keys
-//! are remembered so that one mistake is not reported twice.
+//! in range. [`super::resolve`] then checks values against each other. Rejected and
+//! missing keys are remembered so that one mistake is not reported twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +44,7 @@ impl Values {
         self.entries.contains_key(key)
     }
 
-    /// Whether none of these keys was rejected.
+    /// Whether none of these keys was rejected or is missing.
     pub fn none_rejected(&self, keys: &[&str]) -> bool {
         keys.iter().all(|key| !self.rejected.contains(*key))
     }
@@ -79,6 +79,7 @@ impl Values {
                         meaning: meaning.to_owned(),
                     };
                     self.report(near, fault);
+                    self.rejected.insert(path);
                 }
             }
         }
