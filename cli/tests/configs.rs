@@ -46,8 +46,19 @@ fn a_shown_config_is_the_same_config() {
 #[test]
 fn every_key_has_a_default_and_a_meaning() {
     let shown = run(["config", "show"]).expect(0).stdout;
+    let (built_in, custom) = shown.split_once("\n\n# ").unwrap();
     let keys = tinygate::config::describe();
     assert!(keys.iter().any(|row| row.key == "STAGE.learning_rate"));
+    check_shown(built_in, &keys);
+    let (title, custom) = custom.split_once('\n').unwrap();
+    assert!(title.contains("custom stage"), "{title}");
+    let keys = tinygate::config::describe_custom();
+    assert!(keys.iter().any(|row| row.key == "STAGE.loss"));
+    check_shown(custom, &keys);
+}
+
+#[track_caller]
+fn check_shown(shown: &str, keys: &[tinygate::config::KeyRow]) {
     let lines: Vec<&str> = shown.lines().collect();
     let (entries, rest) = lines.as_chunks::<4>();
     assert_eq!((entries.len(), rest.len()), (keys.len(), 0), "{shown}");

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::events::{SettingKey, StagePolicy};
-use crate::presets::{ModelKind, Preset};
+use crate::presets::{self, ModelKind, Preset};
 
 use super::criteria::{self, APPLIES, CRITERIA, LISTED};
 use super::custom::CustomStage;
@@ -67,18 +67,26 @@ pub fn describe_custom() -> Vec<KeyRow> {
         let default = if is_required {
             REQUIRED.to_owned()
         } else if row.key.path == SettingKey::ChunkSize.as_str() {
-            "a tenth of `n_updates`".to_owned()
+            "`n_updates` / 10".to_owned()
         } else {
             by_preset(stages.iter().map(|(preset, stage)| {
-                let value = row.get(stage).map(|value| value.to_toml());
-                (*preset, value.unwrap_or_else(|| NO_DEFAULT.to_owned()))
+                let text = match row.get(stage) {
+                    None => NO_DEFAULT.to_owned(),
+                    Some(KeyValue::Limit(limit)) if presets::is_unset(&limit) => {
+                        REQUIRED.to_owned()
+                    }
+                    Some(value) => value.to_toml(),
+                };
+                (*preset, text)
             }))
         };
         let described = key_row(&row.key, default, join(ANY_STAGE, &row.key.path));
-        let known = built_in.iter().find(|row| row.key == described.key);
-        let is_same =
-            |known: &KeyRow| known.kind == described.kind && known.default == described.default;
-        if !known.is_some_and(is_same) {
+        let is_known = |known: &KeyRow| {
+            known.key == described.key
+                && known.kind == described.kind
+                && [known.default.as_str(), NO_DEFAULT].contains(&described.default.as_str())
+        };
+        if !built_in.iter().any(is_known) {
             found.push(described);
         }
     }

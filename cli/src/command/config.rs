@@ -61,7 +61,7 @@ fn show_rows(rows: Vec<config::KeyRow>) -> anyhow::Result<()> {
     for row in rows {
         output::data_line(&format!("{} ({})", row.key, row.kind))?;
         output::data_line(&format!("    {}", row.meaning))?;
-        let unit = if row.unit.is_empty() {
+        let unit = if row.unit.is_empty() || row.default.starts_with("none") {
             String::new()
         } else {
             format!(" {}", row.unit)
