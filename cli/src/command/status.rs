@@ -6,6 +6,7 @@ use anyhow::bail;
 use serde::Serialize;
 use tinygate::run::{EmptyLog, read};
 use tinygate::store::RunLock;
+use tinygate_words::numbers::plural;
 
 use super::fold;
 use crate::args::StatusArgs;
@@ -143,10 +144,8 @@ fn lines(args: &StatusArgs, summary: &Summary, holder: &Holder) -> Vec<String> {
     lines.push(format!("{name}: {phase}{process}"));
     if let Some((seq, time_ms)) = summary.last {
         let time = timestamp(time_ms);
-        lines.push(format!(
-            "{} events, the last is {seq} at {time} UTC",
-            summary.events
-        ));
+        let events = plural(summary.events, "event", "events");
+        lines.push(format!("{events}, the last is {seq} at {time} UTC"));
     }
     lines.push(String::new());
     lines
