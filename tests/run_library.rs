@@ -18,8 +18,8 @@ use tinygate::machine::RunState;
 use tinygate::presets::{self, ModelKind};
 use tinygate::run::retrain::{Retrain, Retrained, Retraining, StartedTrainer};
 use tinygate::run::{
-    AnyModel, Group, LostError, NewRun, NewRunError, Notice, Opened, RateChange, Resume,
-    ResumeError, Resumed, Run, TinyWorlds, read, this_process,
+    AnyModel, Group, LostError, NewRun, NewRunError, Notice, Opened, RateChange, Resumable, Resume,
+    ResumeError, Run, TinyWorlds, read, this_process,
 };
 use tinygate::schedule::learning_rate;
 use tinygate::store::{MemoryLog, OpenError, Store};
@@ -153,7 +153,7 @@ fn request(folder: &Folder) -> Resume {
 }
 
 #[track_caller]
-fn unfinished(request: &Resume) -> Resumed {
+fn unfinished(request: &Resume) -> Resumable {
     match request.open(&mut |_| {}, &mut |_| {}).unwrap() {
         Opened::Unfinished(resumed) => *resumed,
         Opened::Finished(_) => panic!("it has finished"),

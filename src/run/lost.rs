@@ -96,7 +96,7 @@ impl LostCheckpoints {
     }
 
     /// The error of pruning a run while these are missing: those that are left may be needed.
-    pub fn prevents_pruning(&self, dir: &Path) -> LostError {
+    pub fn pruning_error(&self, dir: &Path) -> LostError {
         LostError::Pruning {
             dir: dir.to_owned(),
             stage: self.stage.clone(),

@@ -69,5 +69,5 @@ pub use prepare::{Draft, NewRun, Prepared};
 pub use process::{Group, now_ms, this_process};
 pub use rate_change::RateChange;
 pub use read::{check_run, exists, read};
-pub use resume::{Opened, Resume, Resumed};
+pub use resume::{Opened, Resumable, Resume};
 pub use stopped::StoppedRun;

@@ -47,11 +47,11 @@ pub struct Resume {
 /// A run whose log is open.
 pub enum Opened {
     Finished(Box<Run>),
-    Unfinished(Box<Resumed>),
+    Unfinished(Box<Resumable>),
 }
 
 /// A run that can be resumed. Nothing of it was recorded yet but the repairs of its log.
-pub struct Resumed {
+pub struct Resumable {
     run: Run,
     /// As the run was created, with this process's device, threads and paths of data.
     config: Config,
@@ -129,7 +129,7 @@ impl Resume {
         if let Some(lost) = lost.filter(|_| !self.give_up) {
             lost.refuse_needed(&self.dir)?;
         }
-        Ok(Opened::Unfinished(Box::new(Resumed {
+        Ok(Opened::Unfinished(Box::new(Resumable {
             ranks: ranks(&created, &state),
             fell_back: state.fallback.is_some(),
             run,
@@ -297,7 +297,7 @@ impl Resume {
     }
 }
 
-impl Resumed {
+impl Resumable {
     pub fn dir(&self) -> &Path {
         self.run.dir()
     }

@@ -10,7 +10,7 @@ use tinygate::data::still::brightest;
 use tinygate::run::builtin::{
     BuiltinTrainer, Formed, GroupRequest, Permission, TrainerSetup, form_group,
 };
-use tinygate::run::{Prepared, Resumed, Run, StoppedRun};
+use tinygate::run::{Prepared, Resumable, Run, StoppedRun};
 use tinygate::trainer::NoProgress;
 use tinygate_words::hint_of;
 
@@ -48,7 +48,7 @@ pub fn start(prepared: Prepared, ranks: u32, session: &Session) -> anyhow::Resul
 }
 
 /// Trains a run whose log is open.
-pub fn resume(resumed: Resumed, session: &Session, mut console: Console) -> anyhow::Result<Exit> {
+pub fn resume(resumed: Resumable, session: &Session, mut console: Console) -> anyhow::Result<Exit> {
     let permission = if resumed.fell_back() {
         Permission::Used
     } else {

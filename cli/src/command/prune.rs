@@ -128,7 +128,7 @@ fn delete(args: &PruneArgs) -> anyhow::Result<Pruned> {
     let (store, repairs) = Store::open_and_read(&args.dir, |record| fold.add(record))?;
     let mut controller = Controller::resume(fold, &store, &args.dir, now_ms)?;
     if let Some(lost) = LostCheckpoints::of(&args.dir, controller.state()) {
-        return Err(lost.prevents_pruning(&args.dir).into());
+        return Err(lost.pruning_error(&args.dir).into());
     }
     controller.record_repairs(repairs.into_iter().map(Into::into))?;
     let mut seen = Deleted::default();

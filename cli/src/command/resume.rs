@@ -1,6 +1,6 @@
 //! `resume`: continues a run from its log.
 
-use tinygate::run::{Opened, Resume, ResumeError, Resumed, Run};
+use tinygate::run::{Opened, Resumable, Resume, ResumeError, Run};
 
 #[cfg(feature = "train")]
 use super::{drive, job, worker};
@@ -77,12 +77,12 @@ fn with_option(error: ResumeError) -> anyhow::Error {
 }
 
 #[cfg(feature = "train")]
-fn train(resumed: Resumed, session: &Session, console: Console) -> anyhow::Result<Exit> {
+fn train(resumed: Resumable, session: &Session, console: Console) -> anyhow::Result<Exit> {
     drive::resume(resumed, session, console)
 }
 
 #[cfg(not(feature = "train"))]
-fn train(_: Resumed, _: &Session, _: Console) -> anyhow::Result<Exit> {
+fn train(_: Resumable, _: &Session, _: Console) -> anyhow::Result<Exit> {
     Err(super::no_trainer())
 }
 
