@@ -37,7 +37,10 @@ fn tests_in_the_list_of_cases_exist() {
     let cases = std::fs::read_to_string(root().join("docs/cases.md")).unwrap();
     let quoted = cases.split('`').skip(1).step_by(2);
     let paths = quoted.filter(|text| {
-        text.contains("::") && text.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c))
+        text.contains("::")
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_:".contains(c))
     });
     let mut count = 0;
     for path in paths {
