@@ -1,5 +1,5 @@
-//! What a user may get wrong before anything is trained: each a clear error and its
-//! exit code, and nothing left behind.
+//! Mistakes that a user can make before training starts: each gives a clear error and an
+//! exit code, and leaves nothing behind.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,7 +7,7 @@
     clippy::panic,
     clippy::print_stderr,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 
 mod support;
@@ -17,132 +17,140 @@ use std::io::Read;
 use std::path::Path;
 
 use support::{
-    CONFIG, Place, created_run, journal, npy, run, scripted, tinygate, tinyworlds_checkpoint,
+    CONFIG, Sandbox, created_run, journal, npy, run, scripted, tinygate, tinyworlds_checkpoint,
 };
 use tinygate::checkpoint::torch_file::{self, Tensor, Value};
 use tinygate::presets::ModelKind;
 use tinygate::store::{EventLog, Store};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 
-fn start(place: &Place, more: &[&str]) -> support::Done {
-    let (config, dir) = (place.config(), place.arg("run"));
+fn start(sandbox: &Sandbox, more: &[&str]) -> support::Done {
+    let (config, dir) = (sandbox.config(), sandbox.arg("run"));
     let args = ["run", &config, "--dir", &dir];
     run(args.iter().chain(more))
 }
 
 #[track_caller]
-fn refused(place: &Place, more: &[&str], texts: &[&str]) {
-    let done = start(place, more).expect_error(2, texts);
+fn refused(sandbox: &Sandbox, more: &[&str], texts: &[&str]) {
+    let done = start(sandbox, more).expect_error(2, texts);
     assert_eq!(done.stdout, "");
-    assert!(!place.path("run").exists(), "something was left behind");
+    assert!(!sandbox.path("run").exists(), "something was left behind");
 }
 
 #[test]
-fn a_dataset_that_is_missing_or_broken() {
-    let place = Place::with_config(200);
-    fs::remove_file(place.path("frames.npy")).unwrap();
-    refused(&place, &[], &["no file or folder", "frames.npy"]);
+fn a_missing_or_damaged_dataset_is_refused() {
+    let sandbox = Sandbox::with_config(200);
+    fs::remove_file(sandbox.path("frames.npy")).unwrap();
+    refused(&sandbox, &[], &["no file or folder", "frames.npy"]);
 
     let whole = npy(200);
-    place.write("frames.npy", &whole[..whole.len() / 2]);
-    refused(&place, &[], &["frames.npy", "truncated"]);
+    sandbox.write("frames.npy", &whole[..whole.len() / 2]);
+    refused(&sandbox, &[], &["frames.npy", "truncated"]);
 
-    place.write("frames.npy", "not an array");
-    refused(&place, &[], &["frames.npy", "npy"]);
+    sandbox.write("frames.npy", "not an array");
+    refused(&sandbox, &[], &["frames.npy", "npy"]);
 
-    let h5 = place.write("frames.h5", &whole[..1000]);
+    let h5 = sandbox.write("frames.h5", &whole[..1000]);
     refused(
-        &place,
+        &sandbox,
         &["--set", &format!("data.path={h5}")],
         &["frames.h5", "HDF5"],
     );
-    let odd = place.write("frames.mp4", &whole);
+    let odd = sandbox.write("frames.mp4", &whole);
     refused(
-        &place,
+        &sandbox,
         &["--set", &format!("data.path={odd}")],
         &["`mp4`", ".npz"],
     );
 }
 
 #[test]
-fn a_dataset_smaller_than_its_windows() {
-    let place = Place::with_config(3);
+fn a_dataset_smaller_than_its_windows_is_refused() {
+    let sandbox = Sandbox::with_config(3);
     refused(
-        &place,
+        &sandbox,
         &[],
         &["the dataset is too small", "`context_length` 4"],
     );
-    place.write("frames.npy", npy(8));
-    refused(&place, &[], &["the dataset is too small", "held out"]);
-    place.write("frames.npy", npy(200));
-    refused(&place, &["--set", "frame_size=32"], &["64x64", "32x32"]);
+    sandbox.write("frames.npy", npy(8));
+    refused(&sandbox, &[], &["the dataset is too small", "held out"]);
+    sandbox.write("frames.npy", npy(200));
+    refused(&sandbox, &["--set", "frame_size=32"], &["64x64", "32x32"]);
 }
 
 #[test]
-fn a_wrong_config() {
-    let place = Place::with_config(200);
+fn an_invalid_config_is_refused() {
+    let sandbox = Sandbox::with_config(200);
     refused(
-        &place,
+        &sandbox,
         &["--set", "dynamics.n_update=3"],
         &["unknown key `dynamics.n_update`", "`dynamics.n_updates`"],
     );
-    run(["run", &place.arg("no.toml"), "--dir", &place.arg("run")])
+    run(["run", &sandbox.arg("no.toml"), "--dir", &sandbox.arg("run")])
         .expect_error(2, &["no.toml", "config init"]);
 }
 
-// Ranks are brought together where something trains.
+// Only a build that trains forms a group of ranks.
 #[cfg(feature = "train")]
 #[test]
-fn ddp_without_a_grant_names_the_way_out() {
-    let place = Place::with_config(200);
+fn without_enough_devices_the_error_suggests_the_fallback() {
+    let sandbox = Sandbox::with_config(200);
     let texts = [
         "DDP",
         "allow_single_gpu_fallback",
         "--allow-single-gpu-fallback",
     ];
-    // However many devices the machine has, this names one.
+    // One device for two ranks, however many the machine has.
     let two = ["--set", "nproc_per_node=2", "--set", "device=cuda:0"];
-    refused(&place, &two, &texts);
+    refused(&sandbox, &two, &texts);
 }
 
 #[test]
-fn a_fresh_config_needs_no_grant() {
-    let place = Place::new();
+fn a_fresh_config_needs_no_fallback() {
+    let sandbox = Sandbox::new();
     let fresh = run(["config", "init"]).expect(0).stdout;
-    place.write("config.toml", fresh);
-    // What is missing is the data.
-    refused(&place, &["--set", "data.path=nowhere.h5"], &["nowhere.h5"]);
+    sandbox.write("config.toml", fresh);
+    // Only the data is missing.
+    refused(
+        &sandbox,
+        &["--set", "data.path=nowhere.h5"],
+        &["nowhere.h5"],
+    );
 }
 
 #[test]
-fn stages_and_checkpoints_that_are_none() {
-    let place = Place::with_config(200);
+fn unknown_stages_and_missing_checkpoints_are_refused() {
+    let sandbox = Sandbox::with_config(200);
     refused(
-        &place,
+        &sandbox,
         &["--stage", "dynamic"],
         &["`--stage dynamic`", "`dynamics`"],
     );
     refused(
-        &place,
+        &sandbox,
         &["--stage", "dynamics"],
         &["builds on a video tokenizer", "--init-from"],
     );
     refused(
-        &place,
+        &sandbox,
         &["--init-from", "dynamic=x"],
         &["unknown stage `dynamic`"],
     );
-    refused(&place, &["--init-from", "dynamics=/nowhere"], &["/nowhere"]);
-    fs::create_dir(place.path("empty")).unwrap();
-    let empty = format!("video_tokenizer={}", place.arg("empty"));
     refused(
-        &place,
+        &sandbox,
+        &["--init-from", "dynamics=/nowhere"],
+        &["/nowhere"],
+    );
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    let empty = format!("video_tokenizer={}", sandbox.arg("empty"));
+    refused(
+        &sandbox,
         &["--init-from", &empty],
         &["is missing", "hint: copy the checkpoint again"],
     );
-    let bare = place.arg("empty");
+    let bare = sandbox.arg("empty");
     refused(
-        &place,
+        &sandbox,
         &["--init-from", &bare],
         &["for which stage", "STAGE=CHECKPOINT"],
     );
@@ -154,13 +162,13 @@ fn stages_and_checkpoints_that_are_none() {
     ]
     .map(str::to_owned);
     let twice: Vec<&str> = twice.iter().map(String::as_str).collect();
-    refused(&place, &twice, &["two checkpoints for `video_tokenizer`"]);
+    refused(&sandbox, &twice, &["two checkpoints for `video_tokenizer`"]);
 }
 
 #[test]
-fn a_given_checkpoint_that_cannot_be_gone_on_from() {
-    let place = Place::with_config(200);
-    let copy = place.path("video_tokenizer_step_149");
+fn a_given_checkpoint_that_cannot_be_resumed_is_refused() {
+    let sandbox = Sandbox::with_config(200);
+    let copy = sandbox.path("video_tokenizer_step_149");
     fs::create_dir(&copy).unwrap();
     for file in ["model_state_dict.pt", "state.pt"] {
         fs::copy(
@@ -171,7 +179,7 @@ fn a_given_checkpoint_that_cannot_be_gone_on_from() {
     }
     let given = copy.to_str().unwrap();
     refused(
-        &place,
+        &sandbox,
         &["--init-from", given],
         &[
             "`video_tokenizer` cannot resume from the checkpoint",
@@ -179,7 +187,7 @@ fn a_given_checkpoint_that_cannot_be_gone_on_from() {
             "takes its weights with `--fresh-optimizer`",
         ],
     );
-    // Moments of NaN are found before the run begins.
+    // Moments of NaN are found before a run is created.
     let optimizer = Path::new(&tinyworlds_checkpoint()).join("optim_state_dict.pt");
     let mut value = torch_file::read(&fs::read(optimizer).unwrap())
         .unwrap()
@@ -188,12 +196,12 @@ fn a_given_checkpoint_that_cannot_be_gone_on_from() {
     let bytes = torch_file::write("optim_state_dict", &value).unwrap();
     fs::write(copy.join("optim_state_dict.pt"), bytes).unwrap();
     refused(
-        &place,
+        &sandbox,
         &["--init-from", given],
         &["has an element that is not finite", "--fresh-optimizer"],
     );
     refused(
-        &place,
+        &sandbox,
         &[
             "--stage",
             "latent_actions",
@@ -208,7 +216,7 @@ fn a_given_checkpoint_that_cannot_be_gone_on_from() {
     );
 }
 
-/// Every first moment becomes NaN.
+/// Sets every first moment to NaN.
 fn spoil_moments(value: &mut Value) {
     let (Value::Dict(entries) | Value::OrderedDict(entries)) = value else {
         return;
@@ -226,8 +234,8 @@ fn spoil_moments(value: &mut Value) {
 
 #[cfg(feature = "train")]
 #[test]
-fn a_checkpoint_that_was_made_with_other_settings() {
-    let place = Place::with_config(200);
+fn a_checkpoint_with_other_settings_must_be_allowed() {
+    let sandbox = Sandbox::with_config(200);
     let given = tinyworlds_checkpoint();
     let shape = [
         "patch_size=8",
@@ -236,13 +244,13 @@ fn a_checkpoint_that_was_made_with_other_settings() {
         "video_tokenizer.embed_dim=16",
         "video_tokenizer.hidden_dim=64",
         "video_tokenizer.n_updates=160",
-        // The same shapes, another function.
+        // The same shapes, but another function.
         "video_tokenizer.num_heads=8",
     ];
     let mut more = vec!["--stage", "video_tokenizer", "--init-from", &given];
     more.extend(shape.iter().flat_map(|set| ["--set", set]));
     refused(
-        &place,
+        &sandbox,
         &more,
         &[
             "its weights have the right shapes",
@@ -251,12 +259,12 @@ fn a_checkpoint_that_was_made_with_other_settings() {
         ],
     );
     more.push("--allow-other-settings");
-    start(&place, &more).expect(0);
+    start(&sandbox, &more).expect(0);
 }
 
 #[cfg(feature = "train")]
 #[test]
-fn a_checkpoint_whose_optimizer_had_other_settings() {
+fn an_optimizer_with_other_settings_must_be_allowed() {
     fn with_betas(value: Value) -> Value {
         let betas = || Value::Tuple(vec![Value::Float(0.9), Value::Float(0.95)]);
         let entry = |(key, value): (Value, Value)| match key.as_str() {
@@ -270,7 +278,7 @@ fn a_checkpoint_whose_optimizer_had_other_settings() {
         }
     }
 
-    let place = Place::with_config(200);
+    let sandbox = Sandbox::with_config(200);
     let read = |name: &str| {
         let path = Path::new(&tinyworlds_checkpoint()).join(name);
         torch_file::read(&fs::read(path).unwrap()).unwrap().value
@@ -280,7 +288,7 @@ fn a_checkpoint_whose_optimizer_had_other_settings() {
         ("optimizer", with_betas(read("optim_state_dict.pt"))),
     ]);
     let bytes = torch_file::write("archive", &top).unwrap();
-    let given = place.write("video_tokenizer_step_149.pt", bytes);
+    let given = sandbox.write("video_tokenizer_step_149.pt", bytes);
     let mut more = vec!["--stage", "video_tokenizer", "--init-from", &given];
     let shape = [
         "patch_size=8",
@@ -293,7 +301,7 @@ fn a_checkpoint_whose_optimizer_had_other_settings() {
     ];
     more.extend(shape.iter().flat_map(|set| ["--set", set]));
     refused(
-        &place,
+        &sandbox,
         &more,
         &[
             "its optimizer was set to `betas` = (0.9, 0.95) (tinygate has (0.9, 0.999))",
@@ -302,20 +310,20 @@ fn a_checkpoint_whose_optimizer_had_other_settings() {
         ],
     );
     more.push("--allow-other-settings");
-    start(&place, &more).expect(0);
+    start(&sandbox, &more).expect(0);
 }
 
 #[cfg(feature = "train")]
 #[test]
-fn a_checkpoint_that_does_not_fit_its_stage() {
-    let place = Place::with_config(200);
+fn a_checkpoint_that_does_not_fit_its_stage_is_refused() {
+    let sandbox = Sandbox::with_config(200);
     let given = tinyworlds_checkpoint();
     let far = ["--set", "video_tokenizer.n_updates=200"];
     let check = |init: &str, more: &[&str], texts: &[&str]| {
         let more = ["--init-from", init]
             .into_iter()
             .chain(more.iter().copied());
-        refused(&place, &more.collect::<Vec<_>>(), texts);
+        refused(&sandbox, &more.collect::<Vec<_>>(), texts);
     };
     check(
         &given,
@@ -349,54 +357,54 @@ fn a_checkpoint_that_does_not_fit_its_stage() {
 }
 
 #[test]
-fn a_directory_that_has_a_log() {
-    let place = Place::with_config(200);
-    let dir = scripted(&place, "run", short_policy(), Script::new(1));
+fn a_directory_with_a_log_is_refused() {
+    let sandbox = Sandbox::with_config(200);
+    let dir = scripted(&sandbox, "run", short_policy(), Script::new(1));
     let before = fs::read(journal(&dir)).unwrap();
-    start(&place, &[]).expect_error(2, &["already has a log", "resume"]);
+    start(&sandbox, &[]).expect_error(2, &["already has a log", "resume"]);
     assert_eq!(fs::read(journal(&dir)).unwrap(), before);
 
     fs::remove_dir_all(&dir).unwrap();
-    place.write("run", "a file");
-    start(&place, &[]).expect_error(2, &["is a file"]);
+    sandbox.write("run", "a file");
+    start(&sandbox, &[]).expect_error(2, &["is a file"]);
 }
 
 #[cfg(feature = "train")]
 #[test]
-fn a_directory_that_cannot_be_made() {
-    let place = Place::with_config(200);
-    place.write("file", "");
-    let below = place.arg("file/run");
-    run(["run", &place.config(), "--dir", &below]).expect_error(2, &[&below, "cannot make"]);
+fn a_directory_that_cannot_be_created_is_reported() {
+    let sandbox = Sandbox::with_config(200);
+    sandbox.write("file", "");
+    let below = sandbox.arg("file/run");
+    run(["run", &sandbox.config(), "--dir", &below]).expect_error(2, &[&below, "cannot make"]);
 }
 
 /// A run whose first stage stopped.
-fn stopped() -> Place {
-    let place = Place::with_config(200);
+fn stopped() -> Sandbox {
+    let sandbox = Sandbox::with_config(200);
     let bad = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
     let script = Script::new(1).stage("video_tokenizer", bad);
-    scripted(&place, "run", short_policy(), script);
-    place
+    scripted(&sandbox, "run", short_policy(), script);
+    sandbox
 }
 
-fn resume(place: &Place, more: &[&str]) -> support::Done {
-    let dir = place.arg("run");
+fn resume(sandbox: &Sandbox, more: &[&str]) -> support::Done {
+    let dir = sandbox.arg("run");
     let args = ["resume", &dir];
     run(args.iter().chain(more))
 }
 
 #[test]
-fn a_run_that_another_process_holds() {
-    let place = stopped();
-    let (store, _) = Store::open(&place.path("run")).unwrap();
+fn a_run_that_another_process_has_open_is_refused() {
+    let sandbox = stopped();
+    let (store, _) = Store::open(&sandbox.path("run")).unwrap();
     let pid = std::process::id().to_string();
-    resume(&place, &["--retries", "1"]).expect_error(2, &[&pid, "has this run open"]);
-    // Reading needs no lock, and says who has it.
-    let status = run(["status", &place.arg("run")]).expect(0).stdout;
+    resume(&sandbox, &["--retries", "1"]).expect_error(2, &[&pid, "has this run open"]);
+    // Reading needs no lock. `status` shows which process has the run open.
+    let status = run(["status", &sandbox.arg("run")]).expect(0).stdout;
     assert!(status.contains(&format!("process {pid}")), "{status}");
     drop(store);
     assert!(
-        !run(["status", &place.arg("run")])
+        !run(["status", &sandbox.arg("run")])
             .expect(0)
             .stdout
             .contains(&pid)
@@ -404,28 +412,28 @@ fn a_run_that_another_process_holds() {
 }
 
 #[test]
-fn a_run_that_is_none_or_empty() {
-    let place = Place::with_config(200);
-    resume(&place, &[]).expect_error(2, &["there is no run here", "cannot resume"]);
-    let (store, _) = created_run(&place, "run", short_policy());
+fn a_directory_without_events_is_not_a_run() {
+    let sandbox = Sandbox::with_config(200);
+    resume(&sandbox, &[]).expect_error(2, &["there is no run here", "cannot resume"]);
+    let (store, _) = created_run(&sandbox, "run", short_policy());
     store.close().unwrap();
     let ended = "ended before its first event";
-    resume(&place, &[]).expect_error(2, &["there is no run here", ended]);
+    resume(&sandbox, &[]).expect_error(2, &["there is no run here", ended]);
     for command in ["status", "log", "explain", "repair"] {
-        run([command, &place.arg("run")]).expect_error(2, &["there is no run here", ended]);
+        run([command, &sandbox.arg("run")]).expect_error(2, &["there is no run here", ended]);
     }
-    run(["replay", &place.arg("run")]).expect(5);
-    let file = place.arg("run.tgj");
-    run(["export", &place.arg("run"), &file]).expect_error(2, &["there is no run here"]);
-    assert!(!place.path("run.tgj").exists());
+    run(["replay", &sandbox.arg("run")]).expect(5);
+    let file = sandbox.arg("run.tgj");
+    run(["export", &sandbox.arg("run"), &file]).expect_error(2, &["there is no run here"]);
+    assert!(!sandbox.path("run.tgj").exists());
 }
 
-/// Whoever looks for a run in a folder that has none leaves it as it was.
+/// Commands that look for a run do not change a directory without one.
 #[test]
 fn a_directory_without_a_run_stays_empty() {
-    let place = Place::with_config(200);
-    fs::create_dir(place.path("run")).unwrap();
-    let dir = place.arg("run");
+    let sandbox = Sandbox::with_config(200);
+    fs::create_dir(sandbox.path("run")).unwrap();
+    let dir = sandbox.arg("run");
     for args in [
         &["resume", &dir][..],
         &["status", &dir],
@@ -433,71 +441,71 @@ fn a_directory_without_a_run_stays_empty() {
         &["explain", &dir],
         &["repair", &dir],
         &["repair", &dir, "--dry-run"],
-        &["export", &dir, &place.arg("out.tgj")],
+        &["export", &dir, &sandbox.arg("out.tgj")],
     ] {
         run(args).expect_error(2, &["there is no run here", "hint: "]);
     }
     run(["replay", &dir]).expect(5);
-    let text = place.write("text", "no log");
+    let text = sandbox.write("text", "no log");
     run(["import", &text, &dir]).expect_error(2, &["no log"]);
-    run(["import", &text, &place.arg("other")]).expect_error(2, &["no log"]);
-    assert_eq!(fs::read_dir(place.path("run")).unwrap().count(), 0);
-    assert!(!place.path("out.tgj").exists() && !place.path("other").exists());
+    run(["import", &text, &sandbox.arg("other")]).expect_error(2, &["no log"]);
+    assert_eq!(fs::read_dir(sandbox.path("run")).unwrap().count(), 0);
+    assert!(!sandbox.path("out.tgj").exists() && !sandbox.path("other").exists());
 }
 
 #[test]
 fn a_damaged_log_is_rebuilt_or_refused() {
-    let place = stopped();
-    let path = journal(&place.path("run"));
+    let sandbox = stopped();
+    let path = journal(&sandbox.path("run"));
     let sound = fs::read(&path).unwrap();
     let mut bytes = sound.clone();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, &bytes).unwrap();
-    run(["replay", &place.arg("run")]).expect(3);
-    // One copy is enough to go on with: it is mended, and the rest is as before.
-    resume(&place, &[]).expect_error(1, &["was stopped at a gate"]);
-    let log = run(["log", &place.arg("run")]).expect(0).stdout;
+    run(["replay", &sandbox.arg("run")]).expect(3);
+    // One sound copy is enough: the journal is repaired, and no event is lost.
+    resume(&sandbox, &[]).expect_error(1, &["was stopped at a gate"]);
+    let log = run(["log", &sandbox.arg("run")]).expect(0).stdout;
     assert!(log.contains("store_repaired"), "{log}");
     assert!(fs::read(&path).unwrap().starts_with(&sound));
 
     fs::write(&path, &bytes).unwrap();
-    fs::remove_dir_all(place.path("run/log/sled")).unwrap();
-    resume(&place, &[]).expect_error(3, &["damaged"]);
+    fs::remove_dir_all(sandbox.path("run/log/sled")).unwrap();
+    resume(&sandbox, &[]).expect_error(3, &["damaged"]);
 }
 
 #[test]
-fn a_stopped_run_wants_retries() {
-    let place = stopped();
-    let before = fs::read(journal(&place.path("run"))).unwrap();
-    resume(&place, &[]).expect_error(
+fn a_stopped_run_is_resumed_only_with_retries() {
+    let sandbox = stopped();
+    let before = fs::read(journal(&sandbox.path("run"))).unwrap();
+    resume(&sandbox, &[]).expect_error(
         1,
         &["was stopped at a gate of `video_tokenizer`", "--retries"],
     );
-    resume(&place, &["--set", "video_tokenizer.learning_rate=1e-4"])
+    resume(&sandbox, &["--set", "video_tokenizer.learning_rate=1e-4"])
         .expect_error(1, &["--retries"]);
     assert_eq!(
-        fs::read(journal(&place.path("run"))).unwrap(),
+        fs::read(journal(&sandbox.path("run"))).unwrap(),
         before,
-        "nothing was recorded"
+        "something was recorded"
     );
 }
 
 #[test]
-fn a_finished_run_has_finished() {
-    let place = Place::with_config(200);
-    scripted(&place, "run", short_policy(), Script::new(1));
-    let done = resume(&place, &[]).expect(0);
+fn resuming_a_finished_run_does_nothing() {
+    let sandbox = Sandbox::with_config(200);
+    scripted(&sandbox, "run", short_policy(), Script::new(1));
+    let done = resume(&sandbox, &[]).expect(0);
     assert!(done.stderr.contains("has finished"), "{}", done.stderr);
-    assert_eq!(resume(&place, &["--quiet"]).expect(0).stderr, "");
+    assert_eq!(resume(&sandbox, &["--quiet"]).expect(0).stderr, "");
 }
 
 #[test]
 fn settings_that_may_not_change_are_refused() {
-    let place = stopped();
-    let before = fs::read(journal(&place.path("run"))).unwrap();
+    let sandbox = stopped();
+    let before = fs::read(journal(&sandbox.path("run"))).unwrap();
     let check = |set: &str, key: &str| {
-        resume(&place, &["--retries", "1", "--set", set])
+        resume(&sandbox, &["--retries", "1", "--set", set])
             .expect_error(2, &[&format!("`{key}` cannot change in an existing run")]);
     };
     check("seed=4", "seed");
@@ -508,57 +516,57 @@ fn settings_that_may_not_change_are_refused() {
         "video_tokenizer.gate.loss_latest=9",
         "video_tokenizer.gate.loss_latest",
     );
-    resume(&place, &["--retries", "1", "--set", "sed=4"])
+    resume(&sandbox, &["--retries", "1", "--set", "sed=4"])
         .expect_error(2, &["unknown key `sed`", "`seed`"]);
     assert_eq!(
-        fs::read(journal(&place.path("run"))).unwrap(),
+        fs::read(journal(&sandbox.path("run"))).unwrap(),
         before,
-        "nothing was recorded"
+        "something was recorded"
     );
 }
 
 #[test]
-fn other_data_is_not_the_runs() {
-    let place = stopped();
-    place.write("frames.npy", npy(201));
-    resume(&place, &["--retries", "1"])
+fn resuming_with_other_data_is_refused() {
+    let sandbox = stopped();
+    sandbox.write("frames.npy", npy(201));
+    resume(&sandbox, &["--retries", "1"])
         .expect_error(2, &["this is not the run's data", "data.path"]);
-    fs::remove_file(place.path("frames.npy")).unwrap();
-    resume(&place, &["--retries", "1"]).expect_error(2, &["no file or folder"]);
+    fs::remove_file(sandbox.path("frames.npy")).unwrap();
+    resume(&sandbox, &["--retries", "1"]).expect_error(2, &["no file or folder"]);
 }
 
 #[test]
-fn retries_are_for_stopped_runs() {
-    let place = Place::with_config(200);
-    let (store, created) = created_run(&place, "run", short_policy());
+fn retries_without_a_stopped_stage_are_refused() {
+    let sandbox = Sandbox::with_config(200);
+    let (store, created) = created_run(&sandbox, "run", short_policy());
     let time_ms = 1_700_000_000_000;
     let durable = tinygate::store::Durability::Durable;
     store
         .append(store.head(), &[(time_ms, created)], durable)
         .unwrap();
     store.close().unwrap();
-    resume(&place, &["--retries", "1"]).expect_error(2, &["no stage of this run is stopped"]);
+    resume(&sandbox, &["--retries", "1"]).expect_error(2, &["no stage of this run is stopped"]);
 }
 
 #[test]
-fn the_next_cycle_of_nothing() {
-    let place = Place::with_config(200);
-    let dir = place.arg("run");
-    let none = place.arg("none");
+fn the_next_cycle_of_a_missing_run_is_refused() {
+    let sandbox = Sandbox::with_config(200);
+    let dir = sandbox.arg("run");
+    let none = sandbox.arg("none");
     run(["run", "--dir", &dir, "--next-cycle-of", &none]).expect_error(2, &["none"]);
-    let bare = place.write("bare.toml", CONFIG.replace("[data]", "[date]"));
+    let bare = sandbox.write("bare.toml", CONFIG.replace("[data]", "[date]"));
     run(["run", &bare, "--dir", &dir]).expect_error(2, &["`date"]);
 }
 
-/// `status` beside a starting `resume`: whoever only reads never keeps a writer out.
+/// A command that only reads, such as `status`, never makes a starting writer fail.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_reader_never_blocks_a_writer() {
     use std::process::{Command, Stdio};
-    let place = Place::with_config(200);
-    scripted(&place, "run", short_policy(), Script::new(1));
-    let lock = place.path("run/lock");
-    // As `status` holds the lock while it asks who is at work, but for as long as we like.
+    let sandbox = Sandbox::with_config(200);
+    scripted(&sandbox, "run", short_policy(), Script::new(1));
+    let lock = sandbox.path("run/lock");
+    // `status` takes the lock in the same way to look for a writer; this process keeps it.
     let mut reader = Command::new("flock")
         .arg("--shared")
         .arg(&lock)
@@ -575,7 +583,7 @@ fn a_reader_never_blocks_a_writer() {
         .read_exact(&mut held)
         .unwrap();
     let mut writer = tinygate()
-        .args(["repair", &place.arg("run")])
+        .args(["repair", &sandbox.arg("run")])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -597,7 +605,7 @@ fn a_reader_never_blocks_a_writer() {
     reader.wait().unwrap();
 }
 
-/// Tells a program that it is 1969.
+/// Makes the clock of a program return a time in 1969.
 #[cfg(target_os = "linux")]
 const CLOCK: &str = r"
 #define _GNU_SOURCE
@@ -612,14 +620,14 @@ int clock_gettime(clockid_t id, struct timespec *now) {
 }
 ";
 
-/// What a machine without a battery may say when it starts.
+/// A machine whose clock has no battery may start with such a time.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_clock_before_1970_is_named() {
+fn a_clock_before_1970_is_reported() {
     use std::process::Command;
-    let place = Place::with_config(200);
-    let source = place.write("clock.c", CLOCK);
-    let library = place.arg("clock.so");
+    let sandbox = Sandbox::with_config(200);
+    let source = sandbox.write("clock.c", CLOCK);
+    let library = sandbox.arg("clock.so");
     let made = Command::new("cc")
         .args(["-shared", "-fPIC", "-o", &library, &source])
         .status();
@@ -627,15 +635,15 @@ fn a_clock_before_1970_is_named() {
         eprintln!("skipped: there is no C compiler");
         return;
     }
-    let dir = place.arg("run");
-    scripted(&place, "run", short_policy(), Script::new(1));
-    let before = fs::read(journal(&place.path("run"))).unwrap();
+    let dir = sandbox.arg("run");
+    scripted(&sandbox, "run", short_policy(), Script::new(1));
+    let before = fs::read(journal(&sandbox.path("run"))).unwrap();
     let early = |args: &[&str]| {
         let output = tinygate().args(args).env("LD_PRELOAD", &library).output();
         support::Done::of(output.unwrap())
     };
-    let (config, new) = (place.config(), place.arg("new"));
-    let exported = place.arg("run/log/journal.tgj");
+    let (config, new) = (sandbox.config(), sandbox.arg("new"));
+    let exported = sandbox.arg("run/log/journal.tgj");
     for args in [
         &["run", &config, "--dir", &new][..],
         &["run", &config, "--dry-run"],
@@ -650,6 +658,6 @@ fn a_clock_before_1970_is_named() {
     for command in ["status", "log", "explain", "replay"] {
         early(&[command, &dir]).expect(0);
     }
-    assert!(!place.path("new").exists());
-    assert_eq!(fs::read(journal(&place.path("run"))).unwrap(), before);
+    assert!(!sandbox.path("new").exists());
+    assert_eq!(fs::read(journal(&sandbox.path("run"))).unwrap(), before);
 }

@@ -1,12 +1,12 @@
-//! `checkpoint verify`: each refusal by its own reason, what is left then, and nothing
-//! executed. `checkpoint show`: what is in a checkpoint.
+//! `checkpoint verify` reports the reason of each refusal and what a checkpoint can still be
+//! used for, and executes nothing. `checkpoint show` prints what a checkpoint contains.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 
 mod support;
@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
-use support::{Place, run, workspace};
+use support::{Sandbox, run, workspace};
 use tinygate::checkpoint::torch_file::{self, Tensor, Value};
 
 const NAME: &str = "video_tokenizer_step_149";
@@ -33,7 +33,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_checkpoint_of_tinyworlds_is_accepted_with_its_updates() {
+fn a_tinyworlds_checkpoint_is_accepted_with_its_updates() {
     let path = fixture().join(NAME);
     let done = run(["checkpoint".as_ref(), "verify".as_ref(), path.as_os_str()]).expect(0);
     assert!(done.stdout.starts_with("accepted"), "{}", done.stdout);
@@ -55,7 +55,11 @@ fn check(folder: &str, code: &str) {
         done.stdout
     );
     assert!(done.stdout.contains(code), "{folder}: {}", done.stdout);
-    assert_eq!(listing(Path::new(".")), before, "{folder} made a file");
+    assert_eq!(
+        listing(Path::new(".")),
+        before,
+        "{folder}: a file was created"
+    );
 }
 
 fn listing(folder: &Path) -> Vec<PathBuf> {
@@ -68,7 +72,7 @@ fn listing(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn each_broken_one_is_refused_by_its_reason() {
+fn each_broken_checkpoint_is_refused_with_its_reason() {
     check("empty_dicts", "empty_dict: ");
     check("executes", "foreign_code: ");
     check("missing_optimizer", "missing_file: `optim_state_dict.pt`");
@@ -76,13 +80,13 @@ fn each_broken_one_is_refused_by_its_reason() {
     check("not_a_checkpoint", "not_an_archive: ");
     check("truncated_zip", "truncated: ");
     let folders = listing(&fixture().join("broken"));
-    assert_eq!(folders.len(), 6, "a new one needs a row: {folders:?}");
+    assert_eq!(folders.len(), 6, "check each folder above: {folders:?}");
 }
 
 #[test]
 fn a_model_file_under_1000_bytes_is_refused() {
-    let place = Place::new();
-    let small = place.path(NAME);
+    let sandbox = Sandbox::new();
+    let small = sandbox.path(NAME);
     copy(&fixture().join(NAME), &small);
     fs::write(small.join("model_state_dict.pt"), vec![0; 999]).unwrap();
     let done = run(["checkpoint".as_ref(), "verify".as_ref(), small.as_os_str()]).expect(1);
@@ -95,7 +99,7 @@ fn a_model_file_under_1000_bytes_is_refused() {
 }
 
 #[test]
-fn a_folder_is_searched_and_one_refusal_is_enough() {
+fn a_folder_is_searched_and_one_refusal_fails_the_command() {
     let done = run([
         "checkpoint".as_ref(),
         "verify".as_ref(),
@@ -118,15 +122,15 @@ fn a_folder_is_searched_and_one_refusal_is_enough() {
 
 #[test]
 fn an_empty_folder_is_a_checkpoint_without_files() {
-    let place = Place::new();
-    fs::create_dir(place.path("empty")).unwrap();
-    let done = run(["checkpoint", "verify", &place.arg("empty")]).expect(1);
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    let done = run(["checkpoint", "verify", &sandbox.arg("empty")]).expect(1);
     assert!(done.stdout.contains("missing_file: "), "{}", done.stdout);
-    run(["checkpoint", "verify", &place.arg("none")]).expect_error(2, &["cannot read"]);
+    run(["checkpoint", "verify", &sandbox.arg("none")]).expect_error(2, &["cannot read"]);
 }
 
-/// The fixture in one file, as models are published; `change` may spoil a value of it.
-fn published(place: &Place, name: &str, change: impl FnOnce(&mut Value, &mut Value)) -> String {
+/// Writes the fixture as one file, as models are published, after `change` has edited its values.
+fn published(sandbox: &Sandbox, name: &str, change: impl FnOnce(&mut Value, &mut Value)) -> String {
     let read = |file: &str| {
         let bytes = fs::read(fixture().join(NAME).join(file)).unwrap();
         torch_file::read(&bytes).unwrap().value
@@ -139,7 +143,7 @@ fn published(place: &Place, name: &str, change: impl FnOnce(&mut Value, &mut Val
         ("optimizer_state_dict", optimizer),
         ("config", config),
     ]);
-    place.write(name, torch_file::write("archive", &top).unwrap())
+    sandbox.write(name, torch_file::write("archive", &top).unwrap())
 }
 
 /// Puts a NaN into the first tensor below a value.
@@ -155,7 +159,7 @@ fn spoil(value: &mut Value) {
     }
 }
 
-/// The moments of the first parameter, without its count of updates.
+/// Puts a NaN into the first moment of the first parameter. Its count of updates stays.
 fn spoil_moments(optimizer: &mut Value) {
     let (Value::Dict(top) | Value::OrderedDict(top)) = optimizer else {
         panic!("a dict")
@@ -170,14 +174,14 @@ fn spoil_moments(optimizer: &mut Value) {
 }
 
 #[test]
-fn it_says_for_what_each_is_good() {
-    let place = Place::new();
-    let sound = published(&place, "video_tokenizer_step_149_2025.pth", |_, _| {});
+fn verify_reports_what_each_checkpoint_can_be_used_for() {
+    let sandbox = Sandbox::new();
+    let sound = published(&sandbox, "video_tokenizer_step_149_2025.pth", |_, _| {});
     let done = run(["checkpoint", "verify", &sound]).expect(0);
     let want = format!("accepted  {sound}  resume: foreign, 150 updates, 61 tensors");
     assert!(done.stdout.starts_with(&want), "{}", done.stdout);
 
-    let moments = published(&place, "moments.pth", |_, optimizer| {
+    let moments = published(&sandbox, "moments.pth", |_, optimizer| {
         spoil_moments(optimizer)
     });
     let done = run(["checkpoint", "verify", &moments]).expect(1);
@@ -192,13 +196,13 @@ fn it_says_for_what_each_is_good() {
     assert!(done.stdout.contains(hint), "{}", done.stdout);
     run(["checkpoint", "verify", "--weights", &moments]).expect(0);
 
-    let weights = published(&place, "weights.pth", |model, _| spoil(model));
+    let weights = published(&sandbox, "weights.pth", |model, _| spoil(model));
     let done = run(["checkpoint", "verify", "--weights", &weights]).expect(1);
     let want = format!("refused   {weights}  nothing: non_finite: weight `");
     assert!(done.stdout.starts_with(&want), "{}", done.stdout);
 
-    // A folder of files is looked through.
-    let done = run(["checkpoint", "verify", "--json", &place.arg("")]).expect(1);
+    // All files of a folder are verified.
+    let done = run(["checkpoint", "verify", "--json", &sandbox.arg("")]).expect(1);
     let lines = done
         .stdout
         .lines()
@@ -224,9 +228,9 @@ fn it_says_for_what_each_is_good() {
 }
 
 #[test]
-fn show_prints_what_is_in_a_checkpoint() {
-    let place = Place::new();
-    let path = published(&place, "video_tokenizer_step_149_2025.pth", |_, _| {});
+fn show_prints_what_a_checkpoint_contains() {
+    let sandbox = Sandbox::new();
+    let path = published(&sandbox, "video_tokenizer_step_149_2025.pth", |_, _| {});
     let text = run(["checkpoint", "show", &path]).expect(0).stdout;
     for line in [
         "good for    resume\n",
@@ -247,12 +251,12 @@ fn show_prints_what_is_in_a_checkpoint() {
     assert_eq!(tensor["dtype"], "float32");
     assert_eq!(tensor["shape"], serde_json::json!([16, 192, 1, 1]));
 
-    // What is spoilt is shown all the same, and what cannot be read is an error.
-    let spoilt = published(&place, "spoilt.pth", |model, _| spoil(model));
+    // An unusable checkpoint is shown too. Only one that cannot be read is an error.
+    let spoilt = published(&sandbox, "spoilt.pth", |model, _| spoil(model));
     let text = run(["checkpoint", "show", &spoilt]).expect(0).stdout;
     assert!(text.contains("good for    nothing; non_finite: "), "{text}");
-    let none = place.write("none.pth", vec![0; 2000]);
+    let none = sandbox.write("none.pth", vec![0; 2000]);
     run(["checkpoint", "show", &none])
         .expect_error(2, &["does not begin like a `torch.save` archive"]);
-    run(["checkpoint", "show", &place.arg("gone")]).expect_error(2, &["cannot read"]);
+    run(["checkpoint", "show", &sandbox.arg("gone")]).expect_error(2, &["cannot read"]);
 }

@@ -1,11 +1,11 @@
-//! Latent actions that really collapse, on the shipped frames: the ladder is climbed in its
-//! order, and the stop says what blocked.
+//! Latent actions that really collapse, on the shipped frames: the rungs of the ladder are
+//! applied in order, and a stop reports which criteria failed.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 #![cfg(feature = "train")]
 
@@ -13,7 +13,7 @@ mod support;
 
 use std::path::Path;
 
-use support::{Place, records, run};
+use support::{Sandbox, records, run};
 use tinygate::events::{
     Action, CriterionResult, Event, GateDecided, PatchReason, Record, SettingKey, SettingValue,
     StageStopped, Verdict, metric,
@@ -24,7 +24,7 @@ const CONFIG: &str = concat!(
     "/../examples/pong-collapse.toml"
 );
 const FIRST_RATE: f64 = 1e-2;
-/// Below this the actions are one in all but name.
+/// The criteria that fail when the actions collapse to one.
 const COLLAPSED: [&str; 2] = ["unique_actions", "action_entropy"];
 
 fn failed(gate: &GateDecided) -> Vec<&str> {
@@ -42,8 +42,8 @@ fn loss(gate: &GateDecided) -> f64 {
     metric.unwrap().value.unwrap().get()
 }
 
-/// What the ladder has to give, worked out from the gates alone: lower the rate, go on while the
-/// loss drops, have fewer actions the next time; then from the first rung again.
+/// The rungs that must be applied, computed from the gates alone: lower the rate, extend the target
+/// if the loss drops, use fewer actions in the next run; then the first rung again.
 struct Ladder {
     cursor: usize,
     rate: f64,
@@ -51,7 +51,7 @@ struct Ladder {
 }
 
 impl Ladder {
-    /// The rung, counted from 1, for a gate after `before`.
+    /// The number of the rung, from 1, for a failed gate; `before` is the gate before it.
     fn climb(&mut self, gate: &GateDecided, before: Option<&GateDecided>) -> u32 {
         for offset in 0..3 {
             let rung = (self.cursor + offset) % 3;
@@ -75,12 +75,12 @@ impl Ladder {
 }
 
 #[test]
-fn a_real_collapse_climbs_the_ladder_and_stops_or_is_rescued() {
-    let place = Place::new();
-    let dir = place.arg("run");
+fn a_real_collapse_climbs_the_ladder_and_stops_or_recovers() {
+    let sandbox = Sandbox::new();
+    let dir = sandbox.arg("run");
     let args = ["run", CONFIG, "--stage", "latent_actions", "--dir", &dir];
     let done = run(args.into_iter().chain(["--json", "--quiet"]));
-    let records = records(&place.path("run"));
+    let records = records(&sandbox.path("run"));
     let gates: Vec<&GateDecided> = records
         .iter()
         .filter_map(|record| match &record.event {
@@ -118,7 +118,7 @@ fn a_real_collapse_climbs_the_ladder_and_stops_or_is_rescued() {
         Some(1) => {
             assert_eq!(last.decision, Action::Stop);
             assert_eq!(rungs.len(), 5, "five retries, then the sixth failure");
-            check_stop(&records, &gates, &place.path("run"));
+            check_stop(&records, &gates, &sandbox.path("run"));
         }
         other => panic!("exit {other:?}: {}", done.stderr),
     }
@@ -126,7 +126,7 @@ fn a_real_collapse_climbs_the_ladder_and_stops_or_is_rescued() {
     assert!(audit.contains("0 divergences"), "{audit}");
 }
 
-/// The patch of each rung and no other, but for the one extension that a failed last gate needs.
+/// A rung applies one patch, and the third rung defers its patch instead.
 #[track_caller]
 fn check_patches(gate: &GateDecided, rung: u32, rate: f64) {
     let deferred = gate.deferred.as_ref();

@@ -1,11 +1,11 @@
-//! `config init`, `check` and `show`, and what wrong configs are told.
+//! `config init`, `check` and `show`, and the errors for invalid configs.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 
 mod support;
@@ -13,14 +13,14 @@ mod support;
 use std::io::Write;
 use std::process::Stdio;
 
-use support::{CONFIG, Done, Place, run, tinygate};
+use support::{CONFIG, Done, Sandbox, run, tinygate};
 
 #[test]
-fn a_fresh_config_is_sound() {
+fn a_fresh_config_is_valid() {
     for preset in ["seed", "strict"] {
-        let place = Place::new();
+        let sandbox = Sandbox::new();
         let text = run(["config", "init", "--preset", preset]).expect(0).stdout;
-        let file = place.write("fresh.toml", &text);
+        let file = sandbox.write("fresh.toml", &text);
         let checked = run(["config", "check", &file]).expect(0);
         assert_eq!(checked.stdout, "", "{preset}");
         let want = "fresh.toml` is valid; its stages are `video_tokenizer`, ";
@@ -29,15 +29,17 @@ fn a_fresh_config_is_sound() {
 }
 
 #[test]
-fn a_shown_config_is_the_same_config() {
-    let place = Place::with_config(1);
+fn a_shown_config_is_equivalent() {
+    let sandbox = Sandbox::with_config(1);
     let args = ["--set", "video_tokenizer.learning_rate=0.5"];
-    let shown = run(["config", "show", &place.config()].into_iter().chain(args))
-        .expect(0)
-        .stdout;
+    let shown = run(["config", "show", &sandbox.config()]
+        .into_iter()
+        .chain(args))
+    .expect(0)
+    .stdout;
     assert!(shown.contains("learning_rate = 0.5\n"), "{shown}");
     assert!(shown.contains("# default"), "{shown}");
-    let again = place.write("again.toml", &shown);
+    let again = sandbox.write("again.toml", &shown);
     let shown_again = run(["config", "show", &again]).expect(0).stdout;
     let plain = |text: &str| text.replace("  # default", "");
     assert_eq!(plain(&shown), plain(&shown_again));
@@ -78,15 +80,15 @@ fn check_shown(shown: &str, keys: &[tinygate::config::KeyRow]) {
 
 #[track_caller]
 fn check(name: &str, set: &str, texts: &[&str]) {
-    let place = Place::with_config(1);
-    let done = run(["config", "check", &place.config(), "--set", set]).expect_error(2, texts);
+    let sandbox = Sandbox::with_config(1);
+    let done = run(["config", "check", &sandbox.config(), "--set", set]).expect_error(2, texts);
     assert_eq!(done.stdout, "", "{name}");
 }
 
 #[test]
-fn a_wrong_key_or_value_names_what_would_be_right() {
+fn an_invalid_key_or_value_is_reported_with_what_is_expected() {
     check(
-        "a misspelt key names the nearest",
+        "a misspelt key",
         "video_tokenizer.learning_rat=1",
         &[
             "unknown key `video_tokenizer.learning_rat`",
@@ -95,23 +97,19 @@ fn a_wrong_key_or_value_names_what_would_be_right() {
         ],
     );
     check(
-        "a text where a number belongs",
+        "a string instead of a number",
         "seed=red",
         &["`seed`", "expected an integer"],
     );
     check(
-        "a number out of its range",
+        "a number out of range",
         "video_tokenizer.learning_rate=-1",
         &["`video_tokenizer.learning_rate`"],
     );
-    check(
-        "a choice that is none",
-        "preset=sed",
-        &["`preset`", "`seed`"],
-    );
+    check("an unknown choice", "preset=sed", &["`preset`", "`seed`"]);
     check("no assignment", "seed", &["`seed` is not `key=value`"]);
     check(
-        "values that do not fit together",
+        "incompatible values",
         "patch_size=10",
         &["not divisible", "`patch_size`"],
     );
@@ -119,8 +117,8 @@ fn a_wrong_key_or_value_names_what_would_be_right() {
 
 #[test]
 fn all_problems_are_shown_at_once_with_their_lines() {
-    let place = Place::new();
-    let file = place.write(
+    let sandbox = Sandbox::new();
+    let file = sandbox.write(
         "two.toml",
         "seed = \"red\"\nframe_sise = 64\ndata.path = \"x.h5\"\n",
     );
@@ -128,10 +126,10 @@ fn all_problems_are_shown_at_once_with_their_lines() {
 }
 
 #[test]
-fn a_config_that_is_not_there_or_no_toml() {
-    let place = Place::new();
-    run(["config", "check", &place.arg("none.toml")]).expect_error(2, &["none.toml"]);
-    let file = place.write("bad.toml", "seed = = 3");
+fn a_missing_config_and_invalid_toml_are_reported() {
+    let sandbox = Sandbox::new();
+    run(["config", "check", &sandbox.arg("none.toml")]).expect_error(2, &["none.toml"]);
+    let file = sandbox.write("bad.toml", "seed = = 3");
     run(["config", "check", &file]).expect_error(2, &["bad.toml:1: not TOML"]);
 }
 
@@ -149,7 +147,7 @@ fn piped(args: &[&str], config: &[u8]) -> Done {
 }
 
 #[test]
-fn a_config_may_come_from_the_standard_input() {
+fn a_config_can_be_read_from_standard_input() {
     let done = piped(&["config", "check", "-"], CONFIG.as_bytes()).expect(0);
     assert!(
         done.stderr.contains("the config is valid"),
@@ -159,22 +157,22 @@ fn a_config_may_come_from_the_standard_input() {
     let shown = piped(&["config", "show", "-"], CONFIG.as_bytes()).expect(0);
     assert!(shown.stdout.contains("frames.npy"), "{}", shown.stdout);
     piped(&["config", "check", "-"], b"sed = 3").expect_error(2, &["standard input:1", "`seed`"]);
-    // Its paths are relative to where the program runs.
+    // Its paths are relative to the working directory.
     let text = CONFIG.replace("frames.npy", "no/such/frames.npy");
     let here = std::env::current_dir().unwrap().join("no/such/frames.npy");
-    let dir = Place::new().arg("run");
+    let dir = Sandbox::new().arg("run");
     if cfg!(feature = "train") {
         let done = piped(&["run", "-", "--dir", &dir], text.as_bytes());
         done.expect_error(2, &[here.to_str().unwrap()]);
     }
 }
 
-/// A text of another encoding is told where, and what to do.
+/// The error gives the position of the first invalid byte and the command that converts the file.
 #[test]
-fn a_config_that_is_not_utf8_names_the_place() {
-    let place = Place::new();
+fn a_config_that_is_not_utf8_is_reported_with_the_position() {
+    let sandbox = Sandbox::new();
     let check = |name: &str, bytes: &[u8], texts: &[&str]| {
-        let file = place.write(name, bytes);
+        let file = sandbox.write(name, bytes);
         run(["config", "check", &file]).expect_error(2, texts);
     };
     check(

@@ -1,11 +1,11 @@
-//! What is said of the data before a run begins, and when it is resumed.
+//! What is checked and reported about the data when a run is created, and when it is resumed.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 
 mod support;
@@ -13,18 +13,17 @@ mod support;
 use std::fs;
 
 use serde_json::Value;
-use support::{Place, created_run, npy, run, scripted};
+use support::{Sandbox, created_run, npy, run, scripted};
 use tinygate::store::EventLog;
 use tinygate_testing::{Script, short_policy};
 
-/// A dry run of a build with a trainer goes on to train; what it says of the data comes first.
-fn start(place: &Place, more: &[&str]) -> support::Done {
-    let (config, dir) = (place.config(), place.arg("run"));
+fn start(sandbox: &Sandbox, more: &[&str]) -> support::Done {
+    let (config, dir) = (sandbox.config(), sandbox.arg("run"));
     let args = ["run", &config, "--dir", &dir];
     run(args.iter().chain(more))
 }
 
-/// An npy of 200 frames in which every byte is this one.
+/// An npy file of 200 frames in which all bytes are equal.
 fn constant(byte: u8) -> Vec<u8> {
     let mut file = npy(200);
     let header = file.len() - 200 * 64 * 64 * 3;
@@ -34,19 +33,19 @@ fn constant(byte: u8) -> Vec<u8> {
 
 #[test]
 fn frames_that_never_change_are_refused_and_leave_nothing_behind() {
-    let place = Place::with_config(200);
-    place.write("frames.npy", constant(9));
+    let sandbox = Sandbox::with_config(200);
+    sandbox.write("frames.npy", constant(9));
     let texts = ["the same picture, every pixel [9, 9, 9]", "hint: "];
-    let done = start(&place, &[]).expect_error(2, &texts);
+    let done = start(&sandbox, &[]).expect_error(2, &texts);
     assert_eq!(done.stdout, "");
-    start(&place, &["--stage", "video_tokenizer"]).expect_error(2, &texts);
-    run(["run", &place.config(), "--dry-run"]).expect_error(2, &texts);
-    assert!(!place.path("run").exists());
+    start(&sandbox, &["--stage", "video_tokenizer"]).expect_error(2, &texts);
+    run(["run", &sandbox.config(), "--dry-run"]).expect_error(2, &texts);
+    assert!(!sandbox.path("run").exists());
 }
 
-/// A run of the data of `place` that has not begun to train.
-fn created(place: &Place) {
-    let (store, created) = created_run(place, "run", short_policy());
+/// Creates a run with the data of `sandbox` that has not started to train.
+fn created(sandbox: &Sandbox) {
+    let (store, created) = created_run(sandbox, "run", short_policy());
     let durable = tinygate::store::Durability::Durable;
     let event = (1_700_000_000_000, created);
     store.append(store.head(), &[event], durable).unwrap();
@@ -54,8 +53,8 @@ fn created(place: &Place) {
 }
 
 #[track_caller]
-fn resume(place: &Place, text: &str) {
-    let done = run(["resume", &place.arg("run")]).expect(2);
+fn resume(sandbox: &Sandbox, text: &str) {
+    let done = run(["resume", &sandbox.arg("run")]).expect(2);
     assert!(
         done.stderr.contains(text),
         "no `{text}` in:\n{}",
@@ -63,31 +62,31 @@ fn resume(place: &Place, text: &str) {
     );
 }
 
-/// The run was created by a build that did not look; only one with a trainer gets further than this.
+/// An older build that did not check its data created the run. Without a trainer, resuming ends here.
 #[cfg(not(feature = "train"))]
 #[test]
-fn a_run_that_exists_is_not_asked_whether_its_data_changes() {
-    let place = Place::with_config(200);
-    place.write("frames.npy", constant(9));
-    created(&place);
-    resume(&place, "no trainer");
+fn an_existing_run_may_have_data_that_never_changes() {
+    let sandbox = Sandbox::with_config(200);
+    sandbox.write("frames.npy", constant(9));
+    created(&sandbox);
+    resume(&sandbox, "no trainer");
 }
 
 #[test]
-fn other_data_is_described_by_what_differs() {
-    let place = Place::with_config(200);
-    created(&place);
-    place.write("frames.npy", npy(201));
-    resume(&place, "it has 201 frames, the log says 200");
-    fs::remove_file(place.path("frames.npy")).unwrap();
-    resume(&place, "no file or folder");
+fn other_data_is_reported_with_what_differs() {
+    let sandbox = Sandbox::with_config(200);
+    created(&sandbox);
+    sandbox.write("frames.npy", npy(201));
+    resume(&sandbox, "it has 201 frames, the log says 200");
+    fs::remove_file(sandbox.path("frames.npy")).unwrap();
+    resume(&sandbox, "no file or folder");
 }
 
 #[test]
-fn the_first_event_says_what_was_read() {
-    let place = Place::with_config(200);
-    scripted(&place, "run", short_policy(), Script::new(1));
-    let json = run(["log", &place.arg("run"), "--json"]).expect(0).stdout;
+fn the_first_event_describes_the_data() {
+    let sandbox = Sandbox::with_config(200);
+    scripted(&sandbox, "run", short_policy(), Script::new(1));
+    let json = run(["log", &sandbox.arg("run"), "--json"]).expect(0).stdout;
     let first: Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
     let recordings = &first["dataset"]["recordings"];
     assert!(
@@ -102,7 +101,7 @@ fn the_first_event_says_what_was_read() {
         (&recordings[0]["height"], &recordings[0]["width"]),
         (&64.into(), &64.into())
     );
-    let log = run(["log", &place.arg("run")]).expect(0).stdout;
+    let log = run(["log", &sandbox.arg("run")]).expect(0).stdout;
     let first = log.lines().next().unwrap();
     assert!(first.contains("200 frames in 1 recording"), "{first}");
 }

@@ -1,9 +1,9 @@
-//! A disk that fills up in the middle of a run: nobody's failure, and nothing lost.
+//! A disk that fills up in the middle of a run: this is not a failure of the chunk, and nothing
+//! is lost.
 //!
-//! The disk is a small tmpfs. Who may not mount one runs the same test in a user and
-//! mount namespace of its own; where that is forbidden too, the test says loudly that
-//! it checked nothing. A limit on the size of files needs no permission and is always
-//! tried.
+//! The disk is a small tmpfs. Without the permission to mount one, the same test runs in a new
+//! user and mount namespace; if that is forbidden too, the test prints that it checked nothing.
+//! The test with a limit on file sizes needs no permission.
 
 #![cfg(feature = "train")]
 #![allow(
@@ -11,7 +11,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 
 mod support;
@@ -21,27 +21,27 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::{Done, Place, run, tinygate};
+use support::{Done, Sandbox, run, tinygate};
 use tinygate::events::Event;
 use tinygate::machine::{Machine, RunState};
 use tinygate::store::LogFile;
 
-/// A file system of its own; unmounted when it is dropped.
+/// A small file system, unmounted on drop.
 struct SmallDisk(PathBuf);
 
 /// Set for a test that runs in a namespace.
 const INSIDE: &str = "TINYGATE_TEST_IN_NAMESPACE";
 
 impl SmallDisk {
-    /// `None` where this process may not mount: then the test has been run in a
-    /// namespace, or not at all.
+    /// Returns `None` if this process may not mount. The test has then run in a namespace,
+    /// or not at all.
     #[track_caller]
     fn mount(path: PathBuf, megabytes: u32, test: &str) -> Option<SmallDisk> {
         let disk = SmallDisk::try_mount(path, megabytes);
         if disk.is_none() {
             assert!(
                 std::env::var_os(INSIDE).is_none(),
-                "no mount in a namespace"
+                "cannot mount in a namespace"
             );
             in_namespace(test);
         }
@@ -61,7 +61,7 @@ impl SmallDisk {
             .then(|| SmallDisk(path))
     }
 
-    /// Writes until nothing more goes in.
+    /// Writes a file until the disk is full.
     fn fill(&self) {
         let mut file = File::create(self.0.join("filler")).unwrap();
         for size in [1 << 16, 1 << 10, 1] {
@@ -86,7 +86,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Runs one of these tests as root of a namespace, where it may mount.
+/// Runs one of these tests as root of a namespace, where it can mount.
 #[track_caller]
 fn in_namespace(test: &str) {
     let unshare = |program: &std::ffi::OsStr| {
@@ -102,7 +102,9 @@ fn in_namespace(test: &str) {
         .status()
         .is_ok_and(|status| status.success());
     if !may {
-        eprintln!("\nNOT CHECKED: `{test}`: neither a mount nor a namespace may be had here\n");
+        eprintln!(
+            "\nNOT CHECKED: `{test}`: this process can neither mount a disk nor create a namespace\n"
+        );
         return;
     }
     let program = std::env::current_exe().unwrap();
@@ -131,15 +133,15 @@ fn state(run: &Path) -> RunState {
 }
 
 #[test]
-fn a_full_disk_is_nobodys_failure() {
-    let place = Place::with_config(200);
-    let test = "a_full_disk_is_nobodys_failure";
-    let Some(disk) = SmallDisk::mount(place.path("disk"), 64, test) else {
+fn a_full_disk_is_not_a_failure_of_the_chunk() {
+    let sandbox = Sandbox::with_config(200);
+    let test = "a_full_disk_is_not_a_failure_of_the_chunk";
+    let Some(disk) = SmallDisk::mount(sandbox.path("disk"), 64, test) else {
         return;
     };
-    let dir = place.arg("disk/run");
+    let dir = sandbox.arg("disk/run");
     let mut child = tinygate()
-        .args(["run", &place.config(), "--dir", &dir, "--json", "--quiet"])
+        .args(["run", &sandbox.config(), "--dir", &dir, "--json", "--quiet"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -156,9 +158,9 @@ fn a_full_disk_is_nobodys_failure() {
         "{}",
         done.stderr
     );
-    assert!(printed < 6, "the run was faster than the disk was full");
+    assert!(printed < 6, "the run finished before the disk was full");
 
-    // Still full: said again, and nothing happens to the log.
+    // The disk is still full: `resume` fails too.
     let still = run(["resume", &dir]).expect(2);
     assert!(still.stderr.contains("hint: "), "{}", still.stderr);
 
@@ -182,18 +184,18 @@ fn finished_without_a_failure(dir: &str) {
     run(["replay", dir]).expect(0);
 }
 
-/// Blocks of 512 bytes (of 1024 to some shells): more than a log needs, less than the model below.
-const FILE_BLOCKS_MOST: &str = "6144";
+/// In blocks of 512 bytes (1024 in some shells): enough for a log, too little for the model below.
+const FILE_BLOCKS_MAX: &str = "6144";
 
 #[test]
-fn a_file_that_may_not_grow_is_nobodys_failure() {
-    let place = Place::with_config(200);
-    let dir = place.arg("run");
-    // Without the signal that comes with the limit a write beyond it is an error, as on a full disk.
-    let limited = format!("trap '' XFSZ; ulimit -f {FILE_BLOCKS_MOST}; exec \"$0\" \"$@\"");
+fn a_file_size_limit_is_not_a_failure_of_the_chunk() {
+    let sandbox = Sandbox::with_config(200);
+    let dir = sandbox.arg("run");
+    // With SIGXFSZ ignored, a write beyond the limit is an error, as on a full disk.
+    let limited = format!("trap '' XFSZ; ulimit -f {FILE_BLOCKS_MAX}; exec \"$0\" \"$@\"");
     let done = Command::new("sh")
         .args(["-c", &limited, env!("CARGO_BIN_EXE_tinygate")])
-        .args(["run", &place.config(), "--dir", &dir, "--json", "--quiet"])
+        .args(["run", &sandbox.config(), "--dir", &dir, "--json", "--quiet"])
         .args(["--stage", "video_tokenizer"])
         .args(["--set", "video_tokenizer.embed_dim=256"])
         .args(["--set", "video_tokenizer.hidden_dim=1024"])
@@ -213,13 +215,13 @@ fn a_file_that_may_not_grow_is_nobodys_failure() {
 
 #[test]
 fn a_disk_too_small_for_checkpoints_is_found_before_training() {
-    let place = Place::with_config(200);
+    let sandbox = Sandbox::with_config(200);
     let test = "a_disk_too_small_for_checkpoints_is_found_before_training";
-    let Some(_disk) = SmallDisk::mount(place.path("disk"), 12, test) else {
+    let Some(_disk) = SmallDisk::mount(sandbox.path("disk"), 12, test) else {
         return;
     };
-    let dir = place.arg("disk/run");
-    let args = ["run", &place.config(), "--dir", &dir, "--quiet"];
+    let dir = sandbox.arg("disk/run");
+    let args = ["run", &sandbox.config(), "--dir", &dir, "--quiet"];
     run(args).expect_error(2, &["not enough space in", "MiB are needed", "resume"]);
     let last = run(["log", &dir]).expect(0).stdout;
     assert!(

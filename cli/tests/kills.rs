@@ -1,15 +1,15 @@
-//! A real training run, killed with SIGKILL at random moments until it ends, again and again:
-//! each time it ends with the weights, the decisions and the state of a run never killed.
+//! Real training runs that are killed with SIGKILL at random moments and resumed until they
+//! finish: each ends with the weights, decisions and state of an undisturbed run.
 //!
-//! `TINYGATE_KILLS` sets how many kills (`make kills KILLS=200`), `TINYGATE_SEED` the moments.
-//! `TINYGATE_EARLY_KILLS` sets how many more there are in the first milliseconds of a log, and
-//! `TINYGATE_PROGRAM` the program these are tried on.
+//! `TINYGATE_KILLS` sets the number of kills (`make kills KILLS=200`), `TINYGATE_SEED` the seed of
+//! their moments. `TINYGATE_EARLY_KILLS` sets the number of further kills in the first
+//! milliseconds of a log, and `TINYGATE_PROGRAM` the program that is killed there.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 #![cfg(feature = "train")]
 
@@ -22,17 +22,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use support::{Place, checkpoints, decisions, folded, records, run, tinygate};
+use support::{Sandbox, checkpoints, decisions, folded, records, run, tinygate};
 use tinygate::events::{Event, FileRecord, Seq};
 use tinygate::machine::RunState;
 use tinygate::store::LogFile;
 
-/// In `make test`.
+/// The number of kills in `make test`.
 const KILLS: u64 = 10;
 const EARLY_KILLS: u64 = 10;
-/// In which a new log is made, its first event included.
+/// Within this time a new log is created and gets its first event.
 const EARLY: Duration = Duration::from_millis(50);
-/// No run may need more processes than this to end.
+/// A run must finish within this number of processes.
 const PROCESSES_MAX: u32 = 1000;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -40,7 +40,7 @@ fn setting(name: &str, default: u64) -> u64 {
     text.map_or(default, |text| text.parse().unwrap())
 }
 
-/// splitmix64
+/// Random moments, by splitmix64.
 struct Moments(u64);
 
 impl Moments {
@@ -54,28 +54,28 @@ impl Moments {
     }
 }
 
-/// What must be the same however often a run was killed.
+/// What must not depend on how often a run was killed.
 #[derive(Debug, PartialEq)]
-struct Result {
+struct RunResult {
     weights: Vec<(String, Vec<FileRecord>)>,
     decisions: Vec<Event>,
     state: RunState,
 }
 
-fn result(dir: &Path) -> Result {
+fn result(dir: &Path) -> RunResult {
     let records = records(dir);
-    Result {
+    RunResult {
         weights: checkpoints(&records),
         decisions: decisions(&records),
         state: folded(&records),
     }
 }
 
-fn begin(place: &Place, dir: &str) -> Child {
-    // The budget of interruptions is a rule of its own: a machine that kills a chunk again and
-    // again before its first checkpoint is told so. Here nothing but the kills shall act.
+fn begin(sandbox: &Sandbox, dir: &str) -> Child {
+    // Many interruptions without a new checkpoint would count as a failure of the chunk. This
+    // test is about the kills alone.
     let patience = ["--set", "policy.max_interruptions=1000", "--quiet"];
-    let args = ["run", &place.config(), "--dir", &place.arg(dir)];
+    let args = ["run", &sandbox.config(), "--dir", &sandbox.arg(dir)];
     spawn(args.iter().chain(&patience))
 }
 
@@ -88,7 +88,7 @@ fn spawn<'a>(args: impl IntoIterator<Item = &'a &'a str>) -> Child {
         .unwrap()
 }
 
-/// Kills the process after `moment`, or says that it ended before, as it should.
+/// Kills the process after `moment`. Returns false if it finished before that.
 fn kill_after(child: Child, moment: Duration) -> bool {
     let pid = rustix::process::Pid::from_child(&child);
     let (ended, end) = mpsc::sync_channel(1);
@@ -99,7 +99,7 @@ fn kill_after(child: Child, moment: Duration) -> bool {
     });
     let killed = end.recv_timeout(moment).is_err();
     if killed {
-        // It may have ended since; nobody has taken its number, as the waiter did not answer.
+        // It may have ended meanwhile, but hardly so long ago that its pid is used again.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
     let output = waiter.join().unwrap();
@@ -115,7 +115,7 @@ fn kill_after(child: Child, moment: Duration) -> bool {
     true
 }
 
-/// Whether a whole event is there; what is in it, another build may have written.
+/// Whether the log has a complete event. It is not decoded: another build may have written it.
 fn has_events(dir: &Path) -> bool {
     LogFile::open(dir).is_ok_and(|log| {
         let mut records = log.records();
@@ -125,31 +125,31 @@ fn has_events(dir: &Path) -> bool {
 }
 
 #[test]
-fn random_kills_leave_no_trace() {
+fn random_kills_do_not_change_the_result() {
     let wanted = setting("TINYGATE_KILLS", KILLS);
     let seed = setting("TINYGATE_SEED", 1);
     println!("TINYGATE_SEED={seed} TINYGATE_KILLS={wanted}");
-    let place = Place::with_config(200);
-    // The same name in another folder: the name is part of the state.
-    fs::create_dir_all(place.path("whole")).unwrap();
+    let sandbox = Sandbox::with_config(200);
+    // Both run directories have the same name, because the name is part of the state.
+    fs::create_dir_all(sandbox.path("whole")).unwrap();
     let from = Instant::now();
-    let whole = begin(&place, "whole/run").wait_with_output().unwrap();
+    let whole = begin(&sandbox, "whole/run").wait_with_output().unwrap();
     assert!(whole.status.success(), "{whole:?}");
     let length = from.elapsed();
-    let want = result(&place.path("whole/run"));
+    let want = result(&sandbox.path("whole/run"));
 
     let mut moments = Moments(seed);
     let (mut kills, mut runs) = (0, 0);
     while kills < wanted {
         let folder = format!("killed-{runs}");
-        fs::create_dir_all(place.path(&folder)).unwrap();
+        fs::create_dir_all(sandbox.path(&folder)).unwrap();
         let dir = format!("{folder}/run");
-        let path = place.arg(&dir);
+        let path = sandbox.arg(&dir);
         let mut of_this = 0;
-        let mut child = begin(&place, &dir);
+        let mut child = begin(&sandbox, &dir);
         for process in 0.. {
-            assert!(process < PROCESSES_MAX, "{dir} does not end");
-            // Once enough were killed, the last run may end in peace.
+            assert!(process < PROCESSES_MAX, "{dir} does not finish");
+            // After the last kill the run may finish.
             let moment = if kills < wanted {
                 moments.next(length)
             } else {
@@ -160,27 +160,27 @@ fn random_kills_leave_no_trace() {
             }
             kills += 1;
             of_this += 1;
-            child = if has_events(&place.path(&dir)) {
+            child = if has_events(&sandbox.path(&dir)) {
                 spawn(&["resume", &path, "--quiet"])
             } else {
-                // Killed before its first event, a run is begun anew, over what is left of it.
-                begin(&place, &dir)
+                // A run that was killed before its first event is started again in the same directory.
+                begin(&sandbox, &dir)
             };
         }
         runs += 1;
         println!("{dir}: {of_this} kills");
         assert_eq!(
-            result(&place.path(&dir)),
+            result(&sandbox.path(&dir)),
             want,
             "{dir} after {of_this} kills"
         );
         run(["replay", &path]).expect(0);
-        fs::remove_dir_all(place.path(&folder)).unwrap();
+        fs::remove_dir_all(sandbox.path(&folder)).unwrap();
     }
-    println!("{kills} of {wanted} kills in {runs} runs: each ended like the run never killed");
+    println!("{kills} of {wanted} kills in {runs} runs: each ended like the undisturbed run");
 }
 
-/// The program under test, or the one of another build that `TINYGATE_PROGRAM` names.
+/// The program under test, or the program of another build in `TINYGATE_PROGRAM`.
 fn program() -> Command {
     let tested = tinygate();
     let Some(other) = std::env::var_os("TINYGATE_PROGRAM").filter(|name| !name.is_empty()) else {
@@ -196,16 +196,22 @@ fn program() -> Command {
     command
 }
 
-/// Starts a run and kills it `moment` after its log folder appears. How long the first event
-/// took from then on, where it was seen.
-fn kill_early(place: &Place, dir: &str, moment: Duration) -> Option<Duration> {
+/// Starts a run and kills it `moment` after its log folder appears. Returns how long after that
+/// the first event was seen, if it was.
+fn kill_early(sandbox: &Sandbox, dir: &str, moment: Duration) -> Option<Duration> {
     let mut child = program()
-        .args(["run", &place.config(), "--dir", &place.arg(dir), "--quiet"])
+        .args([
+            "run",
+            &sandbox.config(),
+            "--dir",
+            &sandbox.arg(dir),
+            "--quiet",
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let log = place.path(dir).join("log");
+    let log = sandbox.path(dir).join("log");
     while !log.exists() {
         assert!(
             child.try_wait().unwrap().is_none(),
@@ -216,7 +222,7 @@ fn kill_early(place: &Place, dir: &str, moment: Duration) -> Option<Duration> {
     let from = Instant::now();
     let mut first = None;
     while from.elapsed() < moment {
-        if first.is_none() && has_events(&place.path(dir)) {
+        if first.is_none() && has_events(&sandbox.path(dir)) {
             first = Some(from.elapsed());
         }
         std::thread::yield_now();
@@ -226,14 +232,14 @@ fn kill_early(place: &Place, dir: &str, moment: Duration) -> Option<Duration> {
     first
 }
 
-/// Starts or continues the run, until it says that it trains. What it says if it does not.
-fn goes_on(place: &Place, dir: &str) -> std::result::Result<(), String> {
+/// Starts or resumes the run and waits until it trains. The error is what it prints if it does not.
+fn start_or_resume(sandbox: &Sandbox, dir: &str) -> Result<(), String> {
     let mut child = program()
         .args([
             "run",
-            &place.config(),
+            &sandbox.config(),
             "--dir",
-            &place.arg(dir),
+            &sandbox.arg(dir),
             "--or-resume",
         ])
         .stdout(Stdio::null())
@@ -268,34 +274,34 @@ fn early_kills_leave_no_run_stuck() {
     let wanted = setting("TINYGATE_EARLY_KILLS", EARLY_KILLS);
     let seed = setting("TINYGATE_SEED", 1);
     println!("TINYGATE_SEED={seed} TINYGATE_EARLY_KILLS={wanted}");
-    let place = Place::with_config(200);
+    let sandbox = Sandbox::with_config(200);
     let mut moments = Moments(seed);
-    // Every other moment is taken from the time that the first event was seen to need.
+    // Every second kill falls into the shortest time after which a first event was seen.
     let mut to_first = EARLY;
     let (mut without, mut journals, mut stuck) = (0, 0, 0);
     for kill in 0..wanted {
         let dir = format!("early-{kill}");
         let below = if kill % 2 == 0 { EARLY } else { to_first };
-        if let Some(first) = kill_early(&place, &dir, moments.next(below)) {
+        if let Some(first) = kill_early(&sandbox, &dir, moments.next(below)) {
             to_first = to_first.min(first);
         }
-        let path = place.path(&dir);
-        let begun = !has_events(&path);
-        without += u64::from(begun);
-        journals += u64::from(begun && support::journal(&path).exists());
-        if let Err(said) = goes_on(&place, &dir) {
+        let path = sandbox.path(&dir);
+        let no_event = !has_events(&path);
+        without += u64::from(no_event);
+        journals += u64::from(no_event && support::journal(&path).exists());
+        if let Err(said) = start_or_resume(&sandbox, &dir) {
             stuck += 1;
             println!("{dir} is stuck: {said}");
         }
         fs::remove_dir_all(&path).unwrap();
     }
     println!(
-        "{wanted} kills within {EARLY:?}: {without} found a log folder without a whole first event \
-         ({journals} of them a journal); {stuck} runs were stuck"
+        "{wanted} kills within {EARLY:?}: {without} left a log folder without a complete first event \
+         ({journals} of them with a journal); {stuck} runs were stuck"
     );
     assert_eq!(stuck, 0, "runs that can never be started again");
     assert!(
         wanted / 10 <= without,
-        "the moments do not meet the first event"
+        "too few kills before the first event"
     );
 }

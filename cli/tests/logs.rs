@@ -1,12 +1,12 @@
-//! What can be asked of a run without training: `status`, `log`, `explain`, `replay`,
-//! `export` and `import`, on runs whose trainer is a script.
+//! Commands that do not train: `status`, `log`, `explain`, `replay`, `export` and `import`,
+//! on runs with a scripted trainer.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 
 mod support;
@@ -16,7 +16,7 @@ use std::fs;
 
 use serde_json::Value;
 use support::{
-    Place, created_run, journal, made_newer, records, run, scripted, tinygate, workspace,
+    Sandbox, created_run, journal, records, run, scripted, tinygate, with_newer_version, workspace,
 };
 use tinygate::events::{
     Attempt, ChunkNumber, Column, Event, InterruptReason, MetricsLogged, RunInterrupted, Scalar,
@@ -27,23 +27,23 @@ use tinygate::store::{Durability, EventLog};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 
 /// A run that passes, with one retune in its first stage.
-fn retuned() -> (Place, String) {
-    let place = Place::with_config(200);
+fn retuned() -> (Sandbox, String) {
+    let sandbox = Sandbox::with_config(200);
     let bad = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
     let script = Script::new(1).chunk("video_tokenizer", 1, bad);
-    let run = scripted(&place, "run", short_policy(), script);
+    let run = scripted(&sandbox, "run", short_policy(), script);
     let arg = run.to_str().unwrap().to_owned();
-    (place, arg)
+    (sandbox, arg)
 }
 
 /// A run that stops at a gate.
-fn stopped() -> (Place, String) {
-    let place = Place::with_config(200);
+fn stopped() -> (Sandbox, String) {
+    let sandbox = Sandbox::with_config(200);
     let bad = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
     let script = Script::new(1).stage("video_tokenizer", bad);
-    let run = scripted(&place, "run", short_policy(), script);
+    let run = scripted(&sandbox, "run", short_policy(), script);
     let arg = run.to_str().unwrap().to_owned();
-    (place, arg)
+    (sandbox, arg)
 }
 
 fn json(line: &str) -> Value {
@@ -51,8 +51,8 @@ fn json(line: &str) -> Value {
 }
 
 #[test]
-fn status_says_where_each_stage_stands() {
-    let (_place, dir) = retuned();
+fn status_shows_the_progress_of_each_stage() {
+    let (_sandbox, dir) = retuned();
     let text = run(["status", &dir]).expect(0).stdout;
     for want in [
         "run (created as `scripted`): finished",
@@ -70,8 +70,8 @@ fn status_says_where_each_stage_stands() {
 }
 
 #[test]
-fn status_goes_back_to_any_event() {
-    let (_place, dir) = retuned();
+fn status_shows_the_state_at_any_event() {
+    let (_sandbox, dir) = retuned();
     let at = |seq: &str| {
         json(
             &run(["status", &dir, "--json", "--at", seq])
@@ -81,7 +81,7 @@ fn status_goes_back_to_any_event() {
     };
     assert_eq!(at("0")["stages"][0]["phase"], "waiting");
     assert_eq!(at("0")["events"], 1);
-    // Who has the run open now says nothing about then.
+    // For an earlier event, the process that has the run open now is not shown.
     let text = run(["status", &dir, "--at", "0"]).expect(0).stdout;
     assert!(
         text.starts_with("run (created as `scripted`): under way\n"),
@@ -91,16 +91,16 @@ fn status_goes_back_to_any_event() {
 }
 
 #[test]
-fn a_run_that_nobody_is_at_work_on_is_interrupted() {
-    let place = Place::with_config(200);
-    let (store, created) = created_run(&place, "run", short_policy());
+fn status_of_an_interrupted_run_gives_the_reason() {
+    let sandbox = Sandbox::with_config(200);
+    let (store, created) = created_run(&sandbox, "run", short_policy());
     let append = |event: Event| {
         let time_ms = 1_700_000_000_000;
         store
             .append(store.head(), &[(time_ms, event)], Durability::Durable)
             .unwrap();
     };
-    let status = || run(["status", &place.arg("run")]).expect(0).stdout;
+    let status = || run(["status", &sandbox.arg("run")]).expect(0).stdout;
     append(created);
     assert!(status().contains(": under way, process "), "{}", status());
     append(Event::RunInterrupted(RunInterrupted {
@@ -113,7 +113,7 @@ fn a_run_that_nobody_is_at_work_on_is_interrupted() {
     let want = ": interrupted (SIGTERM), resumable, no process has it open";
     assert!(text.contains(want), "{text}");
     let status = json(
-        &run(["status", &place.arg("run"), "--json"])
+        &run(["status", &sandbox.arg("run"), "--json"])
             .expect(0)
             .stdout,
     );
@@ -121,14 +121,14 @@ fn a_run_that_nobody_is_at_work_on_is_interrupted() {
 }
 
 #[test]
-fn the_log_comes_whole_or_in_part() {
-    let (_place, dir) = retuned();
+fn log_prints_all_events_or_a_range() {
+    let (_sandbox, dir) = retuned();
     let lines = run(["log", &dir, "--json"]).expect(0).stdout;
     let events: Vec<Value> = lines.lines().map(json).collect();
     assert_eq!(events[0]["kind"], "run_created");
     assert_eq!(events.last().unwrap()["kind"], "run_finished");
-    for (place, event) in events.iter().enumerate() {
-        assert_eq!(event["seq"], place);
+    for (index, event) in events.iter().enumerate() {
+        assert_eq!(event["seq"], index);
     }
     let part = run(["log", &dir, "--json", "--from", "3", "--to", "5"])
         .expect(0)
@@ -145,26 +145,26 @@ fn the_log_comes_whole_or_in_part() {
         ),
         (&["--from", "10", "--to", "5"], "from 10 to 5"),
     ] {
-        let none = run(["log", &dir].iter().chain(range)).expect(0);
-        assert_eq!(none.stdout, "");
-        assert!(none.stderr.contains(want), "{}", none.stderr);
+        let empty = run(["log", &dir].iter().chain(range)).expect(0);
+        assert_eq!(empty.stdout, "");
+        assert!(empty.stderr.contains(want), "{}", empty.stderr);
     }
     let text = run(["log", &dir]).expect(0).stdout;
-    assert_eq!(text.lines().count(), events.len(), "one line an event");
+    assert_eq!(text.lines().count(), events.len(), "one line per event");
     assert!(text.contains("gate_decided"), "{text}");
 }
 
 #[test]
-fn a_follower_ends_with_the_run() {
-    let (_place, dir) = retuned();
+fn following_a_log_ends_with_the_run() {
+    let (_sandbox, dir) = retuned();
     let whole = run(["log", &dir, "--json"]).expect(0).stdout;
     let followed = run(["log", &dir, "--json", "--follow"]).expect(0).stdout;
     assert_eq!(followed, whole);
 }
 
 #[test]
-fn explain_says_why_in_words() {
-    let (_place, dir) = stopped();
+fn explain_gives_the_reasons_in_words() {
+    let (_sandbox, dir) = stopped();
     let last = run(["explain", &dir]).expect(0).stdout;
     for want in [
         "video_tokenizer stopped",
@@ -196,7 +196,7 @@ fn explain_says_why_in_words() {
 
 #[test]
 fn replay_recomputes_every_decision() {
-    let (_place, dir) = retuned();
+    let (_sandbox, dir) = retuned();
     let text = run(["replay", &dir]).expect(0).stdout;
     assert!(text.contains("0 divergences"), "{text}");
     let audit = json(&run(["replay", &dir, "--json"]).expect(0).stdout);
@@ -207,13 +207,13 @@ fn replay_recomputes_every_decision() {
 }
 
 #[test]
-fn an_export_comes_back_as_the_same_run() {
-    let (place, dir) = stopped();
-    let file = place.arg("run.tgj");
+fn an_imported_export_is_the_same_run() {
+    let (sandbox, dir) = stopped();
+    let file = sandbox.arg("run.tgj");
     run(["export", &dir, &file]).expect(0);
     run(["export", &dir, &file]).expect_error(2, &[&file, "already exists", "--force"]);
     run(["export", &dir, &file, "--force"]).expect(0);
-    let dir_of_files = place.path("");
+    let dir_of_files = sandbox.path("");
     let left = fs::read_dir(dir_of_files).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
     assert!(
@@ -222,8 +222,8 @@ fn an_export_comes_back_as_the_same_run() {
             .any(|name| name.to_string_lossy().contains("export-")),
         "{left:?}"
     );
-    run(["export", &dir, &place.arg("none/run.tgj")]).expect_error(2, &["cannot write", "none"]);
-    let copy = place.arg("copy");
+    run(["export", &dir, &sandbox.arg("none/run.tgj")]).expect_error(2, &["cannot write", "none"]);
+    let copy = sandbox.arg("copy");
     run(["import", &file, &copy]).expect(0);
     run(["import", &file, &copy]).expect_error(2, &["already has a log"]);
     let log = |path: &str| run(["log", path, "--json"]).expect(0).stdout;
@@ -232,7 +232,7 @@ fn an_export_comes_back_as_the_same_run() {
     let stages =
         |path: &str| json(&run(["status", path, "--json"]).expect(0).stdout)["stages"].clone();
     assert_eq!(stages(&dir), stages(&copy));
-    // A scripted trainer writes no files, and an export would have none.
+    // Neither a scripted trainer nor an export has checkpoint files.
     let text = run(["status", &copy]).expect(0).stdout;
     let best: Vec<&str> = text
         .lines()
@@ -248,26 +248,26 @@ fn an_export_comes_back_as_the_same_run() {
 
 #[test]
 fn the_most_severe_outcome_of_several_logs_counts() {
-    let (place, dir) = retuned();
+    let (sandbox, dir) = retuned();
     let bytes = fs::read(journal(dir.as_ref())).unwrap();
-    fs::create_dir(place.path("logs")).unwrap();
-    let logs = place.arg("logs");
+    fs::create_dir(sandbox.path("logs")).unwrap();
+    let logs = sandbox.arg("logs");
     // An empty folder has nothing to check.
     run(["replay", &logs]).expect(5);
-    place.write("logs/good.tgj", &bytes);
-    place.write("logs/notes.txt", "no log");
+    sandbox.write("logs/good.tgj", &bytes);
+    sandbox.write("logs/notes.txt", "no log");
     run(["replay", &logs]).expect(0);
-    place.write("logs/empty.tgj", "");
+    sandbox.write("logs/empty.tgj", "");
     run(["replay", &logs]).expect(5);
     let missing =
-        run(["replay", &logs, &place.arg("none")]).expect_error(2, &["there is nothing at"]);
+        run(["replay", &logs, &sandbox.arg("none")]).expect_error(2, &["there is nothing at"]);
     assert!(
         missing.stdout.contains("good.tgj"),
-        "the others are looked at"
+        "the other logs are replayed too"
     );
-    place.write("logs/newer.tgj", made_newer(&bytes));
+    sandbox.write("logs/newer.tgj", with_newer_version(&bytes));
     run(["replay", &logs]).expect(4);
-    place.write("logs/damaged.tgj", damaged(&bytes));
+    sandbox.write("logs/damaged.tgj", damaged(&bytes));
     let answers = run(["replay", &logs, "--json"]).expect(3).stdout;
     let outcomes: BTreeSet<String> = answers
         .lines()
@@ -277,7 +277,7 @@ fn the_most_severe_outcome_of_several_logs_counts() {
     assert_eq!(outcomes, want.map(str::to_owned).into());
 }
 
-/// One bit of the middle is another.
+/// Flips a bit in the middle of a log.
 fn damaged(log: &[u8]) -> Vec<u8> {
     let mut log = log.to_vec();
     let middle = log.len() / 2;
@@ -286,29 +286,29 @@ fn damaged(log: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn logs_that_cannot_be_read_have_their_codes() {
-    let (place, dir) = retuned();
+fn unreadable_logs_have_their_exit_codes() {
+    let (sandbox, dir) = retuned();
     let bytes = fs::read(journal(dir.as_ref())).unwrap();
-    let empty = place.write("empty.tgj", "");
-    let newer = place.write("newer.tgj", made_newer(&bytes));
-    let broken = place.write("broken.tgj", damaged(&bytes));
-    let none = place.arg("none");
+    let empty = sandbox.write("empty.tgj", "");
+    let newer = sandbox.write("newer.tgj", with_newer_version(&bytes));
+    let broken = sandbox.write("broken.tgj", damaged(&bytes));
+    let none = sandbox.arg("none");
     for command in ["status", "log", "explain"] {
         run([command, &empty]).expect(5);
         run([command, &none]).expect_error(2, &["none"]);
         run([command, &newer]).expect_error(4, &["newer build"]);
         run([command, &broken]).expect_error(3, &["damaged"]);
     }
-    run(["import", &newer, &place.arg("a")]).expect_error(4, &["newer build"]);
-    run(["import", &broken, &place.arg("b")]).expect_error(3, &["damaged"]);
-    let rescued = place.arg("rescued.tgj");
+    run(["import", &newer, &sandbox.arg("a")]).expect_error(4, &["newer build"]);
+    run(["import", &broken, &sandbox.arg("b")]).expect_error(3, &["damaged"]);
+    let rescued = sandbox.arg("rescued.tgj");
     run(["export", &broken, &rescued]).expect_error(3, &["damaged", "rescued.tgj"]);
-    // The sound part is a log of its own.
+    // The rescued part is a complete log.
     run(["log", &rescued]).expect(0);
 }
 
 #[test]
-fn recorded_logs_come_to_what_is_expected_of_them() {
+fn recorded_logs_have_their_expected_outcomes() {
     let folder = workspace().join("replay/logs");
     let folder = folder.to_str().unwrap();
     // Among them are damaged ones, and damage is the most severe.
@@ -336,10 +336,10 @@ fn recorded_logs_come_to_what_is_expected_of_them() {
 }
 
 #[test]
-fn a_run_directory_of_a_newer_build_is_not_touched() {
-    let (_place, dir) = stopped();
+fn a_run_directory_of_a_newer_build_is_not_changed() {
+    let (_sandbox, dir) = stopped();
     let path = journal(dir.as_ref());
-    let newer = made_newer(&fs::read(&path).unwrap());
+    let newer = with_newer_version(&fs::read(&path).unwrap());
     fs::write(&path, &newer).unwrap();
     for command in ["resume", "status", "replay"] {
         run([command, &dir]).expect(4);
@@ -348,9 +348,9 @@ fn a_run_directory_of_a_newer_build_is_not_touched() {
 }
 
 #[test]
-fn nobody_needs_to_read_to_the_end() {
+fn a_pipe_closed_by_its_reader_is_not_an_error() {
     use std::process::Stdio;
-    let (_place, dir) = retuned();
+    let (_sandbox, dir) = retuned();
     let mut child = tinygate()
         .args(["log", &dir, "--json"])
         .stdout(Stdio::piped())
@@ -360,11 +360,12 @@ fn nobody_needs_to_read_to_the_end() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-/// A run whose process is in the middle of its first chunk, up to the events that `more` adds.
-fn inside_a_chunk(place: &Place, more: &[(u64, Event)]) -> String {
+/// Creates the log of a run in the middle of its first chunk, with the events of `more` appended:
+/// seconds after the start, and event.
+fn inside_a_chunk(sandbox: &Sandbox, more: &[(u64, Event)]) -> String {
     const START_MS: u64 = 1_700_000_000_000;
-    let whole = scripted(place, "whole", short_policy(), Script::new(1));
-    let (store, _) = created_run(place, "run", short_policy());
+    let whole = scripted(sandbox, "whole", short_policy(), Script::new(1));
+    let (store, _) = created_run(sandbox, "run", short_policy());
     let started = records(&whole)
         .into_iter()
         .scan(false, |begun, record| {
@@ -381,7 +382,7 @@ fn inside_a_chunk(place: &Place, more: &[(u64, Event)]) -> String {
             .unwrap();
     }
     store.close().unwrap();
-    place.arg("run")
+    sandbox.arg("run")
 }
 
 fn metrics(first: u64, columns: &[(&str, &[f64])]) -> Event {
@@ -398,10 +399,9 @@ fn metrics(first: u64, columns: &[(&str, &[f64])]) -> Event {
     })
 }
 
-/// What is looked for at night.
 #[test]
-fn status_inside_a_chunk_says_how_it_goes() {
-    let place = Place::with_config(200);
+fn status_inside_a_chunk_shows_its_progress() {
+    let sandbox = Sandbox::with_config(200);
     let logged = [
         (2, metrics(1, &[("train/loss", &[0.5, 0.25])])),
         (
@@ -416,8 +416,8 @@ fn status_inside_a_chunk_says_how_it_goes() {
             ),
         ),
     ];
-    let dir = inside_a_chunk(&place, &logged);
-    let created = &records(&place.path("run"))[0].event;
+    let dir = inside_a_chunk(&sandbox, &logged);
+    let created = &records(&sandbox.path("run"))[0].event;
     let Event::RunCreated(created) = created else {
         panic!("the first event creates a run");
     };
@@ -444,44 +444,44 @@ fn status_inside_a_chunk_says_how_it_goes() {
     assert_eq!(chunk["gate_eta_seconds"], (gate - 3) as f64 * 2.0);
     assert_eq!(chunk["target_eta_seconds"], (target - 3) as f64 * 2.0);
     assert_eq!(status["stages"][1]["chunk"], Value::Null);
-    // Before anything is logged there is nothing to say.
-    let bare = Place::with_config(200);
+    // Without logged metrics there is no such line.
+    let bare = Sandbox::with_config(200);
     let dir = inside_a_chunk(&bare, &[]);
     let text = run(["status", &dir]).expect(0).stdout;
     assert!(!text.contains("gate at"), "{text}");
 }
 
 #[test]
-fn explain_says_why_a_run_was_interrupted() {
+fn explain_gives_the_reason_of_an_interruption() {
     let signal = Event::RunInterrupted(RunInterrupted {
         reason: InterruptReason::Signal {
             name: "SIGTERM".to_owned(),
         },
     });
-    let place = Place::with_config(200);
-    let dir = inside_a_chunk(&place, &[(5, signal)]);
+    let sandbox = Sandbox::with_config(200);
+    let dir = inside_a_chunk(&sandbox, &[(5, signal)]);
     let said = run(["explain", &dir]).expect(0).stdout;
     for want in ["SIGTERM", "nothing was decided before that"] {
         assert!(said.contains(want), "no `{want}` in:\n{said}");
     }
-    let place = Place::with_config(200);
-    let dir = inside_a_chunk(&place, &[]);
+    let sandbox = Sandbox::with_config(200);
+    let dir = inside_a_chunk(&sandbox, &[]);
     let said = run(["explain", &dir]).expect(0).stdout;
     assert!(said.contains("ended without recording why"), "{said}");
-    // A run that has come to its end was not interrupted.
-    let (_place, dir) = stopped();
+    // A run that a gate stopped was not interrupted.
+    let (_sandbox, dir) = stopped();
     let said = run(["explain", &dir]).expect(0).stdout;
     assert!(!said.contains("after that"), "{said}");
 }
 
 #[test]
-fn an_import_says_what_it_takes() {
-    let (place, dir) = stopped();
-    let text = place.write("notes.txt", "no log at all");
-    let to = place.arg("copy");
+fn import_reports_which_files_it_accepts() {
+    let (sandbox, dir) = stopped();
+    let text = sandbox.write("notes.txt", "no log at all");
+    let to = sandbox.arg("copy");
     run(["import", &text, &to]).expect_error(2, &["notes.txt", "`tinygate export` wrote"]);
     run(["import", &dir, &to]).expect_error(2, &["is a directory", "tinygate export"]);
-    run(["import", &place.arg("none.tgj"), &to])
+    run(["import", &sandbox.arg("none.tgj"), &to])
         .expect_error(2, &["none.tgj", "`tinygate export` wrote"]);
-    assert!(!place.path("copy").exists());
+    assert!(!sandbox.path("copy").exists());
 }

@@ -1,11 +1,11 @@
-//! The options are frozen: scripts rely on them. A new one is added to the table by hand.
+//! Options are frozen, because scripts rely on them. A new option must be added to the table here.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 
 mod support;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use support::{run, tinygate};
 
-/// Command, then its arguments and options as the help names them.
+/// Each command with its options and arguments, as its help lists them.
 const OPTIONS: &[(&str, &str)] = &[
     ("", "--help --version"),
     (
@@ -44,7 +44,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("completions", "--help <SHELL>"),
 ];
 
-/// The first word of each line of the help's lists that is an option or an argument.
+/// The options and arguments that a help text lists, one per indented line.
 fn named(help: &str) -> BTreeSet<String> {
     let lines = help.lines().filter(|line| line.starts_with(' '));
     let of_line = |line: &str| {
@@ -53,13 +53,13 @@ fn named(help: &str) -> BTreeSet<String> {
             .map(|word| word.trim_end_matches([',', '.']));
         let word = words
             .take(2)
-            .find(|word| word.starts_with("--") || argument(word))?;
+            .find(|word| word.starts_with("--") || is_argument(word))?;
         Some(word.trim_end_matches("...").to_owned())
     };
     lines.filter_map(of_line).collect()
 }
 
-fn argument(word: &str) -> bool {
+fn is_argument(word: &str) -> bool {
     let inner = word.trim_end_matches("...");
     let inner = inner
         .strip_prefix('<')
@@ -73,7 +73,7 @@ fn argument(word: &str) -> bool {
 }
 
 #[test]
-fn no_option_comes_or_goes_unnoticed() {
+fn options_are_those_in_the_table() {
     for (command, want) in OPTIONS {
         let help = run(command.split_whitespace().chain(["--help"]))
             .expect(0)
@@ -101,7 +101,7 @@ fn every_command_is_in_the_table() {
 }
 
 #[test]
-fn wrong_usage_is_exit_2() {
+fn wrong_usage_exits_with_2() {
     run(["run"]).expect(2);
     run(["train"]).expect(2);
     run(["resume", "x", "--retries", "0"]).expect(2);
@@ -109,7 +109,7 @@ fn wrong_usage_is_exit_2() {
 }
 
 #[test]
-fn completions_name_the_commands() {
+fn completions_include_the_options() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(["completions", shell]).expect(0).stdout;
         assert!(script.contains("next-cycle-of"), "{shell}");
@@ -117,7 +117,7 @@ fn completions_name_the_commands() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_pipe_closed_by_its_reader_is_not_an_error() {
     use std::process::Stdio;
     for args in [
         ["config", "init"],

@@ -1,13 +1,13 @@
-//! What a machine does to a process: stops and continues it, takes its memory away, makes its disk
-//! read-only, sets its clock back. A run survives each.
+//! A run survives what can happen to its process: it is suspended, gets a signal, runs out of
+//! memory, its directory is moved, its disk becomes read-only, its clock is set back.
 //!
-//! Two of these need root; elsewhere they say that they were skipped.
+//! Two of these tests need root; without it they print that they were skipped.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 #![cfg(feature = "train")]
 
@@ -18,17 +18,17 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use support::{Done, Place, assert_same, checkpoints, created_run, records, run, tinygate};
+use support::{Done, Sandbox, assert_same, checkpoints, created_run, records, run, tinygate};
 use tinygate::config::Config;
 use tinygate::events::{Event, InterruptReason, RunInterrupted};
 use tinygate::store::{Durability, EventLog};
 
-/// A run never disturbed, in `whole/run`.
-fn undisturbed(place: &Place) -> PathBuf {
-    fs::create_dir(place.path("whole")).unwrap();
-    let dir = place.arg("whole/run");
-    run(["run", &place.config(), "--dir", &dir, "--quiet"]).expect(0);
-    place.path("whole/run")
+/// Trains an undisturbed run in `whole/run`.
+fn undisturbed(sandbox: &Sandbox) -> PathBuf {
+    fs::create_dir(sandbox.path("whole")).unwrap();
+    let dir = sandbox.arg("whole/run");
+    run(["run", &sandbox.config(), "--dir", &dir, "--quiet"]).expect(0);
+    sandbox.path("whole/run")
 }
 
 fn spawn(command: &mut Command) -> Child {
@@ -37,9 +37,9 @@ fn spawn(command: &mut Command) -> Child {
 }
 
 /// Starts a run in `other/run` and waits for its first gate.
-fn at_first_gate(place: &Place) -> Child {
-    fs::create_dir(place.path("other")).unwrap();
-    let args = ["run", &place.config(), "--dir", &place.arg("other/run")];
+fn at_first_gate(sandbox: &Sandbox) -> Child {
+    fs::create_dir(sandbox.path("other")).unwrap();
+    let args = ["run", &sandbox.config(), "--dir", &sandbox.arg("other/run")];
     let mut child = spawn(tinygate().args(args).args(["--json", "--quiet"]));
     let mut gates = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     gates.next().unwrap().unwrap();
@@ -47,40 +47,40 @@ fn at_first_gate(place: &Place) -> Child {
 }
 
 #[test]
-fn a_stopped_process_goes_on() {
+fn a_suspended_process_continues() {
     use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    let child = at_first_gate(&place);
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    let child = at_first_gate(&sandbox);
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::STOP).unwrap();
     let stopped = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
     assert!(stopped.unwrap().stopped());
-    // Others can look at the run meanwhile, and cannot have it.
-    let dir = place.arg("other/run");
+    // Meanwhile other processes can read the run, but not resume it.
+    let dir = sandbox.arg("other/run");
     run(["status", &dir]).expect(0);
     run(["resume", &dir]).expect_error(2, &["has this run open"]);
     kill_process(pid, Signal::CONT).unwrap();
     Done::of(child.wait_with_output().unwrap()).expect(0);
-    assert_same(&whole, &place.path("other/run"));
+    assert_same(&whole, &sandbox.path("other/run"));
 }
 
-/// A terminal that goes away, and a job's manager that warns before the limit.
+/// The terminal is closed, or a scheduler sends a signal before the time limit of a job.
 #[test]
-fn a_hangup_and_a_warning_stop_with_a_checkpoint() {
+fn sighup_and_sigusr1_stop_a_run_with_a_checkpoint() {
     use rustix::process::{Pid, Signal, kill_process};
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
     for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1")] {
-        let child = at_first_gate(&place);
+        let child = at_first_gate(&sandbox);
         let pid = Pid::from_child(&child);
         kill_process(pid, signal).unwrap();
-        // A shell passes a hangup on: it comes twice, and means the same. The process may
-        // have ended after the first.
+        // A shell forwards a hangup, so it may come twice. The process may have ended after
+        // the first.
         let _ = kill_process(pid, signal);
         Done::of(child.wait_with_output().unwrap()).expect(130);
-        let dir = place.arg("other/run");
-        let last = records(&place.path("other/run")).pop().unwrap();
+        let dir = sandbox.arg("other/run");
+        let last = records(&sandbox.path("other/run")).pop().unwrap();
         assert_eq!(
             last.event,
             Event::RunInterrupted(RunInterrupted {
@@ -95,19 +95,19 @@ fn a_hangup_and_a_warning_stop_with_a_checkpoint() {
             "{status}"
         );
         run(["resume", &dir, "--quiet"]).expect(0);
-        // An obeyed signal leaves a checkpoint more, and nothing else.
-        let (one, other) = (records(&whole), records(&place.path("other/run")));
+        // The signal adds a checkpoint and changes nothing else.
+        let (one, other) = (records(&whole), records(&sandbox.path("other/run")));
         assert_eq!(decided(&one), decided(&other));
         let (one, other) = (checkpoints(&one), checkpoints(&other));
         assert!(
             one.iter().all(|written| other.contains(written)),
-            "other weights"
+            "weights differ"
         );
-        fs::remove_dir_all(place.path("other")).unwrap();
+        fs::remove_dir_all(sandbox.path("other")).unwrap();
     }
 }
 
-/// Gates and their decisions.
+/// Stage, update and decision of each gate.
 fn decided(records: &[tinygate::events::Record]) -> Vec<(String, u64, tinygate::events::Action)> {
     let gate = |record: &tinygate::events::Record| {
         let Event::GateDecided(gate) = &record.event else {
@@ -118,18 +118,18 @@ fn decided(records: &[tinygate::events::Record]) -> Vec<(String, u64, tinygate::
     records.iter().filter_map(gate).collect()
 }
 
-/// Whoever starts a run with `nohup` wants it to outlive the terminal.
+/// A run under `nohup` survives the end of its terminal.
 #[test]
 fn under_nohup_a_hangup_stays_ignored() {
     use rustix::process::{Pid, Signal, kill_process};
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    fs::create_dir(place.path("other")).unwrap();
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    fs::create_dir(sandbox.path("other")).unwrap();
     let program = tinygate();
     let mut nohup = Command::new("nohup");
     nohup
         .arg(program.get_program())
-        .args(["run", &place.config(), "--dir", &place.arg("other/run")])
+        .args(["run", &sandbox.config(), "--dir", &sandbox.arg("other/run")])
         .args(["--json", "--quiet"]);
     let mut child = spawn(&mut nohup);
     let mut gates = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -137,17 +137,17 @@ fn under_nohup_a_hangup_stays_ignored() {
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
     assert!(gates.all(|gate| gate.is_ok()));
     Done::of(child.wait_with_output().unwrap()).expect(0);
-    assert_same(&whole, &place.path("other/run"));
+    assert_same(&whole, &sandbox.path("other/run"));
 }
 
-/// A run whose directory is moved or deleted writes nothing where it was.
+/// If a run directory is moved or deleted, nothing is written to its old path.
 #[test]
 fn a_run_directory_that_is_moved_or_deleted_is_noticed() {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    let child = at_first_gate(&place);
-    fs::create_dir(place.path("moved")).unwrap();
-    fs::rename(place.path("other/run"), place.path("moved/run")).unwrap();
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    let child = at_first_gate(&sandbox);
+    fs::create_dir(sandbox.path("moved")).unwrap();
+    fs::rename(sandbox.path("other/run"), sandbox.path("moved/run")).unwrap();
     let done = Done::of(child.wait_with_output().unwrap()).expect(2);
     for want in [
         "other/run` was moved to",
@@ -160,38 +160,39 @@ fn a_run_directory_that_is_moved_or_deleted_is_noticed() {
             done.stderr
         );
     }
-    assert!(!place.path("other/run").exists(), "it was made again");
-    let moved = place.arg("moved/run");
+    assert!(!sandbox.path("other/run").exists(), "it was created again");
+    let moved = sandbox.arg("moved/run");
     run(["resume", &moved, "--quiet"]).expect(0);
     run(["replay", &moved]).expect(0);
-    assert_same(&whole, &place.path("moved/run"));
+    assert_same(&whole, &sandbox.path("moved/run"));
 
-    fs::remove_dir_all(place.path("other")).unwrap();
-    let child = at_first_gate(&place);
-    // Aside first, so that nothing is written into it while it is deleted.
-    fs::rename(place.path("other/run"), place.path("gone")).unwrap();
-    fs::remove_dir_all(place.path("gone")).unwrap();
+    fs::remove_dir_all(sandbox.path("other")).unwrap();
+    let child = at_first_gate(&sandbox);
+    // Move it first, so that nothing is written into it while it is deleted.
+    fs::rename(sandbox.path("other/run"), sandbox.path("gone")).unwrap();
+    fs::remove_dir_all(sandbox.path("gone")).unwrap();
     let done = Done::of(child.wait_with_output().unwrap()).expect(2);
     assert!(done.stderr.contains("was moved"), "{}", done.stderr);
-    assert!(!place.path("other/run").exists(), "it was made again");
-    assert!(!place.path("gone").exists(), "it was made again");
+    assert!(!sandbox.path("other/run").exists(), "it was created again");
+    assert!(!sandbox.path("gone").exists(), "it was created again");
 }
 
-/// Another run that takes the place of one that was moved is left alone.
+/// After a run directory was moved, a new directory at its old path is not touched.
 #[test]
-fn another_directory_in_its_place_is_left_alone() {
-    let place = Place::with_config(200);
-    let child = at_first_gate(&place);
-    fs::rename(place.path("other/run"), place.path("other/moved")).unwrap();
-    fs::create_dir(place.path("other/run")).unwrap();
+fn a_new_directory_at_the_old_path_is_not_touched() {
+    let sandbox = Sandbox::with_config(200);
+    let child = at_first_gate(&sandbox);
+    fs::rename(sandbox.path("other/run"), sandbox.path("other/moved")).unwrap();
+    fs::create_dir(sandbox.path("other/run")).unwrap();
     Done::of(child.wait_with_output().unwrap()).expect(2);
-    assert_eq!(fs::read_dir(place.path("other/run")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(sandbox.path("other/run")).unwrap().count(), 0);
 }
 
-/// A group of processes with a limit on their memory; `None` where it cannot be made.
+/// A control group with a memory limit, removed on drop.
 struct MemoryLimit(PathBuf);
 
 impl MemoryLimit {
+    /// Returns `None` if the group cannot be created.
     fn of(bytes: u64) -> Option<MemoryLimit> {
         let name = format!("tinygate-test-{}", std::process::id());
         let places = [
@@ -207,7 +208,7 @@ impl MemoryLimit {
         })
     }
 
-    /// The program with these arguments, in the group before it begins.
+    /// A command that joins the group and then executes the program.
     fn tinygate(&self, args: &[&str]) -> Command {
         let program = tinygate();
         let mut command = Command::new("sh");
@@ -227,15 +228,15 @@ impl Drop for MemoryLimit {
 }
 
 #[test]
-fn a_process_killed_for_its_memory_is_resumed() {
+fn a_process_killed_for_its_memory_can_be_resumed() {
     let Some(limit) = MemoryLimit::of(64 << 20) else {
-        eprintln!("skipped: only root may limit the memory of a process group");
+        eprintln!("skipped: only root can limit the memory of a control group");
         return;
     };
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    let child = at_first_gate(&place);
-    // Confined to less than it has, it is killed as soon as it wants a page more.
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    let child = at_first_gate(&sandbox);
+    // The limit is below what it uses, so it is killed when it allocates another page.
     let members = limit.0.join("cgroup.procs");
     fs::write(members, child.id().to_string()).unwrap();
     let killed = child.wait_with_output().unwrap();
@@ -244,16 +245,16 @@ fn a_process_killed_for_its_memory_is_resumed() {
         return;
     }
     assert_eq!(killed.status.code(), None, "{killed:?}");
-    let dir = place.arg("other/run");
-    // From its first page on there is not enough.
+    let dir = sandbox.arg("other/run");
+    // A process that starts with this limit fails too.
     let args = ["resume", &dir, "--quiet"];
     let again = spawn(&mut limit.tinygate(&args)).wait_with_output();
     assert!(!again.unwrap().status.success());
     run(args).expect(0);
-    assert_same(&whole, &place.path("other/run"));
+    assert_same(&whole, &sandbox.path("other/run"));
 }
 
-/// A run directory on a file system of its own.
+/// A file system for a run directory, unmounted on drop.
 struct OwnDisk(PathBuf);
 
 impl OwnDisk {
@@ -280,20 +281,20 @@ impl Drop for OwnDisk {
 }
 
 #[test]
-fn a_read_only_disk_is_read_and_nothing_is_lost() {
-    let place = Place::with_config(200);
-    let Some(disk) = OwnDisk::mount(place.path("other")) else {
-        eprintln!("skipped: only root may mount a disk");
+fn a_run_on_a_read_only_disk_can_be_read_and_loses_nothing() {
+    let sandbox = Sandbox::with_config(200);
+    let Some(disk) = OwnDisk::mount(sandbox.path("other")) else {
+        eprintln!("skipped: only root can mount a disk");
         return;
     };
-    let dir = place.arg("other/run");
-    let args = ["run", &place.config(), "--dir", &dir, "--quiet"];
+    let dir = sandbox.arg("other/run");
+    let args = ["run", &sandbox.config(), "--dir", &dir, "--quiet"];
     let mut child = spawn(tinygate().args(args).arg("--json"));
     let mut gates = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     gates.next().unwrap().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    let before = fs::read(support::journal(&place.path("other/run"))).unwrap();
+    let before = fs::read(support::journal(&sandbox.path("other/run"))).unwrap();
 
     disk.remount("ro");
     run(["status", &dir]).expect(0);
@@ -301,36 +302,36 @@ fn a_read_only_disk_is_read_and_nothing_is_lost() {
     run(["log", &dir]).expect(0);
     run(["resume", &dir]).expect_error(2, &["Read-only file system"]);
     disk.remount("rw");
-    let after = fs::read(support::journal(&place.path("other/run"))).unwrap();
+    let after = fs::read(support::journal(&sandbox.path("other/run"))).unwrap();
     assert!(before == after);
     run(["resume", &dir, "--quiet"]).expect(0);
     run(["replay", &dir]).expect(0);
-    let whole = undisturbed(&place);
-    assert_same(&whole, &place.path("other/run"));
+    let whole = undisturbed(&sandbox);
+    assert_same(&whole, &sandbox.path("other/run"));
 }
 
-/// The log's last event is of the year 2100.
+/// The log's last event has a time in the year 2100.
 #[test]
 fn a_clock_set_back_changes_nothing() {
     const YEAR_2100_MS: u64 = 4_102_444_800_000;
-    let place = Place::with_config(200);
-    let config = Config::load(Path::new(&place.config()), &[])
+    let sandbox = Sandbox::with_config(200);
+    let config = Config::load(Path::new(&sandbox.config()), &[])
         .unwrap()
         .config;
-    let (store, created) = created_run(&place, "run", config.policy.clone());
+    let (store, created) = created_run(&sandbox, "run", config.policy.clone());
     let first = [(YEAR_2100_MS, created)];
     store
         .append(store.head(), &first, Durability::Durable)
         .unwrap();
     store.close().unwrap();
-    let dir = place.arg("run");
+    let dir = sandbox.arg("run");
     run(["resume", &dir, "--quiet"]).expect(0);
     run(["replay", &dir]).expect(0);
-    let records = records(&place.path("run"));
+    let records = records(&sandbox.path("run"));
     assert_eq!(records[0].time_ms, YEAR_2100_MS);
     assert!(
         records[1].time_ms < YEAR_2100_MS,
-        "times are as the clock said"
+        "times are those of the clock"
     );
     run(["status", &dir]).expect(0);
     run(["log", &dir]).expect(0);

@@ -1,12 +1,12 @@
-//! Ranks that train together, as real processes over real sockets: the same numbers as one rank with more
-//! accumulation, the same bits every time, and a way on from every rank that is lost.
+//! Ranks that train together, as real processes over real sockets: they give the same numbers as one rank
+//! with more accumulation, the same bits every time, and the run survives the loss of any rank.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 #![cfg(all(feature = "train", target_os = "linux"))]
 
@@ -22,10 +22,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use support::{Done, Place, assert_same, checkpoints, decisions, npy, records, run, tinygate};
+use support::{Done, Sandbox, assert_same, checkpoints, decisions, npy, records, run, tinygate};
 use tinygate::events::{ChunkFailure, Event, FileRecord, metric};
 
-/// Two ranks that wait for each other no longer than this.
+/// Two ranks, with a limit on the time that they wait for each other.
 const TWO: [&str; 4] = [
     "--set",
     "nproc_per_node=2",
@@ -33,11 +33,17 @@ const TWO: [&str; 4] = [
     "distributed.timeout_seconds=60",
 ];
 
-fn begin(place: &Place, dir: &str, more: &[&str]) -> Command {
-    fs::create_dir_all(place.path(dir).parent().unwrap()).unwrap();
+fn begin(sandbox: &Sandbox, dir: &str, more: &[&str]) -> Command {
+    fs::create_dir_all(sandbox.path(dir).parent().unwrap()).unwrap();
     let mut command = tinygate();
     command
-        .args(["run", &place.config(), "--dir", &place.arg(dir), "--quiet"])
+        .args([
+            "run",
+            &sandbox.config(),
+            "--dir",
+            &sandbox.arg(dir),
+            "--quiet",
+        ])
         .args(more);
     command
 }
@@ -50,16 +56,16 @@ fn spawn(command: &mut Command) -> Child {
     piped.spawn().unwrap()
 }
 
-/// Two ranks that nobody disturbs, in `whole/run`.
-fn undisturbed(place: &Place) -> PathBuf {
-    let done = Done::of(begin(place, "whole/run", &TWO).output().unwrap());
+/// Trains two undisturbed ranks in `whole/run`.
+fn undisturbed(sandbox: &Sandbox) -> PathBuf {
+    let done = Done::of(begin(sandbox, "whole/run", &TWO).output().unwrap());
     done.expect(0);
-    place.path("whole/run")
+    sandbox.path("whole/run")
 }
 
 /// Starts two ranks in `other/run` and waits for their first gate.
-fn at_first_gate(place: &Place, more: &[&str]) -> Child {
-    let mut command = begin(place, "other/run", &TWO);
+fn at_first_gate(sandbox: &Sandbox, more: &[&str]) -> Child {
+    let mut command = begin(sandbox, "other/run", &TWO);
     let mut child = spawn(command.args(more).arg("--json"));
     let mut gates = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     gates.next().unwrap().unwrap();
@@ -86,7 +92,7 @@ fn rank_1(parent: &Child) -> Pid {
     Pid::from_raw(*child).unwrap()
 }
 
-/// Whether a process is there; one that ended and was not waited for by init yet is not.
+/// Whether a process is running. A zombie is not.
 fn is_alive(pid: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
     status.is_ok_and(|status| {
@@ -99,7 +105,7 @@ fn is_alive(pid: Pid) -> bool {
     })
 }
 
-/// Whether a process that is not our child ends within so many seconds.
+/// Whether a process that is not our child ends within this number of seconds.
 fn ends_within(pid: Pid, seconds: i64) -> bool {
     use rustix::event::{PollFd, PollFlags, poll};
     use rustix::process::{PidfdFlags, pidfd_open};
@@ -131,8 +137,8 @@ fn losses(run: &Path) -> Losses {
             .iter()
             .filter(|column| column.name == metric::LOSS)
         {
-            for (place, value) in column.values.iter().enumerate() {
-                let step = column.steps.at(place).unwrap().get();
+            for (index, value) in column.values.iter().enumerate() {
+                let step = column.steps.at(index).unwrap().get();
                 losses.insert((logged.stage.to_string(), step), value.get());
             }
         }
@@ -158,11 +164,12 @@ fn failures(run: &Path) -> Vec<ChunkFailure> {
     failures.collect()
 }
 
-/// As a launcher describes a job.
+/// Starts a command as one of two ranks of a launcher.
 fn launched(command: &mut Command, rank: u32, address: &str, port: u16) -> Child {
     launched_of(command, rank, 2, address, port)
 }
 
+/// Starts a command as one of `size` ranks, with the environment that a launcher sets.
 fn launched_of(command: &mut Command, rank: u32, size: u32, address: &str, port: u16) -> Child {
     spawn(
         command
@@ -185,8 +192,8 @@ fn end(child: Child) -> Done {
 }
 
 #[test]
-fn two_ranks_learn_what_one_learns_from_two_micro_batches() {
-    let place = Place::with_config(200);
+fn two_ranks_train_like_one_rank_with_two_micro_batches() {
+    let sandbox = Sandbox::with_config(200);
     let stages = ["video_tokenizer", "latent_actions", "dynamics"];
     let fifty = |accumulation: u32| {
         let of = |stage: &str| {
@@ -203,22 +210,22 @@ fn two_ranks_learn_what_one_learns_from_two_micro_batches() {
             .collect::<Vec<_>>()
     };
     let one = |dir: &str, accumulation: u32, more: &[&str]| {
-        let mut command = begin(&place, dir, more);
+        let mut command = begin(&sandbox, dir, more);
         let done = Done::of(command.args(fifty(accumulation)).output().unwrap());
         done.expect(0);
-        losses(&place.path(dir))
+        losses(&sandbox.path(dir))
     };
     let ranks = one("ranks", 1, &TWO);
     let micro_batches = one("micro-batches", 2, &[]);
     let again = one("again", 1, &TWO);
     assert_eq!(ranks.len(), 150);
     let mut most = 0.0_f64;
-    for (place, loss) in &ranks {
-        let other = micro_batches[place];
+    for (update, loss) in &ranks {
+        let other = micro_batches[update];
         most = most.max((loss - other).abs());
         assert!(
             (loss - other).abs() <= 1e-4,
-            "{place:?}: {loss} with two ranks, {other} with two micro-batches"
+            "{update:?}: {loss} with two ranks, {other} with two micro-batches"
         );
     }
     eprintln!("largest difference of a loss: {most:e}");
@@ -226,23 +233,23 @@ fn two_ranks_learn_what_one_learns_from_two_micro_batches() {
         |losses: &Losses| -> Vec<u64> { losses.values().map(|loss| loss.to_bits()).collect() };
     assert_eq!(bits(&ranks), bits(&again), "the same ranks twice");
     assert_eq!(
-        checkpoints(&records(&place.path("ranks"))),
-        checkpoints(&records(&place.path("again")))
+        checkpoints(&records(&sandbox.path("ranks"))),
+        checkpoints(&records(&sandbox.path("again")))
     );
 }
 
 #[test]
-fn rank_0_killed_takes_the_others_with_it_and_leaves_no_trace() {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    let mut child = at_first_gate(&place, &[]);
+fn when_rank_0_is_killed_the_others_end_and_a_resume_gives_the_same_result() {
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    let mut child = at_first_gate(&sandbox, &[]);
     let other = rank_1(&child);
     child.kill().unwrap();
     child.wait().unwrap();
     wait_for_end(other);
-    let dir = place.arg("other/run");
+    let dir = sandbox.arg("other/run");
     run(["resume", &dir, "--quiet"]).expect(0);
-    assert_same(&whole, &place.path("other/run"));
+    assert_same(&whole, &sandbox.path("other/run"));
     let replayed = run(["replay", "--retrain", "--stage", "dynamics", &dir]).expect(0);
     assert!(
         replayed.stdout.contains("0 divergences"),
@@ -252,9 +259,9 @@ fn rank_0_killed_takes_the_others_with_it_and_leaves_no_trace() {
 }
 
 #[test]
-fn rank_0_killed_takes_a_stopped_rank_with_it() {
-    let place = Place::with_config(200);
-    let mut child = at_first_gate(&place, &[]);
+fn when_rank_0_is_killed_a_suspended_rank_ends_too() {
+    let sandbox = Sandbox::with_config(200);
+    let mut child = at_first_gate(&sandbox, &[]);
     let other = rank_1(&child);
     kill_process(other, Signal::STOP).unwrap();
     child.kill().unwrap();
@@ -263,14 +270,14 @@ fn rank_0_killed_takes_a_stopped_rank_with_it() {
 }
 
 #[test]
-fn another_rank_killed_costs_an_attempt() {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    let child = at_first_gate(&place, &[]);
+fn when_another_rank_is_killed_the_chunk_loses_an_attempt() {
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    let child = at_first_gate(&sandbox, &[]);
     let other = rank_1(&child);
     kill_process(other, Signal::KILL).unwrap();
     end(child).expect(0);
-    let run = place.path("other/run");
+    let run = sandbox.path("other/run");
     let failures = failures(&run);
     let [ChunkFailure::WorkerExited { status, .. }] = failures.as_slice() else {
         panic!("{failures:?}");
@@ -284,14 +291,14 @@ fn another_rank_killed_costs_an_attempt() {
 
 #[test]
 fn a_rank_that_hangs_is_timed_out_and_replaced() {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    let child = at_first_gate(&place, &["--set", "distributed.timeout_seconds=15"]);
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    let child = at_first_gate(&sandbox, &["--set", "distributed.timeout_seconds=15"]);
     let other = rank_1(&child);
     kill_process(other, Signal::STOP).unwrap();
     end(child).expect(0);
     assert!(!is_alive(other));
-    let run = place.path("other/run");
+    let run = sandbox.path("other/run");
     let failures = failures(&run);
     let [
         ChunkFailure::WorkerTimedOut {
@@ -307,20 +314,20 @@ fn a_rank_that_hangs_is_timed_out_and_replaced() {
 }
 
 #[test]
-fn rank_0_that_hangs_goes_on_when_it_is_let() {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    let child = at_first_gate(&place, &["--set", "distributed.timeout_seconds=15"]);
+fn rank_0_continues_after_it_was_suspended() {
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    let child = at_first_gate(&sandbox, &["--set", "distributed.timeout_seconds=15"]);
     let pid = Pid::from_child(&child);
     let other = rank_1(&child);
     kill_process(pid, Signal::STOP).unwrap();
     let stopped = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
     assert!(stopped.unwrap().stopped());
-    // In a chunk the other rank waits for rank 0 no longer than it must; between chunks it waits on.
+    // Inside a chunk the other rank stops waiting for rank 0 after the time-out; between chunks it keeps waiting.
     let gave_up = ends_within(other, 25);
     kill_process(pid, Signal::CONT).unwrap();
     end(child).expect(0);
-    let run = place.path("other/run");
+    let run = sandbox.path("other/run");
     assert_eq!(failures(&run).len(), usize::from(gave_up));
     assert_eq!(last_weights(&run), last_weights(&whole));
 }
@@ -328,22 +335,22 @@ fn rank_0_that_hangs_goes_on_when_it_is_let() {
 /// A signal to one rank stops all of them at the same update, with a checkpoint.
 #[track_caller]
 fn stopped_by(signal: Signal, choose: fn(&Child) -> Pid) {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    let child = at_first_gate(&place, &[]);
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    let child = at_first_gate(&sandbox, &[]);
     let other = rank_1(&child);
     kill_process(choose(&child), signal).unwrap();
     end(child).expect(130);
     assert!(!is_alive(other));
-    let run_dir = place.path("other/run");
+    let run_dir = sandbox.path("other/run");
     let written = records(&run_dir);
     assert!(
         written
             .iter()
             .any(|record| matches!(record.event, Event::RunInterrupted(_))),
-        "the interruption is on record"
+        "the interruption is not recorded"
     );
-    run(["resume", &place.arg("other/run"), "--quiet"]).expect(0);
+    run(["resume", &sandbox.arg("other/run"), "--quiet"]).expect(0);
     assert_eq!(last_weights(&run_dir), last_weights(&whole));
 }
 
@@ -363,18 +370,18 @@ fn sigusr1_to_rank_0_stops_all_with_a_checkpoint() {
 }
 
 #[test]
-fn a_hangup_of_another_rank_stops_all_with_a_checkpoint() {
+fn sighup_to_another_rank_stops_all_with_a_checkpoint() {
     stopped_by(Signal::HUP, rank_1);
 }
 
 #[test]
-fn a_launchers_ranks_give_the_bits_of_our_own() {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
+fn ranks_of_a_launcher_give_the_same_bits_as_our_own() {
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
     let port = free_port();
     let ranks = [0, 1].map(|rank| {
         launched(
-            &mut begin(&place, "other/run", &[]),
+            &mut begin(&sandbox, "other/run", &[]),
             rank,
             "127.0.0.1",
             port,
@@ -385,21 +392,21 @@ fn a_launchers_ranks_give_the_bits_of_our_own() {
     }
     assert_eq!(
         checkpoints(&records(&whole)),
-        checkpoints(&records(&place.path("other/run")))
+        checkpoints(&records(&sandbox.path("other/run")))
     );
 }
 
 #[test]
 fn a_job_of_another_size_is_refused() {
-    let place = Place::with_config(200);
-    let mut child = at_first_gate(&place, &[]);
+    let sandbox = Sandbox::with_config(200);
+    let mut child = at_first_gate(&sandbox, &[]);
     child.kill().unwrap();
     child.wait().unwrap();
-    // It would see other windows.
+    // Three ranks would train on other windows.
     let port = free_port();
     let three = [0, 1, 2].map(|rank| {
         let mut resume = tinygate();
-        resume.args(["resume", &place.arg("other/run")]);
+        resume.args(["resume", &sandbox.arg("other/run")]);
         launched_of(&mut resume, rank, 3, "127.0.0.1", port)
     });
     for rank in three {
@@ -408,25 +415,25 @@ fn a_job_of_another_size_is_refused() {
     let port = free_port();
     let alone = ["--set", "distributed.use_ddp=false"];
     let ranks =
-        [0, 1].map(|rank| launched(&mut begin(&place, "new", &alone), rank, "127.0.0.1", port));
+        [0, 1].map(|rank| launched(&mut begin(&sandbox, "new", &alone), rank, "127.0.0.1", port));
     for rank in ranks {
         end(rank).expect_error(2, &["a launcher started 2 ranks"]);
     }
 }
 
-/// What stands at a wrong port.
+/// A service other than rank 0, at the port where a rank expects rank 0.
 #[derive(Clone, Copy, Debug)]
 enum Service {
     Silent,
     Closes,
     Garbage,
-    /// Half of the number that a store's client asks for first.
+    /// Sends half of the answer to the handshake.
     Half,
-    /// All of it, and nothing after that.
+    /// Completes the handshake and sends nothing after it.
     Handshake,
 }
 
-/// A port at which `service` stands, and a word for each connection to it.
+/// Starts a service. Returns its port, and a channel that gets a message for each connection.
 fn serve(service: Service) -> (u16, Receiver<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -442,7 +449,7 @@ fn serve(service: Service) -> (u16, Receiver<()>) {
                     stream.read_exact(&mut asked).map_or(0, |()| 4)
                 }
             };
-            // The other side may be gone.
+            // The client may have disconnected.
             let _ = match service {
                 Service::Silent | Service::Closes => Ok(()),
                 Service::Garbage => stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
@@ -458,11 +465,11 @@ fn serve(service: Service) -> (u16, Receiver<()>) {
     (port, connected)
 }
 
-const IMPATIENT: [&str; 2] = ["--set", "distributed.timeout_seconds=1"];
+const SHORT_TIMEOUT: [&str; 2] = ["--set", "distributed.timeout_seconds=1"];
 
 #[test]
-fn a_rank_waits_for_what_is_no_rank_0_no_longer_than_it_may() {
-    let place = Place::with_config(200);
+fn a_rank_stops_waiting_for_a_service_that_is_not_rank_0() {
+    let sandbox = Sandbox::with_config(200);
     let services = [
         Service::Silent,
         Service::Closes,
@@ -471,27 +478,40 @@ fn a_rank_waits_for_what_is_no_rank_0_no_longer_than_it_may() {
     ];
     for service in services {
         let (port, _connected) = serve(service);
-        let rank = launched(&mut begin(&place, "none", &IMPATIENT), 1, "127.0.0.1", port);
+        let rank = launched(
+            &mut begin(&sandbox, "none", &SHORT_TIMEOUT),
+            1,
+            "127.0.0.1",
+            port,
+        );
         let words = format!("no rank 0 answers at 127.0.0.1:{port}");
         end(rank).expect_error(2, &[&words]);
     }
     let (port, _connected) = serve(Service::Handshake);
-    let rank = launched(&mut begin(&place, "none", &IMPATIENT), 1, "127.0.0.1", port);
+    let rank = launched(
+        &mut begin(&sandbox, "none", &SHORT_TIMEOUT),
+        1,
+        "127.0.0.1",
+        port,
+    );
     end(rank).expect_error(2, &["rank 0 did not answer at 127.0.0.1:", "within 1 s"]);
     let (port, _connected) = serve(Service::Silent);
     let mut resume = tinygate();
-    resume.arg("resume").arg(place.arg("none")).args(IMPATIENT);
+    resume
+        .arg("resume")
+        .arg(sandbox.arg("none"))
+        .args(SHORT_TIMEOUT);
     let rank = launched(&mut resume, 1, "127.0.0.1", port);
     end(rank).expect_error(2, &["no rank 0 answers at 127.0.0.1:"]);
-    assert!(!place.path("none").exists());
+    assert!(!sandbox.path("none").exists());
 }
 
 #[test]
-fn rank_0_waits_for_a_launchers_silent_store_no_longer_than_it_may() {
-    let place = Place::with_config(200);
+fn rank_0_stops_waiting_for_the_silent_store_of_a_launcher() {
+    let sandbox = Sandbox::with_config(200);
     for service in [Service::Silent, Service::Half] {
         let (port, _connected) = serve(service);
-        let mut command = begin(&place, "none", &IMPATIENT);
+        let mut command = begin(&sandbox, "none", &SHORT_TIMEOUT);
         command.env("TORCHELASTIC_USE_AGENT_STORE", "True");
         let rank = launched(&mut command, 0, "127.0.0.1", port);
         end(rank).expect_error(2, &["the store of the launcher: no answer within 1 s"]);
@@ -500,10 +520,10 @@ fn rank_0_waits_for_a_launchers_silent_store_no_longer_than_it_may() {
 
 #[test]
 fn one_sigterm_ends_a_rank_that_waits_for_rank_0() {
-    let place = Place::with_config(200);
+    let sandbox = Sandbox::with_config(200);
     for service in [Service::Silent, Service::Half, Service::Handshake] {
         let (port, connected) = serve(service);
-        let rank = launched(&mut begin(&place, "none", &[]), 1, "127.0.0.1", port);
+        let rank = launched(&mut begin(&sandbox, "none", &[]), 1, "127.0.0.1", port);
         connected.recv().unwrap();
         kill_process(Pid::from_child(&rank), Signal::TERM).unwrap();
         let done = end(rank).expect(130);
@@ -512,19 +532,19 @@ fn one_sigterm_ends_a_rank_that_waits_for_rank_0() {
     }
 }
 
-/// Whether this process may make networks of its own.
-fn may_make_networks() -> bool {
+/// Whether this process can create network namespaces.
+fn can_create_networks() -> bool {
     let tried = Command::new("unshare")
         .args(["--net", "ip", "link"])
         .output();
     let may = tried.is_ok_and(|done| done.status.success());
     if !may {
-        eprintln!("skipped: only root may make network namespaces, with `unshare` and `ip`");
+        eprintln!("skipped: only root can create network namespaces, with `unshare` and `ip`");
     }
     may
 }
 
-/// Two networks joined by one cable, as two machines are.
+/// Two network namespaces connected by a virtual cable, like two machines.
 struct Cable([String; 2]);
 
 impl Cable {
@@ -541,12 +561,12 @@ impl Cable {
             "link", "add", "eth-a", "netns", one, "type", "veth", "peer", "name",
         ];
         ip(&[&link[..], &["eth-b", "netns", other]].concat());
-        for (place, name) in cable.0.iter().enumerate() {
-            let address = format!("{}/24", Cable::ADDRESSES[place]);
-            let device = ["eth-a", "eth-b"][place];
+        for (end, name) in cable.0.iter().enumerate() {
+            let address = format!("{}/24", Cable::ADDRESSES[end]);
+            let device = ["eth-a", "eth-b"][end];
             ip(&["-n", name, "addr", "add", &address, "dev", device]);
             ip(&["-n", name, "link", "set", device, "up"]);
-            // By it a machine reaches its own address.
+            // A machine reaches its own address over the loopback interface.
             ip(&["-n", name, "link", "set", "lo", "up"]);
         }
         cable
@@ -584,18 +604,18 @@ fn ip(args: &[&str]) {
 }
 
 #[test]
-fn two_machines_give_the_bits_of_one() {
-    if !may_make_networks() {
+fn two_machines_give_the_same_bits_as_one() {
+    if !can_create_networks() {
         return;
     }
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
     let cable = Cable::plug();
     let ranks = [0, 1].map(|rank| {
         // The second machine has no run directory, and its ranks are the only ones there.
         let dir = ["other/run", "nowhere/run"][rank];
         let patience = ["--set", "distributed.timeout_seconds=60"];
-        let mut command = cable.on(rank, &begin(&place, dir, &patience));
+        let mut command = cable.on(rank, &begin(&sandbox, dir, &patience));
         spawn(
             command
                 .env("RANK", rank.to_string())
@@ -608,20 +628,20 @@ fn two_machines_give_the_bits_of_one() {
     for rank in ranks {
         end(rank).expect(0);
     }
-    assert!(!place.path("nowhere/run").exists());
-    let (one, two) = (records(&whole), records(&place.path("other/run")));
+    assert!(!sandbox.path("nowhere/run").exists());
+    let (one, two) = (records(&whole), records(&sandbox.path("other/run")));
     assert_eq!(checkpoints(&one), checkpoints(&two));
     assert_eq!(decisions(&one), decisions(&two));
 }
 
 #[test]
-fn a_job_that_is_queued_again_goes_on() {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
-    let mut child = at_first_gate(&place, &["--or-resume"]);
+fn a_requeued_job_resumes_its_run() {
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
+    let mut child = at_first_gate(&sandbox, &["--or-resume"]);
     child.kill().unwrap();
     child.wait().unwrap();
-    let mut other = begin(&place, "other/run", &TWO);
+    let mut other = begin(&sandbox, "other/run", &TWO);
     let other = Done::of(
         other
             .args(["--or-resume", "--set", "seed=9"])
@@ -629,27 +649,27 @@ fn a_job_that_is_queued_again_goes_on() {
             .unwrap(),
     );
     other.expect_error(2, &["seed"]);
-    let mut again = begin(&place, "other/run", &TWO);
+    let mut again = begin(&sandbox, "other/run", &TWO);
     Done::of(again.arg("--or-resume").output().unwrap()).expect(0);
-    assert_same(&whole, &place.path("other/run"));
+    assert_same(&whole, &sandbox.path("other/run"));
 }
 
 #[test]
 fn a_launchers_job_is_resumed_by_all_its_ranks() {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
     let port = free_port();
-    let mut zero = begin(&place, "other/run", &["--json"]);
+    let mut zero = begin(&sandbox, "other/run", &["--json"]);
     let mut zero = launched(&mut zero, 0, "127.0.0.1", port);
-    let one = launched(&mut begin(&place, "other/run", &[]), 1, "127.0.0.1", port);
+    let one = launched(&mut begin(&sandbox, "other/run", &[]), 1, "127.0.0.1", port);
     let mut gates = BufReader::new(zero.stdout.as_mut().unwrap()).lines();
     gates.next().unwrap().unwrap();
-    // As Slurm does before a job's time is over: to every rank.
+    // Before the time limit of a job, Slurm sends the signal to every rank.
     kill_process(Pid::from_child(&one), Signal::TERM).unwrap();
     kill_process(Pid::from_child(&zero), Signal::TERM).unwrap();
     end(zero).expect(130);
     end(one).expect(0);
-    let dir = place.arg("other/run");
+    let dir = sandbox.arg("other/run");
     let port = free_port();
     let resume = || {
         let mut command = tinygate();
@@ -660,14 +680,17 @@ fn a_launchers_job_is_resumed_by_all_its_ranks() {
     for rank in ranks {
         end(rank).expect(0);
     }
-    assert_eq!(last_weights(&place.path("other/run")), last_weights(&whole));
+    assert_eq!(
+        last_weights(&sandbox.path("other/run")),
+        last_weights(&whole)
+    );
 }
 
 #[test]
-fn a_launchers_ranks_are_let_go_when_there_is_nothing_to_train() {
-    let place = Place::with_config(200);
-    undisturbed(&place);
-    let dir = place.arg("whole/run");
+fn ranks_of_a_launcher_exit_when_there_is_nothing_to_train() {
+    let sandbox = Sandbox::with_config(200);
+    undisturbed(&sandbox);
+    let dir = sandbox.arg("whole/run");
     let both = |args: &[&str]| {
         let port = free_port();
         [0, 1].map(|rank| launched(tinygate().args(args), rank, "127.0.0.1", port))
@@ -675,20 +698,20 @@ fn a_launchers_ranks_are_let_go_when_there_is_nothing_to_train() {
     for rank in both(&["resume", &dir, "--quiet"]) {
         end(rank).expect(0);
     }
-    // Rank 0 finds what is wrong; the other has its own data.
-    let [zero, one] = both(&["run", &place.config(), "--dir", &dir]);
+    // Rank 0 finds the error and sends it to the other rank.
+    let [zero, one] = both(&["run", &sandbox.config(), "--dir", &dir]);
     end(zero).expect_error(2, &["cannot start a run"]);
     end(one).expect_error(2, &["rank 0 refuses this rank", "cannot start a run"]);
 }
 
 #[test]
-fn a_launchers_rank_that_is_lost_ends_the_job_resumable() {
-    let place = Place::with_config(200);
-    let whole = undisturbed(&place);
+fn a_job_that_lost_a_rank_of_a_launcher_ends_and_can_be_resumed() {
+    let sandbox = Sandbox::with_config(200);
+    let whole = undisturbed(&sandbox);
     let port = free_port();
-    let mut zero = begin(&place, "other/run", &["--json"]);
+    let mut zero = begin(&sandbox, "other/run", &["--json"]);
     let mut zero = launched(&mut zero, 0, "127.0.0.1", port);
-    let mut one = launched(&mut begin(&place, "other/run", &[]), 1, "127.0.0.1", port);
+    let mut one = launched(&mut begin(&sandbox, "other/run", &[]), 1, "127.0.0.1", port);
     let mut gates = BufReader::new(zero.stdout.as_mut().unwrap()).lines();
     gates.next().unwrap().unwrap();
     one.kill().unwrap();
@@ -699,90 +722,95 @@ fn a_launchers_rank_that_is_lost_ends_the_job_resumable() {
         "{}",
         done.stderr
     );
-    let dir = place.path("other/run");
+    let dir = sandbox.path("other/run");
     assert_eq!(failures(&dir).len(), 1);
-    // The same machine can go on without the launcher.
-    done = run(["resume", &place.arg("other/run"), "--quiet"]);
+    // The run can be resumed on one machine without the launcher.
+    done = run(["resume", &sandbox.arg("other/run"), "--quiet"]);
     done.expect(0);
     assert_eq!(last_weights(&dir), last_weights(&whole));
 }
 
 #[test]
-fn ranks_with_other_configs_are_refused() {
-    let place = Place::with_config(200);
+fn ranks_with_different_configs_are_refused() {
+    let sandbox = Sandbox::with_config(200);
     let port = free_port();
-    let zero = launched(&mut begin(&place, "run", &[]), 0, "127.0.0.1", port);
-    let mut other = begin(&place, "run", &["--set", "seed=4", "--set", "threads=2"]);
+    let zero = launched(&mut begin(&sandbox, "run", &[]), 0, "127.0.0.1", port);
+    let mut other = begin(&sandbox, "run", &["--set", "seed=4", "--set", "threads=2"]);
     let one = launched(&mut other, 1, "127.0.0.1", port);
     let words = ["another config: `seed` is 4 there and 3 on rank 0"];
     end(zero).expect_error(2, &words);
     end(one).expect_error(2, &words);
-    assert!(!place.path("run").exists(), "nothing was begun");
+    assert!(!sandbox.path("run").exists(), "a run was created");
 }
 
 #[test]
 fn a_rank_with_other_data_is_refused() {
-    let place = Place::with_config(200);
-    let other = place.write("other.npy", npy(201));
+    let sandbox = Sandbox::with_config(200);
+    let other = sandbox.write("other.npy", npy(201));
     let port = free_port();
-    let zero = launched(&mut begin(&place, "run", &[]), 0, "127.0.0.1", port);
+    let zero = launched(&mut begin(&sandbox, "run", &[]), 0, "127.0.0.1", port);
     let other = format!("data.path={other}");
-    let mut one = begin(&place, "run", &["--set", &other]);
+    let mut one = begin(&sandbox, "run", &["--set", &other]);
     let one = launched(&mut one, 1, "127.0.0.1", port);
     let words = ["the data is not that of rank 0"];
     end(zero).expect_error(2, &words);
     end(one).expect_error(2, &words);
-    assert!(!place.path("run").exists(), "nothing was begun");
+    assert!(!sandbox.path("run").exists(), "a run was created");
 }
 
 #[test]
-fn a_taken_port_is_named() {
-    let place = Place::with_config(200);
+fn a_port_in_use_is_reported() {
+    let sandbox = Sandbox::with_config(200);
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
-    let zero = launched(&mut begin(&place, "run", &[]), 0, "127.0.0.1", port);
+    let zero = launched(&mut begin(&sandbox, "run", &[]), 0, "127.0.0.1", port);
     let at = format!("rank 0 cannot listen at 127.0.0.1:{port}");
     end(zero).expect_error(2, &[&at, "MASTER_PORT"]);
-    assert!(!place.path("run").exists(), "nothing was begun");
+    assert!(!sandbox.path("run").exists(), "a run was created");
 }
 
 #[test]
-fn a_wrong_address_is_named_by_both_sides() {
-    let place = Place::with_config(200);
+fn a_wrong_address_is_reported_by_both_ranks() {
+    let sandbox = Sandbox::with_config(200);
     let short = ["--set", "distributed.timeout_seconds=2"];
     let port = free_port();
-    let one = launched(&mut begin(&place, "run", &short), 1, "127.0.0.1", port);
+    let one = launched(&mut begin(&sandbox, "run", &short), 1, "127.0.0.1", port);
     let at = format!("no rank 0 answers at 127.0.0.1:{port}");
     end(one).expect_error(2, &[&at]);
-    let zero = launched(&mut begin(&place, "run", &short), 0, "127.0.0.1", port);
+    let zero = launched(&mut begin(&sandbox, "run", &short), 0, "127.0.0.1", port);
     let words = ["1 of 2 ranks connected", "within 2 s", "missing: 1"];
     end(zero).expect_error(2, &words);
     let nowhere = launched(
-        &mut begin(&place, "run", &short),
+        &mut begin(&sandbox, "run", &short),
         0,
         "no-such-host.invalid",
         port,
     );
     end(nowhere).expect_error(2, &["no-such-host.invalid", "MASTER_ADDR"]);
-    assert!(!place.path("run").exists(), "nothing was begun");
+    assert!(!sandbox.path("run").exists(), "a run was created");
 }
 
 #[test]
-fn a_job_described_by_half_is_refused() {
-    let place = Place::with_config(200);
-    let done = Done::of(begin(&place, "run", &[]).env("RANK", "0").output().unwrap());
+fn an_incomplete_launcher_environment_is_refused() {
+    let sandbox = Sandbox::with_config(200);
+    let done = Done::of(
+        begin(&sandbox, "run", &[])
+            .env("RANK", "0")
+            .output()
+            .unwrap(),
+    );
     done.expect_error(2, &["RANK is set, WORLD_SIZE is not"]);
     run(["worker"]).expect_error(2, &["no run started this one"]);
 }
 
-/// The program in a network of its own, where not even the loopback is up; `None` where only root may.
-fn without_network(place: &Place, dir: &str, more: &[&str]) -> Option<Done> {
+/// Runs the program in a new network namespace, in which even the loopback interface is down. Returns `None` without root.
+fn without_network(sandbox: &Sandbox, dir: &str, more: &[&str]) -> Option<Done> {
     let may = Command::new("unshare").args(["--net", "true"]).output();
     if !may.is_ok_and(|done| done.status.success()) {
-        eprintln!("skipped: only root may make a network namespace");
+        eprintln!("skipped: only root can create a network namespace");
         return None;
     }
-    let inner = begin(place, dir, more);
+    let inner = begin(sandbox, dir, more);
     let mut command = Command::new("unshare");
     command
         .arg("--net")
@@ -793,24 +821,24 @@ fn without_network(place: &Place, dir: &str, more: &[&str]) -> Option<Done> {
 }
 
 #[test]
-fn ranks_that_cannot_come_together_stop_the_run_before_it_begins() {
-    let place = Place::with_config(200);
+fn without_a_group_of_ranks_no_run_is_created() {
+    let sandbox = Sandbox::with_config(200);
     let short = [
         "--set",
         "nproc_per_node=2",
         "--set",
         "distributed.timeout_seconds=15",
     ];
-    let Some(done) = without_network(&place, "run", &short) else {
+    let Some(done) = without_network(&sandbox, "run", &short) else {
         return;
     };
     done.expect_error(2, &["--allow-single-gpu-fallback"]);
-    assert!(!place.path("run").exists(), "nothing was begun");
+    assert!(!sandbox.path("run").exists(), "a run was created");
     let granted = [&short[..], &["--allow-single-gpu-fallback"]].concat();
-    without_network(&place, "granted", &granted)
+    without_network(&sandbox, "granted", &granted)
         .unwrap()
         .expect(0);
-    let records = records(&place.path("granted"));
+    let records = records(&sandbox.path("granted"));
     let grant = records.iter().find_map(|record| match &record.event {
         Event::FallbackGranted(grant) => Some(grant.clone()),
         _ => None,

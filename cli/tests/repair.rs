@@ -1,12 +1,12 @@
-//! `repair` on run directories that were damaged, forked, forged, and killed in the
-//! middle of it.
+//! `repair` of logs that are damaged, whose copies differ, that were edited, and whose repair
+//! was killed.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 
 mod support;
@@ -15,17 +15,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use support::{Place, journal, made_newer, run, scripted, tinygate};
+use support::{Sandbox, journal, run, scripted, tinygate, with_newer_version};
 use tinygate::events::{Action, Event, InterruptReason, Record, RunInterrupted, Seq};
 use tinygate::presets::ModelKind;
 use tinygate::store::{Durability, EventLog, LogFile, Store};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 
-/// A finished run whose trainer was a script.
-fn finished() -> (Place, PathBuf) {
-    let place = Place::with_config(200);
-    let run = scripted(&place, "run", short_policy(), Script::new(1));
-    (place, run)
+/// A finished run with a scripted trainer.
+fn finished() -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::with_config(200);
+    let run = scripted(&sandbox, "run", short_policy(), Script::new(1));
+    (sandbox, run)
 }
 
 fn arg(path: &Path) -> &str {
@@ -37,7 +37,7 @@ fn records(run: &Path) -> Vec<Record> {
     log.records().map(Result::unwrap).collect()
 }
 
-/// Copies the folders and files that a log is made of.
+/// Copies a folder with its subfolders and files.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -52,7 +52,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Every file of a folder with its bytes.
+/// Every file below a folder, with its bytes.
 fn all_files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -94,8 +94,8 @@ fn append(run: &Path, event: Event) {
 }
 
 #[test]
-fn a_sound_log_needs_nothing() {
-    let (_place, dir) = finished();
+fn a_sound_log_needs_no_repair() {
+    let (_sandbox, dir) = finished();
     let before = fs::read(journal(&dir)).unwrap();
     let done = run(["repair", arg(&dir)]).expect(0);
     assert!(done.stderr.contains("nothing to repair"), "{}", done.stderr);
@@ -103,8 +103,8 @@ fn a_sound_log_needs_nothing() {
 }
 
 #[test]
-fn a_damaged_journal_is_written_anew_and_that_is_on_record() {
-    let (_place, dir) = finished();
+fn a_damaged_journal_is_rebuilt_and_the_repair_is_recorded() {
+    let (_sandbox, dir) = finished();
     let whole = records(&dir);
     flip_the_middle(&dir);
     let damaged = fs::read(journal(&dir)).unwrap();
@@ -116,14 +116,14 @@ fn a_damaged_journal_is_written_anew_and_that_is_on_record() {
         "{}",
         tried.stderr
     );
-    assert_eq!(all_files(&dir), before, "a rehearsal changes nothing");
+    assert_eq!(all_files(&dir), before, "a dry run changed something");
 
     let done = run(["repair", arg(&dir)]).expect(0);
     let words: Vec<&str> = tried.stderr.lines().skip(1).collect();
     let said: Vec<&str> = done.stderr.lines().collect();
     assert_eq!(words.len(), said.len());
     for (word, said) in words.iter().zip(&said) {
-        assert_eq!(word, said, "the rehearsal says what is done");
+        assert_eq!(word, said, "a dry run reports what a repair does");
     }
     let kept = fs::read(dir.join("quarantine/1-journal")).unwrap();
     assert!(damaged.ends_with(&kept));
@@ -142,8 +142,8 @@ fn a_damaged_journal_is_written_anew_and_that_is_on_record() {
 }
 
 #[test]
-fn a_loss_is_accepted_by_a_person_only() {
-    let (_place, dir) = finished();
+fn a_loss_is_accepted_only_on_request() {
+    let (_sandbox, dir) = finished();
     let whole = records(&dir);
     flip_the_middle(&dir);
     fs::remove_dir_all(dir.join("log/sled")).unwrap();
@@ -156,7 +156,11 @@ fn a_loss_is_accepted_by_a_person_only() {
         let lock = |path: &Path| path.ends_with("lock");
         files.into_iter().filter(|(path, _)| !lock(path)).collect()
     };
-    assert_eq!(names(all_files(&dir)), names(before), "nothing was changed");
+    assert_eq!(
+        names(all_files(&dir)),
+        names(before),
+        "something was changed"
+    );
 
     let done = run(["repair", arg(&dir), "--accept-loss"]).expect(0);
     assert!(
@@ -175,23 +179,23 @@ fn a_loss_is_accepted_by_a_person_only() {
     assert!(dir.join("quarantine/1-journal").is_file());
 }
 
-/// Two runs that were one: the journal of the first, the sled of the second.
-fn forked() -> (Place, PathBuf, usize) {
-    let (place, dir) = finished();
-    let other = place.path("other");
+/// A log whose copies end with different events: the journal of one run, the sled of a copy of it.
+fn forked() -> (Sandbox, PathBuf, usize) {
+    let (sandbox, dir) = finished();
+    let other = sandbox.path("other");
     copy(&dir, &other);
     append(&dir, fact("ours".to_owned()));
     append(&other, fact("theirs".to_owned()));
     fs::remove_dir_all(dir.join("log/sled")).unwrap();
     copy(&other.join("log/sled"), &dir.join("log/sled"));
     let events = records(&dir).len();
-    (place, dir, events)
+    (sandbox, dir, events)
 }
 
 #[test]
-fn of_two_whole_copies_none_is_chosen_in_silence() {
+fn no_copy_is_chosen_silently_when_both_are_sound() {
     for (keep, text) in [("journal", "ours"), ("sled", "theirs")] {
-        let (_place, dir, events) = forked();
+        let (_sandbox, dir, events) = forked();
         for command in [&["repair"][..], &["resume"], &["repair", "--accept-loss"]] {
             let args = [command, &[arg(&dir)]].concat();
             run(args).expect_error(3, &["differ at event", "journal: ", "sled: ", "--keep"]);
@@ -204,7 +208,7 @@ fn of_two_whole_copies_none_is_chosen_in_silence() {
             done.stderr
         );
         let after = records(&dir);
-        assert_eq!(after.len(), events + 1, "and what was done");
+        assert_eq!(after.len(), events + 1, "the repair is one more event");
         assert_eq!(after[events - 1].event, fact(text.to_owned()));
         let aside = dir.join("quarantine");
         assert_eq!(fs::read_dir(aside).unwrap().count(), 1);
@@ -212,13 +216,13 @@ fn of_two_whole_copies_none_is_chosen_in_silence() {
     }
 }
 
-/// Whoever computes every checksum anew is found by computing the decisions anew.
+/// An edit with valid checksums is found by recomputing the decisions.
 #[test]
-fn an_edited_decision_is_no_damage_and_is_found_by_replay() {
-    let place = Place::with_config(200);
+fn an_edited_decision_is_not_damage_but_found_by_replay() {
+    let sandbox = Sandbox::with_config(200);
     let bad = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
     let script = Script::new(1).chunk("video_tokenizer", 1, bad);
-    let dir = scripted(&place, "run", short_policy(), script);
+    let dir = scripted(&sandbox, "run", short_policy(), script);
     let mut events = records(&dir);
     let failed = events
         .iter_mut()
@@ -229,7 +233,7 @@ fn an_edited_decision_is_no_damage_and_is_found_by_replay() {
     let gate = failed.unwrap();
     gate.decision = Action::Continue;
     gate.failures = 0;
-    let forged = place.path("forged");
+    let forged = sandbox.path("forged");
     let store = Store::create(&forged, "scripted").unwrap();
     for record in events {
         let append = [(record.time_ms, record.event)];
@@ -244,59 +248,61 @@ fn an_edited_decision_is_no_damage_and_is_found_by_replay() {
 }
 
 #[test]
-fn what_cannot_be_repaired_has_its_code() {
-    let (place, dir) = finished();
-    run(["repair", &place.arg("none")]).expect_error(2, &["no run"]);
-    run(["repair", &place.arg("none"), "--dry-run"]).expect_error(2, &["no run"]);
-    fs::create_dir(place.path("empty")).unwrap();
-    run(["repair", &place.arg("empty"), "--dry-run"]).expect_error(2, &["no run"]);
-    Store::create(&place.path("no-events"), "x")
+fn failed_repairs_have_their_exit_codes() {
+    let (sandbox, dir) = finished();
+    run(["repair", &sandbox.arg("none")]).expect_error(2, &["no run"]);
+    run(["repair", &sandbox.arg("none"), "--dry-run"]).expect_error(2, &["no run"]);
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    run(["repair", &sandbox.arg("empty"), "--dry-run"]).expect_error(2, &["no run"]);
+    Store::create(&sandbox.path("no-events"), "x")
         .unwrap()
         .close()
         .unwrap();
-    run(["repair", &place.arg("no-events")]).expect_error(2, &["no run"]);
+    run(["repair", &sandbox.arg("no-events")]).expect_error(2, &["no run"]);
 
     let (store, _) = Store::open(&dir).unwrap();
     run(["repair", arg(&dir)]).expect_error(2, &["has this run open"]);
     run(["repair", arg(&dir), "--dry-run"]).expect_error(2, &["has this run open"]);
     drop(store);
 
-    let newer = made_newer(&fs::read(journal(&dir)).unwrap());
+    let newer = with_newer_version(&fs::read(journal(&dir)).unwrap());
     fs::write(journal(&dir), &newer).unwrap();
-    for wish in [
+    for options in [
         &[][..],
         &["--accept-loss"],
         &["--keep", "sled"],
         &["--dry-run"],
     ] {
-        let args = [&["repair", arg(&dir)][..], wish].concat();
+        let args = [&["repair", arg(&dir)][..], options].concat();
         run(args).expect_error(4, &["newer build"]);
     }
     assert_eq!(fs::read(journal(&dir)).unwrap(), newer);
 }
 
-/// What a killed repair leaves behind, as seen from outside.
-type Sign = (&'static str, fn(&Path) -> bool);
+/// How far a repair has got: a description, and a condition on the run directory.
+type Progress = (&'static str, fn(&Path) -> bool);
 
-const SIGNS: [Sign; 5] = [
-    ("it has just begun", |_| true),
-    ("bytes are put aside", |run| run.join("quarantine").exists()),
-    ("a new journal is begun", |run| {
+const MOMENTS: [Progress; 5] = [
+    ("just started", |_| true),
+    ("bytes are in quarantine", |run| {
+        run.join("quarantine").exists()
+    }),
+    ("a new journal is created", |run| {
         run.join("log/journal.tgj.new").exists()
     }),
-    ("a new journal is half there", |run| {
+    ("a new journal is half written", |run| {
         let length = fs::metadata(run.join("log/journal.tgj.new")).map(|file| file.len());
         length.is_ok_and(|length| length > 1 << 20)
     }),
-    ("sled is made anew", |run| {
+    ("sled is rebuilt", |run| {
         run.join("quarantine/2-sled").exists()
     }),
 ];
 
 #[test]
-fn a_killed_repair_is_ended_by_the_next() {
-    let place = Place::new();
-    let whole = place.path("whole");
+fn a_killed_repair_is_completed_by_the_next() {
+    let sandbox = Sandbox::new();
+    let whole = sandbox.path("whole");
     let store = Store::create(&whole, "large").unwrap();
     let mut head = Seq::FIRST;
     for at in 0..3000 {
@@ -307,7 +313,7 @@ fn a_killed_repair_is_ended_by_the_next() {
     }
     store.close().unwrap();
     let events = records(&whole);
-    // both copies, at different places
+    // Damage both copies, at different positions.
     let mut bytes = fs::read(journal(&whole)).unwrap();
     bytes[100_000] ^= 1;
     fs::write(journal(&whole), &bytes).unwrap();
@@ -316,7 +322,7 @@ fn a_killed_repair_is_ended_by_the_next() {
     let late = sled.len() - 1_500_000;
     sled[late] ^= 1;
     fs::write(&db, sled).unwrap();
-    let want = place.path("want");
+    let want = sandbox.path("want");
     copy(&whole, &want);
     let first = run(["repair", arg(&want), "--accept-loss"]).expect(0);
     let sound = records(&want);
@@ -327,8 +333,8 @@ fn a_killed_repair_is_ended_by_the_next() {
         .count();
 
     let mut killed = 0;
-    for (name, sign) in SIGNS {
-        let dir = place.path("killed");
+    for (name, reached) in MOMENTS {
+        let dir = sandbox.path("killed");
         copy(&whole, &dir);
         let mut child = tinygate()
             .args(["repair", arg(&dir), "--accept-loss"])
@@ -336,7 +342,7 @@ fn a_killed_repair_is_ended_by_the_next() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        while !sign(&dir) && child.try_wait().unwrap().is_none() {
+        while !reached(&dir) && child.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }
         child.kill().unwrap();
@@ -353,5 +359,5 @@ fn a_killed_repair_is_ended_by_the_next() {
         assert!(again.stderr.contains("nothing to repair"), "{name}");
         fs::remove_dir_all(&dir).unwrap();
     }
-    assert!(killed > 0, "no repair was killed before its end");
+    assert!(killed > 0, "no repair was killed before it finished");
 }

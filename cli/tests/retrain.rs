@@ -1,10 +1,10 @@
-//! A real run, trained again from its own log: every sample and every file comes out the same,
-//! and a log that was altered is found out although its decisions agree.
+//! `replay --retrain` of real runs: every sample and every file is the same again, and an altered
+//! log is found although its decisions agree.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 #![cfg(feature = "train")]
 
@@ -14,34 +14,34 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Done, Place, records, run};
+use support::{Done, Sandbox, records, run};
 use tinygate::events::{Event, Record, Scalar, Seq, metric};
 use tinygate::store::{Durability, EventLog, Store};
 
-fn trained() -> Place {
-    let place = Place::with_config(200);
+fn trained() -> Sandbox {
+    let sandbox = Sandbox::with_config(200);
     run([
         "run",
-        &place.config(),
+        &sandbox.config(),
         "--dir",
-        &place.arg("run"),
+        &sandbox.arg("run"),
         "--quiet",
     ])
     .expect(0);
-    place
+    sandbox
 }
 
-fn retrain(place: &Place, more: &[&str]) -> Done {
-    let dir = place.arg("run");
+fn retrain(sandbox: &Sandbox, more: &[&str]) -> Done {
+    let dir = sandbox.arg("run");
     let args = ["replay", "--retrain", &dir];
     run(args.iter().chain(more))
 }
 
 #[test]
 fn a_run_trained_again_gives_the_same_bits() {
-    let place = trained();
-    let before = fs::read(support::journal(&place.path("run"))).unwrap();
-    let done = retrain(&place, &["--json"]).expect(0);
+    let sandbox = trained();
+    let before = fs::read(support::journal(&sandbox.path("run"))).unwrap();
+    let done = retrain(&sandbox, &["--json"]).expect(0);
     let lines: Vec<Value> = done
         .stdout
         .lines()
@@ -57,16 +57,16 @@ fn a_run_trained_again_gives_the_same_bits() {
     assert_eq!(totals["skipped"], 0, "{totals}");
     assert!(3 * 120 < totals["samples"].as_u64().unwrap(), "{totals}");
     assert_eq!(totals["samples"], totals["samples_equal"]);
-    // At least three files and a picture a chunk.
+    // At least three files and a picture per chunk.
     assert!(6 * 4 <= totals["files"].as_u64().unwrap(), "{totals}");
     assert_eq!(totals["files"], totals["files_equal"]);
-    let after = fs::read(support::journal(&place.path("run"))).unwrap();
-    assert!(before == after, "the log of the run was touched");
+    let after = fs::read(support::journal(&sandbox.path("run"))).unwrap();
+    assert!(before == after, "the log of the run has changed");
 
-    // From elsewhere, one chunk, its checkpoint gone: said, and no pass.
-    fs::rename(place.path("run"), place.path("moved")).unwrap();
-    let moved = place.arg("moved");
-    fs::remove_dir_all(place.path("moved/dynamics/checkpoints/dynamics_step_20")).unwrap();
+    // A chunk whose first checkpoint is gone is skipped, and the replay does not pass. The run was moved too.
+    fs::rename(sandbox.path("run"), sandbox.path("moved")).unwrap();
+    let moved = sandbox.arg("moved");
+    fs::remove_dir_all(sandbox.path("moved/dynamics/checkpoints/dynamics_step_20")).unwrap();
     let args = [
         "replay",
         "--retrain",
@@ -77,20 +77,20 @@ fn a_run_trained_again_gives_the_same_bits() {
     ];
     let skipped = run(args.iter().chain(&["2"])).expect(5).stdout;
     assert!(skipped.contains("dynamics_step_20` is gone"), "{skipped}");
-    // With the chunk before it there is one to start from.
+    // The chunk before it, trained again, writes that checkpoint.
     let both = run(args.iter().chain(&["1..2"])).expect(0).stdout;
     assert!(both.contains("2 chunks trained again, 0 skipped"), "{both}");
 }
 
 #[test]
 fn an_altered_sample_is_found() {
-    let place = trained();
-    let dir = place.path("run");
+    let sandbox = trained();
+    let dir = sandbox.path("run");
     // No rule reads the norm of a gradient, so every decision still agrees.
     let altered = altered_norm(records(&dir));
     write_log(&dir, &altered);
-    run(["replay", &place.arg("run")]).expect(0);
-    let done = retrain(&place, &["--stage", "video_tokenizer"]).expect(1);
+    run(["replay", &sandbox.arg("run")]).expect(0);
+    let done = retrain(&sandbox, &["--stage", "video_tokenizer"]).expect(1);
     assert!(
         done.stdout
             .contains("first difference at update 3, grad_norm: recorded 0.125"),
@@ -99,7 +99,7 @@ fn an_altered_sample_is_found() {
     );
 }
 
-/// The norm of update 3 of the first chunk becomes 0.125.
+/// Sets the gradient norm of update 3 in the first chunk to 0.125.
 fn altered_norm(mut records: Vec<Record>) -> Vec<Record> {
     for record in &mut records {
         if let Event::MetricsLogged(logged) = &mut record.event {
@@ -117,7 +117,7 @@ fn altered_norm(mut records: Vec<Record>) -> Vec<Record> {
     panic!("no norm of update 3");
 }
 
-/// The same run directory with another log, sound in itself.
+/// Replaces the log of a run directory with a sound log of these records.
 fn write_log(dir: &Path, records: &[Record]) {
     fs::remove_dir_all(dir.join("log")).unwrap();
     let store = Store::create(dir, "altered").unwrap();
@@ -132,22 +132,23 @@ fn write_log(dir: &Path, records: &[Record]) {
 }
 
 #[test]
-fn what_cannot_be_trained_again_says_so() {
-    let place = trained();
-    retrain(&place, &["--stage", "dinamics"]).expect_error(2, &["no stage `dinamics`", "dynamics"]);
+fn invalid_requests_to_train_again_are_refused() {
+    let sandbox = trained();
+    retrain(&sandbox, &["--stage", "dinamics"])
+        .expect_error(2, &["no stage `dinamics`", "dynamics"]);
     let set = ["--set", "video_tokenizer.learning_rate=1"];
-    retrain(&place, &set).expect_error(2, &["video_tokenizer.learning_rate"]);
-    let exported = place.arg("run.tgj");
-    run(["export", &place.arg("run"), &exported]).expect(0);
+    retrain(&sandbox, &set).expect_error(2, &["video_tokenizer.learning_rate"]);
+    let exported = sandbox.arg("run.tgj");
+    run(["export", &sandbox.arg("run"), &exported]).expect(0);
     run(["replay", "--retrain", &exported]).expect(2);
 }
 
-/// A setting that a person changed inside a chunk is followed: the part before it and the part
-/// after it are trained again each with its own.
+/// If a setting was changed inside a chunk, the parts before and after the change are trained again
+/// with their own settings.
 #[test]
-fn a_change_inside_a_chunk_is_followed() {
-    let place = Place::with_config(200);
-    let dir = place.arg("run");
+fn each_part_of_a_changed_chunk_is_trained_with_its_settings() {
+    let sandbox = Sandbox::with_config(200);
+    let dir = sandbox.arg("run");
     let long = [
         "--stage",
         "video_tokenizer",
@@ -159,7 +160,7 @@ fn a_change_inside_a_chunk_is_followed() {
         "video_tokenizer.checkpoint_interval=20",
     ];
     let mut child = support::tinygate()
-        .args(["run", &place.config(), "--dir", &dir, "--quiet"])
+        .args(["run", &sandbox.config(), "--dir", &dir, "--quiet"])
         .args(long)
         .spawn()
         .unwrap();
@@ -168,13 +169,13 @@ fn a_change_inside_a_chunk_is_followed() {
     child.wait().unwrap();
     let set = "video_tokenizer.learning_rate=5e-4";
     run(["resume", &dir, "--quiet", "--set", set]).expect(0);
-    let parts: Vec<Event> = records(&place.path("run"))
+    let parts: Vec<Event> = records(&sandbox.path("run"))
         .into_iter()
         .map(|record| record.event)
         .filter(|event| matches!(event, Event::ChunkStarted(_) | Event::SamplesSuperseded(_)))
         .collect();
-    assert_eq!(parts.len(), 2, "one chunk, resumed inside");
-    let done = retrain(&place, &[]).expect(0);
+    assert_eq!(parts.len(), 2, "one chunk, resumed in the middle");
+    let done = retrain(&sandbox, &[]).expect(0);
     assert!(
         done.stdout.contains("2 chunks trained again, 0 skipped"),
         "{}",

@@ -1,13 +1,13 @@
 //! Snapshots of what the program prints: each holds commands, their output and their exit codes.
 //!
-//! After a change of wording, `INSTA_UPDATE=always cargo test -p tinygate-cli --test snapshots` writes them again; review the
+//! After a change of wording, `INSTA_UPDATE=always cargo test -p tinygate-cli --test snapshots` rewrites them; review the
 //! difference before you commit it.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 
 mod support;
@@ -17,23 +17,23 @@ use std::fs;
 
 use insta::assert_snapshot;
 use support::{
-    Done, Place, created_run, journal, made_newer, scripted, tinygate, tinyworlds_checkpoint,
-    workspace,
+    Done, Sandbox, created_run, journal, scripted, tinygate, tinyworlds_checkpoint,
+    with_newer_version, workspace,
 };
 use tinygate::events::{Event, InterruptReason, RunInterrupted};
 use tinygate::presets::ModelKind;
 use tinygate::store::{Durability, EventLog};
 use tinygate_testing::{ChunkPlan, Curve, Script, short_policy};
 
-/// Runs commands in the folder of `place` and writes down what they print, as a terminal shows it.
-fn session(place: &Place, commands: &[&str]) -> String {
+/// Runs commands in the folder of `sandbox` and returns a transcript, like that of a terminal.
+fn session(sandbox: &Sandbox, commands: &[&str]) -> String {
     let mut text = String::new();
     for command in commands {
         let args = command.split(' ');
         let mut process = tinygate();
-        process.current_dir(place.path(".")).args(args);
+        process.current_dir(sandbox.path(".")).args(args);
         let done = Done::of(process.output().unwrap());
-        let folder = place.path("");
+        let folder = sandbox.path("");
         let folder = folder.to_str().unwrap();
         writeln!(text, "$ tinygate {command}").unwrap();
         for stream in [done.stdout, done.stderr] {
@@ -51,43 +51,43 @@ fn session(place: &Place, commands: &[&str]) -> String {
 
 /// Hides what differs between builds and machines.
 macro_rules! assert_session {
-    ($name:literal, $place:expr, $commands:expr) => {
+    ($name:literal, $sandbox:expr, $commands:expr) => {
         insta::with_settings!({
             omit_expression => true,
             filters => vec![
                 (r"[0-9a-f]{64}", "[hash]"),
                 (r"[0-9]+ (B|KiB|MiB|GiB) free", "[size] free"),
                 (r"process [0-9]+", "process [pid]"),
-                // Repairs have the time of the test; scripted runs are of 2023.
+                // Repairs have the time of the test; scripted runs have times in 2023.
                 (r"20(2[4-9]|[3-9][0-9])-[0-9]{2}-[0-9]{2} [0-9:]{8}", "[now]"),
             ],
         }, {
-            assert_snapshot!($name, session($place, $commands));
+            assert_snapshot!($name, session($sandbox, $commands));
         });
     };
 }
 
 /// A finished run, with one retune in its first stage.
-fn retuned() -> Place {
-    let place = Place::with_config(200);
+fn retuned() -> Sandbox {
+    let sandbox = Sandbox::with_config(200);
     let bad = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
     let script = Script::new(1).chunk("video_tokenizer", 1, bad);
-    scripted(&place, "run", short_policy(), script);
-    place
+    scripted(&sandbox, "run", short_policy(), script);
+    sandbox
 }
 
-/// A run that a gate stopped.
-fn stopped() -> Place {
-    let place = Place::with_config(200);
+/// A run that stopped at a gate.
+fn stopped() -> Sandbox {
+    let sandbox = Sandbox::with_config(200);
     let bad = ChunkPlan::good(ModelKind::VideoTokenizer).loss(Curve::flat(0.5));
     let script = Script::new(1).stage("video_tokenizer", bad);
-    scripted(&place, "run", short_policy(), script);
-    place
+    scripted(&sandbox, "run", short_policy(), script);
+    sandbox
 }
 
 #[test]
 fn help() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let commands = [
         "--help",
         "run --help",
@@ -109,12 +109,12 @@ fn help() {
         "config show --help",
         "completions --help",
     ];
-    assert_session!("help", &place, &commands);
+    assert_session!("help", &sandbox, &commands);
 }
 
 #[test]
 fn wrong_usage() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let commands = [
         "",
         "trian",
@@ -125,12 +125,12 @@ fn wrong_usage() {
         "resume run --retries many",
         "checkpoint verify",
     ];
-    assert_session!("wrong_usage", &place, &commands);
+    assert_session!("wrong_usage", &sandbox, &commands);
 }
 
 #[test]
 fn a_finished_run() {
-    let place = retuned();
+    let sandbox = retuned();
     let commands = [
         "status run",
         "status run --json",
@@ -146,33 +146,33 @@ fn a_finished_run() {
         "status copy",
         "repair run --dry-run",
     ];
-    assert_session!("a_finished_run", &place, &commands);
+    assert_session!("a_finished_run", &sandbox, &commands);
 }
 
 /// Every decision of a run with a retune.
 #[test]
 fn explanations() {
-    let place = retuned();
-    let records = support::records(&place.path("run"));
+    let sandbox = retuned();
+    let records = support::records(&sandbox.path("run"));
     let decisions = records.iter().filter(|record| record.event.is_decision());
     let commands: Vec<String> = decisions
         .map(|record| format!("explain run {}", record.seq.get()))
         .collect();
     let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
-    assert_session!("explanations", &place, &commands);
+    assert_session!("explanations", &sandbox, &commands);
 }
 
 #[test]
 fn a_stopped_run() {
-    let place = stopped();
+    let sandbox = stopped();
     let commands = ["status run", "explain run", "replay run"];
-    assert_session!("a_stopped_run", &place, &commands);
+    assert_session!("a_stopped_run", &sandbox, &commands);
 }
 
 #[test]
 fn an_interrupted_run() {
-    let place = Place::with_config(200);
-    let (store, created) = created_run(&place, "run", short_policy());
+    let sandbox = Sandbox::with_config(200);
+    let (store, created) = created_run(&sandbox, "run", short_policy());
     let reason = InterruptReason::Signal {
         name: "SIGTERM".to_owned(),
     };
@@ -186,13 +186,13 @@ fn an_interrupted_run() {
         .unwrap();
     store.close().unwrap();
     let commands = ["status run", "explain run", "log run"];
-    assert_session!("an_interrupted_run", &place, &commands);
+    assert_session!("an_interrupted_run", &sandbox, &commands);
 }
 
 #[test]
 fn damaged_and_newer_logs() {
-    let place = retuned();
-    support_copies(&place);
+    let sandbox = retuned();
+    damaged_copies(&sandbox);
     let commands = [
         "replay damaged.tgl",
         "status damaged.tgl",
@@ -208,37 +208,37 @@ fn damaged_and_newer_logs() {
         "repair cut --accept-loss",
         "status cut",
     ];
-    assert_session!("damaged_and_newer_logs", &place, &commands);
+    assert_session!("damaged_and_newer_logs", &sandbox, &commands);
 }
 
-/// Exported logs with a flipped bit, cut off, and of a later build; run directories whose journal, and whose two copies, are
+/// Exported logs that are damaged, truncated and from a newer build; run directories in which the journal or both copies are
 /// damaged.
-fn support_copies(place: &Place) {
-    session(place, &["export run run.tgl"]);
-    let log = fs::read(place.path("run.tgl")).unwrap();
+fn damaged_copies(sandbox: &Sandbox) {
+    session(sandbox, &["export run run.tgl"]);
+    let log = fs::read(sandbox.path("run.tgl")).unwrap();
     let middle = log.len() / 2;
     let mut damaged = log.clone();
     damaged[middle] ^= 1;
-    place.write("damaged.tgl", damaged);
-    place.write("short.tgl", &log[..middle]);
-    place.write("newer.tgl", made_newer(&log));
+    sandbox.write("damaged.tgl", damaged);
+    sandbox.write("short.tgl", &log[..middle]);
+    sandbox.write("newer.tgl", with_newer_version(&log));
     for name in ["flipped", "cut"] {
-        session(place, &[&format!("import run.tgl {name}")]);
-        let journal = journal(&place.path(name));
+        session(sandbox, &[&format!("import run.tgl {name}")]);
+        let journal = journal(&sandbox.path(name));
         let mut bytes = fs::read(&journal).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&journal, bytes).unwrap();
     }
-    fs::remove_dir_all(place.path("cut/log/sled")).unwrap();
+    fs::remove_dir_all(sandbox.path("cut/log/sled")).unwrap();
 }
 
 #[test]
 fn directories_and_files_without_a_run() {
-    let place = Place::with_config(200);
-    fs::create_dir(place.path("empty")).unwrap();
-    place.write("notes.txt", "not a log");
-    place.write("nothing.tgl", "");
+    let sandbox = Sandbox::with_config(200);
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    sandbox.write("notes.txt", "not a log");
+    sandbox.write("nothing.tgl", "");
     let commands = [
         "status empty",
         "status nowhere",
@@ -255,19 +255,19 @@ fn directories_and_files_without_a_run() {
         "repair empty",
         "prune empty",
     ];
-    assert_session!("directories_and_files_without_a_run", &place, &commands);
+    assert_session!("directories_and_files_without_a_run", &sandbox, &commands);
 }
 
 #[test]
 fn configs() {
-    let place = Place::with_config(200);
-    place.write(
+    let sandbox = Sandbox::with_config(200);
+    sandbox.write(
         "wrong.toml",
         "sed = 1\nthreads = \"many\"\nframe_size = 0\npreset = \"loose\"\n[dynamics]\nn_updates = -4\nladder = [\"learning_rate *= x\"]\n\
          [dynamics.gate]\ncriteria = [\"loss_finit\"]\n[data]\n",
     );
-    place.write("broken.toml", "seed = = 1\n");
-    place.write(
+    sandbox.write("broken.toml", "seed = = 1\n");
+    sandbox.write(
         "own.toml",
         "stages = [\"classifier\"]\ndata.path = \"frames.npy\"\n[classifier]\nloss = \"cross_entropy\"\n",
     );
@@ -283,14 +283,14 @@ fn configs() {
         "config init config.toml",
         "config show config.toml",
     ];
-    assert_session!("configs", &place, &commands);
+    assert_session!("configs", &sandbox, &commands);
 }
 
 #[test]
 fn checkpoints() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let fixtures = workspace().join("tests/fixtures/tinyworlds_checkpoint");
-    copy(&fixtures, &place.path("checkpoints"));
+    copy(&fixtures, &sandbox.path("checkpoints"));
     let name = "video_tokenizer_step_149";
     assert!(tinyworlds_checkpoint().ends_with(name));
     let mut commands = vec![
@@ -300,7 +300,7 @@ fn checkpoints() {
         "checkpoint verify nowhere".to_owned(),
         "checkpoint show nowhere".to_owned(),
     ];
-    let broken = fs::read_dir(place.path("checkpoints/broken")).unwrap();
+    let broken = fs::read_dir(sandbox.path("checkpoints/broken")).unwrap();
     let mut broken: Vec<String> = broken
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -311,7 +311,7 @@ fn checkpoints() {
             .map(|folder| format!("checkpoint verify checkpoints/broken/{folder}/{name}")),
     );
     let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
-    assert_session!("checkpoints", &place, &commands);
+    assert_session!("checkpoints", &sandbox, &commands);
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {
@@ -327,12 +327,12 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// What is refused before a run is created.
+/// Errors before a run is created.
 #[test]
 fn runs_that_cannot_start() {
-    let place = retuned();
-    place.write("frames.mp4", "no frames");
-    fs::create_dir(place.path("empty")).unwrap();
+    let sandbox = retuned();
+    sandbox.write("frames.mp4", "no frames");
+    fs::create_dir(sandbox.path("empty")).unwrap();
     let commands = [
         "run nowhere.toml --dir new",
         "run config.toml --dir run",
@@ -350,17 +350,17 @@ fn runs_that_cannot_start() {
         "run config.toml --dir new --set dynamics.n_update=3",
         "run config.toml --dir new --next-cycle-of nowhere",
     ];
-    assert_session!("runs_that_cannot_start", &place, &commands);
+    assert_session!("runs_that_cannot_start", &sandbox, &commands);
 }
 
-/// What only a build with a trainer does.
+/// Commands that need a build with a trainer.
 #[cfg(feature = "train")]
 mod training {
     use super::*;
 
     /// Losses depend on the processor, times and the number of events on its load.
     macro_rules! assert_training {
-        ($name:literal, $place:expr, $commands:expr) => {
+        ($name:literal, $sandbox:expr, $commands:expr) => {
             insta::with_settings!({
                 omit_expression => true,
                 filters => vec![
@@ -372,14 +372,14 @@ mod training {
                     (r" {2,}", "  "),
                 ],
             }, {
-                assert_snapshot!($name, session($place, $commands));
+                assert_snapshot!($name, session($sandbox, $commands));
             });
         };
     }
 
     #[test]
     fn a_run_from_start_to_end() {
-        let place = Place::with_config(200);
+        let sandbox = Sandbox::with_config(200);
         let commands = [
             "run config.toml --dir run",
             "replay run",
@@ -389,18 +389,18 @@ mod training {
             "replay --retrain --stage dynamics run",
             "prune run",
         ];
-        assert_training!("a_run_from_start_to_end", &place, &commands);
+        assert_training!("a_run_from_start_to_end", &sandbox, &commands);
     }
 
     #[test]
     fn resuming_a_stopped_run() {
-        let place = stopped();
+        let sandbox = stopped();
         let commands = [
             "resume run",
             "resume run --set seed=4",
             "resume run --set video_tokenizer.embed_dim=4 --retries 1",
             "resume nowhere",
         ];
-        assert_training!("resuming_a_stopped_run", &place, &commands);
+        assert_training!("resuming_a_stopped_run", &sandbox, &commands);
     }
 }

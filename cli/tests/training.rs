@@ -1,12 +1,12 @@
-//! Real training in real processes: it finishes, it can be killed anywhere, and what
-//! comes of it is the same.
+//! Real training in real processes: it finishes, and it can be killed anywhere with the same
+//! result.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::wildcard_enum_match_arm,
-    reason = "a test stops at what it did not expect"
+    reason = "a test panics at anything unexpected"
 )]
 #![cfg(feature = "train")]
 
@@ -18,7 +18,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 use support::{
-    Done, Place, checkpoints, decisions, folded, records, run, scripted, tinygate,
+    Done, Sandbox, checkpoints, decisions, folded, records, run, scripted, tinygate,
     tinyworlds_checkpoint,
 };
 use tinygate::events::{Event, Record, Scalar, SettingKey, SettingValue};
@@ -34,18 +34,22 @@ const KEYS: [&str; 6] = [
     "config_patch_applied",
 ];
 
-fn start_args(place: &Place, dir: &str, more: &[&str]) -> Vec<String> {
-    let args = ["run", &place.config(), "--dir", &place.arg(dir)];
+fn start_args(sandbox: &Sandbox, dir: &str, more: &[&str]) -> Vec<String> {
+    let args = ["run", &sandbox.config(), "--dir", &sandbox.arg(dir)];
     args.iter()
         .chain(more)
         .map(|arg| (*arg).to_owned())
         .collect()
 }
 
-/// A process whose gates are read as it prints them.
-fn start(place: &Place, dir: &str, more: &[&str]) -> (Child, impl Iterator<Item = String> + use<>) {
+/// Starts a run. Returns the process and an iterator over the gates that it prints.
+fn start(
+    sandbox: &Sandbox,
+    dir: &str,
+    more: &[&str],
+) -> (Child, impl Iterator<Item = String> + use<>) {
     let mut child = tinygate()
-        .args(start_args(place, dir, more))
+        .args(start_args(sandbox, dir, more))
         .args(["--json", "--quiet"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -55,7 +59,7 @@ fn start(place: &Place, dir: &str, more: &[&str]) -> (Child, impl Iterator<Item 
     (child, lines.map(Result::unwrap))
 }
 
-/// Waits until the log of a run under way says so.
+/// Waits until the log of a run in progress contains a matching event, from event `from` on.
 fn wait_for(dir: &str, from: usize, mut wanted: impl FnMut(&Value) -> bool) {
     let mut follower = tinygate()
         .args([
@@ -73,42 +77,42 @@ fn wait_for(dir: &str, from: usize, mut wanted: impl FnMut(&Value) -> bool) {
     let seen = lines
         .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
         .any(|event| wanted(&event));
-    assert!(seen, "the run ended before");
+    assert!(seen, "the run ended before that");
     follower.kill().unwrap();
     follower.wait().unwrap();
 }
 
 #[test]
 fn a_run_finishes_and_every_decision_replays() {
-    let place = Place::with_config(200);
-    let done = run(start_args(&place, "run", &["--json"])).expect(0);
+    let sandbox = Sandbox::with_config(200);
+    let done = run(start_args(&sandbox, "run", &["--json"])).expect(0);
     let gates: Vec<&str> = done.stdout.lines().collect();
     assert_eq!(gates.len(), 6, "{}", done.stdout);
     for gate in &gates {
         check_keys(gate);
     }
-    let dir = place.arg("run");
+    let dir = sandbox.arg("run");
     let audit = run(["replay", &dir]).expect(0).stdout;
     assert!(audit.contains("0 divergences"), "{audit}");
     run(["checkpoint", "verify", &dir]).expect(0);
     for stage in ["video_tokenizer", "latent_actions", "dynamics"] {
-        let best = fs::canonicalize(place.path("run").join(stage).join("best")).unwrap();
+        let best = fs::canonicalize(sandbox.path("run").join(stage).join("best")).unwrap();
         assert!(
             best.ends_with(format!("{stage}_step_40")),
             "{}",
             best.display()
         );
     }
-    let created = folded(&records(&place.path("run"))).created.unwrap();
+    let created = folded(&records(&sandbox.path("run"))).created.unwrap();
     let parts: Vec<&str> = created.libtorch_version.split('.').collect();
     assert!(
         parts.len() == 3 && parts.iter().all(|part| part.parse::<u32>().is_ok()),
         "{parts:?}"
     );
-    // One process is DDP of one rank: nobody had to grant anything.
+    // A single process trains with one rank, which is not a fallback.
     let granted = |record: &Record| matches!(record.event, Event::FallbackGranted(_));
-    assert!(!records(&place.path("run")).iter().any(granted));
-    // People get the same gates in words.
+    assert!(!records(&sandbox.path("run")).iter().any(granted));
+    // `explain` describes the same gates in words.
     let explained = run(["explain", &dir]).expect(0).stdout;
     assert!(
         explained.contains("dynamics, gate at update 40"),
@@ -116,17 +120,17 @@ fn a_run_finishes_and_every_decision_replays() {
     );
 }
 
-/// Exactly the six keys, in their order; numbers or null in the metrics.
+/// A gate has exactly the six keys, in this order, and its metrics are numbers or null.
 #[track_caller]
 fn check_keys(gate: &str) {
-    let places: Vec<usize> = KEYS
+    let positions: Vec<usize> = KEYS
         .iter()
         .map(|key| {
             gate.find(&format!("\"{key}\":"))
                 .unwrap_or_else(|| panic!("no {key}: {gate}"))
         })
         .collect();
-    assert!(places.is_sorted(), "{gate}");
+    assert!(positions.is_sorted(), "{gate}");
     let value: Value = serde_json::from_str(gate).unwrap();
     let object = value.as_object().unwrap();
     assert_eq!(object.len(), KEYS.len(), "{gate}");
@@ -136,9 +140,9 @@ fn check_keys(gate: &str) {
 }
 
 #[test]
-fn people_see_the_gates_and_a_table() {
-    let place = Place::with_config(200);
-    let done = run(start_args(&place, "run", &["--stage", "video_tokenizer"])).expect(0);
+fn gates_and_a_table_are_printed_to_stderr() {
+    let sandbox = Sandbox::with_config(200);
+    let done = run(start_args(&sandbox, "run", &["--stage", "video_tokenizer"])).expect(0);
     assert_eq!(done.stdout, "");
     for want in [
         "video_tokenizer gate at 20: continue",
@@ -156,21 +160,21 @@ fn people_see_the_gates_and_a_table() {
             done.stderr
         );
     }
-    let place = Place::with_config(200);
-    let args = start_args(&place, "run", &["--stage", "video_tokenizer", "--quiet"]);
+    let sandbox = Sandbox::with_config(200);
+    let args = start_args(&sandbox, "run", &["--stage", "video_tokenizer", "--quiet"]);
     assert_eq!(run(args).expect(0).stderr, "");
 }
 
 #[test]
-fn a_run_that_was_killed_ends_like_one_that_was_not() {
-    let place = Place::with_config(200);
-    // The same name in another folder: the name is part of the state.
-    fs::create_dir_all(place.path("whole")).unwrap();
-    fs::create_dir_all(place.path("killed")).unwrap();
-    run(start_args(&place, "whole/run", &[])).expect(0);
+fn a_killed_run_ends_like_an_undisturbed_one() {
+    let sandbox = Sandbox::with_config(200);
+    // Both run directories have the same name, because the name is part of the state.
+    fs::create_dir_all(sandbox.path("whole")).unwrap();
+    fs::create_dir_all(sandbox.path("killed")).unwrap();
+    run(start_args(&sandbox, "whole/run", &[])).expect(0);
 
-    let dir = place.arg("killed/run");
-    let (mut child, mut gates) = start(&place, "killed/run", &[]);
+    let dir = sandbox.arg("killed/run");
+    let (mut child, mut gates) = start(&sandbox, "killed/run", &[]);
     let gate: Value = serde_json::from_str(&gates.next().unwrap()).unwrap();
     assert_eq!(gate["gate_step"], 20);
     // The second chunk is under way once it has a checkpoint of its own.
@@ -180,22 +184,22 @@ fn a_run_that_was_killed_ends_like_one_that_was_not() {
     child.kill().unwrap();
     child.wait().unwrap();
     drop(gates);
-    let killed_at = records(&place.path("killed/run")).len();
+    let killed_at = records(&sandbox.path("killed/run")).len();
 
     run(["resume", &dir]).expect(0);
     let (whole, killed) = (
-        records(&place.path("whole/run")),
-        records(&place.path("killed/run")),
+        records(&sandbox.path("whole/run")),
+        records(&sandbox.path("killed/run")),
     );
     let starts = |records: &[Record]| {
         let of = |record: &&Record| matches!(record.event, Event::ProcessStarted(_));
         records.iter().filter(of).count()
     };
     assert_eq!((starts(&whole), starts(&killed)), (1, 2));
-    assert!(killed_at < killed.len() - 10, "it was killed at its end");
-    assert_eq!(checkpoints(&whole), checkpoints(&killed), "other weights");
-    assert_eq!(decisions(&whole), decisions(&killed), "other decisions");
-    assert_eq!(folded(&whole), folded(&killed), "another state");
+    assert!(killed_at < killed.len() - 10, "it was killed too late");
+    assert_eq!(checkpoints(&whole), checkpoints(&killed), "weights differ");
+    assert_eq!(decisions(&whole), decisions(&killed), "decisions differ");
+    assert_eq!(folded(&whole), folded(&killed), "states differ");
     run(["replay", &dir]).expect(0);
 }
 
@@ -208,9 +212,9 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 fn a_signal_stops_a_run_with_a_checkpoint() {
     use rustix::process::Signal;
     for (name, signal_name) in [(Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM")] {
-        let place = Place::with_config(200);
-        let dir = place.arg("run");
-        let (child, mut gates) = start(&place, "run", &[]);
+        let sandbox = Sandbox::with_config(200);
+        let dir = sandbox.arg("run");
+        let (child, mut gates) = start(&sandbox, "run", &[]);
         gates.next().unwrap();
         signal(&child, name);
         drop(gates);
@@ -218,7 +222,7 @@ fn a_signal_stops_a_run_with_a_checkpoint() {
         let done = done.expect(130);
         assert_eq!(done.stderr, "", "{signal_name}");
 
-        let records = records(&place.path("run"));
+        let records = records(&sandbox.path("run"));
         let last = records.last().unwrap();
         assert_eq!(last.event.kind(), "run_interrupted");
         let text = serde_json::to_string(last).unwrap();
@@ -243,9 +247,9 @@ fn a_signal_stops_a_run_with_a_checkpoint() {
 }
 
 #[test]
-fn a_moved_run_goes_on_elsewhere_with_its_data() {
-    let place = Place::with_config(200);
-    let (child, mut gates) = start(&place, "run", &[]);
+fn a_moved_run_can_be_resumed_with_moved_data() {
+    let sandbox = Sandbox::with_config(200);
+    let (child, mut gates) = start(&sandbox, "run", &[]);
     gates.next().unwrap();
     signal(&child, rustix::process::Signal::INT);
     drop(gates);
@@ -253,11 +257,11 @@ fn a_moved_run_goes_on_elsewhere_with_its_data() {
 
     // What a crash in the middle of a write leaves.
     let leftover = "video_tokenizer/checkpoints/.tmp-video_tokenizer_step_99";
-    fs::create_dir(place.path("run").join(leftover)).unwrap();
+    fs::create_dir(sandbox.path("run").join(leftover)).unwrap();
 
-    let elsewhere = Place::new();
-    fs::rename(place.path("run"), elsewhere.path("moved")).unwrap();
-    fs::rename(place.path("frames.npy"), elsewhere.path("frames.npy")).unwrap();
+    let elsewhere = Sandbox::new();
+    fs::rename(sandbox.path("run"), elsewhere.path("moved")).unwrap();
+    fs::rename(sandbox.path("frames.npy"), elsewhere.path("frames.npy")).unwrap();
     let dir = elsewhere.arg("moved");
     run(["resume", &dir]).expect_error(2, &["no file or folder", "--set data.path=PATH"]);
     let data = format!("data.path={}", elsewhere.arg("frames.npy"));
@@ -268,9 +272,9 @@ fn a_moved_run_goes_on_elsewhere_with_its_data() {
 }
 
 #[test]
-fn a_stopped_run_goes_on_with_more_retries() {
-    let place = Place::with_config(200);
-    // A limit that nothing reaches, and no retry.
+fn a_stopped_run_continues_with_more_retries() {
+    let sandbox = Sandbox::with_config(200);
+    // A limit that no model reaches, and no retry.
     let more = [
         "--stage",
         "video_tokenizer",
@@ -279,14 +283,14 @@ fn a_stopped_run_goes_on_with_more_retries() {
         "--set",
         "policy.max_retries=0",
     ];
-    let done = run(start_args(&place, "run", &more)).expect(1);
+    let done = run(start_args(&sandbox, "run", &more)).expect(1);
     for want in [
         "loss_latest failed at",
         "--retries N` allows N more failures",
     ] {
         assert!(done.stderr.contains(want), "no `{want}`: {}", done.stderr);
     }
-    let dir = place.arg("run");
+    let dir = sandbox.arg("run");
     run(["resume", &dir]).expect_error(1, &["--retries"]);
     let again = run(["resume", &dir, "--retries", "1", "--json"]).expect(1);
     let gates: Vec<Value> = again
@@ -295,9 +299,9 @@ fn a_stopped_run_goes_on_with_more_retries() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let decided: Vec<&Value> = gates.iter().map(|gate| &gate["decision"]).collect();
-    // The gate at which the stage was opened again is not a second one.
+    // The gate at which the stage was reopened is not printed again.
     assert_eq!(decided, ["stop"], "{}", again.stdout);
-    let records = records(&place.path("run"));
+    let records = records(&sandbox.path("run"));
     let reopened = records.iter().find_map(|record| match &record.event {
         Event::StageReopened(reopened) => Some(&reopened.config_patch_applied),
         _ => None,
@@ -314,9 +318,9 @@ fn a_stopped_run_goes_on_with_more_retries() {
 }
 
 #[test]
-fn a_stop_that_retries_alone_do_not_help_says_so() {
-    let place = Place::with_config(200);
-    // A limit that nothing reaches, and a ladder whose only rung is at its bound.
+fn a_stop_that_retries_alone_cannot_resolve_is_explained() {
+    let sandbox = Sandbox::with_config(200);
+    // A limit that no model reaches, and a ladder whose only rung is at its bound.
     let more = [
         "--stage",
         "video_tokenizer",
@@ -327,15 +331,15 @@ fn a_stop_that_retries_alone_do_not_help_says_so() {
         "--set",
         "video_tokenizer.log_interval=1",
     ];
-    let done = run(start_args(&place, "run", &more)).expect(1);
+    let done = run(start_args(&sandbox, "run", &more)).expect(1);
     let want = "--retries N --set video_tokenizer.learning_rate=RATE`";
     assert!(done.stderr.contains(want), "{}", done.stderr);
-    run(["resume", &place.arg("run")]).expect_error(1, &["was stopped at a gate", want]);
+    run(["resume", &sandbox.arg("run")]).expect_error(1, &["was stopped at a gate", want]);
 }
 
 #[test]
-fn a_picture_is_of_one_chunk_and_attempt() {
-    let place = Place::with_config(200);
+fn each_chunk_and_attempt_has_its_own_pictures() {
+    let sandbox = Sandbox::with_config(200);
     // The second gate fails, and its chunk is trained again from the first.
     let more = [
         "--stage",
@@ -347,36 +351,36 @@ fn a_picture_is_of_one_chunk_and_attempt() {
         "--set",
         "policy.retry_from=last_passed",
     ];
-    run(start_args(&place, "run", &more)).expect(1);
+    run(start_args(&sandbox, "run", &more)).expect(1);
     let mut pictures = Vec::new();
-    for record in records(&place.path("run")) {
+    for record in records(&sandbox.path("run")) {
         if let Event::PictureScored(picture) = record.event {
-            let bytes = fs::read(place.path("run").join(&picture.path)).unwrap();
+            let bytes = fs::read(sandbox.path("run").join(&picture.path)).unwrap();
             let hash = blake3::hash(&bytes).to_hex().to_string();
-            assert_eq!(hash, picture.blake3, "`{}` was written over", picture.path);
+            assert_eq!(hash, picture.blake3, "`{}` was overwritten", picture.path);
             pictures.push((picture.step, picture.path));
         }
     }
-    let again = |(place, (step, _)): (usize, &(_, _))| {
+    let again = |(index, (step, _)): (usize, &(_, _))| {
         pictures
             .iter()
-            .skip(place + 1)
+            .skip(index + 1)
             .any(|(other, _)| other == step)
     };
     assert!(
         pictures.iter().enumerate().any(again),
-        "no step came again: {pictures:?}"
+        "no step was repeated: {pictures:?}"
     );
 }
 
 #[test]
-fn a_stage_alone_takes_what_it_builds_on_from_checkpoints() {
-    let place = Place::with_config(200);
-    run(start_args(&place, "first", &[])).expect(0);
+fn a_single_stage_builds_on_given_checkpoints() {
+    let sandbox = Sandbox::with_config(200);
+    run(start_args(&sandbox, "first", &[])).expect(0);
     let best = |stage: &str| {
         format!(
             "{stage}={}",
-            place.path("first").join(stage).join("best").display()
+            sandbox.path("first").join(stage).join("best").display()
         )
     };
     let (video, actions) = (best("video_tokenizer"), best("latent_actions"));
@@ -388,16 +392,16 @@ fn a_stage_alone_takes_what_it_builds_on_from_checkpoints() {
         "--init-from",
         &actions,
     ];
-    run(start_args(&place, "second", &more)).expect(0);
-    let last = |run: &str| checkpoints(&records(&place.path(run))).pop().unwrap();
+    run(start_args(&sandbox, "second", &more)).expect(0);
+    let last = |run: &str| checkpoints(&records(&sandbox.path(run))).pop().unwrap();
     assert_eq!(
         last("first"),
         last("second"),
         "the same stage on the same models"
     );
-    run(["replay", &place.arg("second")]).expect(0);
+    run(["replay", &sandbox.arg("second")]).expect(0);
 
-    // A stage may also resume from its own.
+    // A stage can also continue from its own checkpoint.
     let more = [
         "--stage",
         "video_tokenizer",
@@ -406,8 +410,8 @@ fn a_stage_alone_takes_what_it_builds_on_from_checkpoints() {
         "--set",
         "video_tokenizer.n_updates=60",
     ];
-    run(start_args(&place, "third", &more)).expect(0);
-    let written = checkpoints(&records(&place.path("third")));
+    run(start_args(&sandbox, "third", &more)).expect(0);
+    let written = checkpoints(&records(&sandbox.path("third")));
     assert!(
         written.first().unwrap().0.ends_with("_step_44"),
         "{:?}",
@@ -415,7 +419,7 @@ fn a_stage_alone_takes_what_it_builds_on_from_checkpoints() {
     );
 }
 
-/// The shape of the checkpoint that PyTorch's TinyWorlds wrote.
+/// The shape of the checkpoint that TinyWorlds wrote.
 const TINYWORLDS: [&str; 12] = [
     "--set",
     "patch_size=8",
@@ -432,14 +436,14 @@ const TINYWORLDS: [&str; 12] = [
 ];
 
 #[test]
-fn a_stage_begins_with_a_checkpoint_of_tinyworlds_itself() {
-    let place = Place::with_config(200);
+fn a_stage_starts_from_a_tinyworlds_checkpoint() {
+    let sandbox = Sandbox::with_config(200);
     let given = tinyworlds_checkpoint();
     let more = ["--stage", "video_tokenizer", "--init-from", &given];
     let target = ["--set", "video_tokenizer.n_updates=160"];
     let more: Vec<&str> = more.into_iter().chain(TINYWORLDS).chain(target).collect();
-    run(start_args(&place, "run", &more)).expect(0);
-    let records = records(&place.path("run"));
+    run(start_args(&sandbox, "run", &more)).expect(0);
+    let records = records(&sandbox.path("run"));
     let steps: Vec<(u64, u64)> = records
         .iter()
         .filter_map(|record| match &record.event {
@@ -450,40 +454,43 @@ fn a_stage_begins_with_a_checkpoint_of_tinyworlds_itself() {
     assert_eq!(steps, [(150, 160)], "`_step_149` has done 150 updates");
     let failed = |record: &&Record| matches!(record.event, Event::ChunkFailed(_));
     assert_eq!(records.iter().filter(failed).count(), 0);
-    run(["replay", &place.arg("run")]).expect(0);
+    run(["replay", &sandbox.arg("run")]).expect(0);
 }
 
-/// A run of all stages, interrupted in its last.
-fn interrupted_in_dynamics() -> Place {
-    let place = Place::with_config(200);
-    let (child, mut gates) = start(&place, "run", &[]);
+/// A run of all stages that was interrupted in the last one.
+fn interrupted_in_dynamics() -> Sandbox {
+    let sandbox = Sandbox::with_config(200);
+    let (child, mut gates) = start(&sandbox, "run", &[]);
     let in_dynamics = |gate: String| gate.contains("\"stage\":\"dynamics\"");
     assert!(gates.any(in_dynamics));
     signal(&child, rustix::process::Signal::INT);
     drop(gates);
     Done::of(child.wait_with_output().unwrap()).expect(130);
-    place
+    sandbox
 }
 
-/// The run goes on to its end, and what was in its way was nobody's failure.
+/// Resumes the run to its end. Nothing that happened before was recorded as a failure.
 #[track_caller]
-fn goes_on_without_a_failure(place: &Place) {
-    run(["resume", &place.arg("run")]).expect(0);
-    let records = records(&place.path("run"));
+fn finishes_without_a_failure(sandbox: &Sandbox) {
+    run(["resume", &sandbox.arg("run")]).expect(0);
+    let records = records(&sandbox.path("run"));
     let failed = |event: &Event| matches!(event, Event::ChunkFailed(_) | Event::FailureDecided(_));
     assert!(!records.iter().any(|record| failed(&record.event)));
     let rejected = |event: &Event| matches!(event, Event::CheckpointJudged(judged) if judged.rejected.is_some());
     assert!(!records.iter().any(|record| rejected(&record.event)));
-    run(["replay", &place.arg("run")]).expect(0);
+    run(["replay", &sandbox.arg("run")]).expect(0);
 }
 
 #[test]
-fn a_model_that_was_replaced_is_not_built_on() {
-    let place = interrupted_in_dynamics();
-    let folder = place.path("run/video_tokenizer/checkpoints");
-    let (passed, aside) = (folder.join("video_tokenizer_step_40"), place.path("aside"));
+fn a_replaced_model_is_not_built_on() {
+    let sandbox = interrupted_in_dynamics();
+    let folder = sandbox.path("run/video_tokenizer/checkpoints");
+    let (passed, aside) = (
+        folder.join("video_tokenizer_step_40"),
+        sandbox.path("aside"),
+    );
     fs::rename(&passed, &aside).unwrap();
-    // As sound as the other, and not the one that dynamics has been trained on.
+    // A valid checkpoint, but not the one on which dynamics was trained.
     fs::create_dir(&passed).unwrap();
     for file in tinygate::checkpoint::FILE_NAMES {
         fs::copy(
@@ -492,7 +499,7 @@ fn a_model_that_was_replaced_is_not_built_on() {
         )
         .unwrap();
     }
-    run(["resume", &place.arg("run"), "--quiet"]).expect_error(
+    run(["resume", &sandbox.arg("run"), "--quiet"]).expect_error(
         2,
         &[
             "`video_tokenizer/checkpoints/video_tokenizer_step_40` to build on no longer matches the log",
@@ -501,31 +508,36 @@ fn a_model_that_was_replaced_is_not_built_on() {
     );
     fs::remove_dir_all(&passed).unwrap();
     fs::rename(&aside, &passed).unwrap();
-    goes_on_without_a_failure(&place);
+    finishes_without_a_failure(&sandbox);
 }
 
 #[test]
-fn checkpoints_that_are_away_are_nobodys_failure() {
-    let place = interrupted_in_dynamics();
+fn missing_checkpoints_are_not_a_failure_of_the_chunk() {
+    let sandbox = interrupted_in_dynamics();
     for stage in ["dynamics", "latent_actions"] {
-        let (here, away) = (place.path("run").join(stage), place.path("away"));
+        let (here, away) = (sandbox.path("run").join(stage), sandbox.path("away"));
         fs::rename(&here, &away).unwrap();
         for _ in 0..4 {
-            run(["resume", &place.arg("run"), "--quiet"])
+            run(["resume", &sandbox.arg("run"), "--quiet"])
                 .expect_error(2, &["is missing", stage, "bring"]);
         }
-        // What the attempts made in its place.
+        // Remove what the attempts created at this path.
         let _ = fs::remove_dir_all(&here);
         fs::rename(&away, &here).unwrap();
     }
-    goes_on_without_a_failure(&place);
+    finishes_without_a_failure(&sandbox);
 }
 
 #[test]
-fn a_given_checkpoint_that_changed_is_not_gone_on_from() {
-    let place = Place::with_config(200);
-    run(start_args(&place, "first", &["--stage", "video_tokenizer"])).expect(0);
-    let folder = place.path("first/video_tokenizer/checkpoints");
+fn a_given_checkpoint_that_changed_is_refused() {
+    let sandbox = Sandbox::with_config(200);
+    run(start_args(
+        &sandbox,
+        "first",
+        &["--stage", "video_tokenizer"],
+    ))
+    .expect(0);
+    let folder = sandbox.path("first/video_tokenizer/checkpoints");
     let given = folder.join("video_tokenizer_step_36");
     let init = format!("video_tokenizer={}", given.display());
     let more = [
@@ -538,9 +550,9 @@ fn a_given_checkpoint_that_changed_is_not_gone_on_from() {
         "--set",
         "video_tokenizer.chunk_size=100000",
     ];
-    // Killed before it has a checkpoint of its own.
+    // Killed before it has written a checkpoint.
     let mut child = tinygate()
-        .args(start_args(&place, "run", &more))
+        .args(start_args(&sandbox, "run", &more))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -557,21 +569,21 @@ fn a_given_checkpoint_that_changed_is_not_gone_on_from() {
     for file in tinygate::checkpoint::FILE_NAMES {
         fs::copy(other.join(file), given.join(file)).unwrap();
     }
-    run(["resume", &place.arg("run"), "--quiet"])
+    run(["resume", &sandbox.arg("run"), "--quiet"])
         .expect_error(2, &["to resume from no longer matches the log"]);
 }
 
 #[test]
-fn the_next_cycle_takes_the_first_config() {
-    let place = Place::with_config(200);
+fn the_next_cycle_uses_the_first_config() {
+    let sandbox = Sandbox::with_config(200);
     let more = [
         "--stage",
         "video_tokenizer",
         "--set",
         "video_tokenizer.learning_rate=2e-3",
     ];
-    run(start_args(&place, "first", &more)).expect(0);
-    let (first, second) = (place.arg("first"), place.arg("second"));
+    run(start_args(&sandbox, "first", &more)).expect(0);
+    let (first, second) = (sandbox.arg("first"), sandbox.arg("second"));
     let args = [
         "run",
         "--next-cycle-of",
@@ -592,13 +604,13 @@ fn the_next_cycle_takes_the_first_config() {
 }
 
 #[test]
-fn the_next_cycle_has_the_actions_that_the_ladder_deferred() {
-    let place = Place::with_config(200);
+fn the_next_cycle_applies_the_changes_that_the_ladder_deferred() {
+    let sandbox = Sandbox::with_config(200);
     let collapsed = ChunkPlan::good(ModelKind::LatentActions).collapsing();
     let script = [1, 2, 3].into_iter().fold(Script::new(1), |script, chunk| {
         script.chunk("latent_actions", chunk, collapsed.clone())
     });
-    let parent = scripted(&place, "parent", short_policy(), script);
+    let parent = scripted(&sandbox, "parent", short_policy(), script);
     let deferred = |record: &Record| matches!(record.event, Event::PatchDeferred(_));
     assert_eq!(
         records(&parent)
@@ -608,7 +620,7 @@ fn the_next_cycle_has_the_actions_that_the_ladder_deferred() {
         1
     );
 
-    let child = place.arg("child");
+    let child = sandbox.arg("child");
     let parent = parent.to_str().unwrap();
     let args = [
         "run",
@@ -626,9 +638,9 @@ fn the_next_cycle_has_the_actions_that_the_ladder_deferred() {
 }
 
 #[test]
-fn a_second_signal_goes_at_once() {
+fn a_second_signal_ends_the_process_at_once() {
     use rustix::process::Signal;
-    let place = Place::with_config(200);
+    let sandbox = Sandbox::with_config(200);
     let more = [
         "--stage",
         "video_tokenizer",
@@ -636,18 +648,18 @@ fn a_second_signal_goes_at_once() {
         "--set",
         "video_tokenizer.gradient_accumulation_steps=32",
     ];
-    let (child, mut gates) = start(&place, "run", &more);
+    let (child, mut gates) = start(&sandbox, "run", &more);
     gates.next().unwrap();
-    // Both wait until the process goes on, so that the second comes inside an update.
+    // Both are pending until the process continues, so the second arrives within an update.
     for name in [Signal::STOP, Signal::INT, Signal::TERM, Signal::CONT] {
         signal(&child, name);
     }
     drop(gates);
     Done::of(child.wait_with_output().unwrap()).expect(130);
-    // The first alone would have been obeyed at the next update, with a checkpoint and a word.
-    let last = records(&place.path("run")).pop().unwrap();
+    // The first alone would have stopped the run at the next update, with a checkpoint and an event.
+    let last = records(&sandbox.path("run")).pop().unwrap();
     assert_ne!(last.event.kind(), "run_interrupted");
-    let dir = place.arg("run");
+    let dir = sandbox.arg("run");
     let status = run(["status", &dir]).expect(0).stdout;
     assert!(status.contains("ended unexpectedly"), "{status}");
     run(["resume", &dir]).expect(0);
@@ -656,10 +668,10 @@ fn a_second_signal_goes_at_once() {
 
 #[test]
 fn a_dry_run_measures_and_writes_nothing() {
-    let place = Place::with_config(200);
-    let config = place.config();
-    let before = listing(&place);
-    let done = run(["run", &config, "--dry-run", "--dir", &place.arg("run")]).expect(0);
+    let sandbox = Sandbox::with_config(200);
+    let config = sandbox.config();
+    let before = listing(&sandbox);
+    let done = run(["run", &config, "--dry-run", "--dir", &sandbox.arg("run")]).expect(0);
     for want in [
         "loss_latest",
         "latest loss <= 100",
@@ -673,13 +685,13 @@ fn a_dry_run_measures_and_writes_nothing() {
             done.stdout
         );
     }
-    assert_eq!(listing(&place), before);
+    assert_eq!(listing(&sandbox), before);
 }
 
 #[test]
-fn a_dry_run_speaks_json() {
-    let place = Place::with_config(200);
-    let done = run(["run", &place.config(), "--dry-run", "--json", "--quiet"]).expect(0);
+fn a_dry_run_prints_json() {
+    let sandbox = Sandbox::with_config(200);
+    let done = run(["run", &sandbox.config(), "--dry-run", "--json", "--quiet"]).expect(0);
     assert_eq!(done.stderr, "");
     let json: Value = serde_json::from_str(&done.stdout).unwrap();
     let stages = json["stages"].as_array().unwrap();
@@ -698,30 +710,30 @@ fn a_dry_run_speaks_json() {
 }
 
 #[test]
-fn a_dry_run_says_what_it_measures_unless_it_is_quiet() {
-    let place = Place::with_config(200);
-    let done = run(["run", &place.config(), "--dry-run"]).expect(0);
+fn a_dry_run_prints_what_it_measures_unless_quiet() {
+    let sandbox = Sandbox::with_config(200);
+    let done = run(["run", &sandbox.config(), "--dry-run"]).expect(0);
     for stage in ["video_tokenizer", "latent_actions", "dynamics"] {
         let want = format!("{stage}: measuring 8 updates");
         assert!(done.stderr.contains(&want), "{}", done.stderr);
     }
-    let quiet = run(["run", &place.config(), "--dry-run", "--quiet"]).expect(0);
+    let quiet = run(["run", &sandbox.config(), "--dry-run", "--quiet"]).expect(0);
     assert_eq!(quiet.stdout + &quiet.stderr, "");
 }
 
 #[test]
-fn a_dry_run_obeys_a_signal_and_cleans_up() {
-    let place = Place::with_config(200);
-    fs::create_dir(place.path("temporary")).unwrap();
+fn a_dry_run_stops_for_a_signal_and_cleans_up() {
+    let sandbox = Sandbox::with_config(200);
+    fs::create_dir(sandbox.path("temporary")).unwrap();
     let mut child = tinygate()
-        .args(["run", &place.config(), "--dry-run"])
+        .args(["run", &sandbox.config(), "--dry-run"])
         .args(["--set", "video_tokenizer.gradient_accumulation_steps=32"])
-        .env("TMPDIR", place.path("temporary"))
+        .env("TMPDIR", sandbox.path("temporary"))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It listens before it says anything.
+    // Signals are handled before the first output.
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     lines.next().unwrap().unwrap();
     signal(&child, rustix::process::Signal::TERM);
@@ -732,12 +744,12 @@ fn a_dry_run_obeys_a_signal_and_cleans_up() {
         !said.iter().any(|line| line.starts_with("time: ")),
         "{said:?}"
     );
-    let left = fs::read_dir(place.path("temporary")).unwrap().count();
+    let left = fs::read_dir(sandbox.path("temporary")).unwrap().count();
     assert_eq!(left, 0, "the temporary folder is still there");
 }
 
-fn listing(place: &Place) -> Vec<std::ffi::OsString> {
-    let entries = fs::read_dir(place.path(".")).unwrap();
+fn listing(sandbox: &Sandbox) -> Vec<std::ffi::OsString> {
+    let entries = fs::read_dir(sandbox.path(".")).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     names

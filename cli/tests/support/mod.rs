@@ -1,6 +1,6 @@
-//! Runs the program as a process, and makes what it works on.
+//! Runs the program as a process, and creates configs, data and runs for it.
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, reason = "each test file uses some of these")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use tinygate::setup;
 use tinygate::store::{LogFile, Store};
 use tinygate_testing::{Quiet, Script, ScriptedTrainer, Ticks, live};
 
-/// Pixels of a frame's side.
+/// Side of a frame in pixels.
 pub const SIDE: usize = 64;
 
-/// The program, with nothing in its environment that changes what it prints.
+/// The program, without environment variables that change what it prints.
 pub fn tinygate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tinygate"));
     command
@@ -34,7 +34,7 @@ pub fn records(run: &Path) -> Vec<Record> {
     log.records().collect::<Result<_, _>>().unwrap()
 }
 
-/// What a log folds to, leaving aside what a process start changes.
+/// The state that a log folds to, without the parts that a kill may change.
 pub fn folded(records: &[Record]) -> RunState {
     let mut machine = Machine::default();
     for record in records {
@@ -43,7 +43,7 @@ pub fn folded(records: &[Record]) -> RunState {
     machine.state().without_process()
 }
 
-/// What was decided, without numbers that a crash may shift.
+/// All decisions, except which samples were superseded: that depends on where a process was killed.
 pub fn decisions(records: &[Record]) -> Vec<Event> {
     let decisions = records.iter().map(|record| &record.event);
     decisions
@@ -52,7 +52,7 @@ pub fn decisions(records: &[Record]) -> Vec<Event> {
         .collect()
 }
 
-/// Path and hashes of every checkpoint, once each.
+/// Path and hashes of each checkpoint, as last recorded.
 pub fn checkpoints(records: &[Record]) -> Vec<(String, Vec<FileRecord>)> {
     let mut known: Vec<(String, Vec<FileRecord>)> = Vec::new();
     for record in records {
@@ -65,16 +65,16 @@ pub fn checkpoints(records: &[Record]) -> Vec<(String, Vec<FileRecord>)> {
     known
 }
 
-/// The same weights, decisions and state.
+/// Two runs have the same weights, decisions and state.
 #[track_caller]
 pub fn assert_same(one: &Path, other: &Path) {
     let (one, other) = (records(one), records(other));
-    assert_eq!(checkpoints(&one), checkpoints(&other), "other weights");
-    assert_eq!(decisions(&one), decisions(&other), "other decisions");
-    assert_eq!(folded(&one), folded(&other), "another state");
+    assert_eq!(checkpoints(&one), checkpoints(&other), "weights differ");
+    assert_eq!(decisions(&one), decisions(&other), "decisions differ");
+    assert_eq!(folded(&one), folded(&other), "states differ");
 }
 
-/// What a process came to.
+/// The exit code and output of a process that has ended.
 #[derive(Debug)]
 pub struct Done {
     pub code: Option<i32>,
@@ -91,7 +91,7 @@ impl Done {
         }
     }
 
-    /// The whole of both streams when the code is another.
+    /// Checks the exit code; a failure prints both streams.
     #[track_caller]
     pub fn expect(self, code: i32) -> Done {
         assert_eq!(
@@ -104,7 +104,7 @@ impl Done {
         self
     }
 
-    /// An error of this code: nothing on stdout, these texts and a hint on stderr.
+    /// Checks for an error with this exit code, with these texts and a hint on stderr.
     #[track_caller]
     pub fn expect_error(self, code: i32, texts: &[&str]) -> Done {
         let done = self.expect(code);
@@ -131,14 +131,14 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Done
     Done::of(tinygate().args(args).output().unwrap())
 }
 
-/// A folder with data and a config in it.
-pub struct Place {
+/// A temporary folder for data, configs and runs.
+pub struct Sandbox {
     folder: tempfile::TempDir,
 }
 
-impl Place {
-    pub fn new() -> Place {
-        Place {
+impl Sandbox {
+    pub fn new() -> Sandbox {
+        Sandbox {
             folder: tempfile::tempdir().unwrap(),
         }
     }
@@ -147,7 +147,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// The same as text, for an argument.
+    /// A path as text, for an argument.
     pub fn arg(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
@@ -157,12 +157,12 @@ impl Place {
         self.arg(name)
     }
 
-    /// `config.toml` and its data, `frames.npy` of so many frames.
-    pub fn with_config(frames: usize) -> Place {
-        let place = Place::new();
-        place.write("frames.npy", npy(frames));
-        place.write("config.toml", CONFIG);
-        place
+    /// With `config.toml` and its data, `frames.npy` with this number of frames.
+    pub fn with_config(frames: usize) -> Sandbox {
+        let sandbox = Sandbox::new();
+        sandbox.write("frames.npy", npy(frames));
+        sandbox.write("config.toml", CONFIG);
+        sandbox
     }
 
     pub fn config(&self) -> String {
@@ -170,8 +170,8 @@ impl Place {
     }
 }
 
-/// A model of a few thousand numbers, gates every twenty updates, and limits that
-/// anything passes.
+/// A model of a few thousand numbers, a gate every twenty updates, and limits that
+/// every model passes.
 pub const CONFIG: &str = r#"
 preset = "seed"
 seed = 3
@@ -212,7 +212,7 @@ num_heads = 2
 hidden_dim = 16
 num_blocks = 1
 gate.loss_latest = 100.0
-# Not `action_entropy`: that of a single action is a hair below 0.
+# Not `action_entropy`: for a single action it is slightly below 0.
 gate.criteria = ["checkpoint_valid", "loss_finite", "loss_latest", "metrics_fresh"]
 
 [dynamics]
@@ -229,7 +229,7 @@ gate.tolerance = 1000.0
 gate.criteria = ["checkpoint_valid", "loss_finite", "loss_not_rising", "loss_delta", "metrics_fresh"]
 "#;
 
-/// Frames in which a bright square moves over a dark field, as NumPy saves them
+/// Frames of a bright square that moves over a dark background, in the format of NumPy
 /// (format 1.0: magic, version, length of the header, header, bytes in C order).
 pub fn npy(frames: usize) -> Vec<u8> {
     let mut header = format!(
@@ -254,10 +254,10 @@ pub fn npy(frames: usize) -> Vec<u8> {
     bytes
 }
 
-/// A run in `dir` whose trainer is a script, with the config and the data of `place`.
-pub fn scripted(place: &Place, dir: &str, policy: Policy, script: Script) -> PathBuf {
-    let run = place.path(dir);
-    let (store, created) = created_run(place, dir, policy);
+/// Creates a run in `dir` with a scripted trainer and the config and data of `sandbox`.
+pub fn scripted(sandbox: &Sandbox, dir: &str, policy: Policy, script: Script) -> PathBuf {
+    let run = sandbox.path(dir);
+    let (store, created) = created_run(sandbox, dir, policy);
     let clock = Ticks::from(1_700_000_000_000);
     let trainer = ScriptedTrainer::new(script);
     live(&store, &run, &clock, vec![created], trainer, &mut Quiet)
@@ -268,9 +268,9 @@ pub fn scripted(place: &Place, dir: &str, policy: Policy, script: Script) -> Pat
     run
 }
 
-/// A log without events yet, and the first event it wants.
-pub fn created_run(place: &Place, dir: &str, policy: Policy) -> (Store, Event) {
-    let config = Config::load(&place.path("config.toml"), &[])
+/// Creates an empty log, and the event that must come first in it.
+pub fn created_run(sandbox: &Sandbox, dir: &str, policy: Policy) -> (Store, Event) {
+    let config = Config::load(&sandbox.path("config.toml"), &[])
         .unwrap()
         .config;
     let frames = setup::frames(&config).unwrap();
@@ -283,11 +283,11 @@ pub fn created_run(place: &Place, dir: &str, policy: Policy) -> (Store, Event) {
         dataset: setup::dataset(&config, &windows),
         ..*created
     };
-    let store = Store::create(&place.path(dir), "scripted").unwrap();
+    let store = Store::create(&sandbox.path(dir), "scripted").unwrap();
     (store, Event::RunCreated(Box::new(created)))
 }
 
-/// Waits until the log of a run that is about to start, or under way, says so.
+/// Waits until the log of a run contains a matching event. The run may not have started yet.
 pub fn wait_for(dir: &str, wanted: impl Fn(&serde_json::Value) -> bool) {
     loop {
         let mut follower = tinygate()
@@ -317,19 +317,19 @@ pub fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// One that PyTorch's TinyWorlds wrote.
+/// A checkpoint that TinyWorlds wrote.
 pub fn tinyworlds_checkpoint() -> String {
     let path = "tests/fixtures/tinyworlds_checkpoint/video_tokenizer_step_149";
     workspace().join(path).to_str().unwrap().to_owned()
 }
 
-/// The stored bytes of a run's log.
+/// The journal of a run.
 pub fn journal(run: &Path) -> PathBuf {
     run.join("log/journal.tgj")
 }
 
-/// Makes the log of a later build out of a log: only its file header is read (src/store/block.rs).
-pub fn made_newer(log: &[u8]) -> Vec<u8> {
+/// Turns a log into one of a newer build by raising the version in its file header (`src/store/block.rs`).
+pub fn with_newer_version(log: &[u8]) -> Vec<u8> {
     let mut log = log.to_vec();
     log[8] += 1;
     let hash = blake3::hash(&log[..160]);
