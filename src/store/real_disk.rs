@@ -114,3 +114,21 @@ impl Disk for RealDisk {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_does_not_exist_is_absent() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("folder")).unwrap();
+        fs::write(root.path().join("file"), "").unwrap();
+        let disk = RealDisk::new(root.path());
+        assert!(disk.open("nothing").unwrap().is_none());
+        assert!(disk.open("folder").is_err());
+        assert!(disk.open("file/nothing").is_err());
+        assert_eq!(disk.names("nothing").unwrap(), Vec::<String>::new());
+        assert!(disk.names("file").is_err());
+    }
+}
