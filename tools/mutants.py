@@ -42,7 +42,7 @@ WIDE = [
     *CORE,
     *("--package", "tinygate-replay", "--package", "tinygate-sim"),
     *("scripted_crashes", "scripted_order", "scripted_runs"),
-    *("store_disk", "store_faults", "store_forms", "store_repair"),
+    *("store_disk", "store_faults", "store_forms", "store_presence", "store_reads", "store_repair"),
     *("config_errors", "config_examples", "config_values", "damage", "audit", "corpus", "canaries", "seeds"),
 ]
 WIDE = [arg if arg.startswith("-") or arg.startswith("tinygate") else f"--test={arg}" for arg in WIDE]
