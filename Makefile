@@ -22,13 +22,18 @@ demo: ## Train the three stages on Pong, gate by gate, and replay every decision
 	$(WITH) tools/demo.sh
 
 .PHONY: test
-test: test-setup ## Test everything
+test: test-setup test-python ## Test everything
 	$(WITH) tools/test.sh
 
 .PHONY: test-setup
 test-setup: ## Test only the set-up scripts
 	@command -v $(PYTHON) >/dev/null || { echo 'error: there is no $(PYTHON)'; echo 'hint: install Python 3.9 or newer with pip'; exit 2; } >&2
 	$(PYTHON) -m unittest discover --start-directory tests/setup
+
+.PHONY: test-python
+test-python: ## Test the Python package
+	@command -v $(PYTHON) >/dev/null || { echo 'error: there is no $(PYTHON)'; echo 'hint: install Python 3.9 or newer'; exit 2; } >&2
+	$(PYTHON) -m unittest discover --start-directory python/tests
 
 .PHONY: check
 check: ## Check format and lints
