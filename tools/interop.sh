@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks that the real PyTorch can read tinygate's files, and the other way round. Called by `make interop` in the
-# environment of tools/with-libtorch.
+# Checks that the real PyTorch can read tinygate's files, and the other way round, and tests the Python package with it.
+# Called by `make interop` in the environment of tools/with-libtorch.
 #   TINYGATE_INTEROP_RUN   another run directory, whose checkpoints are read as well
 set -euo pipefail
 # shellcheck source=tools/env.sh
@@ -10,6 +10,8 @@ interop_python=$("$python" tools/interop_env.py)
 run_cargo build --package tinygate --example torch_file --example frames
 run_cargo build --package tinygate-cli
 export PYTHONDONTWRITEBYTECODE=1
+
+"$interop_python" -m unittest discover --start-directory python/tests
 
 "$interop_python" tests/interop/data_files.py --reader "$CARGO_TARGET_DIR/debug/examples/frames"
 

@@ -76,6 +76,7 @@ CHUNK: Fields = {"stage": text, "chunk": count, "attempt": count}
 FAILURES: dict[str, Fields] = {
     "out_of_memory": {"detail": text},
     "checkpoint_unloadable": {"path": text, "detail": text},
+    "worker_exited": {"status": text, "stderr": text},
 }
 
 

@@ -54,7 +54,13 @@ def free_port() -> str:
         return str(sock.getsockname()[1])
 
 
-@unittest.skipUnless(importlib.util.find_spec("torch"), "skipped: torch is not installed")
+def setUpModule() -> None:
+    if importlib.util.find_spec("torch") is None:
+        text = "skipped: torch is not installed, so nothing with several ranks was tested"
+        print(text, file=sys.stderr)
+        raise unittest.SkipTest(text)
+
+
 class Ranks(TestCase):
     def launch(self, text: str) -> tuple[Host, subprocess.Popen[str], dict[str, object]]:
         """Starts two ranks with torchrun. Returns the hello of rank 0."""
@@ -106,6 +112,19 @@ class Ranks(TestCase):
         messages = host.receive_until("interrupted")
         stopped = max([*checkpoints(messages), 1000])
         self.assertEqual(self.lines(process), [f"rank {rank} of 2 did {stopped} stopped True" for rank in (0, 1)])
+
+    def test_a_rank_that_runs_out_of_memory(self) -> None:
+        for rank in (0, 1):
+            with self.subTest(rank):
+                text = source(f'if rank == {rank} and update == 3:\n                raise MemoryError("no space")')
+                host, process, _ = self.launch(text)
+                host.send(train_chunk(0, 10))
+                message = host.receive_until("chunk_failed")[-1]
+                self.assertEqual(message["failure"]["failure"], "out_of_memory")
+                where = "" if rank == 0 else "rank 1: "
+                self.assertEqual(message["failure"]["detail"], where + "MemoryError: no space")
+                self.assertIsNone(host.receive_or_end())
+                self.assertIn("MemoryError: no space", process.communicate(timeout=PATIENCE)[1])
 
     def test_no_rank_outlives_its_launcher(self) -> None:
         host, process, _ = self.launch(source(READY + "input()"))

@@ -201,9 +201,13 @@ class Chunk:
         self._saved = update
         self._taken.add(folder.path)
 
-    def _flush_old(self) -> None:
-        """Reports samples that have waited long enough. Called by another thread."""
+    def _look(self) -> None:
+        """Reports samples that have waited long enough, and a failure of another rank. Called by another thread."""
         self._samples.flush_old()
+        detail = self._session.ranks.told_failure()
+        if detail is not None:
+            self._fail({"failure": "out_of_memory", "detail": detail})
+            self._session.ranks.heard_failure()
 
     def _complete(self) -> bool:
         """Reports the chunk as finished. False if it was stopped.
@@ -228,6 +232,7 @@ class Chunk:
     def _report_error(self, error: BaseException) -> None:
         """Reports an error that ended the loop, if it is not simply one of the program."""
         if is_out_of_memory(error):
+            self._session.ranks.tell_failure(_detail(error))
             self._fail({"failure": "out_of_memory", "detail": _detail(error)})
         elif is_full_disk(error):
             self._session.leave({"report": "environment", "detail": _detail(error)})

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from typing import Any, Callable, NoReturn
+from typing import Any, NoReturn
 
 #: Between two looks, in seconds.
 _LOOK_SECONDS = 0.25
@@ -32,20 +32,16 @@ def identity(rank: int) -> dict[str, Any]:
     return {"rank": rank, "pid": pid, "start_time": start_time(pid)}
 
 
-def watch(each_time: Callable[[], None]) -> None:
-    """Starts a thread that ends this process when its parent has exited, and calls `each_time` several times a second.
-
-    A launcher that was killed cannot end its ranks itself.
-    """
+def watch_parent() -> None:
+    """Starts a thread that ends this process when its parent has exited. A launcher that was killed cannot end its ranks."""
     parent = os.getppid()
 
     def look() -> None:
         while os.getppid() == parent:
-            each_time()
             time.sleep(_LOOK_SECONDS)
         exit_now("the parent process exited")
 
-    threading.Thread(target=look, name="tinygate-watch", daemon=True).start()
+    threading.Thread(target=look, name="tinygate-parent", daemon=True).start()
 
 
 def exit_now(why: str) -> NoReturn:

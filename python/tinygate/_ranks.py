@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
@@ -9,6 +10,11 @@ from typing import Any
 
 #: How long a rank waits for the others. tinygate itself limits how long a program may be silent.
 _WAIT = datetime.timedelta(days=7)
+#: How long a rank that failed waits for rank 0 to hear of it, before its exit makes the launcher end all ranks.
+_HEARD_WAIT = datetime.timedelta(seconds=5)
+_FAILURES = "tinygate/failures"
+_DETAIL = "tinygate/failure"
+_HEARD = "tinygate/heard"
 
 
 class Ranks:
@@ -19,6 +25,9 @@ class Ranks:
         self.size = size
         self._distributed = distributed
         self._group = group
+        # Unlike a group, the store works while other ranks are stuck.
+        default_store = getattr(getattr(distributed, "distributed_c10d", None), "_get_default_store", None)
+        self._store = None if default_store is None else default_store()
 
     @classmethod
     def of_this_job(cls) -> Ranks:
@@ -62,3 +71,26 @@ class Ranks:
         """Waits until every rank is here."""
         if self._distributed is not None:
             self._distributed.barrier(group=self._group)
+
+    def tell_failure(self, detail: str) -> None:
+        """Tells rank 0 why this rank fails, and waits until it has heard."""
+        if self._store is not None and self.rank != 0:
+            with contextlib.suppress(Exception):
+                self._store.set(_DETAIL, f"rank {self.rank}: {detail}")
+                self._store.add(_FAILURES, 1)
+                self._store.wait([_HEARD], _HEARD_WAIT)
+
+    def told_failure(self) -> str | None:
+        """Why another rank failed, if one said so. For rank 0; does not wait."""
+        if self._store is None or self.rank != 0:
+            return None
+        with contextlib.suppress(Exception):
+            if self._store.add(_FAILURES, 0) > 0:
+                return bytes(self._store.get(_DETAIL)).decode()
+        return None
+
+    def heard_failure(self) -> None:
+        """Lets the rank that failed exit."""
+        if self._store is not None:
+            with contextlib.suppress(Exception):
+                self._store.set(_HEARD, "1")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +16,12 @@ from ._checkpoint import Checkpoint
 from ._chunk import Chunk
 from ._connection import SOCKET_VARIABLE, ConnectionLost, Message, ProtocolError
 from ._numbers import metrics
-from ._processes import watch
+from ._processes import watch_parent
 from ._ranks import Ranks
 from ._session import Session
+
+#: Between two looks at what waits to be reported, in seconds.
+_LOOK_SECONDS = 0.25
 
 _connected = False
 
@@ -41,6 +46,7 @@ def connect(*, name: str | None = None) -> Run:
         raise RuntimeError("this process has called tinygate.connect() before: a program connects once")
     ranks = Ranks.of_this_job()
     _connected = True
+    watch_parent()
     return Run(Session(ranks, name or Path(sys.argv[0]).name or "python"))
 
 
@@ -69,7 +75,8 @@ class Run:
         self._session = session
         self._measure: tuple[str, Measure] | None = None
         self._chunk: Chunk | None = None
-        watch(self._flush_old)
+        if session.is_leader:
+            threading.Thread(target=self._look, name="tinygate-look", daemon=True).start()
 
     @property
     def directory(self) -> Path:
@@ -154,9 +161,12 @@ class Run:
         fact = {"report": "fact", "fact": "stage_measured", "stage": stage.name, "trivial": values, "predictor": predictor}
         self._session.send(fact)
 
-    def _flush_old(self) -> None:
-        chunk = self._chunk
-        if chunk is not None and not self._session.is_leaving:
-            # The thread that receives commands reports a lost connection.
-            with contextlib.suppress(ConnectionLost):
-                chunk._flush_old()
+    def _look(self) -> None:
+        """Does what must be done while the main thread trains. Runs on a thread of its own."""
+        # The thread that receives commands reports a lost connection.
+        with contextlib.suppress(ConnectionLost):
+            while not self._session.is_leaving:
+                chunk = self._chunk
+                if chunk is not None:
+                    chunk._look()
+                time.sleep(_LOOK_SECONDS)

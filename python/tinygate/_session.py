@@ -28,6 +28,7 @@ class Session:
         #: The last report was sent, or no more are expected. The end of the connection is then no error.
         self.is_leaving = False
         self._pid = os.getpid()
+        self._lock = threading.Lock()
         self._commands: queue.Queue[Message | None] = queue.Queue()
         self._connection: Connection | None = None
         welcome = ranks.broadcast(self._greet(name, ranks.gather(identity(ranks.rank))))
@@ -68,18 +69,20 @@ class Session:
         return command
 
     def send(self, message: Message) -> None:
-        """Sends a report, on rank 0.
+        """Sends a report, on rank 0. Has no effect after the last one.
 
         :raises ConnectionLost: if tinygate is gone.
         """
-        if self._connection is not None:
+        if self._connection is not None and not self.is_leaving:
             self._connection.send(message)
 
     def leave(self, message: Message) -> None:
         """Sends the last report. tinygate then waits for this process to exit."""
-        self.is_leaving = True
-        with contextlib.suppress(ConnectionLost):
-            self.send(message)
+        with self._lock:
+            was_leaving, self.is_leaving = self.is_leaving, True
+        if self._connection is not None and not was_leaving:
+            with contextlib.suppress(ConnectionLost):
+                self._connection.send(message)
 
     def close(self) -> None:
         """Closes the connection. tinygate then ends this process unless it exits."""
