@@ -42,7 +42,18 @@ class Greeting(TestCase):
         self.assertEqual(output, "False\n")
         self.assertIn("NotStarted: TINYGATE_SOCKET is not set: tinygate did not start this program", errors)
 
-    def test_nobody_listens(self) -> None:
+    def test_a_program_that_trains_without_tinygate_may_outlive_its_parent(self) -> None:
+        source = (
+            "import threading, tinygate\n"
+            "try:\n"
+            "    tinygate.connect()\n"
+            "except tinygate.NotStarted:\n"
+            "    print(threading.enumerate() == [threading.main_thread()])"
+        )
+        process = Host(self).start(source, TINYGATE_SOCKET="")
+        self.assertEqual(self.finish(process), ("True\n", ""))
+
+    def test_a_socket_that_does_not_exist(self) -> None:
         process = Host(self).start("import tinygate\ntinygate.connect()", TINYGATE_SOCKET="/nowhere/socket")
         self.assertIn("ConnectionLost: cannot connect to tinygate at /nowhere/socket: ", self.finish(process, 1)[1])
 

@@ -63,7 +63,20 @@ class Kills(TestCase):
 
 
 class Errors(TestCase):
-    def test_errors_are_printed_before_the_connection_ends(self) -> None:
+    def test_the_connection_is_open_while_an_error_is_printed(self) -> None:
+        start = (
+            "def hook(*error):\n"
+            "    print(run._session._connection._socket.fileno() >= 0)\n"
+            "    sys.__excepthook__(*error)\n"
+            "sys.excepthook = hook\n"
+            "raise ValueError"
+        )
+        host, process = self.host(program(start=start))
+        host.send(train_chunk(0, 10))
+        self.assertIsNone(host.receive_or_end())
+        self.assertEqual(self.finish(process, 1)[0], "True\n")
+
+    def test_the_connection_ends_although_a_thread_keeps_the_process_alive(self) -> None:
         # A thread keeps the process alive after the error, so the package closes the connection.
         start = (
             "import threading\n"

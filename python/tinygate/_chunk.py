@@ -136,8 +136,7 @@ class Chunk:
             yield self._update
             self._done = self._update
             self._report_progress()
-            due = self._done == self.last or (self._done - self._from) % interval == 0
-            if due and self._saved != self._done:
+            if self._done == self.last or (self._done - self._from) % interval == 0:
                 self.save(save, every_rank=every_rank)
 
     def log(self, values: Mapping[str, Any]) -> None:

@@ -43,7 +43,6 @@ class Connection:
         self._socket = sock
         self._buffer = bytearray()
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         # A copy of the socket would keep the connection open after this process has exited.
         os.register_at_fork(after_in_child=sock.close)
 
@@ -67,11 +66,6 @@ class Connection:
             sock.close()
             raise ConnectionLost(f"cannot connect to tinygate at {path}: {error}") from error
         return cls(sock)
-
-    @property
-    def is_own(self) -> bool:
-        """Whether this process opened the connection. A fork of it did not."""
-        return self._pid == os.getpid()
 
     def send(self, message: Message) -> None:
         """Sends one message.
@@ -122,7 +116,7 @@ class Connection:
 
     def close(self) -> None:
         """Closes the connection; a receive in another thread returns."""
-        if self.is_own:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+        # In a fork the socket is closed already, so this does not end the connection of the process that opened it.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

@@ -44,10 +44,11 @@ def connect(*, name: str | None = None) -> Run:
     global _connected
     if _connected:
         raise RuntimeError("this process has called tinygate.connect() before: a program connects once")
-    ranks = Ranks.of_this_job()
+    session = Session(Ranks.of_this_job(), name or Path(sys.argv[0]).name or "python")
     _connected = True
+    # Only now: a program that trains without tinygate may outlive its parent.
     watch_parent()
-    return Run(Session(ranks, name or Path(sys.argv[0]).name or "python"))
+    return Run(session)
 
 
 class Stage:

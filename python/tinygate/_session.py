@@ -25,7 +25,7 @@ class Session:
         self.ranks = ranks
         #: The signal for which tinygate asked to stop. Only rank 0 knows it.
         self.stop_signal: str | None = None
-        #: The last report was sent, or no more are expected. The end of the connection is then no error.
+        #: The last report was sent, so the end of the connection is no error.
         self.is_leaving = False
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -126,7 +126,6 @@ class Session:
                 if kind == "stop":
                     self.stop_signal = self.stop_signal or str(message.get("signal"))
                 elif kind == "end":
-                    self.is_leaving = True
                     self._commands.put(None)
                     return
                 else:
