@@ -569,3 +569,64 @@ fn a_resume_rejects_fixed_keys_and_invalid_values() {
          hint: raise `dynamics.chunk_size`, or make it a divisor of `dynamics.n_updates`",
     );
 }
+
+const PROGRAM: &str = r#"
+stages = ["classifier"]
+trainer.kind = "command"
+trainer.command = ["python", "train.py", "--fast", "--fast"]
+
+[classifier]
+loss = "cross_entropy"
+n_updates = 100
+learning_rate = 0.1
+batch_size_per_gpu = 8
+"#;
+
+#[test]
+fn a_program_needs_no_data_if_no_stage_needs_frames() {
+    let config = Config::parse(PROGRAM, "run.toml", Path::new("/configs"), &[]).unwrap();
+    let config = config.config;
+    assert_eq!(config.trainer.command.len(), 4);
+    assert_eq!(config.trainer.directory, Path::new("/configs"));
+    assert!(config.data.path.is_empty() && !config.needs_frames());
+    assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+    let toml = config.to_toml(&Default::default());
+    let again = Config::parse(&toml, "again.toml", Path::new("/other"), &[]).unwrap();
+    assert_eq!(again.config, config, "the directory stays");
+}
+
+#[track_caller]
+fn check_program(name: &str, from: &str, to: &str, want: &str) {
+    let text = PROGRAM.replace(from, to);
+    assert_ne!(text, PROGRAM);
+    let error = Config::parse(&text, "run.toml", Path::new("/configs"), &[]).unwrap_err();
+    assert_eq!(error.to_string(), want, "{name}");
+}
+
+#[test]
+fn invalid_trainers() {
+    check_program(
+        "no command",
+        "trainer.command = [\"python\", \"train.py\", \"--fast\", \"--fast\"]",
+        "",
+        "run.toml:3: `trainer.command` is missing: the program that trains, and its arguments",
+    );
+    check_program(
+        "no kind",
+        "trainer.kind = \"command\"",
+        "data.path = \"frames.npy\"",
+        "run.toml:4: `trainer.kind` is missing: it must be \"command\" if `trainer.command` is set",
+    );
+    check_program(
+        "an empty name",
+        "\"python\"",
+        "\"\"",
+        "run.toml:4: `trainer.command` is a list of 4, expected a list of strings: a program and its arguments",
+    );
+    check_program(
+        "a stage that needs frames",
+        "[\"classifier\"]",
+        "[\"classifier\", \"video_tokenizer\"]",
+        "run.toml:2: `data.path` is missing: frames: HDF5 or .npz files, or folders of PNGs, relative to this file",
+    );
+}

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 use crate::events::{Applies, Limit, RetryFrom, Rung, Scalar};
 
 use super::ladder;
-use super::types::Device;
+use super::types::{Device, TrainerKind};
 
 /// A value that has the right type and is in range.
 #[derive(Clone, Debug, PartialEq)]
@@ -200,6 +200,16 @@ impl FieldType for Vec<PathBuf> {
     }
 }
 
+impl FieldType for PathBuf {
+    fn to_key_value(&self) -> KeyValue {
+        KeyValue::Text(self.to_string_lossy().into_owned())
+    }
+
+    fn from_key_value(given: &KeyValue) -> Option<Self> {
+        given.text().map(PathBuf::from)
+    }
+}
+
 /// A type that a config writes as one of a few names.
 pub(super) trait Named: Copy + PartialEq + 'static {
     const NAMES: &'static [(&'static str, Self)];
@@ -228,6 +238,13 @@ impl Named for RetryFrom {
         ("newest", RetryFrom::Newest),
         ("last_passed", RetryFrom::LastPassed),
         ("best", RetryFrom::Best),
+    ];
+}
+
+impl Named for TrainerKind {
+    const NAMES: &'static [(&'static str, TrainerKind)] = &[
+        ("builtin", TrainerKind::BuiltIn),
+        ("command", TrainerKind::Command),
     ];
 }
 

@@ -6,6 +6,7 @@
 //! made from this table. In the documentation, `STAGE` stands for a stage's name.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use crate::advice::Hint;
@@ -15,12 +16,12 @@ use crate::presets::{self, ModelKind, Preset};
 use super::criteria;
 use super::custom::{CustomStage, KNOBS};
 use super::custom_rows;
-use super::key_value::{KeyValue, names};
+use super::key_value::{FieldType, KeyValue, names};
 use super::kind::Kind;
 use super::row::{
     Change, Fallback, Field, Row, StageDraft, StageKind, always, computed, field, row,
 };
-use super::types::{Config, Device};
+use super::types::{Config, Device, TrainerKind};
 
 const DATA: Change = Change::Fixed("it changes which windows are trained on");
 const SEED: Change = Change::Fixed("all randomness of the run depends on it");
@@ -28,6 +29,7 @@ const RANKS: Change = Change::Fixed("it changes which rank sees which window");
 const ACTIONS: Change = Change::Fixed(
     "it is part of the model's shape; a deferred change takes effect in the next cycle",
 );
+const TRAINER: Change = Change::Fixed("checkpoints of one trainer cannot be resumed by another");
 const SHAPE: Change = Change::SHAPE;
 const RULES: Change = Change::RULES;
 
@@ -36,7 +38,10 @@ const UPDATES: Kind = count(1, 1_000_000_000);
 const NOT_NEGATIVE: Kind = real(0.0, 1e9);
 const SHARE: Kind = above(0.0, 1.0);
 
-const FRAMES: &str = "frames: HDF5 or .npz files, or folders of PNGs, relative to this file";
+/// Why a program is required.
+pub(super) const COMMAND: &str = "the program that trains, and its arguments";
+pub(super) const FRAMES: &str =
+    "frames: HDF5 or .npz files, or folders of PNGs, relative to this file";
 
 pub(super) const STANDARD_STAGES: [&str; 3] = ["video_tokenizer", "latent_actions", "dynamics"];
 
@@ -90,9 +95,12 @@ fn run_rows() -> Vec<Row<Config>> {
         row("distributed.use_ddp", Kind::Flag, "", "average gradients over the ranks", RANKS, always(true), field!(Config, use_ddp)),
         row("distributed.timeout_seconds", count(1, 86_400), "s", "how long a rank may keep the others waiting before the chunk fails", Change::Process, always(600_u32), field!(Config, rank_timeout_seconds)),
 
+        row("trainer.kind", Kind::Choice(names::<TrainerKind>()), "", "what trains: tinygate itself, or the program of `trainer.command`", TRAINER, always(TrainerKind::BuiltIn), field!(Config, trainer.kind)),
+        row("trainer.command", Kind::Command, "", "the program that trains, and its arguments", Change::Process, always(Vec::<String>::new()), field!(Config, trainer.command)),
+        row("trainer.directory", Kind::Path, "", "working directory of the program, relative to this file", Change::Process, always(PathBuf::from(".")), field!(Config, trainer.directory)),
         row("trainer.no_progress_seconds", count_or_auto(1, 604_800), "s", "how long the trainer may make no progress before its chunk fails; \"auto\" learns the limit from the stage", Change::Process, always(None::<u32>), field!(Config, no_progress_seconds)),
 
-        row("data.path", Kind::Paths, "", FRAMES, Change::Process, Fallback::Required(FRAMES), field!(Config, data.path)),
+        row("data.path", Kind::Paths, "", FRAMES, Change::Process, Fallback::Computed(Box::new(no_frames)), data_path()),
         row("data.frame_stride", count(1, 1000), "frames", "distance between the frames of a window", DATA, always(4_u32), field!(Config, data.frame_stride)),
 
         row("policy.max_retries", count(0, 1000), "failures", "failed gates of a stage that are retried; the next failure stops the run", Change::Setting(SettingKey::MaxRetries), Fallback::Preset, field!(Config, policy.max_retries)),
@@ -240,6 +248,29 @@ fn preset() -> Field<Config> {
                     stages: Vec::new(),
                     ..presets::policy(preset)
                 };
+            }
+        },
+    )
+}
+
+/// Only a run that a program trains can do without frames.
+fn no_frames(config: &Config) -> Result<KeyValue, &'static str> {
+    match config.trainer.kind {
+        TrainerKind::BuiltIn => Err(FRAMES),
+        TrainerKind::Command => Ok(KeyValue::Texts(Vec::new())),
+    }
+}
+
+fn data_path() -> Field<Config> {
+    Field::new(
+        |config: &Config| {
+            let path = &config.data.path;
+            let is_left_out = config.trainer.kind == TrainerKind::Command && path.is_empty();
+            (!is_left_out).then(|| path.to_key_value())
+        },
+        |config: &mut Config, given| {
+            if let Some(path) = FieldType::from_key_value(given) {
+                config.data.path = path;
             }
         },
     )

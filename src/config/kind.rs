@@ -34,6 +34,10 @@ pub(super) enum Kind {
     Choice(Vec<&'static str>),
     Device,
     Paths,
+    /// One path.
+    Path,
+    /// A program and its arguments, or an empty list.
+    Command,
     /// A list of stage names, none of them reserved.
     Stages {
         is_reserved: fn(&str) -> bool,
@@ -102,6 +106,23 @@ impl Check<'_> {
                 None => self.choice(value, &["auto", "cpu", "cuda", "cuda:0"]),
             },
             Kind::Paths => self.paths(value),
+            Kind::Path => match value.text() {
+                Some(text) if !text.is_empty() && !text.contains('\0') => {
+                    Ok(KeyValue::Text(text.to_owned()))
+                }
+                Some(_) | None => Err(self.wrong_type(value)),
+            },
+            Kind::Command => {
+                let words = self.texts(value)?;
+                let is_valid = |(at, word): (usize, &String)| {
+                    !word.contains('\0') && (0 < at || !word.is_empty())
+                };
+                if words.iter().enumerate().all(is_valid) {
+                    Ok(KeyValue::Texts(words))
+                } else {
+                    Err(self.wrong_type(value))
+                }
+            }
             Kind::Stages { is_reserved } => self.stages(value, *is_reserved),
             Kind::Criteria(known) => self.criteria(value, known),
             Kind::Limit { least, most } => self.limit(value, *least, *most),
@@ -414,6 +435,8 @@ impl fmt::Display for Kind {
             }
             Kind::Device => f.write_str("\"auto\", \"cpu\", \"cuda\" or \"cuda:N\""),
             Kind::Paths => f.write_str("a path or a list of paths"),
+            Kind::Path => f.write_str("a path"),
+            Kind::Command => f.write_str("a list of strings: a program and its arguments"),
             Kind::Stages { .. } => f.write_str("a list of stage names"),
             Kind::Text => f.write_str("a string of one line, at most 200 characters"),
             Kind::Texts => f.write_str("a list of strings"),

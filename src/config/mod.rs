@@ -39,7 +39,7 @@ pub use describe::{KeyRow, describe, describe_custom, init};
 pub use error::{ConfigError, Fault, Location, Problem};
 pub use resume::{Changeable, Resumed, SettingChange};
 pub use tree::Override;
-pub use types::{Config, DataConfig, Device, Loaded, Network, Shape};
+pub use types::{Config, DataConfig, Device, Loaded, Network, Shape, TrainerConfig, TrainerKind};
 
 /// Largest config file, in bytes.
 pub const FILE_MOST: u64 = 1 << 20;

@@ -12,7 +12,7 @@ use super::error::{Fault, Location, Problem};
 use super::row::{StageDraft, StageKind};
 use super::schema::{Schema, join};
 use super::tree::Node;
-use super::types::{Config, Loaded, Shape, upstream_models};
+use super::types::{Config, Loaded, Shape, TrainerConfig, TrainerKind, upstream_models};
 use super::values::Values;
 use super::{custom, gate, keys};
 
@@ -37,7 +37,8 @@ pub(super) fn resolve_partial(tree: &Node, base: &Path) -> (Loaded, Vec<Problem>
     let mut config = Config::blank();
     values.fill(&mut config, "", keys::of_run(), &[]);
     check_shape(&mut values, &config.shape);
-    make_absolute(&mut values, &mut config.data.path, base);
+    make_absolute(&mut values, "data.path", &mut config.data.path, base);
+    resolve_directory(&mut values, &mut config.trainer, base);
     let preset = Preset::from_name(&config.policy.preset).unwrap_or(Preset::Seed);
     for name in schema.stages() {
         let Some(stage) = stage(&mut values, name, &schema, preset, &config) else {
@@ -48,6 +49,7 @@ pub(super) fn resolve_partial(tree: &Node, base: &Path) -> (Loaded, Vec<Problem>
         }
         config.policy.stages.push(stage.policy);
     }
+    check_trainer(&mut values, &config);
     let given = values.given();
     let mut problems = values.problems;
     problems.sort_by(|a, b| a.location.cmp(&b.location));
@@ -79,8 +81,51 @@ fn check_shape(values: &mut Values, shape: &Shape) {
     }
 }
 
-fn make_absolute(values: &mut Values, paths: &mut [PathBuf], base: &Path) {
-    let key = "data.path";
+/// The default is the config's folder, if there is one.
+fn resolve_directory(values: &mut Values, trainer: &mut TrainerConfig, base: &Path) {
+    let key = "trainer.directory";
+    let directory = std::slice::from_mut(&mut trainer.directory);
+    if values.has(key) {
+        make_absolute(values, key, directory, base);
+    } else if base.to_str().is_some_and(|base| !base.is_empty()) {
+        trainer.directory = without_dots(base);
+    } else if base.to_str().is_none() && trainer.kind == TrainerKind::Command {
+        let fault = Fault::PathNotUnicode {
+            key: key.to_owned(),
+        };
+        values.report(&["trainer.kind"], fault);
+    }
+}
+
+fn check_trainer(values: &mut Values, config: &Config) {
+    let (kind, command, data) = ("trainer.kind", "trainer.command", "data.path");
+    let missing = |key: &str, meaning: &str| Fault::Missing {
+        key: key.to_owned(),
+        meaning: meaning.to_owned(),
+    };
+    let has_command = !config.trainer.command.is_empty();
+    match config.trainer.kind {
+        TrainerKind::Command if !has_command && values.none_rejected(&["trainer", command]) => {
+            values.report(&[kind], missing(command, keys::COMMAND));
+        }
+        TrainerKind::BuiltIn
+            if has_command && !values.has(kind) && values.none_rejected(&[kind]) =>
+        {
+            let meaning = "it must be \"command\" if `trainer.command` is set";
+            values.report(&[command], missing(kind, meaning));
+        }
+        TrainerKind::BuiltIn | TrainerKind::Command => {}
+    }
+    let is_missing = config.data.path.is_empty() && config.needs_frames();
+    if is_missing
+        && config.trainer.kind == TrainerKind::Command
+        && values.none_rejected(&["data", data])
+    {
+        values.report(&["stages"], missing(data, keys::FRAMES));
+    }
+}
+
+fn make_absolute(values: &mut Values, key: &str, paths: &mut [PathBuf], base: &Path) {
     let base = match values.location(key) {
         None => return,
         // Without a working directory the path stays relative.

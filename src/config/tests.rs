@@ -26,6 +26,8 @@ const BACKGROUNDS: &[&[&str]] = &[
         "stages=[\"video_tokenizer\", \"latent_actions\", \"last\"]",
         "last.model=video_tokenizer",
     ],
+    // a program
+    &["trainer.kind=command", "trainer.command=[\"program\"]"],
 ];
 
 fn load(sets: &[String]) -> Result<Loaded, ConfigError> {
@@ -51,6 +53,8 @@ fn candidates(kind: &Kind) -> Vec<String> {
         Kind::Choice(choices) => texts(choices),
         Kind::Device => texts(&["cpu"]),
         Kind::Paths => texts(&["/elsewhere.h5"]),
+        Kind::Path => texts(&["/elsewhere"]),
+        Kind::Command => texts(&["[\"python\", \"train.py\", \"train.py\"]"]),
         Kind::Stages { .. } => texts(&["[\"video_tokenizer\"]"]),
         Kind::Criteria(known) => {
             let without = |left_out: &str| {
@@ -317,6 +321,8 @@ fn every_key_accepts_its_bounds_and_rejects_values_past_them() {
             Kind::Flag
             | Kind::Device
             | Kind::Paths
+            | Kind::Path
+            | Kind::Command
             | Kind::Stages { .. }
             | Kind::Criteria(_)
             | Kind::Ladder { .. }

@@ -25,6 +25,7 @@ pub struct Config {
     pub allow_single_gpu_fallback: bool,
     /// Seconds for which the trainer may be silent. `None`: learned from the stage.
     pub no_progress_seconds: Option<u32>,
+    pub trainer: TrainerConfig,
     pub data: DataConfig,
     pub shape: Shape,
     /// One per built-in stage of the policy.
@@ -42,9 +43,28 @@ pub enum Device {
     Cuda(Option<u32>),
 }
 
+/// What trains the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainerConfig {
+    pub kind: TrainerKind,
+    /// The program and its arguments, for [`TrainerKind::Command`].
+    pub command: Vec<String>,
+    /// Working directory of the program. Absolute, unless it could not be resolved.
+    pub directory: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrainerKind {
+    /// tinygate itself, with libtorch.
+    BuiltIn,
+    /// A program that tinygate starts.
+    Command,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataConfig {
-    /// Files or folders of frames. Absolute, unless they could not be resolved.
+    /// Files or folders of frames. Absolute, unless they could not be resolved. Empty if a program
+    /// trains and no stage needs frames.
     pub path: Vec<PathBuf>,
     /// Distance between the frames of a window.
     pub frame_stride: u32,
@@ -95,6 +115,11 @@ impl Config {
             rank_timeout_seconds: 0,
             allow_single_gpu_fallback: false,
             no_progress_seconds: None,
+            trainer: TrainerConfig {
+                kind: TrainerKind::BuiltIn,
+                command: Vec::new(),
+                directory: PathBuf::new(),
+            },
             data: DataConfig {
                 path: Vec::new(),
                 frame_stride: 0,
@@ -117,6 +142,14 @@ impl Config {
 
     pub fn stage(&self, name: &StageName) -> Option<&StagePolicy> {
         self.policy.stages.iter().find(|stage| stage.name == *name)
+    }
+
+    /// Whether the run reads frames: its data is set, or must be.
+    pub fn needs_frames(&self) -> bool {
+        let mut stages = self.policy.stages.iter();
+        self.trainer.kind == TrainerKind::BuiltIn
+            || !self.data.path.is_empty()
+            || stages.any(|stage| ModelKind::of(&stage.model).is_some())
     }
 
     /// The stages whose models a stage builds on: for each model, the last stage before it.
