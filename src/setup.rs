@@ -90,6 +90,21 @@ pub fn dataset(config: &Config, windows: &Windows) -> Dataset {
     }
 }
 
+/// The description of a run that reads no frames.
+pub fn no_dataset() -> Dataset {
+    Dataset {
+        files: Vec::new(),
+        blake3: String::new(),
+        frames: 0,
+        height: 0,
+        width: 0,
+        training_windows: 0,
+        held_out_windows: 0,
+        recordings: Vec::new(),
+        passed_over: Vec::new(),
+    }
+}
+
 fn recordings(frames: &Frames) -> Vec<Recording> {
     let recording = |found: &crate::data::Recording| Recording {
         path: found.path.clone(),

@@ -247,8 +247,22 @@ fn a_slow_trainer_is_waited_for_without_a_set_limit() {
     assert!(run.failures().is_empty());
 }
 
-/// A program that speaks JSON lines.
-struct Lines(RefCell<VecDeque<String>>);
+/// A program that speaks JSON lines, or a thread that cannot be ended.
+struct Lines {
+    lines: RefCell<VecDeque<String>>,
+    program: bool,
+    ended: Cell<u32>,
+}
+
+impl Lines {
+    fn new(lines: impl Into<VecDeque<String>>, program: bool) -> Lines {
+        Lines {
+            lines: RefCell::new(lines.into()),
+            program,
+            ended: Cell::new(0),
+        }
+    }
+}
 
 impl Trainer for Lines {
     fn send(&self, _: TrainerCommand) -> Result<(), TrainerError> {
@@ -256,14 +270,21 @@ impl Trainer for Lines {
     }
 
     fn receive(&self, _: Duration) -> Result<Option<Report>, TrainerError> {
-        let line = self.0.borrow_mut().pop_front().ok_or(TrainerError::Lost)?;
+        let line = self.lines.borrow_mut().pop_front();
+        let line = line.ok_or_else(|| TrainerError::Broken("exit status: 3".to_owned()))?;
         Ok(Some(wire::report_from_json(&line)?))
     }
 
     fn stop(&self, _: &str) {}
 
     fn end(&self) -> Ended {
-        Ended::OnlyWithThisProcess
+        self.ended.set(self.ended.get() + 1);
+        if !self.program {
+            return Ended::OnlyWithThisProcess;
+        }
+        Ended::Exited {
+            output: "Traceback".to_owned(),
+        }
     }
 }
 
@@ -276,7 +297,8 @@ fn check_lie(name: &str, line: String, want: &str) {
         predictor: "mean_image".to_owned(),
     }));
     let lines = [wire::report_to_json(&measured).unwrap(), line];
-    let ended = run.live(&Lines(RefCell::new(lines.into())), None);
+    check_lying_program(name, lines.clone(), want);
+    let ended = run.live(&Lines::new(lines, false), None);
     let Err(error @ ControlError::Misreported { .. }) = ended else {
         panic!("{name}: {ended:?}");
     };
@@ -292,6 +314,42 @@ fn check_lie(name: &str, line: String, want: &str) {
         "{name}: nothing of it is in the log"
     );
     assert_eq!(run.log.head().get(), last.seq.get() + 1);
+}
+
+/// A program is ended, and its chunk fails.
+#[track_caller]
+fn check_lying_program(name: &str, lines: [String; 2], want: &str) {
+    let run = Run::new();
+    let program = Lines::new(lines, true);
+    assert_eq!(run.live(&program, None).unwrap(), Ending::Stopped, "{name}");
+    let failures = run.failures();
+    assert_eq!(program.ended.get() as usize, failures.len(), "{name}");
+    let first = &failures.first().unwrap().failure;
+    let status = want.to_owned();
+    let stderr = "Traceback".to_owned();
+    assert_eq!(
+        *first,
+        ChunkFailure::WorkerExited { status, stderr },
+        "{name}"
+    );
+    let ChunkFailure::WorkerExited { status, .. } = &failures.last().unwrap().failure else {
+        panic!("{name}: {failures:?}");
+    };
+    assert_eq!(status, "exit status: 3", "{name}: the next attempts");
+}
+
+#[test]
+fn a_program_that_exits_while_measuring_fails_no_chunk() {
+    let run = Run::new();
+    let ending = run.live(&Lines::new([], true), None).unwrap();
+    let Ending::Environment { detail } = ending else {
+        panic!("{ending:?}");
+    };
+    assert_eq!(
+        detail,
+        "the trainer failed while it measured a stage: exit status: 3: Traceback"
+    );
+    assert!(run.failures().is_empty());
 }
 
 #[test]

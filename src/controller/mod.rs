@@ -159,7 +159,7 @@ impl Default for Fold {
 impl From<TrainerError> for ControlError {
     fn from(error: TrainerError) -> ControlError {
         match error {
-            TrainerError::Lost => ControlError::TrainerLost,
+            TrainerError::Lost | TrainerError::Broken(_) => ControlError::TrainerLost,
             TrainerError::Misreported(why) => ControlError::Misreported { why },
         }
     }
@@ -333,8 +333,11 @@ impl<'a> Controller<'a> {
                 Command::MeasureStage(measure) => TrainerCommand::MeasureStage(measure),
                 Command::TrainChunk(train) => TrainerCommand::TrainChunk(train),
             };
-            trainer.command(command)?;
-            match trainer.receive(|progress| observer.progressed(progress))? {
+            let received = match trainer.command(command)? {
+                Some(received) => received,
+                None => trainer.receive(|progress| observer.progressed(progress))?,
+            };
+            match received {
                 Received::Fact(fact) => self.record_report(fact, &trainer)?,
                 Received::Interrupted { signal } => {
                     let name = signal.clone();
@@ -349,8 +352,42 @@ impl<'a> Controller<'a> {
                         return Ok(ending);
                     }
                 }
+                Received::Broken { why, output } => {
+                    if let Some(ending) = self.record_broken(why, output, &mut trainer, observer)? {
+                        return Ok(ending);
+                    }
+                }
             }
         }
+    }
+
+    /// Records that the trainer exited or sent nonsense. `None`: a new one takes over.
+    fn record_broken(
+        &mut self,
+        why: TrainerError,
+        stderr: String,
+        trainer: &mut Supervised<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Ending>, ControlError> {
+        let status = why.to_string();
+        let Some(train) = trainer.chunk() else {
+            let last = stderr.lines().next_back().unwrap_or_default();
+            let colon = if last.is_empty() { "" } else { ": " };
+            let detail =
+                format!("the trainer failed while it measured a stage: {status}{colon}{last}");
+            return self.environment(detail, observer).map(Some);
+        };
+        let failed = ChunkFailed {
+            stage: train.stage.clone(),
+            chunk: train.chunk,
+            attempt: train.attempt,
+            step: trainer.step(),
+            failure: ChunkFailure::WorkerExited { status, stderr },
+        };
+        self.record_fact(Event::ChunkFailed(failed))?;
+        self.announce(observer)?;
+        trainer.forget();
+        Ok(None)
     }
 
     /// Records a fact from the trainer, and the host's verdict if it is about a checkpoint.

@@ -28,9 +28,18 @@ pub(super) struct Supervised<'a> {
 /// The result of waiting for a trainer.
 pub(super) enum Received {
     Fact(TrainerFact),
-    Interrupted { signal: String },
-    Environment { detail: String },
+    Interrupted {
+        signal: String,
+    },
+    Environment {
+        detail: String,
+    },
     NoProgress(NoProgress, Ended),
+    /// It exited or sent nonsense, and was ended. The next command starts another.
+    Broken {
+        why: TrainerError,
+        output: String,
+    },
 }
 
 impl<'a> Supervised<'a> {
@@ -61,13 +70,13 @@ impl<'a> Supervised<'a> {
         self.step
     }
 
-    /// Sends a command, unless it is already in progress.
+    /// Sends a command, unless it is already in progress. `Some`: the trainer was ended instead.
     ///
     /// # Errors
-    /// The trainer has exited.
-    pub fn command(&mut self, command: TrainerCommand) -> Result<(), TrainerError> {
+    /// The trainer has exited, and can be ended only with this process.
+    pub fn command(&mut self, command: TrainerCommand) -> Result<Option<Received>, TrainerError> {
         if self.in_progress.as_ref() == Some(&command) {
-            return Ok(());
+            return Ok(None);
         }
         self.given.add(&command);
         let stage = match &command {
@@ -78,9 +87,20 @@ impl<'a> Supervised<'a> {
             }
         };
         self.host.patience.begin(stage);
-        self.host.trainer.send(command.clone())?;
-        self.in_progress = Some(command);
-        Ok(())
+        self.in_progress = Some(command.clone());
+        let sent = self.host.trainer.send(command);
+        sent.map_or_else(|why| self.broken(why).map(Some), |()| Ok(None))
+    }
+
+    /// Ends a trainer that cannot be trusted any more.
+    ///
+    /// # Errors
+    /// It can be ended only with this process.
+    fn broken(&self, why: TrainerError) -> Result<Received, TrainerError> {
+        match self.host.trainer.end() {
+            Ended::Exited { output } => Ok(Received::Broken { why, output }),
+            Ended::OnlyWithThisProcess => Err(why),
+        }
     }
 
     /// Forgets the command in progress, since its trainer was ended.
@@ -91,14 +111,18 @@ impl<'a> Supervised<'a> {
     /// Waits for a report that must be recorded; passes progress reports to `progressed`.
     ///
     /// # Errors
-    /// The trainer has exited, or its report is invalid.
+    /// The trainer has exited or its report is invalid, and it can be ended only with this process.
     pub fn receive(
         &mut self,
         mut progressed: impl FnMut(&Progress),
     ) -> Result<Received, TrainerError> {
         loop {
             self.forward_stop();
-            let Some(report) = self.host.trainer.receive(TICK)? else {
+            let report = match self.host.trainer.receive(TICK) {
+                Ok(report) => report,
+                Err(why) => return self.broken(why),
+            };
+            let Some(report) = report else {
                 match self.host.patience.waited() {
                     Ok(()) => continue,
                     Err(silent) => {
@@ -113,7 +137,9 @@ impl<'a> Supervised<'a> {
                     progressed(&progress);
                 }
                 Report::Fact(fact) => {
-                    self.given.check(&fact)?;
+                    if let Err(why) = self.given.check(&fact) {
+                        return self.broken(why.into());
+                    }
                     if matches!(fact, TrainerFact::ChunkFinished(_)) {
                         self.host.patience.finished_chunk();
                     }

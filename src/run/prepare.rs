@@ -39,7 +39,8 @@ pub struct NewRun {
 pub struct Draft {
     /// All stages of the config, also those that are not trained.
     config: Config,
-    frames: Arc<Frames>,
+    /// `None`: no stage needs frames.
+    frames: Option<Arc<Frames>>,
     created: RunCreated,
 }
 
@@ -124,10 +125,15 @@ impl NewRun {
         for stage in &policy.stages {
             self.check_upstream(&policy.stages, &stage.name, &init_from)?;
         }
-        let frames = setup::frames(config)?;
-        let windows = setup::windows(config, Arc::clone(&frames)).map_err(setup_error)?;
-        let trivial_predictors = setup::trivial_predictors(&windows).map_err(setup_error)?;
-        setup::check_change(&policy.stages, &windows, &trivial_predictors).map_err(setup_error)?;
+        let (frames, dataset, trivial_predictors) = if config.needs_frames() {
+            let frames = setup::frames(config)?;
+            let windows = setup::windows(config, Arc::clone(&frames)).map_err(setup_error)?;
+            let trivial = setup::trivial_predictors(&windows).map_err(setup_error)?;
+            setup::check_change(&policy.stages, &windows, &trivial).map_err(setup_error)?;
+            (Some(frames), setup::dataset(config, &windows), trivial)
+        } else {
+            (None, setup::no_dataset(), Vec::new())
+        };
         let created = RunCreated {
             run: name.to_owned(),
             tinygate_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -137,7 +143,7 @@ impl NewRun {
             world_size: 1,
             config: config.to_json(),
             policy,
-            dataset: setup::dataset(config, &windows),
+            dataset,
             trivial_predictors,
             parent: self.parent.clone(),
             init_from,
@@ -219,8 +225,9 @@ impl Draft {
         &self.config
     }
 
-    pub fn frames(&self) -> &Arc<Frames> {
-        &self.frames
+    /// `None`: no stage needs frames.
+    pub fn frames(&self) -> Option<&Arc<Frames>> {
+        self.frames.as_ref()
     }
 
     /// The run's first event, as one rank would begin it.

@@ -55,7 +55,7 @@ pub struct Resumable {
     run: Run,
     /// As the run was created, with this process's device, threads and paths of data.
     config: Config,
-    frames: Arc<Frames>,
+    frames: Option<Arc<Frames>>,
     given_up: Vec<Event>,
     changes: Vec<SettingChanged>,
     ranks: u32,
@@ -124,7 +124,11 @@ impl Resume {
             policy: original.policy,
             ..changed.config
         };
-        let frames = self.frames(&config, &created.dataset)?;
+        let frames = if config.needs_frames() {
+            Some(self.frames(&config, &created.dataset)?)
+        } else {
+            None
+        };
         refuse_missing_upstream(&self.dir, &state)?;
         if let Some(lost) = lost.filter(|_| !self.give_up) {
             lost.refuse_needed(&self.dir)?;
@@ -306,8 +310,9 @@ impl Resumable {
         &self.config
     }
 
-    pub fn frames(&self) -> &Arc<Frames> {
-        &self.frames
+    /// `None`: no stage needs frames.
+    pub fn frames(&self) -> Option<&Arc<Frames>> {
+        self.frames.as_ref()
     }
 
     pub fn run(&self) -> &Run {

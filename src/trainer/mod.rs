@@ -21,7 +21,7 @@ pub use channels::Channels;
 pub use command::TrainerCommand;
 pub(crate) use fact::CommandsGiven;
 pub use fact::{Misreport, Subject, TrainerFact};
-pub use judge::{FileJudge, Judge, Verdict, accept, is_absent, refusal};
+pub use judge::{FileJudge, Judge, Verdict, accept, is_absent, judged, refusal};
 pub use patience::{NoProgress, Patience, TICK};
 
 /// A message from a trainer.
@@ -60,8 +60,8 @@ pub trait Trainer {
     /// Waits for the next report for at most `patience`. `None`: there was none.
     ///
     /// # Errors
-    /// [`TrainerError::Lost`] if the trainer has exited, and [`TrainerError::Misreported`] for an
-    /// invalid report.
+    /// [`TrainerError::Lost`] or [`TrainerError::Broken`] if the trainer has exited, and
+    /// [`TrainerError::Misreported`] for an invalid report.
     fn receive(&self, patience: Duration) -> Result<Option<Report>, TrainerError>;
 
     /// Asks it to write a checkpoint and stop at the next update. It answers with
@@ -87,6 +87,9 @@ pub enum TrainerError {
     Lost,
     #[error(transparent)]
     Misreported(#[from] Misreport),
+    /// A program exited, or broke the connection or its rules; the text says how.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// A request to write a checkpoint and stop at the next update. A signal sets it once; the
