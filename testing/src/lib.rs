@@ -13,6 +13,7 @@ pub mod disk;
 pub mod fuzz;
 pub mod hints;
 mod life;
+mod program;
 pub mod rehearsal;
 mod rng;
 mod run;
@@ -21,6 +22,7 @@ mod trainer;
 
 pub use curve::Curve;
 pub use life::{Life, Lived, Quiet, Ticks, host, live, lived, lived_with_rules};
+pub use program::{GOOD, ProgramFolder, is_running};
 pub use rng::Rng;
 pub use run::{created, first, process, short_policy};
 pub use script::{ChunkPlan, Disturbance, Failure, Files, HeldOut, Picture, Script, Trouble};

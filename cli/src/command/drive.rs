@@ -4,31 +4,29 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tinygate::config::Config;
-use tinygate::controller::Ending;
 use tinygate::data::Frames;
 use tinygate::data::still::brightest;
 use tinygate::run::builtin::{
     BuiltinTrainer, Formed, GroupRequest, Permission, TrainerSetup, form_group,
 };
-use tinygate::run::{Prepared, Resumable, Run, StoppedRun};
-use tinygate::trainer::NoProgress;
-use tinygate_words::hint_of;
+use tinygate::run::{Prepared, Resumable, Run};
 
-use super::signals;
+use super::{ending, signals};
 use crate::exit::Exit;
-use crate::output::{self, Console, advised};
+use crate::output::{self, Console};
 use crate::session::Session;
 
 /// Creates a run and trains it.
 pub fn start(prepared: Prepared, ranks: u32, session: &Session) -> anyhow::Result<Exit> {
     let draft = prepared.draft();
     let permission = session.permission(draft.config());
-    let formed = form(draft.config(), draft.frames(), ranks, permission, session)?;
+    let frames = with_frames(draft.frames())?;
+    let formed = form(draft.config(), frames, ranks, permission, session)?;
     let stop = signals::listen(session.output.quiet).context("cannot listen to signals")?;
     let setup = TrainerSetup {
         directory: prepared.dir().to_owned(),
         config: draft.config().clone(),
-        frames: Arc::clone(draft.frames()),
+        frames: Arc::clone(frames),
         held_out: draft.created().held_out_batches,
         stop: Arc::clone(&stop),
     };
@@ -37,7 +35,7 @@ pub fn start(prepared: Prepared, ranks: u32, session: &Session) -> anyhow::Resul
         return Ok(Exit::Interrupted);
     }
     let read = output::dataset::lines(&draft.created().dataset);
-    let warnings = output::dataset::warnings(&draft.created().dataset, brightest(draft.frames()));
+    let warnings = output::dataset::warnings(&draft.created().dataset, brightest(frames));
     let mut run = prepared.create(trainer.group())?;
     session.output.say_all(&read);
     session.output.say_all(&warnings);
@@ -54,7 +52,8 @@ pub fn resume(resumed: Resumable, session: &Session, mut console: Console) -> an
     } else {
         session.permission(resumed.config())
     };
-    let (config, frames) = (resumed.config(), resumed.frames());
+    let config = resumed.config();
+    let frames = with_frames(resumed.frames())?;
     let formed = form(config, frames, resumed.ranks(), permission, session)?;
     let stop = signals::listen(session.output.quiet).context("cannot listen to signals")?;
     let setup = TrainerSetup {
@@ -72,6 +71,11 @@ pub fn resume(resumed: Resumable, session: &Session, mut console: Console) -> an
         session.output.notice(&notice);
     })?;
     drive(trainer, &mut run, console)
+}
+
+/// The frames of a run, which the built-in trainer always needs.
+pub fn with_frames(frames: Option<&Arc<Frames>>) -> anyhow::Result<&Arc<Frames>> {
+    frames.context("the built-in trainer needs frames, but the config has no `data.path`")
 }
 
 /// Forms the group of ranks that train.
@@ -108,37 +112,5 @@ fn drive(trainer: BuiltinTrainer, run: &mut Run, mut console: Console) -> anyhow
     console.end_line();
     let ending = ended?;
     console.say_all(&console.summary().lines());
-    exit(run, ending, &console)
-}
-
-fn exit(run: &Run, ending: Ending, console: &Console) -> anyhow::Result<Exit> {
-    let resume = format!("`tinygate resume {}`", run.dir().display());
-    match ending {
-        Ending::Finished => Ok(Exit::Done),
-        Ending::Stopped => {
-            let stopped = StoppedRun::of(run.dir(), run.state());
-            if let Some(hint) = stopped.and_then(|stopped| hint_of(&stopped.remedies())) {
-                console.say(&hint);
-            }
-            Ok(Exit::Refused)
-        }
-        Ending::Interrupted { .. } => {
-            console.say(&format!("continue with {resume}"));
-            Ok(Exit::Interrupted)
-        }
-        Ending::NoProgress(NoProgress {
-            silence_seconds,
-            limit_seconds,
-        }) => {
-            console.say(&format!(
-                "the trainer made no progress for {silence_seconds} s, {limit_seconds} s are allowed"
-            ));
-            console.say(&format!("continue with {resume}"));
-            Ok(Exit::NoProgress)
-        }
-        Ending::Environment { detail } => Err(advised(
-            detail,
-            format!("nothing is lost; fix it and continue with {resume}"),
-        )),
-    }
+    ending::exit(run, ending, &console)
 }

@@ -20,8 +20,9 @@ pub fn perform(draft: &Draft, ranks: u32, session: &Session) -> anyhow::Result<E
     let output = session.output;
     let created = draft.created();
     let permission = session.permission(draft.config());
-    let formed = drive::form(draft.config(), draft.frames(), ranks, permission, session)?;
-    let warnings = output::dataset::warnings(&created.dataset, brightest(draft.frames()));
+    let frames = drive::with_frames(draft.frames())?;
+    let formed = drive::form(draft.config(), frames, ranks, permission, session)?;
+    let warnings = output::dataset::warnings(&created.dataset, brightest(frames));
     output.say_all(&warnings);
     let stop = signals::listen(output.quiet).context("cannot listen to signals")?;
     if !output.json && !output.quiet {
@@ -38,7 +39,7 @@ pub fn perform(draft: &Draft, ranks: u32, session: &Session) -> anyhow::Result<E
     let setup = TrainerSetup {
         directory: scratch.path().to_owned(),
         config: draft.config().clone(),
-        frames: Arc::clone(draft.frames()),
+        frames: Arc::clone(frames),
         held_out: created.held_out_batches,
         stop,
     };

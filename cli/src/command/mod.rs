@@ -7,10 +7,12 @@ mod config;
 mod drive;
 #[cfg(feature = "train")]
 mod dry_run;
+mod ending;
 mod explain;
 #[cfg(feature = "train")]
 mod job;
 mod log;
+mod program;
 mod prune;
 mod repair;
 mod replay;
@@ -18,7 +20,6 @@ mod resume;
 #[cfg(feature = "train")]
 mod retrain;
 mod run;
-#[cfg(feature = "train")]
 mod signals;
 mod status;
 mod transfer;
@@ -87,7 +88,7 @@ fn overrides(texts: &[String]) -> Result<Vec<Override>, ConfigError> {
         .collect()
 }
 
-/// The answer of a build without the feature `train` to `run` and `resume`.
+/// The answer of a build without the feature `train` to a run of the built-in trainer.
 #[cfg(not(feature = "train"))]
 fn no_trainer() -> anyhow::Error {
     advised(

@@ -1,10 +1,11 @@
 //! `resume`: continues a run from its log.
 
+use tinygate::config::TrainerKind;
 use tinygate::run::{Opened, Resumable, Resume, ResumeError, Run};
 
 #[cfg(feature = "train")]
 use super::{drive, job, worker};
-use super::{overrides, user};
+use super::{overrides, program, user};
 use crate::args::ResumeArgs;
 use crate::exit::Exit;
 use crate::output::{Console, Summary};
@@ -41,7 +42,18 @@ pub fn perform(args: &ResumeArgs) -> anyhow::Result<Exit> {
 pub fn carry_out(request: anyhow::Result<Resume>, session: &Session) -> anyhow::Result<Exit> {
     let opened = request.and_then(|request| open(&request, session));
     let done = match opened {
-        Ok((Opened::Unfinished(resumed), console)) => return train(*resumed, session, console),
+        Ok((Opened::Unfinished(resumed), console)) => {
+            match (
+                resumed.config().trainer.kind,
+                program::refuse_launcher(session),
+            ) {
+                (TrainerKind::BuiltIn, _) => return train(*resumed, session, console),
+                (TrainerKind::Command, Ok(())) => {
+                    return program::resume(*resumed, session, console);
+                }
+                (TrainerKind::Command, Err(error)) => Err(error),
+            }
+        }
         Ok((Opened::Finished(run), console)) => finish(*run, session, console),
         Err(error) => Err(error),
     };

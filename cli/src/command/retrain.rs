@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
+use tinygate::config::TrainerKind;
 use tinygate::events::{Event, ProcessStarted, StageName};
 use tinygate::run::builtin::{BuiltinTrainer, GroupRequest, Permission, TrainerSetup, form_group};
 use tinygate::run::retrain::{
@@ -67,6 +68,9 @@ pub fn perform(args: &ReplayArgs, dir: &Path) -> anyhow::Result<Exit> {
         held_out,
         chunks,
     } = request.plan(dir)?;
+    if config.trainer.kind == TrainerKind::Command {
+        return skip_all(&chunks, args.json, dir);
+    }
     let session = Session {
         output: Output {
             json: args.json,
@@ -118,12 +122,36 @@ pub fn perform(args: &ReplayArgs, dir: &Path) -> anyhow::Result<Exit> {
         }
         answers.push(answer);
     }
+    finish(&answers, &totals, args.json, dir)
+}
+
+/// Nothing of a run that a program trained can be trained again.
+fn skip_all(chunks: &[Recorded], json: bool, dir: &Path) -> anyhow::Result<Exit> {
+    let mut answers = Vec::new();
+    let mut totals = Totals::default();
+    for chunk in chunks {
+        let why = "a program trained it, and only the built-in trainer can train a chunk again";
+        let answer = ChunkJson {
+            chunk: chunk.name(),
+            answer: Answer::Skipped(why.to_owned()),
+            machines: Vec::new(),
+        };
+        totals.add(&answer.answer);
+        if !json {
+            output::data(&answer.lines())?;
+        }
+        answers.push(answer);
+    }
+    finish(&answers, &totals, json, dir)
+}
+
+fn finish(answers: &[ChunkJson], totals: &Totals, json: bool, dir: &Path) -> anyhow::Result<Exit> {
     let log = dir.display().to_string();
-    if args.json {
+    if json {
         let json = RetrainJson {
             log,
-            chunks: &answers,
-            totals: &totals,
+            chunks: answers,
+            totals,
         };
         output::data_line(&serde_json::to_string(&json)?)?;
     } else {

@@ -3,23 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use tinygate::config::Config;
+use tinygate::config::{Config, TrainerKind};
 use tinygate::events::{Parent, StageName};
-#[cfg(feature = "train")]
-use tinygate::run::Resume;
 use tinygate::run::{
-    self, Draft, GivenCheckpoint, NewRun, NewRunError, Notice, Prepared, TinyWorlds,
+    self, AnyModel, Draft, GivenCheckpoint, Models, NewRun, NewRunError, Notice, Prepared, Resume,
+    TinyWorlds,
 };
 
-use super::overrides;
 #[cfg(feature = "train")]
-use super::{drive, dry_run, job, resume, user, worker};
+use super::{drive, dry_run, job, worker};
+use super::{overrides, program, resume, user};
 use crate::args::RunArgs;
 use crate::exit::Exit;
 use crate::output::advised;
-use crate::session::Output;
-#[cfg(feature = "train")]
-use crate::session::Session;
+use crate::session::{Output, Session};
 
 #[cfg(feature = "train")]
 pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
@@ -37,6 +34,10 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
     }
     let ready = prepare(args).and_then(|ready| {
         let config = ready.draft().config();
+        if is_program(config) {
+            program::refuse_launcher(&session)?;
+            return Ok((ready, 1));
+        }
         let ranks = run::builtin::ranks_of_new_run(config, session.job.as_ref())?;
         Ok((ready, ranks))
     });
@@ -47,30 +48,41 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
             return Err(error);
         }
     };
-    match ready {
-        Ready::Run(prepared) if !args.dry_run => drive::start(prepared, ranks, &session),
-        Ready::Run(_) | Ready::Measured(_) => dry_run::perform(ready.draft(), ranks, &session),
+    let program = is_program(ready.draft().config());
+    match (ready, program) {
+        (Ready::Run(prepared), true) if !args.dry_run => program::start(prepared, &session),
+        (Ready::Run(prepared), false) if !args.dry_run => drive::start(prepared, ranks, &session),
+        (Ready::Run(_) | Ready::Measured(_), true) => Err(program::no_dry_run()),
+        (ready @ (Ready::Run(_) | Ready::Measured(_)), false) => {
+            dry_run::perform(ready.draft(), ranks, &session)
+        }
     }
 }
 
 #[cfg(not(feature = "train"))]
 pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
-    prepare(args)?;
-    Err(super::no_trainer())
+    let session = Session {
+        output: output(args),
+    };
+    let existing = args.dir.as_ref().filter(|dir| run::exists(dir));
+    if let Some(dir) = existing.filter(|_| args.or_resume) {
+        return resume_existing(args, dir, &session);
+    }
+    let ready = prepare(args)?;
+    match (is_program(ready.draft().config()), ready) {
+        (false, _) => Err(super::no_trainer()),
+        (true, Ready::Run(prepared)) if !args.dry_run => program::start(prepared, &session),
+        (true, Ready::Run(_) | Ready::Measured(_)) => Err(program::no_dry_run()),
+    }
 }
 
 /// A request without faults.
-#[cfg_attr(
-    not(feature = "train"),
-    expect(dead_code, reason = "without a trainer nothing is done with it")
-)]
 enum Ready {
     Run(Prepared),
     /// Only measured, since it has no directory.
     Measured(Draft),
 }
 
-#[cfg(feature = "train")]
 impl Ready {
     fn draft(&self) -> &Draft {
         match self {
@@ -78,6 +90,10 @@ impl Ready {
             Ready::Measured(draft) => draft,
         }
     }
+}
+
+fn is_program(config: &Config) -> bool {
+    config.trainer.kind == TrainerKind::Command
 }
 
 const fn output(args: &RunArgs) -> Output {
@@ -99,9 +115,14 @@ fn prepare(args: &RunArgs) -> anyhow::Result<Ready> {
         fresh_optimizer: args.fresh_optimizer,
         allow_other_settings: args.allow_other_settings,
     };
+    let models: &dyn Models = if is_program(&request.config) {
+        &AnyModel
+    } else {
+        &TinyWorlds
+    };
     let ready = match &args.dir {
-        Some(dir) => request.prepare(dir, &TinyWorlds, &mut tell).map(Ready::Run),
-        None => request.draft(&TinyWorlds, &mut tell).map(Ready::Measured),
+        Some(dir) => request.prepare(dir, models, &mut tell).map(Ready::Run),
+        None => request.draft(models, &mut tell).map(Ready::Measured),
     };
     ready.map_err(with_option)
 }
@@ -171,12 +192,14 @@ fn follow(args: &RunArgs, session: &Session) -> anyhow::Result<Exit> {
         Err(_) if args.or_resume => None,
         Err(error) => return Err(error),
     };
+    if config.as_ref().is_some_and(is_program) {
+        program::refuse_launcher(session)?;
+    }
     let own = config.as_ref().map(|config| (config, !args.or_resume));
     worker::join(session, own, &args.set)
 }
 
 /// Resumes the run in the directory, as `--or-resume` asks.
-#[cfg(feature = "train")]
 fn resume_existing(args: &RunArgs, dir: &Path, session: &Session) -> anyhow::Result<Exit> {
     session
         .output
@@ -192,7 +215,6 @@ fn resume_existing(args: &RunArgs, dir: &Path, session: &Session) -> anyhow::Res
 
 /// Says where the given config differs from the one in the log. A config that cannot be read is not
 /// needed, since the log has its own.
-#[cfg(feature = "train")]
 fn say_differences(args: &RunArgs, dir: &Path, output: Output) {
     let Some(path) = &args.config else {
         return;

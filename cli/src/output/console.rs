@@ -39,7 +39,6 @@ enum Line {
 
 impl Console {
     /// For a new run.
-    #[cfg(feature = "train")]
     pub fn new(json: bool, quiet: bool) -> Console {
         Console::continuing(json, quiet, Summary::empty())
     }

@@ -19,7 +19,6 @@ pub use error::{Advise, Advised, advised, error};
 pub use gate::GateJson;
 pub use notice::notice;
 pub use style::Style;
-#[cfg(feature = "train")]
 pub use tinygate_words::dataset;
 pub use tinygate_words::numbers::{bytes, count, timestamp};
 #[cfg(feature = "train")]
