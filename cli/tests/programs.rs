@@ -194,7 +194,7 @@ fn what_a_program_cannot_do_yet() {
     assert!(!folder.path("run").exists());
     folder.set_script("sys.exit('no data')").unwrap();
     let want = "the program exited with status 1: no data";
-    run(["run", &config, "--dir", &dir]).expect_error(2, &[want]);
+    run(["run", &config, "--dir", &dir, "--quiet"]).expect_error(2, &[want]);
 }
 
 #[cfg(feature = "train")]

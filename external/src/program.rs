@@ -54,6 +54,8 @@ struct State {
     order: Order,
     /// The signal for which it was asked to stop.
     stop: Option<String>,
+    /// It reported that its chunk failed, which is its last report.
+    failed: bool,
     /// Why it could not be started. Not a failure of a chunk: somebody must fix it.
     refused: Option<String>,
 }
@@ -169,6 +171,10 @@ impl ProgramTrainer {
 
 impl Trainer for ProgramTrainer {
     fn send(&self, command: TrainerCommand) -> Result<(), TrainerError> {
+        let failed = std::mem::take(&mut self.state.borrow_mut().failed);
+        if failed {
+            self.end();
+        }
         let state = &mut *self.state.borrow_mut();
         state.order.begin(&command);
         let running = match &mut state.running {
@@ -222,7 +228,9 @@ impl Trainer for ProgramTrainer {
             match running.link.incoming.recv_timeout(wait) {
                 Ok(Incoming::Line(line)) => {
                     let message = wire::program_message_from_json(&line)?;
-                    return self.report(&mut state.order, message).map(Some);
+                    let report = self.report(&mut state.order, message)?;
+                    state.failed = matches!(report, Report::Fact(TrainerFact::ChunkFailed(_)));
+                    return Ok(Some(report));
                 }
                 Ok(Incoming::Connected(stream, hello)) => {
                     running.connect(&self.setup, stream, &hello)?;
@@ -318,12 +326,12 @@ impl Running {
 
     /// Decides on a failed write. If the program is about to exit, the next `receive` says how.
     fn is_gone_soon(&mut self, error: &io::Error) -> Result<(), TrainerError> {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(()),
-            _ => Err(TrainerError::Broken(format!(
-                "it does not take its commands: {error}"
-            ))),
+        let closed = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+        if closed.contains(&error.kind()) {
+            return Ok(());
         }
+        let text = format!("it does not take its commands: {error}");
+        Err(TrainerError::Broken(text))
     }
 
     fn closed(&mut self) {

@@ -186,7 +186,7 @@ fn invalid_messages() {
     check(
         "a line of 1 GB",
         "for _ in range(1024): p.raw(b'x' * 2 ** 20)",
-        "it sent a line of more than 16 MiB",
+        "it sent a line of more than 16.0 MiB",
     );
 }
 
@@ -307,6 +307,24 @@ fn other_ends() {
         "p.socket.shutdown(socket.SHUT_RDWR)",
         "it closed the connection",
     );
+}
+
+#[test]
+fn a_program_that_reports_a_failure_is_started_again() {
+    let lines = "
+failure = {'failure': 'out_of_memory', 'detail': 'CUDA out of memory'}
+open('pid', 'w').write(str(os.getpid()))
+p.fact('chunk_failed', **about, step=0, failure=failure)";
+    let lived = Lived::new(&wrong(lines), &[]);
+    assert_eq!(
+        lived.failures(),
+        [&ChunkFailure::OutOfMemory {
+            detail: "CUDA out of memory".to_owned()
+        }]
+    );
+    assert_eq!(lived.ending, Ending::Finished);
+    let pid = fs::read_to_string(lived.folder.path("pid")).unwrap();
+    assert!(!is_running(&pid));
 }
 
 #[test]
