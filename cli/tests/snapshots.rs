@@ -37,7 +37,8 @@ fn session(sandbox: &Sandbox, commands: &[&str]) -> String {
         let folder = folder.to_str().unwrap();
         writeln!(text, "$ tinygate {command}").unwrap();
         for stream in [done.stdout, done.stderr] {
-            text.push_str(&stream.replace(folder, "/folder/"));
+            let stream = stream.replace(folder, "/folder/");
+            text.push_str(&stream.replace(folder.trim_end_matches('/'), "/folder"));
         }
         match done.code {
             Some(0) => {}
