@@ -131,4 +131,14 @@ mod tests {
         assert_eq!(disk.names("nothing").unwrap(), Vec::<String>::new());
         assert!(disk.names("file").is_err());
     }
+
+    #[test]
+    fn a_file_gets_the_length_that_is_set() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(root.path());
+        let mut file = disk.create("file").unwrap();
+        file.write_at(b"bytes", 0).unwrap();
+        file.set_len(2).unwrap();
+        assert_eq!(fs::read(root.path().join("file")).unwrap(), b"by");
+    }
 }

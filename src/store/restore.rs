@@ -269,15 +269,13 @@ fn restore_sled(
         Filling::Log(error) => error,
         Filling::Sled(error) => OpenError::sled(error),
     })?;
-    if fault.is_some() || verdict.end.number > 0 {
-        let fault = fault.unwrap_or_else(|| "the folder was missing".to_owned());
-        repairs.push(Repair {
-            copy: LogCopy::Sled,
-            detail: format!("sled: {fault}; it was rebuilt from the journal"),
-            quarantine: moved.then_some(name),
-            restored: verdict.end.seq,
-        });
-    }
+    let fault = fault.unwrap_or_else(|| "the folder was missing".to_owned());
+    repairs.push(Repair {
+        copy: LogCopy::Sled,
+        detail: format!("sled: {fault}; it was rebuilt from the journal"),
+        quarantine: moved.then_some(name),
+        restored: verdict.end.seq,
+    });
     Ok(mirror)
 }
 

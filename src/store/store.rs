@@ -252,7 +252,7 @@ impl EventLog for Store {
                 actual: head,
             });
         }
-        let Some(next) = head.get().checked_add(append.len()) else {
+        let Some(next) = head.get().checked_add(append.count()) else {
             return Err(AppendError::Exhausted { head });
         };
         let in_flight = self

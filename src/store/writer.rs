@@ -79,12 +79,9 @@ impl EncodedAppend {
         self.first
     }
 
-    pub fn len(&self) -> u64 {
+    /// Number of events.
+    pub fn count(&self) -> u64 {
         self.events.len() as u64
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
     }
 
     /// Size in bytes.
