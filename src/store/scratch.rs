@@ -44,3 +44,22 @@ fn copy_below(from: &Path, to: &Path, depth: u32) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_copied_down_to_a_limit() {
+        let scratch = Scratch::make().unwrap();
+        let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
+        let levels = DEPTH as usize;
+        let deepest: std::path::PathBuf = std::iter::repeat_n("folder", levels + 1).collect();
+        let copied: std::path::PathBuf = std::iter::repeat_n("folder", levels).collect();
+        fs::create_dir_all(from.join(&deepest)).unwrap();
+        fs::write(from.join(&copied).join("file"), "text").unwrap();
+        copy_folder(&from, &to).unwrap();
+        assert_eq!(fs::read(to.join(&copied).join("file")).unwrap(), b"text");
+        assert!(!to.join(&deepest).exists());
+    }
+}

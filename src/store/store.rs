@@ -306,7 +306,7 @@ impl EventLog for Store {
             .disk
             .open(JOURNAL)
             .map_err(|error| broken(ReadErrorKind::Io(error)))?;
-        let Some(file) = file.filter(|_| end > Seq::FIRST) else {
+        let Some(file) = file else {
             if end == Seq::FIRST {
                 // A new log gets its journal with its first event.
                 return Ok(Box::new(std::iter::empty()));

@@ -277,3 +277,40 @@ impl Worker {
         lost.map(|failure| failure.at(self.writer.head()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Disk;
+    use crate::real_disk::RealDisk;
+    use crossbeam_channel::unbounded;
+    use tinygate_events::{Event, PruneRequested};
+
+    fn append(first: u64, inbox: &Sender<Message>) -> Receiver<Result<Seq, AppendError>> {
+        let event = Event::PruneRequested(PruneRequested {
+            keep_last: 1,
+            who: "test".to_owned(),
+        });
+        let (reply, replies) = bounded(1);
+        let append = EncodedAppend::encode(Seq::new(first), &[(0, event)]).unwrap();
+        let reply = Some(reply);
+        inbox.send(Message::Append { append, reply }).unwrap();
+        replies
+    }
+
+    #[test]
+    fn appends_that_have_arrived_are_committed_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(folder.path()));
+        let writer = Writer::create(&disk, "run", [0; 16]).unwrap();
+        let shared = Shared::at(writer.head());
+        let mut worker = Worker::new(writer, shared, Box::new(Instant::now));
+        let (sender, inbox) = unbounded();
+        let replies: Vec<_> = (0..3).map(|first| append(first, &sender)).collect();
+        let first = inbox.recv().ok();
+        assert!(!worker.turn(first, &inbox), "the log stays open");
+        for reply in replies {
+            assert_eq!(reply.try_recv().unwrap().unwrap(), Seq::new(3));
+        }
+    }
+}

@@ -431,15 +431,17 @@ fn dropout(now: f64) -> StagePolicy {
 
 #[test]
 fn a_custom_knob() {
-    let halve = |now: f64, factor| {
+    let change = |now: f64, rung| {
         let mut policy = dropout(now);
-        policy.ladder = vec![times(SettingKey::knob("dropout"), factor)];
+        policy.ladder = vec![rung];
         let climb = ladder::climb(&policy, 0, &policy.settings, &PLAIN);
         match climb.skipped.first() {
             Some(skipped) => Err(skipped.why),
             None => Ok(shown(climb.patch.as_slice()).concat()),
         }
     };
+    let halve = |now, factor| change(now, times(SettingKey::knob("dropout"), factor));
+    let add = |now, amount| change(now, plus(SettingKey::knob("dropout"), amount));
     check("it is halved", halve(0.8, 0.5), Ok("dropout 0.8 -> 0.4"));
     check(
         "clamped to its lower bound",
@@ -456,6 +458,16 @@ fn a_custom_knob() {
         "configured beyond its bound it stays",
         halve(0.05, 0.5),
         Err(AtBound),
+    );
+    check(
+        "added to, and clamped to its upper bound",
+        add(0.5, 1),
+        Ok("dropout 0.5 -> 0.9"),
+    );
+    check(
+        "subtracted from, and clamped to its lower bound",
+        add(0.5, -1),
+        Ok("dropout 0.5 -> 0.1"),
     );
     let mut settings = dropout(0.5).settings;
     let key = SettingKey::knob("dropout");
