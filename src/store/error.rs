@@ -262,3 +262,31 @@ impl From<Repair> for StoreRepaired {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(error: &OpenError, want: &Hint) {
+        let hints = error.hints();
+        assert!(hints.contains(want), "{error}: {hints:?}");
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let damaged = OpenError::Damaged {
+            sound: Seq::FIRST,
+            what: "a block".to_owned(),
+        };
+        check(&damaged, &Hint::AcceptLoss);
+        check(&damaged, &Hint::ExportSoundEvents);
+        check(&OpenError::Exists, &Hint::Resume);
+        check(&OpenError::NotALog { remains: false }, &Hint::StartRun);
+        check(&OpenError::NoEventLeft, &Hint::StartFromCheckpoint);
+        let full = OpenError::DiskFull {
+            what: "sled".to_owned(),
+        };
+        check(&full, &Hint::text("free some space and try again"));
+    }
+}
