@@ -459,3 +459,21 @@ fn an_unneeded_option_changes_nothing() {
         assert_eq!(read(&disk), records(&events));
     }
 }
+
+/// The first block of an append whose other blocks are missing is not part of the log.
+#[test]
+fn a_rebuilt_journal_ends_with_the_last_complete_append() {
+    let (disk, events) = level();
+    let complete = disk.journal();
+    let (mut log, _) = Direct::open(&disk.arc()).unwrap();
+    log.append(&[(30, fact(&"long ".repeat(4000)))]).unwrap();
+    drop(log);
+    let journal = disk.journal();
+    let blocks = starts(&journal);
+    assert!(blocks.len() > 14, "the append has several blocks");
+    disk.set_journal(&journal[..blocks[13]]);
+    break_journal(&disk, 3);
+    drop(Direct::open(&disk.arc()).unwrap());
+    assert_eq!(disk.journal(), complete);
+    assert_eq!(read(&disk), records(&events));
+}
