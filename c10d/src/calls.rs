@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Polled while a call runs: whether to stop waiting for it.
 pub type Cancel = Arc<dyn Fn() -> bool + Send + Sync>;

@@ -6,6 +6,7 @@
 //! Invariant: an exception of libtorch becomes an [`Error`]; none crosses into Rust.
 
 mod calls;
+mod error;
 mod ffi;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -19,31 +20,9 @@ use tch::{Device, Kind, Tensor};
 
 use calls::Calls;
 pub use calls::Cancel;
+pub use error::{Error, ErrorKind, Result};
 
 use ffi::{RawFailure, RawGroup, RawStore};
-
-/// An error of libtorch: its message and its kind.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct Error {
-    pub kind: ErrorKind,
-    pub text: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// Another rank, or the store, did not answer in time.
-    TimedOut,
-    /// A connection was refused or broke.
-    Network,
-    /// The store sent an unexpected answer.
-    Store,
-    /// The caller cancelled the call.
-    Cancelled,
-    Other,
-}
-
-pub type Result<T> = std::result::Result<T, Error>;
 
 /// Keys and values that all ranks see: a client of a TCPStore, and on one rank its server too.
 ///
@@ -444,22 +423,6 @@ impl RawFailure {
             _ => ErrorKind::of_text(&text).unwrap_or(ErrorKind::Other),
         };
         Error { kind, text }
-    }
-}
-
-impl ErrorKind {
-    /// The kind by the message: a store reports time-outs like its other errors, and of Gloo's exceptions c10d passes on
-    /// only the message.
-    fn of_text(text: &str) -> Option<ErrorKind> {
-        let text = text.to_ascii_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        if says(&["timed out", "timeout", "time out"]) {
-            Some(ErrorKind::TimedOut)
-        } else if says(&["connect", "socket", "broken pipe"]) {
-            Some(ErrorKind::Network)
-        } else {
-            None
-        }
     }
 }
 

@@ -144,6 +144,12 @@ impl Config {
         self.policy.stages.iter().find(|stage| stage.name == *name)
     }
 
+    /// The names of all stages, in their order.
+    pub fn stage_names(&self) -> Vec<StageName> {
+        let stages = self.policy.stages.iter();
+        stages.map(|stage| stage.name.clone()).collect()
+    }
+
     /// Whether the run reads frames: its data is set, or must be.
     pub fn needs_frames(&self) -> bool {
         let mut stages = self.policy.stages.iter();

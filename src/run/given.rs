@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use super::error::GivenError;
 use super::notice::{Notice, Tell};
-use super::prepare::{NewRun, stage_names};
 use crate::checkpoint::{
     self, Acceptance, Accepted, Appraisal, Location, Need, RejectReason, step_name,
 };
@@ -21,18 +20,27 @@ pub struct GivenCheckpoint {
     pub path: PathBuf,
 }
 
-/// Judges all given checkpoints of a request that trains `stages`.
+/// The new run to which checkpoints are given.
+pub(super) struct Recipient<'a> {
+    pub config: &'a Config,
+    /// The stages that are trained.
+    pub stages: &'a [StagePolicy],
+    /// Only the weights of checkpoints are used.
+    pub fresh_optimizer: bool,
+}
+
+/// Judges all given checkpoints.
 ///
 /// # Errors
 /// The first that cannot be used.
 pub(super) fn judge_all(
-    request: &NewRun,
-    stages: &[StagePolicy],
+    run: &Recipient<'_>,
+    all: &[GivenCheckpoint],
     tell: &mut Tell<'_>,
 ) -> Result<Vec<InitFrom>, GivenError> {
     let mut judged: Vec<InitFrom> = Vec::new();
-    for given in &request.init_from {
-        let init = judge(request, stages, given, tell)?;
+    for given in all {
+        let init = judge(run, given, tell)?;
         if judged.iter().any(|known| known.stage == init.stage) {
             return Err(GivenError::Twice { stage: init.stage });
         }
@@ -42,18 +50,17 @@ pub(super) fn judge_all(
 }
 
 fn judge(
-    request: &NewRun,
-    stages: &[StagePolicy],
+    run: &Recipient<'_>,
     given: &GivenCheckpoint,
     tell: &mut Tell<'_>,
 ) -> Result<InitFrom, GivenError> {
-    let config = &request.config;
+    let config = run.config;
     if let Some(stage) = given.stage.as_ref()
         && config.stage(stage).is_none()
     {
         return Err(GivenError::UnknownStage {
             stage: stage.clone(),
-            known: stage_names(config),
+            known: config.stage_names(),
         });
     }
     // A stage's `best` is a link; the checkpoint behind it has the name.
@@ -70,11 +77,11 @@ fn judge(
     let Some(stage) = stage else {
         return Err(GivenError::NoStage {
             path: given.path.clone(),
-            known: stage_names(config),
+            known: config.stage_names(),
         });
     };
-    let trained = stages.iter().any(|policy| policy.name == stage);
-    let fresh_optimizer = request.fresh_optimizer && trained;
+    let trained = run.stages.iter().any(|policy| policy.name == stage);
+    let fresh_optimizer = run.fresh_optimizer && trained;
     let accepted = accept(&path, &stage, trained && !fresh_optimizer)?;
     if accepted.rounded {
         tell(Notice::WeightsRounded {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::{GivenError, NewRunError};
-use super::given::{GivenCheckpoint, judge_all};
+use super::given::{GivenCheckpoint, Recipient, judge_all};
 use super::models::{GivenUse, Models};
 use super::notice::Tell;
 use super::open_run::Run;
@@ -107,7 +107,7 @@ impl NewRun {
             if policy.stages.is_empty() {
                 return Err(NewRunError::UnknownStage {
                     stage: only.clone(),
-                    known: stage_names(config),
+                    known: config.stage_names(),
                 });
             }
         }
@@ -115,7 +115,12 @@ impl NewRun {
         for stage in &policy.stages {
             models.check_stage(stage)?;
         }
-        let init_from = judge_all(self, &policy.stages, tell)?;
+        let recipient = Recipient {
+            config: &self.config,
+            stages: &policy.stages,
+            fresh_optimizer: self.fresh_optimizer,
+        };
+        let init_from = judge_all(&recipient, &self.init_from, tell)?;
         if self.fresh_optimizer && !init_from.iter().any(|init| init.fresh_optimizer) {
             return Err(NewRunError::FreshOptimizerUnused);
         }
@@ -286,10 +291,4 @@ fn absolute(path: &Path) -> Result<PathBuf, NewRunError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// All stages of a config.
-pub(super) fn stage_names(config: &Config) -> Vec<StageName> {
-    let stages = config.policy.stages.iter();
-    stages.map(|stage| stage.name.clone()).collect()
 }

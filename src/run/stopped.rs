@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::text;
 use crate::advice::{Advice, Hint};
 use crate::events::{StageName, StopReason};
 use crate::machine::{Phase, RunPhase, RunState, StageState};
@@ -33,7 +32,7 @@ impl StoppedRun {
     /// What makes it continue.
     pub fn remedies(&self) -> Vec<Hint> {
         let allow = |set: Option<String>| Hint::AllowRetries {
-            dir: text(&self.dir),
+            dir: self.dir.display().to_string(),
             set,
         };
         match &self.reason {
@@ -63,7 +62,7 @@ impl StoppedRun {
 impl Advice for StoppedRun {
     fn hints(&self) -> Vec<Hint> {
         let explain = Hint::Explain {
-            dir: text(&self.dir),
+            dir: self.dir.display().to_string(),
         };
         std::iter::once(explain).chain(self.remedies()).collect()
     }

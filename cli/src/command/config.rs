@@ -5,7 +5,7 @@ use std::path::Path;
 use tinygate::config::{self, Config};
 use tinygate::presets::Preset;
 
-use super::overrides;
+use super::shared::overrides;
 use crate::args::{CheckArgs, InitArgs, PresetName, ShowArgs};
 use crate::exit::Exit;
 use crate::output;

@@ -20,6 +20,7 @@ mod resume;
 #[cfg(feature = "train")]
 mod retrain;
 mod run;
+mod shared;
 mod signals;
 mod status;
 mod transfer;
@@ -28,15 +29,8 @@ mod walk;
 #[cfg(feature = "train")]
 mod worker;
 
-use tinygate::config::{ConfigError, Override};
-use tinygate::events::Record;
-use tinygate::store::ReadError;
-
 use crate::args::{CheckpointCommand, Command, ConfigCommand};
 use crate::exit::Exit;
-use crate::output::Summary;
-#[cfg(not(feature = "train"))]
-use crate::output::advised;
 
 /// Runs the command of the command line.
 pub fn perform(command: Command) -> anyhow::Result<Exit> {
@@ -60,39 +54,4 @@ pub fn perform(command: Command) -> anyhow::Result<Exit> {
         Command::Worker => worker::perform(),
         Command::Completions(args) => completions::perform(&args),
     }
-}
-
-/// Folds the events up to `last`, or all of them.
-///
-/// # Errors
-/// The first fault of the log before `last`.
-fn fold(
-    records: impl Iterator<Item = Result<Record, ReadError>>,
-    last: Option<u64>,
-) -> Result<Summary, ReadError> {
-    let mut summary = Summary::empty();
-    for record in records {
-        let record = record?;
-        if last.is_some_and(|last| last < record.seq.get()) {
-            break;
-        }
-        summary.add(&record);
-    }
-    Ok(summary)
-}
-
-fn overrides(texts: &[String]) -> Result<Vec<Override>, ConfigError> {
-    texts
-        .iter()
-        .map(|text| Override::parse("--set", text))
-        .collect()
-}
-
-/// The answer of a build without the feature `train` to a run of the built-in trainer.
-#[cfg(not(feature = "train"))]
-fn no_trainer() -> anyhow::Error {
-    advised(
-        "this build has no trainer",
-        "build it with the feature `train` and libtorch; `make build` does both",
-    )
 }

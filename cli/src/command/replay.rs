@@ -67,7 +67,7 @@ fn retrain(args: &ReplayArgs, path: &Path) -> anyhow::Result<Exit> {
 
 #[cfg(not(feature = "train"))]
 fn retrain(_: &ReplayArgs, _: &Path) -> anyhow::Result<Exit> {
-    Err(super::no_trainer())
+    Err(super::shared::no_trainer())
 }
 
 fn print(path: &Path, audit: &Audit, json: bool) -> anyhow::Result<()> {

@@ -3,9 +3,10 @@
 use tinygate::config::TrainerKind;
 use tinygate::run::{Opened, Resumable, Resume, ResumeError, Run};
 
+use super::shared::overrides;
 #[cfg(feature = "train")]
 use super::{drive, job, worker};
-use super::{overrides, program, user};
+use super::{program, user};
 use crate::args::ResumeArgs;
 use crate::exit::Exit;
 use crate::output::{Console, Summary};
@@ -95,7 +96,7 @@ fn train(resumed: Resumable, session: &Session, console: Console) -> anyhow::Res
 
 #[cfg(not(feature = "train"))]
 fn train(_: Resumable, _: &Session, _: Console) -> anyhow::Result<Exit> {
-    Err(super::no_trainer())
+    Err(super::shared::no_trainer())
 }
 
 fn finish(mut run: Run, session: &Session, mut console: Console) -> anyhow::Result<Exit> {

@@ -15,7 +15,8 @@ use tinygate::run::retrain::{
 use tinygate::setup;
 use tinygate_words::describe;
 
-use super::{drive, overrides, signals};
+use super::shared::overrides;
+use super::{drive, signals};
 use crate::args::ReplayArgs;
 use crate::exit::Exit;
 use crate::output::{self, count};

@@ -10,9 +10,10 @@ use tinygate::run::{
     TinyWorlds,
 };
 
+use super::shared::overrides;
 #[cfg(feature = "train")]
 use super::{drive, dry_run, job, worker};
-use super::{overrides, program, resume, user};
+use super::{program, resume, user};
 use crate::args::RunArgs;
 use crate::exit::Exit;
 use crate::output::advised;
@@ -70,7 +71,7 @@ pub fn perform(args: &RunArgs) -> anyhow::Result<Exit> {
     }
     let ready = prepare(args)?;
     match (is_program(ready.draft().config()), ready) {
-        (false, _) => Err(super::no_trainer()),
+        (false, _) => Err(super::shared::no_trainer()),
         (true, Ready::Run(prepared)) if !args.dry_run => program::start(prepared, &session),
         (true, Ready::Run(_) | Ready::Measured(_)) => Err(program::no_dry_run()),
     }

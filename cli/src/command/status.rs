@@ -8,7 +8,7 @@ use tinygate::run::{EmptyLog, read};
 use tinygate::store::RunLock;
 use tinygate_words::numbers::plural;
 
-use super::fold;
+use super::shared::fold;
 use crate::args::StatusArgs;
 use crate::exit::Exit;
 use crate::output::{self, StageSummary, Style, Summary, advised, timestamp};

@@ -13,7 +13,8 @@ use tinygate::trainer::Progress;
 use tinygate_words::numbers::{count, duration, number};
 use tinygate_words::{Summary, describe, explain, gate_lines, numbers};
 
-use super::{GateJson, Style, data_line, say, stderr_is_terminal};
+use super::streams::{data_line, say, stderr_is_terminal};
+use super::{GateJson, Style};
 
 /// Between plain lines.
 const PLAIN: Duration = Duration::from_secs(10);

@@ -5,8 +5,9 @@ use std::fmt;
 
 use tinygate::config::ConfigError;
 
+use super::Style;
 use super::hint::{of_cause, problem};
-use super::{Style, say};
+use super::streams::say;
 
 /// An error of a command, with a hint in the words of the command line.
 #[derive(Debug)]

@@ -8,9 +8,10 @@ mod error;
 mod gate;
 mod hint;
 mod notice;
+mod streams;
 mod style;
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 
 use tracing_subscriber::EnvFilter;
 
@@ -18,6 +19,7 @@ pub use console::Console;
 pub use error::{Advise, Advised, advised, error};
 pub use gate::GateJson;
 pub use notice::notice;
+pub use streams::{data, data_line, say};
 pub use style::Style;
 pub use tinygate_words::dataset;
 pub use tinygate_words::numbers::{bytes, count, timestamp};
@@ -36,28 +38,4 @@ pub fn warnings_to_stderr() {
         .without_time()
         .with_target(false)
         .try_init();
-}
-
-/// Prints one line of data.
-pub fn data_line(line: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(line.as_bytes())?;
-    out.write_all(b"\n")?;
-    out.flush()
-}
-
-/// Prints data that has its own line breaks.
-pub fn data(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
-}
-
-/// Prints a line for people. A closed stderr is not an error.
-pub fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
-}
-
-pub fn stderr_is_terminal() -> bool {
-    io::stderr().is_terminal()
 }

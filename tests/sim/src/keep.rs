@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZero;
 use std::str::FromStr;
 
-use crate::plan::Fault;
+use crate::fault::Fault;
 
 /// The numbers of the selected faults, each with its lowered value, if any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

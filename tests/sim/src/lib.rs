@@ -90,9 +90,11 @@
 )]
 
 mod check;
+mod fault;
 mod keep;
 mod ledger;
 mod plan;
+mod planted;
 mod process;
 mod shrink;
 mod sweep;
@@ -100,9 +102,10 @@ mod tally;
 mod world;
 
 pub use check::check;
+pub use fault::Fault;
 pub use keep::Keep;
-pub use plan::Fault;
+pub use planted::Planted;
 pub use shrink::{Smallest, shrink};
 pub use sweep::{Swept, sweep};
 pub use tally::{FAULTS, IMPOSSIBLE, Tally};
-pub use world::{Case, Planted, Simulated, simulate};
+pub use world::{Case, Simulated, simulate};

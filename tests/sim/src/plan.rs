@@ -10,6 +10,7 @@ use tinygate::presets::{self, Preset};
 use tinygate_testing::disk::{Moment, Trouble};
 use tinygate_testing::{ChunkPlan, Curve, Failure, Files, HeldOut, Picture, Rng, Script, created};
 
+use crate::fault::Fault;
 use crate::keep::Keep;
 
 /// The first chunks of a stage, which may go badly. Later ones go well, unless the whole stage goes badly.
@@ -40,14 +41,6 @@ struct BadChunk {
     attempt: u32,
     plan: ChunkPlan,
     mood: &'static str,
-}
-
-/// A fault of a plan, as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    pub text: String,
-    /// The number in it that may be lowered: an operation, a count or a time.
-    pub number: Option<u64>,
 }
 
 /// One process.

@@ -22,7 +22,7 @@ use tinygate_testing::{Rng, ScriptedJudge, ScriptedTrainer};
 
 use crate::ledger::Ledger;
 use crate::plan::{Fate, Life, Plan};
-use crate::world::Planted;
+use crate::planted::Planted;
 
 /// Most reports in one process. A run that needs more counts as endless.
 const REPORTS_MAX: u64 = 200_000;

@@ -21,9 +21,11 @@ use tinygate::trainer::{
 use tinygate_testing::disk::{Moment, Operation, SimDisk, Trouble};
 use tinygate_testing::{Disturbance, Quiet, Rng, ScriptedTrainer, host, process};
 
+use crate::fault::Fault;
 use crate::keep::Keep;
 use crate::ledger::Ledger;
-use crate::plan::{Fate, Fault, Life, Plan};
+use crate::plan::{Fate, Life, Plan};
+use crate::planted::Planted;
 use crate::process::{
     CheckedLog, CheckedObserver, Checkpoints, Clock, Process, SimTrainer, lock, read_journal,
 };
@@ -37,25 +39,6 @@ const SILENCE_MAX: u32 = 30;
 /// A run directory in which nothing can be created. Links and deletions of checkpoints fail, which
 /// changes nothing; tests with real files cover them.
 const NO_DIRECTORY: &str = "/dev/null/simulated";
-
-/// A bug that is added on purpose and that the simulation must find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Planted {
-    /// The disk claims to sync but does not.
-    SyncLies,
-    /// Decisions are not made durable before their command is sent.
-    SyncSkipped,
-    DecisionTwice,
-    DecisionEdited,
-    /// Training starts with weights other than those of the checkpoint.
-    WrongStart,
-    /// The end of a chunk is never reported.
-    ResultDropped,
-    /// The end of a chunk is not reported once the clock was set back.
-    ResultDroppedAfterSetBack,
-    /// The times of events depend on what else the program has run.
-    Unrepeatable,
-}
 
 /// A run to simulate: a seed, a selection of its faults, and a bug to find.
 #[derive(Clone, Debug)]
